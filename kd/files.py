@@ -1,0 +1,186 @@
+"""Files that are whole or absent: atomic writes, digests, manifests, sealed state, locks.
+
+Publishing order (promise 1): every artefact to a temporary name, fsync, rename; then the directory;
+then `manifest.json`, which names the artefacts and their digests, in the same way. A directory without
+a manifest is not a result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from kd.errors import Busy, StorageError
+
+MANIFEST = "manifest.json"
+_PENDING = ".tmp-"  # prefix of files that are not there yet; the writer's pid follows
+
+
+def sha256(content: bytes) -> str:
+    """Return the hex digest of `content`."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the hex SHA-256 of a file, read in chunks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: object) -> str:
+    """Spell `value` as JSON in the one way that equal values share."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@contextlib.contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    """Turn an operating-system refusal into one message that names the path and what would help."""
+    try:
+        yield
+    except OSError as error:
+        free = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            with contextlib.suppress(OSError):
+                stat = os.statvfs(path.parent)
+                free = f" ({stat.f_bavail * stat.f_frsize:,} bytes are free; make space and run the same command again)"
+        raise StorageError(f"{path}: cannot write: {error.strerror or error}{free}") from error
+
+
+def _sync_directory(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> str:
+    """Put `content` (bytes, or a function that writes the file it is given) at `path`, whole or not at all.
+
+    Returns the SHA-256 of what was written. After a crash at any moment `path` holds the old content or
+    the new one. Raises StorageError, with the old content in place, when the disk refuses.
+    """
+    path = Path(path)
+    pending = path.with_name(f"{_PENDING}{os.getpid()}-{path.name}")
+    with _storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if callable(content):
+                content(pending)
+            else:
+                pending.write_bytes(content)
+            with open(pending, "rb+") as file:
+                os.fsync(file.fileno())
+            digest = file_digest(pending)
+            os.replace(pending, path)
+        finally:
+            pending.unlink(missing_ok=True)
+        _sync_directory(path.parent)
+    return digest
+
+
+def sweep(folder: Path) -> None:
+    """Remove what dead writers left unfinished in `folder`. Call it while holding the folder's lock."""
+    for pending in Path(folder).glob(f"{_PENDING}*"):
+        pending.unlink(missing_ok=True)
+
+
+def publish(folder: Path, artefacts: Mapping[str, bytes | Callable[[Path], object]], manifest: dict) -> dict:
+    """Publish a directory: its artefacts, then the manifest that makes it exist.
+
+    Returns the manifest as written, with `files: {name: sha256}` added. A crash before the last rename
+    leaves no manifest, so the directory counts as absent and is made again.
+    """
+    folder = Path(folder)
+    with _storage(folder / MANIFEST):
+        (folder / MANIFEST).unlink(missing_ok=True)  # never an old manifest beside new artefacts
+    files = {}
+    for name, content in artefacts.items():
+        _crash_point(f"publish:{len(files)}")
+        files[name] = write_atomic(folder / name, content)
+    _crash_point(f"publish:{len(files)}")
+    manifest = {**manifest, "files": files}
+    write_atomic(folder / MANIFEST, (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode())
+    return manifest
+
+
+def _crash_point(name: str) -> None:
+    """Die here when the environment asks for it: how the tests show what a crash leaves behind."""
+    if os.environ.get("KD_CRASH_AT") == name:
+        os._exit(137)
+
+
+def read_manifest(folder: Path) -> dict | None:
+    """Return the manifest of a published directory, or None where there is no result."""
+    path = Path(folder) / MANIFEST
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path}: not a manifest ({error}); remove it and run the same command again") from error
+
+
+def verified(folder: Path, *names: str) -> dict:
+    """Return the manifest of `folder` once the named artefacts (default: all) have the digests it states.
+
+    Raises StorageError that names the first damaged or missing file and how to have it rebuilt.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StorageError(f"{folder}: no result here (no {MANIFEST}); run snakemake, or the kd verb that makes it")
+    for name in names or manifest["files"]:
+        path = folder / name
+        found = file_digest(path) if path.exists() else "no such file"
+        if found != manifest["files"].get(name):
+            raise StorageError(
+                f"{path}: damaged: its manifest says sha256 {manifest['files'].get(name)}, found {found}; "
+                f"remove {folder / MANIFEST} and run the same command again to rebuild it"
+            )
+    return manifest
+
+
+def seal(path: Path, header: dict, payload: bytes) -> None:
+    """Write `payload` atomically behind one line of JSON: `header` and the payload's digest."""
+    line = canonical_json({**header, "sha256": sha256(payload)}).encode()
+    write_atomic(path, line + b"\n" + payload)
+
+
+def unseal(path: Path) -> tuple[dict, bytes]:
+    """Return (header, payload) of a sealed file. Raises StorageError when a bit of it has changed."""
+    try:
+        line, _, payload = Path(path).read_bytes().partition(b"\n")
+        header = json.loads(line)
+        intact = header.pop("sha256") == sha256(payload)
+    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path}: not a sealed state file") from error
+    if not intact:
+        raise StorageError(f"{path}: its content does not match its own digest")
+    return header, payload
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs (promise 3: one writer).
+
+    The kernel drops the lock when the process ends, however it ends. With `wait=False` raises Busy at once
+    when another process holds it.
+    """
+    path = Path(path)
+    with _storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    except BlockingIOError as error:
+        raise Busy(f"{path}: another process works on this") from error
+    finally:
+        os.close(handle)

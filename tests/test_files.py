@@ -1,0 +1,165 @@
+"""Promise 1, complete or absent, and promise 3, one writer: what kd.files holds after crashes, damage and races."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kd import files
+from kd.errors import Busy, StorageError
+
+
+def test_a_written_file_is_whole_and_its_digest_is_returned(tmp_path: Path) -> None:
+    digest = files.write_atomic(tmp_path / "a" / "x.bin", b"content")
+    assert (tmp_path / "a" / "x.bin").read_bytes() == b"content"
+    assert digest == files.file_digest(tmp_path / "a" / "x.bin") == files.sha256(b"content")
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    files.write_atomic(path, b"old")
+
+    def half(pending: Path) -> None:
+        pending.write_bytes(b"ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"x: cannot write: No space left.*bytes are free"):
+        files.write_atomic(path, half)
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("point", ["publish:0", "publish:1", "publish:2"])
+def test_promise_1_complete_or_absent_after_a_crash_while_publishing(tmp_path: Path, point: str) -> None:
+    """Fault 2: killed between artefact and manifest."""
+    code = (
+        "import sys; from pathlib import Path; from kd import files;"
+        "files.publish(Path(sys.argv[1]), {'a': b'1', 'b': b'2'}, {'kind': 'test'})"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "KD_CRASH_AT": point})
+    assert run.returncode == 137
+    assert files.read_manifest(tmp_path) is None
+    with pytest.raises(StorageError, match="no result here"):
+        files.verified(tmp_path)
+    files.publish(tmp_path, {"a": b"1", "b": b"2"}, {"kind": "test"})
+    assert files.verified(tmp_path)["kind"] == "test"
+
+
+def test_publishing_anew_never_leaves_an_old_manifest_beside_new_artefacts(tmp_path: Path) -> None:
+    files.publish(tmp_path, {"a": b"1"}, {"generation": 1})
+
+    def fails(pending: Path) -> None:
+        raise OSError("gone")
+
+    with pytest.raises(StorageError):
+        files.publish(tmp_path, {"a": fails}, {"generation": 2})
+    assert files.read_manifest(tmp_path) is None
+
+
+@pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"x1"), lambda p: p.write_bytes(b""), lambda p: p.unlink()])
+def test_a_flipped_bit_a_truncated_or_a_missing_file_is_named(tmp_path: Path, damage: object) -> None:
+    """Faults 9 and 10."""
+    files.publish(tmp_path, {"a": b"11", "b": b"2"}, {})
+    damage(tmp_path / "a")
+    with pytest.raises(StorageError, match=r"a: damaged: .*run the same command again"):
+        files.verified(tmp_path)
+    assert files.verified(tmp_path, "b")
+
+
+def test_a_manifest_that_is_no_json_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / files.MANIFEST).write_text('{"kind": ')
+    with pytest.raises(StorageError, match=r"manifest\.json: not a manifest"):
+        files.read_manifest(tmp_path)
+
+
+def test_data_reach_the_disk_before_the_name_and_the_directory_after_it(tmp_path: Path, monkeypatch) -> None:
+    """Fault 3: the order of fsync and rename is what survives a power cut."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def seen_fsync(handle: int) -> None:
+        calls.append("fsync directory" if os.path.isdir(f"/proc/self/fd/{handle}") else "fsync file")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("rename"), replace(a, b)))
+    files.write_atomic(tmp_path / "x", b"1")
+    assert calls == ["fsync file", "rename", "fsync directory"]
+
+
+def test_leftovers_of_dead_writers_are_swept_and_never_fatal(tmp_path: Path) -> None:
+    """Fault 4."""
+    (tmp_path / ".tmp-99999-model").write_bytes(b"half")
+    files.write_atomic(tmp_path / "model", b"whole")
+    files.sweep(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_sealed_file_reads_back_and_any_changed_byte_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    files.seal(path, {"cell": "a"}, b"payload" * 100)
+    assert files.unseal(path) == ({"cell": "a"}, b"payload" * 100)
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    for _ in range(50):
+        at = generator.randrange(len(whole))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            header, payload = files.unseal(path)
+        except StorageError:
+            continue
+        assert payload == b"payload" * 100  # the header's text has no digest; its reader compares it
+        assert header != {"cell": "a"}
+    path.write_bytes(whole[:-1])
+    with pytest.raises(StorageError):
+        files.unseal(path)
+
+
+def _seal_for_ever(path: str) -> None:
+    number = 0
+    while True:
+        number += 1
+        files.seal(Path(path), {"number": number}, bytes([number % 256]) * 2_000_000)
+
+
+def test_sigkill_while_a_state_is_written_leaves_a_readable_one(tmp_path: Path) -> None:
+    """Fault 1; the 200 kills of the full list run with the slow tests."""
+    path = tmp_path / "state"
+    files.seal(path, {"number": 0}, b"\0" * 2_000_000)
+    generator = random.Random(1)
+    for _ in range(10):
+        writer = multiprocessing.get_context("fork").Process(target=_seal_for_ever, args=(str(path),))
+        writer.start()
+        time.sleep(generator.uniform(0.005, 0.05))
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        header, payload = files.unseal(path)
+        assert payload == bytes([header["number"] % 256]) * 2_000_000
+
+
+def _hold(path: str, ready: object, release: object) -> None:
+    with files.lock(Path(path)):
+        ready.set()
+        release.wait(10)
+
+
+def test_promise_3_one_writer_and_a_killed_one_frees_the_lock(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(str(tmp_path / "lock"), ready, release))
+    holder.start()
+    assert ready.wait(10)
+    with pytest.raises(Busy, match="another process"), files.lock(tmp_path / "lock", wait=False):
+        pass
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with files.lock(tmp_path / "lock", wait=False):
+        pass
