@@ -1,0 +1,22 @@
+"""LOSSES: the losses by name. A new loss is a function and a line in the `LOSSES` of one file.
+
+Nothing here imports torch: a study is checked against these names while the Snakefile is parsed.
+"""
+
+from __future__ import annotations
+
+from kd.errors import ConfigError, nearest
+from kd.losses import hard, kl, mse
+from kd.losses.ensembles import ENSEMBLES
+from kd.losses.spec import Choice, Loss, Number
+
+__all__ = ["ENSEMBLES", "LOSSES", "Choice", "Loss", "Number", "family"]
+
+LOSSES: dict[str, Loss] = {**hard.LOSSES, **kl.LOSSES, **mse.LOSSES}
+
+
+def family(name: str) -> str:
+    """Return the module that defines the loss `name`, for code digests. Raises ConfigError for an unknown loss."""
+    if name not in LOSSES:
+        raise ConfigError(f"loss {name!r}: unknown" + nearest(name, LOSSES))
+    return LOSSES[name].function.__module__

@@ -1,0 +1,28 @@
+"""Losses against the labels alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kd.losses.spec import Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def ce(student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
+    """Return the cross-entropy -log softmax(s)_y of each example, [B]."""
+    return student.log_softmax(-1).gather(-1, labels[:, None]).squeeze(-1).neg()
+
+
+def blend(student: Tensor, labels: Tensor, alpha: float, soft: Tensor) -> Tensor:
+    """Return (1 - alpha) CE + alpha * soft, [B]; exactly one of the two at alpha 0 and 1."""
+    if alpha == 1:  # a term that does not count must not pass on its infinities as 0 * inf
+        return soft
+    hard = ce(student, None, labels)
+    return hard if alpha == 0 else (1 - alpha) * hard + alpha * soft
+
+
+LOSSES = {
+    "ce": Loss(ce, "cross-entropy against the labels", needs_teacher=False),
+}

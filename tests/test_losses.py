@@ -1,0 +1,371 @@
+"""Losses against reference values and the laws that tie them together.
+
+Reference values: the vectors (arXiv 1503.02531, 2105.08919), torch, KL in 60 decimal digits. All else is by law.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from decimal import Decimal, localcontext
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kd.errors import ConfigError
+from kd.losses import ENSEMBLES, LOSSES, Choice, Loss, Number, ensembles, family, hard, kl, mse
+
+VECTORS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "vectors").glob("*.json")}
+CASES = [
+    pytest.param(case.get("loss", "kl"), vector["inputs"][case["inputs"]], case, id=f"{name}-{case['id']}")
+    for name, vector in VECTORS.items()
+    if name in ("hinton_kd", "mse_logit")
+    for case in vector["cases"]
+]
+TEACHERS = VECTORS["ensemble_teacher"]
+LN2 = math.log(2)
+ALPHAS = [(name, alpha) for name, loss in LOSSES.items() if "alpha" in loss.parameters for alpha in (0.0, 1.0)]
+
+
+def logits(seed: int, batch: int = 4, classes: int = 10, spread: float = 4.0, dtype=torch.float64) -> Tensor:
+    """Return logits [batch, classes] of standard deviation `spread`."""
+    return spread * torch.randn(batch, classes, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def evaluate(name: str, student: Tensor, teacher: Tensor | None, labels: Tensor | None = None, **given):
+    """Return (per-example values [B], gradient of their sum [B, K])."""
+    labels = torch.zeros(len(student), dtype=torch.long) if labels is None else labels
+    student = student.detach().clone().requires_grad_()
+    loss = LOSSES[name]
+    values = loss.function(student, teacher, labels, **loss.resolve({**required(name), **given}))
+    return values.detach(), torch.autograd.grad(values.sum(), student)[0]
+
+
+def required(name: str) -> dict[str, float]:
+    """Return a value for each hyperparameter that has no default."""
+    return {key: 4.0 for key, parameter in LOSSES[name].parameters.items() if parameter.default is None}
+
+
+def exact_kl(student: list[float], teacher: list[float], tau: float) -> tuple[float, list[float]]:
+    """Return tau^2 KL and its gradient from the definition, in 60 digits."""
+    with localcontext(prec=60):
+        scale = Decimal(tau)
+        log_s, log_t = (_log_softmax([Decimal(z) / scale for z in row]) for row in (student, teacher))
+        value = sum(t.exp() * (t - s) for s, t in zip(log_s, log_t, strict=True)) * scale * scale
+        return float(value), [float(scale * (s.exp() - t.exp())) for s, t in zip(log_s, log_t, strict=True)]
+
+
+def _log_softmax(row: list[Decimal]) -> list[Decimal]:
+    total = sum((z - max(row)).exp() for z in row).ln() + max(row)
+    return [z - total for z in row]
+
+
+# --- reference values ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["f64", "f32"])
+@pytest.mark.parametrize(("name", "inputs", "case"), CASES)
+def test_loss_equals_the_vectors_in_value_and_gradient(name, inputs, case, dtype, tolerance):
+    student, teacher = (torch.tensor(inputs[key], dtype=dtype) for key in ("student", "teacher"))
+    values, gradient = evaluate(name, student, teacher, torch.tensor(inputs["labels"]), **case["params"])
+    assert values.shape == (len(student),)
+    assert values.dtype == dtype
+    assert values.mean().item() == pytest.approx(case["expected"], rel=tolerance)
+    expected = torch.tensor(case["gradient"], dtype=dtype)
+    torch.testing.assert_close(gradient / len(student), expected, rtol=tolerance, atol=tolerance * expected.abs().max())
+
+
+def test_kl_and_mse_equal_the_hand_check():
+    student, teacher = torch.tensor([[LN2, LN2, 0.0]]).double(), torch.tensor([[2 * LN2, LN2, 0.0]]).double()
+    assert evaluate("kl", student, teacher, tau=1)[0].item() == pytest.approx(
+        4 / 7 * math.log(10 / 7) + 3 / 7 * math.log(5 / 7), rel=1e-7
+    )
+    assert evaluate("mse", student, teacher)[0].item() == pytest.approx(LN2**2 / 3, rel=1e-6)
+    assert evaluate("kl", student, teacher, tau="inf")[0].item() == pytest.approx(LN2**2 / 9, rel=1e-6)
+
+
+def test_soft_cross_entropy_is_kl_plus_the_entropy_of_the_teacher():
+    vector = VECTORS["hinton_kd"]
+    expected, tau = vector["soft_ce_tau4"]["expected"], vector["soft_ce_tau4"]["tau"]
+    student, teacher = (torch.tensor(vector["inputs"]["small"][key]).double() for key in ("student", "teacher"))
+    log_p = (teacher / tau).log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    soft = evaluate("kl", student, teacher, tau=tau)[0] + tau**2 * entropy
+    assert soft.mean().item() == pytest.approx(expected, rel=1e-7)  # the vector's logits are exact in float32
+
+
+def test_ce_equals_torch():
+    student, labels = logits(0), torch.tensor([0, 3, 9, 2])
+    values, gradient = evaluate("ce", student, None, labels)
+    torch.testing.assert_close(values, torch.nn.functional.cross_entropy(student, labels, reduction="none"))
+    torch.testing.assert_close(gradient, student.softmax(-1) - torch.nn.functional.one_hot(labels, 10))
+
+
+def test_smoothl1_equals_torch():
+    student, teacher = logits(0, spread=1), logits(1, spread=1)
+    for beta in (0.1, 1.0, 3.0):
+        values, gradient = evaluate("smoothl1", student, teacher, beta=beta)
+        leaf = student.clone().requires_grad_()
+        reference = torch.nn.functional.smooth_l1_loss(leaf, teacher, beta=beta, reduction="none").mean(-1)
+        torch.testing.assert_close(values, reference.detach())
+        torch.testing.assert_close(gradient, torch.autograd.grad(reference.sum(), leaf)[0])
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.1, 1, 4, 20, 1e2, 1e3, 1e4, 1e5, 1e6])
+def test_kl_in_float32_is_right_at_every_temperature(tau):
+    student, teacher = logits(0, dtype=torch.float32), logits(1, dtype=torch.float32)
+    values, gradient = evaluate("kl", student, teacher, tau=tau)
+    exact = [exact_kl(s, t, tau) for s, t in zip(student.tolist(), teacher.tolist(), strict=True)]
+    torch.testing.assert_close(values, torch.tensor([value for value, _ in exact]), rtol=1e-5, atol=0)
+    expected = torch.tensor([slope for _, slope in exact])
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6 * expected.abs().max())
+
+
+# --- laws ------------------------------------------------------------------------------------------------------------
+
+
+def test_kl_tends_to_half_the_variance_at_infinite_tau():
+    student, teacher = logits(0), logits(1)
+    limit, slope = evaluate("kl", student, teacher, tau="inf")
+    difference = student - teacher
+    torch.testing.assert_close(limit, difference.var(-1, correction=0) / 2)
+    torch.testing.assert_close(slope, (difference - difference.mean(-1, keepdim=True)) / 10)
+    errors = []
+    for tau in (1e3, 1e4, 1e5):
+        values, gradient = evaluate("kl", student, teacher, tau=tau)
+        errors.append(((values - limit).abs() / limit).max().item())
+        assert (gradient - slope).abs().max() < 100 / tau
+    assert errors[0] < 0.02
+    assert errors[1] == pytest.approx(errors[0] / 10, rel=0.1)  # the distance falls as 1/tau
+    assert errors[2] == pytest.approx(errors[1] / 10, rel=0.1)
+
+
+def test_mse_is_twice_kl_at_infinite_tau_plus_the_squared_mean_logit():
+    student, teacher = logits(0), logits(1)
+    mean = (student - teacher).mean(-1)
+    limit = evaluate("kl", student, teacher, tau="inf")[0]
+    torch.testing.assert_close(evaluate("mse", student, teacher)[0], 2 * (limit + mean.square() / 2))
+    summed = evaluate("mse", student, teacher, reduction="sum")[0]
+    torch.testing.assert_close(summed / (2 * 10), limit + mean.square() / 2)
+    half = evaluate("mse", student, teacher, weight=0.5)[0]
+    double = evaluate("kl", student, teacher, tau="inf", weight=2)[0]
+    torch.testing.assert_close(2 * half, double + mean.square())
+
+
+def test_gradient_over_tau_tends_to_label_matching_as_tau_vanishes():
+    student, teacher = logits(0), logits(1)
+    one_hot = torch.nn.functional.one_hot
+    matching = (one_hot(student.argmax(-1), 10) - one_hot(teacher.argmax(-1), 10)).double()
+    torch.testing.assert_close(evaluate("kl", student, teacher, tau=1e-3)[1] / 1e-3, matching)
+    torch.testing.assert_close(evaluate("kl", student, teacher, tau=1e-3, scale="tau")[1], matching)
+
+
+def test_tau_squared_keeps_the_gradient_at_one_scale():
+    student, teacher = logits(0, spread=1), logits(1, spread=1)
+    norms = [evaluate("kl", student, teacher, tau=tau)[1].norm().item() for tau in (30, 300, 3000)]
+    assert norms == pytest.approx([norms[-1]] * 3, rel=0.05)
+    bare = [evaluate("kl", student, teacher, tau=tau, scale="one")[1].norm().item() for tau in (30, 300, 3000)]
+    assert bare == pytest.approx([norm / tau**2 for norm, tau in zip(norms, (30, 300, 3000), strict=True)])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_values_are_per_example_and_in_the_students_dtype(name):
+    student, teacher, labels = logits(0).float(), logits(1).float(), torch.tensor([0, 1, 2, 3])
+    values, gradient = evaluate(name, student, teacher, labels)
+    alone = torch.cat([evaluate(name, student[[i]], teacher[[i]], labels[[i]])[0] for i in range(4)])
+    assert values.shape == (4,)
+    assert values.dtype == gradient.dtype == torch.float32
+    torch.testing.assert_close(values, alone)
+
+
+@pytest.mark.parametrize(("name", "alpha"), ALPHAS)
+def test_alpha_zero_is_plain_ce_and_alpha_one_is_without_ce_bitwise(name, alpha):
+    student, teacher, labels = logits(0).float(), logits(1).float(), torch.tensor([0, 1, 2, 3])
+    values, gradient = evaluate(name, student, teacher, labels, alpha=alpha)
+    ce, ce_gradient = evaluate("ce", student, None, labels)
+    if alpha == 0:
+        assert torch.equal(values, ce)
+        assert torch.equal(gradient, ce_gradient)
+    else:
+        assert torch.equal(values, evaluate(name, student, teacher, labels.flip(0), alpha=alpha)[0])
+
+
+@pytest.mark.parametrize("name", [name for name, _ in ALPHAS[::2]])
+def test_alpha_mixes_ce_and_the_rest_linearly(name):
+    student, teacher, labels = logits(0), logits(1), torch.tensor([0, 1, 2, 3])
+    ce, soft = (evaluate(name, student, teacher, labels, alpha=alpha)[0] for alpha in (0, 1))
+    mixed = evaluate(name, student, teacher, labels, alpha=0.3, weight=5)[0]
+    torch.testing.assert_close(mixed, 0.7 * ce + 0.3 * 5 * soft)
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.needs_teacher])
+def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(name):
+    teacher = logits(0).float()
+    values, gradient = evaluate(name, teacher, teacher)
+    assert values.count_nonzero() == 0
+    assert gradient.abs().max() < 1e-12
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_every_loss_is_finite_at_extreme_logits_ties_and_parameters(data):
+    name = data.draw(st.sampled_from(sorted(LOSSES)))
+    extreme = st.sampled_from([0.0, -0.0, 1.0, 1e-30, 88.8, -104.0, 1e4, -1e4]) | st.floats(-1e4, 1e4, width=32)
+    student, teacher = (torch.tensor([data.draw(st.lists(extreme, min_size=5, max_size=5))]) for _ in range(2))
+    params = {key: data.draw(values(parameter)) for key, parameter in LOSSES[name].parameters.items()}
+    if params.get("tau") == math.inf:
+        params["scale"] = "tau2"
+    loss, gradient = evaluate(name, student, teacher, torch.tensor([data.draw(st.integers(0, 4))]), **params)
+    assert loss.isfinite().all()
+    assert gradient.isfinite().all()
+    assert loss.item() >= -1e-3  # rounding of tau^2 at 1e6
+
+
+def values(parameter: Number | Choice) -> st.SearchStrategy:
+    """Return a strategy of allowed values, their extremes among them."""
+    if isinstance(parameter, Choice):
+        return st.sampled_from(parameter.options)
+    edges = [parameter.low, parameter.high, *([math.inf] if parameter.infinite else [])]
+    return st.sampled_from(edges) | st.floats(parameter.low, parameter.high)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-100, 100), st.sampled_from([0.5, 4.0, 1e3, math.inf]), st.integers(0, 99))
+def test_kl_ignores_a_constant_added_to_the_logits_and_mse_does_not(shift, tau, seed):
+    student, teacher = logits(seed), logits(seed + 1)
+    moved = evaluate("kl", student + shift, teacher, tau=tau)[0]
+    torch.testing.assert_close(moved, evaluate("kl", student, teacher, tau=tau)[0], rtol=1e-6, atol=1e-8)
+    mean = (student - teacher).mean(-1)
+    growth = evaluate("mse", student + shift, teacher)[0] - evaluate("mse", student, teacher)[0]
+    torch.testing.assert_close(growth, shift**2 + 2 * shift * mean, rtol=1e-6, atol=1e-8)
+
+
+def test_kl_keeps_its_precision_under_autocast():
+    student, teacher = logits(0).float(), logits(1).float()
+    plain = evaluate("kl", student, teacher, tau=1e4)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(evaluate("kl", student, teacher, tau=1e4)[0], plain)
+
+
+# --- ensembles -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "ensemble"), [(name, key) for name in ("kl", "mse") for key in TEACHERS[name]])
+def test_ensemble_equals_the_vectors(name, ensemble):
+    student, members, tau = torch.tensor(TEACHERS["student"]).double(), torch.tensor(TEACHERS["teachers"]).double(), 4.0
+    teacher = ENSEMBLES[ensemble](members, tau)
+    params = {"tau": tau} if name == "kl" else {}
+    assert evaluate(name, student, teacher, **params)[0].mean().item() == pytest.approx(TEACHERS[name][ensemble], 1e-7)
+
+
+def test_mean_prob_is_the_arithmetic_mean_of_distributions():
+    members = torch.tensor(TEACHERS["teachers"], dtype=torch.float64)
+    mixture = (ensembles.mean_prob(members, 4.0) / 4.0).softmax(-1)
+    torch.testing.assert_close(mixture, (members / 4.0).softmax(-1).mean(0))
+    expected = torch.tensor(TEACHERS["probabilities"]["mean_prob"], dtype=torch.float64)
+    torch.testing.assert_close(mixture, expected, rtol=1e-10, atol=0)
+
+
+def test_geometric_mean_of_distributions_is_the_softmax_of_mean_logits():
+    members = torch.tensor(TEACHERS["teachers"], dtype=torch.float64)
+    geometric = (members / 4.0).log_softmax(-1).mean(0).softmax(-1)
+    combined = (ensembles.mean_logit(members) / 4.0).softmax(-1)
+    torch.testing.assert_close(combined, geometric)
+    expected = torch.tensor(TEACHERS["probabilities"]["mean_logit"], dtype=torch.float64)
+    torch.testing.assert_close(combined, expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("tau", [1e-6, 0.1, 1.0, 1e6, math.inf])
+def test_mean_prob_of_one_member_is_that_member(tau):
+    member = logits(0, spread=1e3).float()
+    torch.testing.assert_close(ensembles.mean_prob(member[None], tau), member, rtol=1e-5, atol=1e-4)
+
+
+def test_mean_prob_tends_to_mean_logit_at_infinite_tau():
+    members = torch.stack([logits(seed) for seed in range(3)])
+    limit = ensembles.mean_prob(members, math.inf)
+    assert torch.equal(limit, ensembles.mean_logit(members))
+    torch.testing.assert_close(ensembles.mean_prob(members, 1e5), limit, rtol=0, atol=1e-3)
+
+
+# --- hyperparameters -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(3, 3.0), (3.0, 3.0), ("3", 3.0), ("1e-3", 1e-3), ("inf", math.inf), (math.inf, math.inf)]
+)
+def test_number_has_one_canonical_value(value, expected):
+    number = Number(infinite=True).check(value)
+    assert type(number) is float
+    assert number == expected
+
+
+def test_minus_zero_is_zero():
+    assert str(Number(low=0, high=1).check(-0.0)) == "0.0"
+
+
+@pytest.mark.parametrize(
+    "value", [True, False, None, "three", "", "nan", math.nan, 0, -1, 1e7, "-inf", 10**400, [3], math.inf]
+)
+def test_number_refuses_what_is_none(value):
+    with pytest.raises(ValueError, match="allowed: a number from 1e-06 to 1e\\+06"):
+        Number().check(value)
+
+
+def test_choice_refuses_other_words():
+    with pytest.raises(ValueError, match="got 'tau3'; allowed: one of tau2, tau, one"):
+        LOSSES["kl"].parameters["scale"].check("tau3")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("kl", {}, "tau: required"),
+        ("kl", {"taau": 4}, "taau: unknown; did you mean 'tau'?"),
+        ("kl", {"tau": 0}, "tau: got 0; allowed: a number from 1e-06 to 1e\\+06, or inf"),
+        ("kl", {"tau": True}, "tau: got True"),
+        ("kl", {"tau": 3, "alpha": 1.1}, "alpha: got 1.1; allowed: a number from 0 to 1"),
+        ("kl", {"tau": "inf", "scale": "tau"}, "scale: got 'tau'; at tau = inf only tau2"),
+        ("mse", {"tau": 3}, "tau: unknown; known: alpha, reduction, weight"),
+        ("ce", {"tau": 3}, "tau: unknown; this loss has no hyperparameters"),
+    ],
+)
+def test_wrong_hyperparameters_are_refused_by_name(name, given, message):
+    with pytest.raises(ValueError, match=message):
+        LOSSES[name].resolve(given)
+
+
+def test_hyperparameters_come_in_spelling_order():
+    resolved = LOSSES["kl"].resolve({"weight": 2, "tau": "3"})
+    assert list(resolved.items()) == [("tau", 3.0), ("alpha", 1.0), ("scale", "tau2"), ("weight", 2.0)]
+
+
+# --- the registry ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_defaults_are_allowed_values(loss: Loss):
+    assert loss.description
+    for parameter in loss.parameters.values():
+        assert parameter.default is None or parameter.check(parameter.default) == parameter.default
+
+
+def test_no_two_families_share_a_name():
+    assert len(LOSSES) == sum(len(module.LOSSES) for module in (hard, kl, mse))
+
+
+def test_family_names_the_module():
+    assert [family(name) for name in ("ce", "kl", "smoothl1")] == ["kd.losses.hard", "kd.losses.kl", "kd.losses.mse"]
+    with pytest.raises(ConfigError, match="loss 'msee': unknown; did you mean 'mse'"):
+        family("msee")
+
+
+def test_registry_imports_without_torch():
+    heavy = "import sys, kd.losses; print({'torch', 'numpy', 'pandas'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout == "set()\n"
