@@ -1,0 +1,104 @@
+"""NETWORKS: the families of networks, each with the pattern of its names. A new family is a file and an entry here.
+
+Nothing here imports torch: a study is checked against these names while the Snakefile is parsed. A family is
+imported when one of its networks is built, torchvision therefore only for its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kd.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from kd.models.network import Network
+
+
+@dataclass(frozen=True)
+class Family:
+    """Describe networks that differ in numbers only.
+
+    A name matches `pattern` as a whole; its named groups, as integers (1 where absent), go to `function` of
+    `module` together with `classes` and `channels`. `check` says what is wrong with the numbers, or nothing.
+    """
+
+    pattern: re.Pattern[str]
+    module: str
+    function: str
+    examples: tuple[str, ...]
+    description: str
+    check: Callable[[dict[str, int]], str] = lambda numbers: ""
+
+    def numbers(self, name: str) -> dict[str, int] | None:
+        """Return the numbers in `name`, or None where it is no name of this family."""
+        match = self.pattern.fullmatch(name)
+        return match and {key: int(digits) for key, digits in match.groupdict("1").items()}
+
+
+def _check_wrn(numbers: dict[str, int]) -> str:
+    depth = numbers["depth"]
+    return "" if depth >= 10 and depth % 6 == 4 else f"depth {depth} is not 6n + 4 (10, 16, 22, 28, ...)"
+
+
+NETWORKS = (
+    Family(
+        re.compile(r"wrn-(?P<depth>[1-9][0-9]{1,2})-(?P<width>[1-9][0-9]?)"),
+        "kd.models.wrn",
+        "WideResNet",
+        ("wrn-16-1", "wrn-16-2", "wrn-16-4", "wrn-16-6", "wrn-28-2", "wrn-28-4", "wrn-40-2", "wrn-40-4"),
+        "wide residual network, wrn-depth-width, depth 6n + 4",
+        _check_wrn,
+    ),
+    Family(
+        re.compile(r"resnet(?P<depth>8|14|20|32|44|56|110)(x(?P<width>4))?"),
+        "kd.models.resnet_cifar",
+        "CifarResNet",
+        ("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4"),
+        "residual network for 32x32 images, as in the KD benchmarks",
+    ),
+    Family(
+        re.compile(r"resnet(?P<depth>18|34|50|101|152)"),
+        "kd.models.resnet_imagenet",
+        "ImageNetResNet",
+        ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+        "residual network for 224x224 images, torchvision's",
+    ),
+)
+
+
+def is_network(name: str) -> bool:
+    """Say whether `name` is a network that kd can build."""
+    return not _find(name)[1]
+
+
+def family(name: str) -> str:
+    """Return the module that defines network `name`, for code digests. Raises ConfigError for an unknown one."""
+    return _known(name).module
+
+
+def build(name: str, classes: int, channels: int = 3) -> Network:
+    """Return network `name` with fresh weights from torch's global generator. Raises ConfigError for an unknown one."""
+    found = _known(name)
+    constructor = getattr(importlib.import_module(found.module), found.function)
+    return constructor(**found.numbers(name), classes=classes, channels=channels)
+
+
+def _find(name: str) -> tuple[Family | None, str]:
+    """Return the family of `name` and what is wrong with the name, if anything."""
+    for candidate in NETWORKS:
+        numbers = candidate.numbers(name)
+        if numbers is not None:
+            return candidate, candidate.check(numbers)
+    return None, "unknown"
+
+
+def _known(name: str) -> Family:
+    found, complaint = _find(name)
+    if found is None or complaint:
+        examples = (example for candidate in NETWORKS for example in candidate.examples)
+        raise ConfigError(f"network {name!r}: {complaint}" + nearest(name, examples))
+    return found

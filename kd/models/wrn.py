@@ -1,0 +1,46 @@
+"""Wide residual networks (Zagoruyko and Komodakis, arXiv 1605.07146), as arXiv 2105.08919 trained them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kd.models.network import Network, conv1x1, conv3x3, initialise_convolutions, stage
+
+
+class Block(nn.Module):
+    """Add BN-ReLU-conv3x3 twice to its input; between widths, to a 1x1 convolution of the pre-activated input."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = conv3x3(inputs, outputs, stride)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = conv3x3(outputs, outputs)
+        self.shortcut = None if inputs == outputs else conv1x1(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, outputs, H / stride, W / stride] of [B, inputs, H, W]."""
+        active = self.norm1(x).relu_()
+        residual = self.conv2(self.norm2(self.conv1(active)).relu_())
+        return residual + (x if self.shortcut is None else self.shortcut(active))
+
+
+class WideResNet(Network):
+    """Build WRN-depth-width: (depth - 4) / 6 blocks in each of three stages, 16, 32 and 64 times width channels."""
+
+    def __init__(self, depth: int, width: int, classes: int, channels: int = 3) -> None:
+        super().__init__()
+        blocks = (depth - 4) // 6
+        self.stem = conv3x3(channels, 16)
+        self.stage1 = stage(Block, 16, 16 * width, blocks, stride=1)
+        self.stage2 = stage(Block, 16 * width, 32 * width, blocks, stride=2)
+        self.stage3 = stage(Block, 32 * width, 64 * width, blocks, stride=2)
+        self.norm = nn.BatchNorm2d(64 * width)
+        self.classifier = nn.Linear(64 * width, classes)
+        initialise_convolutions(self)
+        nn.init.zeros_(self.classifier.bias)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the pre-logits [B, 64 * width]."""
+        x = self.stage3(self.stage2(self.stage1(self.stem(images))))
+        return self.norm(x).relu_().mean((2, 3))
