@@ -1,0 +1,78 @@
+"""Datasets and label noises: the table of contents.
+
+Read while the Snakefile is parsed, so it imports nothing but the standard library: an entry names its function,
+and only who runs it loads it.
+
+To add a dataset, write a function that returns `kd.data.arrays.Images` and give it a line in DATASETS; to add a
+label noise, write a function `(labels [N], amount, seed, class_names) -> labels [N]` and give it a line in NOISES.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from kd.errors import ConfigError, nearest
+
+
+def load(function: str) -> Callable:
+    """Import and return what `module:name` names."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a dataset comes from, and what may be done to its images."""
+
+    function: str  # `module:name` of its builder
+    description: str
+    mirrorable: bool = True  # False where a mirrored image is another class
+    pad: int = 4  # pixels: the crop that the dataset is usually trained with
+    downloads: bool = False  # takes `source` (a local copy) and `download_root`
+
+    @property
+    def module(self) -> str:
+        """Name of the module that builds it."""
+        return self.function.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A way to make training labels wrong; `amount` is a rate or, for `takes_file`, a path."""
+
+    name: str  # as a study spells it; the key is how a path spells it
+    function: str
+    description: str
+    takes_file: bool = False
+
+    @property
+    def module(self) -> str:
+        """Name of the module that makes it."""
+        return self.function.partition(":")[0]
+
+
+DATASETS: dict[str, Source] = {
+    "digits": Source("kd.data.sources:digits", "1,797 handwritten digits, 8x8 grey, in scikit-learn", False, 1),
+    "cifar10": Source("kd.data.sources:cifar10", "60,000 photographs, 32x32 colour, 10 classes", downloads=True),
+    "cifar100": Source("kd.data.sources:cifar100", "60,000 photographs, 32x32 colour, 100 classes", downloads=True),
+}
+
+# What a study declares under `datasets: {NAME: {folder: ..., size: ...}}`.
+FOLDER = Source("kd.data.folder:image_folder", "a folder of images: train/CLASS/*.jpg and val|test/CLASS/*")
+
+NOISES: dict[str, Noise] = {
+    "sym": Noise("symmetric", "kd.data.noise:symmetric", "this share of all examples, to any other class"),
+    "asym": Noise("asymmetric", "kd.data.noise:asymmetric", "this share of a class, to one class it is mistaken for"),
+    "labels": Noise("file", "kd.data.noise:from_file", "labels read from a file, such as human ones", True),
+}
+
+
+def source_of(name: str, declared: Mapping | None) -> Source:
+    """Return where dataset `name` comes from: a folder where the study declares one, else what is built in."""
+    if declared and declared.get("folder"):
+        return FOLDER
+    if name not in DATASETS:
+        raise ConfigError(f"dataset {name!r}: neither built in nor declared with a folder{nearest(name, DATASETS)}")
+    return DATASETS[name]

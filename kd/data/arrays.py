@@ -1,0 +1,202 @@
+"""A dataset on disk: uint8 images and int64 labels by example index, with one digest; its parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kd.data.mix import mix, stream
+from kd.errors import ConfigError, DataError, StorageError
+from kd.files import canonical_json, publish, sha256, verified
+
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_SUBSET, _HOLD_OUT = stream("subset"), stream("holdout")
+
+
+@dataclass
+class Images:
+    """What a builder returns: images [N, H, W, C], labels [N], and how to normalise (in units of 255)."""
+
+    train_images: np.ndarray  # uint8 [N, H, W, C]
+    train_labels: np.ndarray  # int64 [N]
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: list[str]
+    mean: tuple[float, ...]  # [C] in [0, 1]
+    std: tuple[float, ...]
+    provenance: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A published dataset, its images memory-mapped and read-only."""
+
+    train_images: np.ndarray  # uint8 [N, H, W, C]
+    train_labels: np.ndarray  # int64 [N]
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]  # [C] in [0, 1]
+    std: tuple[float, ...]
+    digest: str
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+
+def normalisation(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation [C] of uint8 images [N, H, W, C], in units of 255, from exact sums."""
+    mean, std = [], []
+    values = np.arange(256)
+    for counts in _histograms(images):  # [256]
+        n, total, squares = (int(counts @ values**power) for power in range(3))
+        mean.append(total / n / 255)
+        std.append((n * squares - total**2) ** 0.5 / n / 255)
+    return tuple(mean), tuple(std)
+
+
+def _histograms(images: np.ndarray) -> np.ndarray:
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(images), 1024):  # chunks: the images may be larger than memory
+        chunk = np.asarray(images[start : start + 1024])
+        for channel, row in enumerate(counts):
+            row += np.bincount(chunk[..., channel].ravel(), minlength=256)
+    return counts
+
+
+def write_dataset(images: Images, folder: Path, spec: dict) -> dict:
+    """Publish `images` as `folder` and return its manifest. Raises DataError when they contradict themselves."""
+    _check(images, folder)
+    arrays = {name: np.ascontiguousarray(getattr(images, name)) for name in ARRAYS}
+    content = {name: _array_digest(array) for name, array in arrays.items()}
+    manifest = {
+        "kind": "dataset",
+        "spec": spec,
+        "class_names": list(images.class_names),
+        "counts": {"train": len(images.train_labels), "test": len(images.test_labels)},
+        "shape": list(images.train_images.shape[1:]),
+        "mean": list(images.mean),
+        "std": list(images.std),
+        "provenance": images.provenance,
+        "digest": sha256(canonical_json({**content, "mean": images.mean, "std": images.std}).encode()),
+    }
+    return publish(folder, {f"{name}.npy": npy(array) for name, array in arrays.items()}, manifest)
+
+
+def npy(array: np.ndarray) -> Callable[[Path], None]:
+    """Return the function that writes `array` to the .npy file it is given."""
+    return lambda path: np.save(path, array, allow_pickle=False)
+
+
+def _array_digest(array: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _check(images: Images, folder: Path) -> None:
+    for split in ("train", "test"):
+        pixels, labels = getattr(images, f"{split}_images"), getattr(images, f"{split}_labels")
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != images.train_images.shape[1:]:
+            raise DataError(f"{folder}: {split}_images: got {pixels.dtype} {pixels.shape}, expected uint8 [N, H, W, C]")
+        if labels.dtype != np.int64 or labels.shape != pixels.shape[:1]:
+            raise DataError(f"{folder}: {split}_labels: got {labels.dtype} {labels.shape} for {len(pixels)} images")
+        check_range(labels, len(images.class_names), f"{folder}: {split}_labels")
+        if not len(labels):
+            raise DataError(f"{folder}: {split}_images: there are none")
+    channels = images.train_images.shape[-1]
+    if not len(images.mean) == len(images.std) == channels:
+        raise DataError(
+            f"{folder}: mean {images.mean} and std {images.std}: expected one number for each of {channels}"
+        )
+    if not all(value > 0 for value in images.std):
+        raise DataError(f"{folder}: a channel has the same value in every training pixel: std {images.std}")
+
+
+def check_range(labels: np.ndarray, classes: int, where: str) -> None:
+    """Raise DataError naming the first of `labels` [N] that is not one of 0 .. classes - 1."""
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(outside):
+        first = outside[0]
+        raise DataError(f"{where}: label {labels[first]} at example {first}: allowed are 0 to {classes - 1}")
+
+
+def open_dataset(folder: Path, verify: bool = False) -> Dataset:
+    """Return the dataset published in `folder`; labels are checked against their digests, images with `verify`.
+
+    Raises StorageError that names the damaged or missing file.
+    """
+    folder = Path(folder)
+    manifest = verified(folder, *([] if verify else ["train_labels.npy", "test_labels.npy"]))
+    arrays = {name: load_array(folder / f"{name}.npy", mapped="images" in name) for name in ARRAYS}
+    for split, count in manifest["counts"].items():
+        if arrays[f"{split}_images"].shape != (count, *manifest["shape"]):
+            raise StorageError(
+                f"{folder / split}_images.npy: not the {count} images of its manifest; {_rebuild(folder)}"
+            )
+    mean, std, names = (tuple(manifest[key]) for key in ("mean", "std", "class_names"))
+    return Dataset(**arrays, class_names=names, mean=mean, std=std, digest=manifest["digest"])
+
+
+def load_array(path: Path, mapped: bool = False) -> np.ndarray:
+    """Return the read-only array in a .npy file of ours. Raises StorageError when it cannot be read."""
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise StorageError(f"{path}: {error}; {_rebuild(path.parent)}") from error
+    array.flags.writeable = False
+    return array
+
+
+def _rebuild(folder: Path) -> str:
+    return f"remove {folder / 'manifest.json'} and run the same command again to rebuild it"
+
+
+# -- splits -----------------------------------------------------------------------------------------------------------
+
+
+def subset(labels: np.ndarray, fraction: float, seed: int = 0, among: np.ndarray | None = None) -> np.ndarray:
+    """Return the sorted indices of `fraction` of each class: round(fraction * n_class) examples, at least 1.
+
+    Indices are those of `labels` [N]; `among` [M] restricts the choice, as to what `hold_out` left for training.
+    Whether an example precedes another depends on (seed, index) only, so a smaller fraction lies within a larger.
+    Pass the clean labels: then the subset is the same at every label noise.
+    """
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"fraction: got {fraction}, allowed is more than 0 and at most 1")
+    return _first_of_each_class(labels, among, seed, _SUBSET, lambda n: max(1, round(fraction * n)))
+
+
+def hold_out(
+    labels: np.ndarray, share: float, seed: int = 0, among: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return sorted indices (to train on, held out): `share` of each class is held out, never a whole class.
+
+    As in `subset`, indices are those of `labels` [N] and the order of choice depends on (seed, index) only.
+    """
+    if not 0 <= share < 1:
+        raise ConfigError(f"heldout: got {share}, allowed is 0 up to, not including, 1")
+    held = _first_of_each_class(labels, among, seed, _HOLD_OUT, lambda n: min(n - 1, round(share * n)))
+    every = np.arange(len(labels)) if among is None else np.sort(among)
+    return np.setdiff1d(every, held, assume_unique=True), held
+
+
+def _first_of_each_class(
+    labels: np.ndarray, among: np.ndarray | None, seed: int, purpose: int, count: Callable[[int], int]
+) -> np.ndarray:
+    indices = np.arange(len(labels)) if among is None else np.asarray(among, np.int64)
+    indices = indices[np.argsort(mix(seed, purpose, indices))]
+    chosen = [members[: count(len(members))] for members in by_class(labels[indices], indices)]
+    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+
+
+def by_class(labels: np.ndarray, indices: np.ndarray) -> list[np.ndarray]:
+    """Return `indices` [N] grouped by their `labels` [N], in the order they came, one array per class that occurs."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(indices[order], np.flatnonzero(np.diff(labels[order])) + 1) if len(labels) else []

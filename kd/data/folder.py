@@ -1,0 +1,155 @@
+"""A folder of images is a dataset: train/CLASS/*.jpg to train on, val/CLASS/* or test/CLASS/* to test on.
+
+What is read: in each class folder, every file whose suffix is one of SUFFIXES in any case, in the order of class
+and file name. What is passed over: hidden files (.DS_Store), files of any other kind (Thumbs.db, notes.txt), and
+whatever lies beside the class folders (classes.txt). Orientation tags are not applied, as in torchvision.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image, ImageOps
+
+from kd.data.arrays import Images, normalisation
+from kd.errors import ConfigError, DataError
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")  # no decoder that runs a program, as that of EPS does
+_CONVERTIBLE = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # 8 bits a channel
+
+
+def image_folder(folder: str | Path, size: int, convert: str | None = None) -> Images:
+    """Return the images below `folder` as RGB, size x size pixels.
+
+    An image of another size is cropped to its central square and resized, bilinear with antialiasing. Grey,
+    palette, transparent and CMYK images are refused unless `convert` is "rgb", which makes them RGB, transparent
+    ones over black. Raises DataError that names the folder or file and the fix.
+    """
+    if convert not in (None, "rgb"):
+        raise ConfigError(f"convert: got {convert!r}, allowed is rgb")
+    folder = Path(folder).expanduser()
+    train, test = _splits(folder)
+    names = _class_names(train)
+    _check_same_classes(train, names, test, _class_names(test))
+    train_images, train_labels, odd = _read(train, names, size, convert)
+    test_images, test_labels, odd_test = _read(test, names, size, convert)
+    provenance = {"source": str(folder), "test": test.name, "size": size, "pillow": PIL.__version__}
+    if convert:
+        provenance["converted"] = dict(sorted((odd + odd_test).items()))
+    return Images(train_images, train_labels, test_images, test_labels, names, *normalisation(train_images), provenance)
+
+
+# -- what lies where --------------------------------------------------------------------------------------------------
+
+
+def _splits(folder: Path) -> tuple[Path, Path]:
+    layout = "expected train/CLASS/*.jpg and either val/CLASS/* or test/CLASS/*"
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder; {layout}; set `datasets: {{NAME: {{folder: PATH}}}}` to where it is"
+        )
+    if not (folder / "train").is_dir():
+        raise DataError(f"{folder / 'train'}: no such folder; {layout}")
+    tests = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
+    if len(tests) != 1:
+        found = "both val/ and test/ are there" if tests else "neither val/ nor test/ is there"
+        raise DataError(f"{folder}: {found}; {layout}: keep the one whose labels are to be tested on")
+    return folder / "train", tests[0]
+
+
+def _class_names(split: Path) -> list[str]:
+    names = sorted(entry.name for entry in os.scandir(split) if entry.is_dir() and not entry.name.startswith("."))
+    if len(names) < 2:
+        raise DataError(f"{split}: got {len(names)} class folders, expected at least 2: {split.name}/CLASS/*.jpg")
+    return names
+
+
+def _check_same_classes(train: Path, names: list[str], test: Path, test_names: list[str]) -> None:
+    for here, there, only in (
+        (train, test, sorted(set(names) - set(test_names))),
+        (test, train, sorted(set(test_names) - set(names))),
+    ):
+        if only:
+            more = f" and {len(only) - 5} more" if len(only) > 5 else ""
+            raise DataError(
+                f"{there / only[0]}: no such class folder, but {here} has {', '.join(only[:5])}{more}; "
+                f"give {train.name}/ and {test.name}/ the same class folders"
+            )
+
+
+def _files(folder: Path) -> list[str]:
+    """Return the paths of the images of one class, sorted by name."""
+    entries = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
+    found = [name for name in entries if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    if not found:
+        raise DataError(
+            f"{folder}: no image directly in this class folder; put some there ({', '.join(SUFFIXES)}) or remove it"
+        )
+    return [os.path.join(folder, name) for name in found]
+
+
+# -- decoding ---------------------------------------------------------------------------------------------------------
+
+
+def _read(split: Path, names: list[str], size: int, convert: str | None) -> tuple[np.ndarray, np.ndarray, Counter]:
+    """Return images [N, size, size, 3], labels [N] and how many images were of which other mode than RGB."""
+    files = [_files(split / name) for name in names]
+    labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(members) for members in files])
+    paths = [path for members in files for path in members]
+    images = np.empty((len(paths), size, size, 3), np.uint8)
+
+    def decode(index: int) -> str:
+        mode, pixels = _decode(paths[index], size, convert)
+        if pixels is not None:
+            images[index] = pixels
+        return mode
+
+    # Threads: Pillow lets go of the interpreter while it decodes, and all write into the one array.
+    with ThreadPoolExecutor() as pool:
+        modes = list(pool.map(decode, range(len(paths))))
+    odd = Counter(mode for mode in modes if mode != "RGB")
+    if odd and not convert:
+        raise DataError(_refusal(paths, modes, odd))
+    return images, labels, odd
+
+
+def _refusal(paths: list[str], modes: list[str], odd: Counter) -> str:
+    first = next(path for path, mode in zip(paths, modes, strict=True) if mode != "RGB")
+    counts = ", ".join(f"{count:,} {mode}" for mode, count in odd.most_common())
+    return (
+        f"{first}: not an RGB image, the first of {odd.total():,} of {len(paths):,} ({counts}); "
+        f"set `convert: rgb` beside the folder to turn all into RGB, or remove them"
+    )
+
+
+def _decode(path: str, size: int, convert: str | None) -> tuple[str, np.ndarray | None]:
+    """Return the mode of an image and its pixels [size, size, 3]; None when it is not RGB and may not become so."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            mode = "RGB+alpha" if image.mode == "RGB" and image.has_transparency_data else image.mode
+            if mode != "RGB" and not convert:
+                return mode, None
+            if image.mode not in _CONVERTIBLE:
+                raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
+            return mode, np.asarray(_square(_rgb(image), size))
+    except Exception as error:  # what decoders raise on damaged files has no common type
+        raise DataError(f"{path}: cannot read this image: {error}; replace or remove the file") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    if image.size == (size, size):
+        return image
+    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)  # Pillow's bilinear antialiases

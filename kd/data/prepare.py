@@ -1,0 +1,45 @@
+"""From a name in a study to published arrays: what the data stage runs."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from kd.data import NOISES, load, source_of
+from kd.data.arrays import open_dataset, write_dataset
+from kd.data.noise import write_labels
+from kd.errors import ConfigError, nearest
+from kd.files import file_digest
+
+
+def prepare_dataset(name: str, declared: dict | None, folder: Path, download_root: Path) -> dict:
+    """Publish dataset `name` as `folder` and return its manifest.
+
+    `declared` is what the study says of it: {folder, size, convert} for an image folder, {source} for a local copy
+    of a built-in dataset, None for one that is downloaded into `download_root` or comes with a library.
+    """
+    declared = {key: value for key, value in (declared or {}).items() if value is not None}
+    source = source_of(name, declared)
+    downloads = {"download_root": download_root} if source.downloads else {}
+    build = load(source.function)
+    try:
+        inspect.signature(build).bind(**declared, **downloads)
+    except TypeError as error:
+        allowed = ", ".join(key for key in inspect.signature(build).parameters if key not in downloads) or "nothing"
+        raise ConfigError(f"datasets.{name}: {error}; what may stand there: {allowed}") from error
+    return write_dataset(build(**declared, **downloads), folder, {"dataset": name, **declared})
+
+
+def prepare_labels(dataset_folder: Path, kind: str, rate_or_path: float | str, seed: int, folder: Path) -> dict:
+    """Publish the training labels of a prepared dataset under noise `kind` as `folder`; return the manifest.
+
+    `kind` is a key of NOISES; `rate_or_path` is a rate, or the file to read the labels from.
+    """
+    if kind not in NOISES:
+        raise ConfigError(f"label noise {kind!r}: no such kind{nearest(kind, NOISES)}")
+    dataset = open_dataset(dataset_folder)
+    noisy = load(NOISES[kind].function)(dataset.train_labels, rate_or_path, seed, dataset.class_names)
+    spec = {"noise": kind, "amount": str(rate_or_path) if NOISES[kind].takes_file else rate_or_path, "seed": seed}
+    if NOISES[kind].takes_file:
+        spec["sha256"] = file_digest(Path(rate_or_path).expanduser())
+    return write_labels(folder, noisy, dataset.train_labels, {**spec, "dataset": dataset.digest})
