@@ -1,0 +1,418 @@
+"""config.yaml -> Study: what the user may write, checked before anything runs.
+
+Unknown keys are refused with the nearest known one; a boolean is never a number; `1e-3`, which YAML reads
+as text, is the number it looks like. The JSON schema in workflow/config.schema.json, for editors,
+is generated from these models and a test holds it in step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from kd import data, figures, losses, models
+from kd.errors import ConfigError, nearest
+
+DEFAULT = Path("config.yaml")
+NAME = r"[A-Za-z0-9][A-Za-z0-9_]*"  # no dot, dash, plus or slash: those separate the parts of a path
+PAPER_DROPS = (0.5, 0.75)  # the paper's 100 and 150 of 200 epochs, as shares of a protocol's epochs
+
+
+class Objective(NamedTuple):
+    """A loss with the hyperparameters that differ from their defaults, in the order in which they are spelled."""
+
+    loss: str
+    parameters: tuple[tuple[str, float | str], ...] = ()
+
+
+class Noise(NamedTuple):
+    """Wrong labels: `kind` sym, asym or labels; `amount` is the rate, or the name of a label file."""
+
+    kind: str
+    amount: float | str
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"got {value!r}, expected a number")
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(f"got {value!r}, expected a number") from None
+    if number != number:
+        raise ValueError("NaN is not a number to train with")
+    return number
+
+
+def _whole(value: object) -> int:
+    number = _number(value)
+    if number != int(number):
+        raise ValueError(f"got {value!r}, expected a whole number")
+    return int(number)
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(NAME, value):
+        raise ValueError(f"got {value!r}; a name is letters, digits and underscores")
+    return value
+
+
+def _several(value: object) -> tuple:
+    """Let `x` stand for `[x]`, and drop repetitions."""
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values:
+        raise ValueError("an empty list; give at least one value, or leave the key out")
+    return tuple(dict.fromkeys(values)) if all(isinstance(v, int | float | str) for v in values) else tuple(values)
+
+
+def _network(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"got {value!r}, expected the name of a network, such as wrn-16-2")
+    try:
+        models.family(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _figure(value: object) -> str:
+    if not isinstance(value, str) or value not in figures.FIGURES:
+        raise ValueError(f"{value!r}: no such figure{nearest(str(value), figures.FIGURES)}")
+    return str(value)
+
+
+def _paths(value: object) -> tuple[tuple[str, ...], ...]:
+    """Read one path of networks, or a list of such paths."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"got {value!r}, expected networks from teacher to student: [wrn-28-4, wrn-16-4, wrn-16-2]")
+    paths = [value] if isinstance(value[0], str) else value
+    return tuple(tuple(_network(network) for network in _several(path)) for path in paths)
+
+
+def _objectives(value: object) -> tuple[Objective, ...]:
+    """Expand `[ce, {kl: {tau: [1, 3], alpha: 0.5}}]` into one Objective for each combination of values."""
+    entries = value if isinstance(value, list | tuple) else [value]
+    if not entries:
+        raise ValueError("an empty list of losses")
+    return tuple(dict.fromkeys(objective for entry in entries for objective in _expand_loss(entry)))
+
+
+def _expand_loss(entry: object) -> Iterator[Objective]:
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if not isinstance(entry, dict):
+        raise ValueError(f"got {entry!r}, expected a loss: ce, mse, or {{kl: {{tau: [1, 3], alpha: 0.5}}}}")
+    for loss, axes in entry.items():
+        if loss not in losses.LOSSES:
+            raise ValueError(f"{loss}: no such loss{nearest(str(loss), losses.LOSSES)}")
+        axes = {} if axes is None else axes
+        if not isinstance(axes, dict):
+            raise ValueError(f"{loss}: got {axes!r}, expected its hyperparameters: {{tau: 3}}")
+        for values in itertools.product(*(_several(values) for values in axes.values())):
+            yield objective(loss, dict(zip(axes, values, strict=True)))
+
+
+def objective(loss: str, values: Mapping[str, object]) -> Objective:
+    """Return the canonical Objective of `loss` with these hyperparameters. Raises ValueError that names the key."""
+    spec = losses.LOSSES[loss]
+    try:
+        resolved = spec.resolve(values)
+    except ValueError as error:
+        raise ValueError(f"{loss}.{error}") from None
+    return Objective(loss, tuple((key, v) for key, v in resolved.items() if v != spec.parameters[key].default))
+
+
+def _noises(value: object) -> tuple[Noise, ...]:
+    """Read `{symmetric: [0.2, 0.4], file: human}`; a rate of 0 is no noise at all."""
+    kinds = {kind.name: key for key, kind in data.NOISES.items()}
+    if not isinstance(value, dict):
+        raise ValueError(f"got {value!r}, expected {{symmetric: [0.2, 0.4]}}; kinds: {', '.join(kinds)}")
+    noises = []
+    for name, amounts in value.items():
+        if name not in kinds:
+            raise ValueError(f"{name}: unknown key{nearest(str(name), kinds)}")
+        noises += [Noise(kinds[name], _amount(name, amount)) for amount in _several(amounts)]
+    return tuple(dict.fromkeys(noise if noise.amount else None for noise in noises))
+
+
+def _amount(name: str, amount: object) -> float | str:
+    if name == "file":
+        return _name(amount)
+    rate = _number(amount)
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{name}: got a rate of {amount!r}, expected 0 to 1")
+    return rate
+
+
+def _loss_schema() -> dict:
+    def parameter(spec: Any) -> dict:
+        value = {"enum": list(spec.options)} if hasattr(spec, "options") else {"type": ["number", "string"]}
+        return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+
+    properties = {
+        name: {
+            "type": ["object", "null"],
+            "description": spec.description,
+            "properties": {key: parameter(p) for key, p in spec.parameters.items()},
+            "required": [key for key, p in spec.parameters.items() if p.default is None],
+            "additionalProperties": False,
+        }
+        for name, spec in losses.LOSSES.items()
+    }
+    one = {
+        "anyOf": [
+            {"enum": list(losses.LOSSES)},
+            {"type": "object", "properties": properties, "additionalProperties": False},
+        ]
+    }
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def _one_or_more(schema: dict) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]})
+
+
+_PATH = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+_NUMERIC = {"type": ["number", "string"]}
+Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMERIC)]
+Whole = Annotated[int, BeforeValidator(_whole), WithJsonSchema({"type": "integer"})]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
+Network = Annotated[str, BeforeValidator(_network), WithJsonSchema({"type": "string"})]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_several), _one_or_more({"type": "string"})]
+Seed = Annotated[Whole, Field(ge=0)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_several), _one_or_more({"type": "integer", "minimum": 0})]
+Fractions = Annotated[
+    tuple[Annotated[Number, Field(gt=0, le=1)], ...], BeforeValidator(_several), _one_or_more(_NUMERIC)
+]
+Figures = Annotated[
+    tuple[Annotated[str, BeforeValidator(_figure)], ...],
+    BeforeValidator(_several),
+    _one_or_more({"enum": list(figures.FIGURES)}),
+]
+Paths = Annotated[
+    tuple[tuple[str, ...], ...],
+    BeforeValidator(_paths),
+    WithJsonSchema({"anyOf": [_PATH, {"type": "array", "items": _PATH, "minItems": 1}]}),
+]
+Losses = Annotated[tuple[Objective, ...], BeforeValidator(_objectives), WithJsonSchema(_loss_schema())]
+LabelNoise = Annotated[
+    tuple[Noise | None, ...],
+    BeforeValidator(_noises),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {kind.name: {"description": kind.description} for kind in data.NOISES.values()},
+            "additionalProperties": False,
+        }
+    ),
+]
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_keys(cls, values: object) -> object:
+        if isinstance(values, Mapping):
+            known = [field.alias or name for name, field in cls.model_fields.items()]
+            for key in values:
+                if key not in known:
+                    raise ValueError(f"{key}: unknown key{nearest(str(key), known)}")
+        return values
+
+
+class Protocol(_Model):
+    """How every network of a study is trained. The defaults are the paper's; the values go into every manifest."""
+
+    name: Name = Field(description="stands in the path of every cell trained this way")
+    epochs: Annotated[Whole, Field(ge=1)] = 200
+    batch: Annotated[Whole, Field(ge=1)] = Field(128, description="examples a step; the last, partial batch is kept")
+    lr: Annotated[Number, Field(gt=0)] = 0.1
+    momentum: Share = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(5e-4, description="not applied to 1-D parameters")
+    schedule: Literal["multistep", "cosine"] = "multistep"
+    milestones: Annotated[tuple[Whole, ...], BeforeValidator(_several)] | None = Field(
+        None, description="epochs at which lr is multiplied by gamma; by default at 1/2 and 3/4 of the epochs"
+    )
+    gamma: Annotated[Number, Field(gt=0, le=1)] = 0.1
+    pad: Annotated[Whole, Field(ge=0)] | None = Field(None, description="random crop after padding; default: dataset's")
+    flip: bool | None = Field(None, description="random horizontal flip; by default where mirror images are the same")
+    heldout: Share = Field(0.0, description="share of the training set kept for evaluation; the paper has none")
+    teacher: Literal["bank", "online"] = Field("bank", description="read stored logits, or run the teacher each step")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Protocol:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0; set nesterov: false")
+        if self.milestones and list(self.milestones) != sorted(m for m in set(self.milestones) if 0 < m < self.epochs):
+            raise ValueError(f"milestones {list(self.milestones)} must increase, between 1 and {self.epochs - 1}")
+        return self
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """Epochs after which the learning rate is multiplied by gamma."""
+        if self.milestones is not None:
+            return self.milestones
+        return tuple(round(share * self.epochs) for share in PAPER_DROPS)
+
+
+class DeclaredDataset(_Model):
+    """A dataset of one's own: a folder of images, or a local copy of a built-in one."""
+
+    folder: str | None = Field(None, description="holds train/CLASS/*.jpg and val|test/CLASS/*")
+    size: Annotated[Whole, Field(ge=4, le=512)] | None = Field(None, description="images become size x size pixels")
+    convert: Literal["rgb"] | None = Field(None, description="turn grey, palette and alpha images into RGB")
+    source: str | None = Field(None, description="local folder or archive of a built-in dataset, instead of a download")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DeclaredDataset:
+        if (self.folder is None) == (self.source is None):
+            raise ValueError("give either folder (images) or source (a local copy of a built-in dataset)")
+        if self.folder is not None and self.size is None:
+            raise ValueError("size: missing; an image folder needs the size to resize to, such as 32")
+        return self
+
+
+class Experiment(_Model):
+    """A product over axes, and the figures that show it."""
+
+    teacher: Networks | None = Field(None, description="the networks that teach, trained with cross-entropy")
+    student: Networks | None = Field(None, description="the networks they teach")
+    path: Paths | None = Field(None, description="a chain of networks, or a list of chains, instead of teacher/student")
+    loss: Losses = Field(description="what each taught network of the path is trained with; chains take every mix")
+    dataset: Name | None = Field(None, description="by default the study's")
+    label_noise: LabelNoise = (None,)
+    fraction: Fractions = (1.0,)
+    seeds: Seeds | None = None
+    teacher_seeds: Seeds | None = None
+    teacher_epochs: Annotated[Whole, Field(ge=1)] | None = Field(None, description="stop the first teacher early")
+    figure: Figures = ()
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Experiment:
+        if self.path is not None and (self.teacher or self.student):
+            raise ValueError("give either path, or teacher and student")
+        if self.path is None and not self.student:
+            raise ValueError("student: missing; say which network is trained (or give a path)")
+        needing = [o.loss for o in self.loss if losses.LOSSES[o.loss].needs_teacher]
+        if needing and any(len(path) < 2 for path in self.networks):
+            raise ValueError(f"teacher: missing; {needing[0]} needs one")
+        return self
+
+    @property
+    def networks(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of networks, first teacher first."""
+        if self.path is not None:
+            return self.path
+        ahead = [(teacher,) for teacher in self.teacher] if self.teacher else [()]
+        return tuple((*teacher, student) for teacher in ahead for student in self.student or ())
+
+
+class Study(_Model):
+    """Everything that one `snakemake` command trains and draws."""
+
+    study: Name = Field(description="names the folder under reports/")
+    dataset: Name
+    datasets: dict[Name, DeclaredDataset] = Field({}, description="datasets of one's own, by name")
+    label_files: dict[Name, str] = Field({}, description="files with one label an example, by name")
+    protocol: Protocol
+    seeds: Seeds = Field((0, 1, 2), description="of the last network of each lineage")
+    teacher_seeds: Seeds = Field((0,), description="of the networks that teach")
+    noise_seed: Seed = 0
+    experiments: dict[Name, Experiment]
+    cells_per_gpu: Annotated[Whole, Field(ge=1)] = Field(1, description="how many cells share one GPU")
+
+    RESERVED: ClassVar = frozenset({"teachers"})  # the table's name for the networks that only teach
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Study:
+        for name in self.RESERVED & set(self.experiments):
+            raise ValueError(f"experiments.{name}: this name is kd's own; choose another")
+        for name, experiment in self.experiments.items():
+            self._check_dataset(f"experiments.{name}.dataset", experiment.dataset or self.dataset)
+            for noise in experiment.label_noise:
+                if noise and noise.kind == "labels" and noise.amount not in self.label_files:
+                    raise ValueError(f"experiments.{name}.label_noise.file: {noise.amount!r} is not under label_files")
+        self._check_dataset("dataset", self.dataset)
+        for name, declared in self.datasets.items():
+            if declared.source and name not in data.DATASETS:
+                raise ValueError(f"datasets.{name}.source: only a built-in dataset{nearest(name, data.DATASETS)}")
+        return self
+
+    def _check_dataset(self, key: str, name: str) -> None:
+        known = {*data.DATASETS, *self.datasets}
+        if name not in known:
+            raise ValueError(f"{key}: {name!r} is neither built in nor under datasets{nearest(name, known)}")
+        declared = self.datasets.get(name)
+        if self.protocol.flip and not data.source_of(name, declared and declared.model_dump()).mirrorable:
+            raise ValueError(f"protocol.flip: a mirrored image of {name} is another class; set flip: false")
+
+
+# -- loading ----------------------------------------------------------------------------------------------------------
+
+
+def read_yaml(path: Path) -> dict:
+    """Read a YAML file of plain values. Raises ConfigError with file, line and fix."""
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name a study with --configfile") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(content).__name__}")
+    return content
+
+
+def load_study(overlay: Mapping[str, object] | None = None, base: Path = DEFAULT) -> Study:
+    """Return the study of `base` with each top-level key of `overlay` in the place of its own.
+
+    Keys are replaced whole: the experiments of an overlay are all the experiments there are.
+    """
+    return validate({**read_yaml(base), **(overlay or {})})
+
+
+def validate(values: Mapping[str, object]) -> Study:
+    """Return the Study that `values` describe. Raises ConfigError with the key path, what was got and the fix."""
+    try:
+        return Study.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def _explain(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    what = item["msg"].removeprefix("Value error, ")
+    got = "" if item["type"] in ("value_error", "missing") else f" (got {item['input']!r})"
+    # A key that the message itself starts with belongs to the path: `protocol` + `lrr: unknown key`.
+    glue = "." if re.match(r"[A-Za-z0-9_.]+: ", what) else ": "
+    return f"{where}{glue}{what}{got}" if where else f"{what}{got}"
+
+
+def schema() -> dict:
+    """Return the JSON schema of config.yaml."""
+    return Study.model_json_schema()

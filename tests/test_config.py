@@ -1,0 +1,157 @@
+"""A study says what it means or is refused with the key, what was got and the fix (faults 38 to 40, 55, 56)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, study
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd import config
+from kd.config import Objective, load_study, objective, read_yaml, validate
+from kd.errors import ConfigError
+
+
+def refused(match: str, **changes: object) -> None:
+    with pytest.raises(ConfigError, match=match):
+        study(**changes)
+
+
+def experiment(**keys: object) -> dict:
+    return {"experiments": {"grid": {"teacher": "wrn-16-2", "student": "wrn-10-1", "loss": "ce", **keys}}}
+
+
+def protocol(**keys: object) -> dict:
+    return {"protocol": {"name": "p", **keys}}
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "config.yaml", *sorted((ROOT / "workflow" / "studies").glob("*.yaml"))], ids=str
+)
+def test_every_shipped_study_is_valid(path: Path) -> None:
+    validate(read_yaml(path))
+
+
+def test_shipped_studies_share_no_protocol_name_with_other_values() -> None:
+    """Two recipes never share a path."""
+    seen: dict[tuple[str, str], object] = {}
+    for path in [ROOT / "config.yaml", *(ROOT / "workflow" / "studies").glob("*.yaml")]:
+        loaded = validate(read_yaml(path))
+        key = (loaded.dataset, loaded.protocol.name)
+        assert seen.setdefault(key, loaded.protocol) == loaded.protocol
+
+
+def test_the_schema_for_editors_is_in_step_with_the_models() -> None:
+    """Mend it with: kd schema > workflow/config.schema.json"""
+    assert json.loads((ROOT / "workflow" / "config.schema.json").read_text()) == config.schema()
+
+
+def test_an_unknown_key_is_refused_and_the_nearest_named() -> None:
+    refused("sedes: unknown key; did you mean 'seeds'", sedes=[0])
+    refused(r"protocol\.epoch: unknown key; did you mean 'epochs'", **protocol(epoch=3))
+    refused(r"experiments\.grid\.studnet: unknown key; did you mean 'student'", **experiment(studnet="wrn-10-1"))
+    refused(r"experiments\.grid\.loss\.kl\.taau: unknown; did you mean 'tau'", **experiment(loss={"kl": {"taau": 4}}))
+    refused(r"experiments\.grid\.loss\.lk: no such loss; did you mean 'kl'", **experiment(loss={"lk": {"tau": 4}}))
+    refused("did you mean 'wrn-16-2'", **experiment(student="wrm-16-2"))
+    refused("did you mean 'heatmap'", **experiment(figure="heatmaps"))
+    refused("did you mean 'symmetric'", **experiment(label_noise={"symetric": 0.2}))
+    refused("did you mean 'digits'", dataset="digit")
+
+
+def test_yaml_surprises_are_numbers_or_refused() -> None:
+    """Fault 39: 1e-3 is text to YAML, a boolean is never a number."""
+    assert study(**protocol(lr="1e-3")).protocol.lr == 1e-3
+    assert study(**protocol(epochs="12")).protocol.epochs == 12
+    refused("protocol.epochs: got True, expected a number", **protocol(epochs=True))
+    refused("expected a number", **protocol(lr="fast"))
+    refused("whole number", **protocol(epochs=2.5))
+    refused("NaN", **protocol(lr="nan"))
+    refused("tau", **experiment(loss={"kl": {"tau": True}}))
+    refused("flip", **protocol(flip="yes"))
+
+
+def test_spellings_of_one_number_are_one_objective() -> None:
+    """Fault 40."""
+    spelled = study(**experiment(loss={"kl": {"tau": [3, 3.0, "3", "3e0"], "alpha": ["0.10", 0.1, 1]}}))
+    assert spelled.experiments["grid"].loss == (
+        Objective("kl", (("tau", 3.0), ("alpha", 0.1))),
+        Objective("kl", (("tau", 3.0),)),
+    )
+
+
+def test_a_default_given_or_left_out_is_one_objective() -> None:
+    assert objective("kl", {"tau": 3, "alpha": 1, "scale": "tau2"}) == objective("kl", {"tau": "3.0"})
+
+
+def test_what_cannot_be_trained_is_refused() -> None:
+    refused("teacher: missing; kl needs one", experiments={"a": {"student": "wrn-10-1", "loss": {"kl": {"tau": 1}}}})
+    refused("either path, or teacher and student", **experiment(path=["wrn-16-2", "wrn-10-1"]))
+    refused("rate of 1.5, expected 0 to 1", **experiment(label_noise={"symmetric": 1.5}))
+    refused("not under label_files", **experiment(label_noise={"file": "human"}))
+    refused("milestones", **protocol(epochs=10, milestones=[5, 12]))
+    refused("a mirrored image of digits is another class", **protocol(flip=True))
+    refused("nesterov", **protocol(momentum=0))
+    refused("kd's own", experiments={"teachers": {"student": "wrn-10-1", "loss": "ce"}})
+    refused("an empty list", **experiment(loss=[]))
+    refused("size: missing", datasets={"photos": {"folder": "x"}})
+
+
+@pytest.mark.parametrize("name", ["a;touch x", "../../x", "a b", "$(x)", "", "a/b", "-x", "a\nb"])
+def test_names_that_a_shell_or_a_path_would_read_are_refused(name: str) -> None:
+    """Faults 56 and 57."""
+    refused("a name is letters, digits and underscores", study=name)
+    refused("dataset", dataset=name)
+    refused("network", **experiment(student=name))
+
+
+def test_yaml_that_runs_code_is_refused(tmp_path: Path) -> None:
+    """Fault 55."""
+    path = tmp_path / "evil.yaml"
+    path.write_text(f"study: !!python/object/apply:os.system ['touch {tmp_path}/ran']\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read_yaml(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_overlay_replaces_whole_keys(tmp_path: Path) -> None:
+    base = tmp_path / "config.yaml"
+    base.write_text((ROOT / "config.yaml").read_text())
+    overlaid = load_study({"seeds": [7], **experiment()}, base)
+    assert overlaid.seeds == (7,)
+    assert list(overlaid.experiments) == ["grid"]
+    assert overlaid.dataset == "cifar100"
+
+
+def test_the_paper_drops_at_half_and_three_quarters_unless_told() -> None:
+    assert study(**protocol()).protocol.drops == (100, 150)
+    assert study(**protocol(epochs=20)).protocol.drops == (10, 15)
+    assert study(**protocol(epochs=20, milestones=[3])).protocol.drops == (3,)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = sorted(config.Study.model_fields)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=5))
+def test_no_study_crashes_the_parser(values: dict) -> None:
+    try:
+        study(**values)
+    except ConfigError as error:
+        assert str(error)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.dictionaries(st.sampled_from(sorted(config.Experiment.model_fields)), JSON, min_size=1, max_size=4))
+def test_no_experiment_crashes_the_parser(values: dict) -> None:
+    try:
+        study(**experiment(**values))
+    except ConfigError as error:
+        assert "experiments.grid" in str(error)
