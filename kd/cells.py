@@ -1,0 +1,306 @@
+"""Stages, cells and their paths: the only place that spells a path or reads one.
+
+A directory is a trained network; the directories inside it are the networks that it taught::
+
+    results/cifar100+sym0.4/paper/wrn-28-4.ce.s0/wrn-16-2.kl-tau3.s1
+            dataset         protocol teacher     student: network . objective . seed
+
+Numbers have one canonical spelling, so 0.10 and 0.1 are one cell, and a loss that needs no teacher starts a
+lineage anew, so that one recipe has one path and one path one recipe.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+
+from kd import data, losses, models
+from kd.code import code_digest
+from kd.config import NAME, Experiment, Noise, Objective, Protocol, Study, objective
+from kd.errors import ConfigError, nearest
+
+RESULTS, STATE, BANKS, DATA, REPORTS = "results", "state", "banks", "data", "reports"
+
+_STAGE = re.compile(r"(?P<network>[a-z0-9-]+)\.(?P<objective>.+)\.s(?P<seed>\d+)(?:-epochs(?P<epochs>\d+))?")
+_DATASET = re.compile(
+    rf"(?P<name>{NAME})"
+    rf"(?:\+(?:(?!frac)(?P<kind>[a-z]+?)(?P<rate>[0-9.]+)|labels-(?P<file>{NAME}))(?:-s(?P<seed>\d+))?)?"
+    r"(?:\+frac(?P<fraction>[0-9.]+))?"
+)
+
+
+def spell(number: float | str) -> str:
+    """Return the one spelling of a number that paths use: no exponent, no trailing zeros, `inf`."""
+    if isinstance(number, str):
+        return number
+    if number == float("inf"):
+        return "inf"
+    text = format(Decimal(repr(float(number))), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset with its label noise and the class-balanced fraction of its training set."""
+
+    name: str
+    noise: Noise | None = None
+    noise_seed: int = 0
+    fraction: float = 1.0
+
+    @cached_property
+    def labelled(self) -> str:
+        """Name of the dataset with its label noise, such as `cifar100+sym0.4`."""
+        if self.noise is None:
+            return self.name
+        amount = f"-{self.noise.amount}" if self.noise.kind == "labels" else spell(self.noise.amount)
+        seed = f"-s{self.noise_seed}" if self.noise_seed else ""
+        return f"{self.name}+{self.noise.kind}{amount}{seed}"
+
+    def __str__(self) -> str:
+        return self.labelled + (f"+frac{spell(self.fraction)}" if self.fraction < 1 else "")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One trained network of a lineage: network, objective, seed; `epochs` only where it stops early."""
+
+    network: str
+    objective: Objective
+    seed: int
+    epochs: int | None = None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss of this stage reads a teacher's logits."""
+        return losses.LOSSES[self.objective.loss].needs_teacher
+
+    def __str__(self) -> str:
+        early = f"-epochs{self.epochs}" if self.epochs else ""
+        return f"{self.network}.{spell_objective(self.objective)}.s{self.seed}{early}"
+
+
+def spell_objective(chosen: Objective) -> str:
+    """Return the spelling of an objective, such as `kl-tau3-alpha0.5`."""
+    return "-".join([chosen.loss, *(f"{key}{spell(value)}" for key, value in chosen.parameters)])
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A network to train: its dataset, protocol and lineage. The last stage is the one that is trained."""
+
+    dataset: Dataset
+    protocol: str
+    stages: tuple[Stage, ...]
+
+    @cached_property
+    def name(self) -> str:
+        """Path below results/, state/, banks/ and logs/."""
+        return "/".join([str(self.dataset), self.protocol, *map(str, self.stages)])
+
+    @cached_property
+    def path(self) -> str:
+        """Directory of the trained network, relative to the project's root."""
+        return f"{RESULTS}/{self.name}"
+
+    @cached_property
+    def teacher(self) -> Cell | None:
+        """Cell that teaches this one, or None."""
+        return Cell(self.dataset, self.protocol, self.stages[:-1]) if len(self.stages) > 1 else None
+
+    @property
+    def stage(self) -> Stage:
+        """Stage that this cell trains."""
+        return self.stages[-1]
+
+    @property
+    def lineage(self) -> Iterator[Cell]:
+        """The cells from the first teacher to this one."""
+        return (Cell(self.dataset, self.protocol, self.stages[:n]) for n in range(1, len(self.stages) + 1))
+
+    def __str__(self) -> str:
+        return self.path
+
+
+# -- reading a path ---------------------------------------------------------------------------------------------------
+
+
+def parse_cell(path: str | Path) -> Cell:
+    """Read the path of a cell. Raises ConfigError unless it is the canonical path of a recipe."""
+    parts = Path(path).parts
+    if parts[:1] != (RESULTS,) or len(parts) < 4:
+        raise ConfigError(f"{path}: not a cell; expected {RESULTS}/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED[/...]")
+    if not re.fullmatch(NAME, parts[2]):
+        raise ConfigError(f"{path}: {parts[2]!r} is not a protocol's name")
+    cell = Cell(parse_dataset(parts[1]), parts[2], tuple(map(_parse_stage, parts[3:])))
+    canonical = _cell(cell.dataset, cell.protocol, cell.stages)
+    if Path(canonical.path) != Path(path):
+        raise ConfigError(f"{path}: this recipe's path is {canonical.path}")
+    if cell.stages[0].needs_teacher:
+        raise ConfigError(f"{path}: {cell.stages[0]} needs a teacher: put its directory inside the teacher's")
+    return cell
+
+
+def parse_dataset(text: str) -> Dataset:
+    """Read `cifar100+sym0.4+frac0.1`. Raises ConfigError that names what is wrong."""
+    match = _DATASET.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r}: not a dataset; expected NAME, NAME+sym0.4, NAME+frac0.1 or NAME+sym0.4+frac0.1")
+    noise = None
+    if match["file"]:
+        noise = Noise("labels", match["file"])
+    elif match["kind"]:
+        kinds = [kind for kind in data.NOISES if kind != "labels"]
+        if match["kind"] not in kinds:
+            raise ConfigError(f"{text!r}: {match['kind']}: no such label noise{nearest(match['kind'], kinds)}")
+        noise = Noise(match["kind"], _share(match["rate"], text))
+    fraction = _share(match["fraction"], text) if match["fraction"] else 1.0
+    return Dataset(match["name"], noise, int(match["seed"] or 0), fraction)
+
+
+def _share(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise ConfigError(f"{where!r}: {text} is not a rate above 0 and up to 1")
+    return value
+
+
+def _parse_stage(text: str) -> Stage:
+    match = _STAGE.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r}: not a stage; expected NETWORK.OBJECTIVE.sSEED, such as wrn-16-2.kl-tau3.s0")
+    models.family(match["network"])
+    epochs = int(match["epochs"]) if match["epochs"] else None
+    return Stage(match["network"], _parse_objective(match["objective"]), int(match["seed"]), epochs)
+
+
+def _parse_objective(text: str) -> Objective:
+    loss, *tokens = text.split("-")
+    if loss not in losses.LOSSES:
+        raise ConfigError(f"{text!r}: {loss}: no such loss{nearest(loss, losses.LOSSES)}")
+    known = losses.LOSSES[loss].parameters
+    values = {}
+    for token in tokens:
+        key = next((key for key in known if token.startswith(key)), None)
+        if key is None:
+            raise ConfigError(f"{text!r}: {token}: no such hyperparameter of {loss}{nearest(token, known)}")
+        values[key] = token.removeprefix(key)
+    try:
+        return objective(loss, values)
+    except ValueError as error:
+        raise ConfigError(f"{text!r}: {error}") from None
+
+
+# -- from a study to its cells ----------------------------------------------------------------------------------------
+
+
+def _cell(dataset: Dataset, protocol: str, stages: tuple[Stage, ...]) -> Cell:
+    """Return the canonical cell: what comes before the last stage that learns from labels alone plays no part."""
+    first = max((n for n, stage in enumerate(stages) if not stage.needs_teacher), default=0)
+    return Cell(dataset, protocol, stages[first:])
+
+
+def cells_of(study: Study, name: str) -> list[Cell]:
+    """Return the cells that experiment `name` compares, each once, in the order of its axes."""
+    experiment = study.experiments[name]
+    return list(dict.fromkeys(_expand(study, experiment)))
+
+
+def _expand(study: Study, experiment: Experiment) -> Iterator[Cell]:
+    for dataset, networks in itertools.product(_datasets(study, experiment), experiment.networks):
+        for stages in _lineages(study, experiment, networks):
+            yield _cell(dataset, study.protocol.name, stages)
+
+
+def _datasets(study: Study, experiment: Experiment) -> Iterator[Dataset]:
+    name = experiment.dataset or study.dataset
+    for noise, fraction in itertools.product(experiment.label_noise, experiment.fraction):
+        yield Dataset(name, noise, study.noise_seed if noise else 0, fraction)
+
+
+def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -> Iterator[tuple[Stage, ...]]:
+    ce = Objective("ce")
+    early = experiment.teacher_epochs
+    # The first network of a path learns from labels; every later one takes each loss of the experiment.
+    taught = itertools.product(experiment.loss, repeat=len(networks) - 1) if len(networks) > 1 else [()]
+    mixes = [(ce, *mix) for mix in taught] if len(networks) > 1 else [(o,) for o in experiment.loss]
+    teacher_seeds = experiment.teacher_seeds or study.teacher_seeds
+    for mix, teacher_seed, seed in itertools.product(mixes, teacher_seeds, experiment.seeds or study.seeds):
+        last = len(networks) - 1
+        yield tuple(
+            Stage(network, chosen, seed if n == last else teacher_seed, early if n == 0 and last else None)
+            for n, (network, chosen) in enumerate(zip(networks, mix, strict=True))
+        )
+
+
+def with_teachers(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells and every cell that teaches them, each once, teachers first."""
+    return list(dict.fromkeys(ancestor for cell in cells for ancestor in cell.lineage))
+
+
+def all_cells(study: Study) -> list[Cell]:
+    """Return every cell of a study, each once, teachers before what they teach."""
+    return with_teachers(itertools.chain.from_iterable(cells_of(study, name) for name in study.experiments))
+
+
+def data_recipe(study: Study, dataset: Dataset) -> dict:
+    """Return what, beside its name, decides the images and labels of a dataset."""
+    from_file = dataset.noise is not None and dataset.noise.kind == "labels"
+    return {
+        "dataset": _declared(study, dataset.name),
+        "label_file": study.label_files[dataset.noise.amount] if from_file else None,
+    }
+
+
+def _declared(study: Study, name: str) -> dict | None:
+    return study.datasets[name].model_dump() if name in study.datasets else None
+
+
+def recipe(study: Study, dataset: Dataset) -> dict:
+    """Return what, beside its path, decides a cell's numbers: the protocol's values and what the dataset is."""
+    return {"protocol": study.protocol.model_dump(), **data_recipe(study, dataset)}
+
+
+def taught_by(cells: Iterable[Cell]) -> Mapping[Cell, list[Cell]]:
+    """Return, for each cell that teaches, the cells it teaches."""
+    students: dict[Cell, list[Cell]] = {}
+    for cell in cells:
+        if cell.teacher:
+            students.setdefault(cell.teacher, []).append(cell)
+    return students
+
+
+# -- code behind a cell -----------------------------------------------------------------------------------------------
+
+
+def code_behind(cell: Cell, protocol: Protocol) -> str:
+    """Return the digest of the code that decides what training `cell` gives, its data and its teacher aside."""
+    modules = ["kd.fit", models.family(cell.stage.network), losses.family(cell.stage.objective.loss)]
+    if cell.teacher:
+        modules += ["kd.bank"]
+    if cell.dataset.fraction < 1 or protocol.heldout:
+        modules += ["kd.data.arrays"]
+    return code_digest(*modules)
+
+
+def code_behind_bank(teacher: Cell) -> str:
+    """Return the digest of the code that computes a bank of `teacher`."""
+    return code_digest("kd.bank", models.family(teacher.stage.network))
+
+
+def code_behind_data(study: Study, name: str) -> str:
+    """Return the digest of the code that prepares the images of dataset `name`."""
+    return code_digest(data.source_of(name, _declared(study, name)).module)
+
+
+def code_behind_labels(noise: Noise) -> str:
+    """Return the digest of the code that makes this label noise."""
+    return code_digest(data.NOISES[noise.kind].module)

@@ -1,0 +1,196 @@
+"""The path is the specification: one recipe has one path, one path one recipe."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from conftest import study
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kd import cells, data, losses, models
+from kd.cells import Cell, Dataset, Stage, all_cells, cells_of, parse_cell, parse_dataset, spell
+from kd.config import Noise, Objective, objective
+from kd.errors import ConfigError
+
+
+def grid(**keys: object) -> dict:
+    return {"experiments": {"grid": {"teacher": "wrn-16-2", "student": "wrn-10-1", "loss": "ce", **keys}}}
+
+
+def paths(**keys: object) -> list[str]:
+    made = study(dataset="cifar100", seeds=[0], protocol={"name": "paper"}, **grid(**keys))
+    return [cell.path for cell in cells_of(made, "grid")]
+
+
+def test_a_student_lies_inside_its_teacher() -> None:
+    assert paths(loss={"kl": {"tau": 3}}) == ["results/cifar100/paper/wrn-16-2.ce.s0/wrn-10-1.kl-tau3.s0"]
+
+
+def test_a_network_that_needs_no_teacher_lies_in_none() -> None:
+    assert paths(loss="ce") == ["results/cifar100/paper/wrn-10-1.ce.s0"]
+
+
+def test_a_chain_starts_anew_at_its_last_network_trained_on_labels() -> None:
+    found = paths(teacher=None, student=None, path=["wrn-28-4", "wrn-16-4", "wrn-16-2"], loss=["ce", "mse"])
+    assert found == [
+        "results/cifar100/paper/wrn-16-2.ce.s0",
+        "results/cifar100/paper/wrn-16-4.ce.s0/wrn-16-2.mse.s0",
+        "results/cifar100/paper/wrn-28-4.ce.s0/wrn-16-4.mse.s0/wrn-16-2.mse.s0",
+    ]
+
+
+def test_noise_and_fraction_stand_in_the_dataset_and_zero_noise_is_none() -> None:
+    assert paths(label_noise={"symmetric": [0, 0.40], "asymmetric": "2e-1"}, fraction=[0.03, 1]) == [
+        f"results/cifar100{extra}/paper/wrn-10-1.ce.s0"
+        for extra in ("+frac0.03", "", "+sym0.4+frac0.03", "+sym0.4", "+asym0.2+frac0.03", "+asym0.2")
+    ]
+
+
+def test_experiments_that_share_cells_share_the_runs() -> None:
+    """Fault 40."""
+    one = {"teacher": "wrn-16-2", "student": "wrn-10-1", "loss": {"kl": {"tau": [1, 3]}}}
+    both = study(experiments={"a": one, "b": {**one, "loss": {"kl": {"tau": [3, "1e1"], "alpha": "1.0"}}}})
+    assert len(cells_of(both, "a")) == len(cells_of(both, "b")) == 4
+    assert len(all_cells(both)) == 1 + 3 * 2  # one teacher, three temperatures, two seeds
+
+
+def test_teachers_come_before_those_they_teach() -> None:
+    listed = all_cells(study())
+    for cell in listed:
+        assert cell.teacher is None or listed.index(cell.teacher) < listed.index(cell)
+
+
+def test_a_teacher_stopped_early_is_another_teacher() -> None:
+    found = paths(loss="mse", teacher_epochs=10)
+    assert found == ["results/cifar100/paper/wrn-16-2.ce.s0-epochs10/wrn-10-1.mse.s0"]
+    assert parse_cell(found[0]).teacher.stage.epochs == 10
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(3.0, "3"), (0.10, "0.1"), (1e-5, "0.00001"), (float("inf"), "inf"), (1e6, "1000000"), (0.3, "0.3"), (20, "20")],
+)
+def test_a_number_has_one_spelling(number: float, text: str) -> None:
+    assert spell(number) == text
+
+
+NETWORKS = [example for family in models.NETWORKS for example in family.examples]
+NUMBERS = st.floats(1e-3, 1e3).map(lambda x: float(f"{x:.4g}"))
+
+
+@st.composite
+def _objectives(draw: st.DrawFn) -> Objective:
+    loss = draw(st.sampled_from(sorted(losses.LOSSES)))
+    values = {}
+    for key, parameter in losses.LOSSES[loss].parameters.items():
+        if parameter.default is None or draw(st.booleans()):
+            values[key] = draw(st.sampled_from(parameter.options) if hasattr(parameter, "options") else NUMBERS)
+    try:
+        return objective(loss, values)
+    except ValueError:
+        return objective("ce", {})
+
+
+@st.composite
+def _cells(draw: st.DrawFn) -> Cell:
+    kind = draw(st.sampled_from([None, *data.NOISES]))
+    amount = "human" if kind == "labels" else draw(st.sampled_from([0.2, 0.45, 1.0]))
+    seed = draw(st.integers(0, 3)) if kind else 0
+    dataset = Dataset("cifar100", kind and Noise(kind, amount), seed, draw(st.sampled_from([1.0, 0.03, 0.5])))
+    stage = st.builds(
+        Stage, st.sampled_from(NETWORKS), _objectives(), st.integers(0, 99), st.sampled_from([None, 1, 120])
+    )
+    stages = [Stage("wrn-16-2", Objective("ce"), 0), *draw(st.lists(stage, max_size=3))]
+    return cells._cell(dataset, "paper", tuple(stages))
+
+
+@settings(deadline=None)
+@given(_cells())
+def test_a_path_reads_back_as_the_cell_it_spells(cell: Cell) -> None:
+    assert parse_cell(cell.path) == cell
+    assert re.fullmatch(r"[A-Za-z0-9._+/-]+", cell.path)  # nothing that a shell would read
+
+
+@settings(deadline=None)
+@given(st.lists(_cells(), min_size=2, max_size=2, unique=True))
+def test_two_recipes_never_share_a_path(two: list[Cell]) -> None:
+    assert two[0].path != two[1].path
+
+
+TOKENS = [
+    "results",
+    "cifar100",
+    "paper",
+    "wrn-16-2",
+    ".ce",
+    ".s0",
+    ".kl-tau",
+    "3",
+    "..",
+    "/",
+    "+sym",
+    "0.4",
+    "-",
+    ";",
+    " ",
+]
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text(max_size=30) | st.lists(st.sampled_from(TOKENS), max_size=14).map("".join))
+def test_any_text_is_a_cell_or_refused_with_a_message(text: str) -> None:
+    """Fault 57."""
+    try:
+        assert parse_cell(f"results/{text}").path == f"results/{text}".rstrip("/")
+    except ConfigError as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("path", "match"),
+    [
+        ("results/cifar100/paper", "not a cell"),
+        ("somewhere/cifar100/paper/wrn-16-2.ce.s0", "not a cell"),
+        ("results/cifar100/../wrn-16-2.ce.s0", "not a protocol"),
+        ("results/cifar100/paper/../../x", "not a stage"),
+        ("results/cifar100/paper/wrn-16-2.ce.s00", "this recipe's path is"),
+        ("results/cifar100/paper/wrn-16-2.ce.s0/wrn-16-2.kl-tau3.0.s0", "this recipe's path is .*kl-tau3.s0"),
+        ("results/cifar100/paper/wrn-16-2.ce.s0/wrn-10-1.ce.s0", "this recipe's path is .*paper/wrn-10-1.ce.s0"),
+        ("results/cifar100/paper/wrn-16-2.kl-tau3.s0", "needs a teacher"),
+        ("results/cifar100/paper/wrn-16-2.kl.s0", "tau: required"),
+        ("results/cifar100/paper/wrn-17-2.ce.s0", "6n"),
+        ("results/cifar100+sym0.40/paper/wrn-16-2.ce.s0", "this recipe's path is results/cifar100.sym0.4/"),
+        ("results/cifar100+sim0.4/paper/wrn-16-2.ce.s0", "did you mean 'sym'"),
+        ("results/cifar100+sym0/paper/wrn-16-2.ce.s0", "not a rate above 0"),
+    ],
+)
+def test_a_path_that_is_not_canonical_is_refused_with_the_one_that_is(path: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        parse_cell(path)
+
+
+def test_a_dataset_reads_back() -> None:
+    for text in ("digits", "cifar100+sym0.4", "cifar100+labels-human+frac0.1", "cifar10+asym0.2-s3", "digits+frac0.5"):
+        assert str(parse_dataset(text)) == text
+
+
+def test_twenty_thousand_cells_expand_in_two_seconds() -> None:
+    axes = {"tau": [n / 10 for n in range(1, 101)], "alpha": [n / 20 for n in range(1, 21)]}
+    big = study(seeds=list(range(10)), **grid(loss={"kl": axes}))
+    began = time.process_time()
+    made = all_cells(big)
+    assert len({cell.path for cell in made}) == 20_001
+    assert time.process_time() - began < 2
+
+
+def test_a_recipe_holds_all_that_a_path_does_not() -> None:
+    made = study(
+        datasets={"photos": {"folder": "x", "size": 32}}, label_files={"human": "labels.csv"}, dataset="photos"
+    )
+    recipe = cells.recipe(made, Dataset("photos", Noise("labels", "human")))
+    assert recipe["protocol"]["epochs"] == 3
+    assert recipe["dataset"]["folder"] == "x"
+    assert recipe["label_file"] == "labels.csv"
