@@ -1,0 +1,254 @@
+"""The one training loop: teachers, students and chains differ only in the teacher they are given.
+
+Order and views of an epoch are pure functions of (seed, epoch, example index), nothing in a step waits for the
+device, and the state can be saved between any two steps: a run that is stopped anywhere and goes on ends with
+the same bytes as one that was never stopped (same machine, same threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from kd.data import views
+from kd.data.examples import Examples
+from kd.device import Place
+from kd.errors import Diverged, Terminated
+from kd.progress import Progress
+from kd.state import State
+
+_EVALUATION_BATCH = 250
+
+Row = dict[str, float]
+Objective = Callable[[Tensor, Tensor | None, Tensor], Tensor]  # student, teacher [B, K], labels [B] -> loss [B]
+
+
+class Teacher(Protocol):
+    """Whatever gives a frozen teacher's logits: a bank of stored views, or the network itself."""
+
+    def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
+        """Return logits [B, K] float32 of examples `index` [B] in `view` [B], seen as `inputs` [B, C, H, W]."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one network is trained: the protocol's values, and what the cell adds to them."""
+
+    objective: Objective
+    grid: views.Grid
+    seed: int
+    epochs: int  # to train: fewer than the schedule is made for where a teacher is stopped early
+    schedule_epochs: int
+    batch: int
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    schedule: str
+    drops: tuple[int, ...]
+    gamma: float
+
+    def lr_at(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, counted from 0."""
+        if self.schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * epoch / self.schedule_epochs)) / 2
+        return self.lr * self.gamma ** sum(epoch >= drop for drop in self.drops)
+
+
+@dataclass
+class History:
+    """What a run has to show: one row of metrics and one of timings for each finished epoch."""
+
+    rows: list[Row] = field(default_factory=list)
+    timings: list[Row] = field(default_factory=list)
+
+
+def fit(
+    network: nn.Module,
+    examples: Examples,
+    plan: Plan,
+    teacher: Teacher | None,
+    place: Place,
+    state: State,
+    history: History,
+    name: str = "",
+) -> None:
+    """Train `network` in place and fill `history`, going on from `state` if there is one.
+
+    Raises Diverged, before anything is saved, when a loss is no longer finite; Terminated, after the state is
+    saved, when SIGTERM or SIGINT arrives.
+    """
+    network.to(place.device, memory_format=torch.channels_last)
+    examples = examples.to(place.device)
+    optimiser = _optimiser(network, plan)
+    steps = math.ceil(len(examples.train) / plan.batch)
+    position = Position(torch.zeros(2, dtype=torch.float64, device=place.device))
+    _restore(state.load(), network, optimiser, position, history)
+    progress = Progress(name, plan.epochs, steps)
+    progress.at(position.epoch * steps + position.step)
+
+    with _signals() as arrived, contextlib.closing(progress):
+        while position.epoch < plan.epochs:
+            epoch, resumed_at = position.epoch, time.monotonic()
+            for group in optimiser.param_groups:
+                group["lr"] = plan.lr_at(epoch)
+            batches = views.order(plan.seed, epoch, examples.train).split(plan.batch)
+            network.train()
+
+            while position.step < steps:
+                index = batches[position.step]
+                view = plan.grid.draw(plan.seed, epoch, index)
+                labels = examples.labels[index]
+                inputs = examples.normalise(plan.grid.render(examples.images[index], view))
+                target = teacher.logits(index, view, inputs) if teacher else None
+
+                with place.autocast():
+                    logits = network(inputs)
+                loss = plan.objective(logits.float(), target, labels)  # [B]
+                optimiser.zero_grad(set_to_none=True)
+                loss.mean().backward()
+                optimiser.step()
+
+                position.count(loss, logits, labels)
+                progress.at(epoch * steps + position.step)
+                if arrived or state.due(epoch_ends=False):
+                    position.seconds += time.monotonic() - resumed_at
+                    resumed_at = time.monotonic()
+                    _save(state, network, optimiser, position, history)
+                    if arrived:
+                        raise Terminated(arrived[0], f"stopped in epoch {epoch + 1}, step {position.step}")
+
+            position.check_finite()
+            row = {"epoch": epoch + 1, "lr": plan.lr_at(epoch), **position.means("train")}
+            row |= evaluate(network, examples, examples.test_images, examples.test_labels, place, "test")
+            if len(examples.heldout):
+                held = examples.heldout
+                row |= evaluate(network, examples, examples.images[held], examples.labels[held], place, "heldout")
+            if not math.isfinite(row["test_loss"]):
+                raise Diverged(f"the test loss after epoch {epoch + 1} is {row['test_loss']}")
+
+            seconds = position.seconds + time.monotonic() - resumed_at
+            speed = len(examples.train) / seconds
+            history.rows.append(row)
+            history.timings.append({"epoch": epoch + 1, "seconds": seconds, "images_per_second": speed})
+            progress.epoch(row, speed)
+            position.next_epoch()
+            if state.due(epoch_ends=True):
+                _save(state, network, optimiser, position, history)
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, examples: Examples, images: Tensor, labels: Tensor, place: Place, prefix: str) -> Row:
+    """Return the mean cross-entropy and the top-1 accuracy (%) of `network` on images [N, H, W, C] uint8."""
+    network.eval()
+    sums = torch.zeros(2, dtype=torch.float64, device=place.device)
+    for batch, truth in zip(images.split(_EVALUATION_BATCH), labels.split(_EVALUATION_BATCH), strict=True):
+        inputs = examples.normalise(batch.permute(0, 3, 1, 2))
+        with place.autocast():
+            logits = network(inputs)
+        logits = logits.float()
+        sums += torch.stack([cross_entropy(logits, truth, reduction="sum"), (logits.argmax(1) == truth).sum()])
+    loss, correct = (sums / len(labels)).tolist()
+    return {f"{prefix}_loss": loss, f"{prefix}_top1": 100 * correct}
+
+
+@dataclass
+class Position:
+    """Where a run is: the epoch and the step to do next, and the sums of the epoch so far, on the device."""
+
+    sums: Tensor  # [2] float64: of the losses, of the right answers
+    seen: int = 0  # examples that are in the sums
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0  # that processes before this one spent on the epoch
+    checked: int = 0  # steps whose losses are known to be finite
+
+    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a step's per-example losses [B] and right answers to the sums, without waiting for the device."""
+        right = (logits.detach().argmax(1) == labels).sum()
+        self.sums += torch.stack([loss.detach().sum(), right])
+        self.seen += len(labels)
+        self.step += 1
+
+    def check_finite(self) -> None:
+        """Raise Diverged, naming the interval of steps, unless every loss so far is finite."""
+        if not math.isfinite(self.sums[0].item()):
+            raise Diverged(
+                f"the loss is no longer finite: epoch {self.epoch + 1}, steps {self.checked + 1} to {self.step}"
+            )
+        self.checked = self.step
+
+    def means(self, prefix: str) -> Row:
+        """Return the epoch's mean loss and top-1 accuracy (%) while it was trained."""
+        loss, right = (self.sums / self.seen).tolist()
+        return {f"{prefix}_loss": loss, f"{prefix}_top1": 100 * right}
+
+    def next_epoch(self) -> None:
+        """Go to the start of the next epoch."""
+        self.epoch, self.step, self.seen, self.checked, self.seconds = self.epoch + 1, 0, 0, 0, 0.0
+        self.sums.zero_()
+
+
+def _optimiser(network: nn.Module, plan: Plan) -> torch.optim.SGD:
+    """Return SGD that decays weights, but no 1-D parameter (biases, batch norm)."""
+    parameters = list(network.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=plan.lr, momentum=plan.momentum, nesterov=plan.nesterov)
+
+
+def _save(
+    state: State, network: nn.Module, optimiser: torch.optim.Optimizer, position: Position, history: History
+) -> None:
+    position.check_finite()  # promise 5: a state that has diverged is never saved
+    content = {
+        "network": network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "generator": torch.get_rng_state(),  # for networks with dropout; order and views need none
+        "position": vars(position),
+        "history": vars(history),
+    }
+    state.save(content)
+
+
+def _restore(
+    saved: dict[str, Any] | None,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    position: Position,
+    history: History,
+) -> None:
+    if saved is None:
+        return
+    network.load_state_dict(saved["network"])
+    optimiser.load_state_dict(saved["optimiser"])
+    torch.set_rng_state(saved["generator"])
+    position.sums.copy_(saved["position"].pop("sums"))
+    vars(position).update(saved["position"])
+    vars(history).update(saved["history"])
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT in a list while the block runs, instead of dying of them between two writes."""
+    arrived: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda received, _: arrived.append(received))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield arrived
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,47 @@
+"""What a person sees of a training run: a bar on a terminal, one line per epoch in a log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+log = logging.getLogger("kd")
+
+
+class Progress:
+    """Show a run of `epochs` epochs of `steps` steps."""
+
+    def __init__(self, name: str, epochs: int, steps: int) -> None:
+        self._name, self._epochs = name, epochs
+        self._began = time.monotonic()
+        self._done_before: int | None = None
+        self._bar = tqdm(
+            total=epochs * steps, desc=name[-40:], unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
+        )
+
+    def at(self, step: int) -> None:
+        """Say that `step` steps of the whole run are done."""
+        if self._done_before is None:
+            self._done_before = step  # steps of an earlier process tell nothing of this one's speed
+        if not self._bar.disable:
+            self._bar.update(step - self._bar.n)
+
+    def epoch(self, row: Mapping[str, float], images_per_second: float) -> None:
+        """Show the numbers of an epoch that ended."""
+        text = (
+            f"epoch {row['epoch']}/{self._epochs}  lr {row['lr']:g}  "
+            f"train {row['train_loss']:.4f} {row['train_top1']:.2f} %  "
+            f"test {row['test_loss']:.4f} {row['test_top1']:.2f} %  {images_per_second:,.0f} images/s"
+        )
+        if self._bar.disable:
+            log.info(text)
+        else:
+            self._bar.set_postfix_str(f"test {row['test_top1']:.2f} %")
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        self._bar.close()

@@ -1,0 +1,286 @@
+"""The training loop: promise 4, the same answer after any stop, and promise 5, no silent number."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from kd import losses, models
+from kd.data.examples import Examples
+from kd.data.views import Grid
+from kd.device import Place
+from kd.errors import Diverged, StorageError, Terminated
+from kd.fit import History, Plan, _optimiser, evaluate, fit
+from kd.state import State
+
+CPU = Place(torch.device("cpu"), "fp32")
+HEADER = {"cell": "results/made/p/resnet8.ce.s0", "fingerprint": "f"}
+
+
+def made_examples(n: int = 70, heldout: int = 0) -> Examples:
+    """Bright or dark squares in a corner, with noise: two classes, learned in an epoch or two."""
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.arange(n + 40) % 2
+    images = torch.randint(0, 120, (n + 40, 8, 8, 1), dtype=torch.uint8, generator=generator)
+    images[labels == 1, 2:5, 2:5] += 110
+    return Examples(
+        images=images[:n],
+        labels=labels[:n],
+        train=torch.arange(heldout, n),
+        heldout=torch.arange(heldout),
+        test_images=images[n:],
+        test_labels=labels[n:],
+        mean=torch.tensor([0.3]),
+        std=torch.tensor([0.2]),
+    )
+
+
+def plan(epochs: int = 3, **changes: object) -> Plan:
+    values = {
+        "objective": losses.LOSSES["ce"].function,
+        "grid": Grid(1, False),
+        "seed": 0,
+        "epochs": epochs,
+        "schedule_epochs": epochs,
+        "batch": 16,
+        "lr": 0.05,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "schedule": "multistep",
+        "drops": (2,),
+        "gamma": 0.1,
+    }
+    return Plan(**{**values, **changes})
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return models.build("resnet8", 2, 1)
+
+
+def run(folder: Path, made: Plan, examples: Examples | None = None, header: dict = HEADER) -> tuple[dict, list]:
+    """Train to the end, going on from what is in `folder`; return weights and rows."""
+    trained, history = network(), History()
+    fit(trained, examples or made_examples(), made, None, CPU, State(folder, header), history)
+    return trained.state_dict(), history.rows
+
+
+def same(a: dict, b: dict) -> bool:
+    return all(a[key].equal(b[key]) for key in a)
+
+
+class StopAt:
+    """An objective that sends this process a signal at one step: training stops there as SLURM would stop it."""
+
+    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
+        self.left, self.number = step, number
+
+    def __call__(self, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+        return losses.LOSSES["ce"].function(student, teacher, labels)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, list]:
+    torch.set_num_threads(1)
+    return run(tmp_path_factory.mktemp("undisturbed"), plan())
+
+
+def test_a_network_learns(undisturbed: tuple) -> None:
+    _, rows = undisturbed
+    assert rows[-1]["test_top1"] > 90
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_the_same_seed_gives_the_same_bytes(undisturbed: tuple, tmp_path: Path) -> None:
+    weights, rows = run(tmp_path, plan())
+    assert same(weights, undisturbed[0])
+    assert rows == undisturbed[1]
+    assert not same(run(tmp_path / "other", plan(seed=1))[0], weights)
+
+
+@pytest.mark.parametrize("step", range(1, 16))  # 5 steps an epoch, the last of 6 examples; 3 epochs
+def test_promise_4_stopped_at_every_step_and_resumed_the_bytes_are_equal(
+    undisturbed: tuple, tmp_path: Path, step: int
+) -> None:
+    """Faults 16 to 19: weights, rows, learning rates, each epoch once."""
+    with pytest.raises(Terminated) as stopped:
+        run(tmp_path, plan(objective=StopAt(step)))
+    assert stopped.value.exit_code == 143
+    weights, rows = run(tmp_path, plan())
+    assert same(weights, undisturbed[0])
+    assert rows == undisturbed[1]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+
+
+def test_stopped_again_and_again_the_bytes_are_equal(undisturbed: tuple, tmp_path: Path) -> None:
+    for _ in range(7):
+        with pytest.raises(Terminated):
+            run(tmp_path, plan(objective=StopAt(2)))
+    weights, rows = run(tmp_path, plan())
+    assert same(weights, undisturbed[0])
+    assert rows == undisturbed[1]
+
+
+def test_control_c_saves_and_exits_130_and_signals_are_as_before_afterwards(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated) as stopped:
+        run(tmp_path, plan(objective=StopAt(3, signal.SIGINT)))
+    assert stopped.value.exit_code == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "last.pt").exists()
+
+
+def test_a_damaged_state_falls_back_to_the_generation_before_it(undisturbed: tuple, tmp_path: Path, caplog) -> None:
+    """Fault 15."""
+    for step in (4, 5):
+        with pytest.raises(Terminated):
+            run(tmp_path, plan(objective=StopAt(step)))
+    whole = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(whole[:-100])
+    weights, rows = run(tmp_path, plan())
+    assert "the generation before it" in caplog.text
+    assert same(weights, undisturbed[0])
+    assert rows == undisturbed[1]
+
+
+def test_the_state_of_another_cell_is_refused_with_both_names(tmp_path: Path) -> None:
+    """Fault 14."""
+    with pytest.raises(Terminated):
+        run(tmp_path, plan(objective=StopAt(4)), header={"cell": "another", "fingerprint": "x"})
+    with pytest.raises(StorageError, match=r"another.*but this run is.*--fresh"):
+        run(tmp_path, plan())
+
+
+def test_promise_5_a_loss_that_is_not_finite_stops_before_any_save_and_names_the_steps(tmp_path: Path) -> None:
+    """Fault 20."""
+
+    def nan_at(step: int) -> Callable:
+        counter = iter(range(1, 1000))
+        ce = losses.LOSSES["ce"].function
+        return lambda s, t, y: ce(s, t, y) * (math.nan if next(counter) == step else 1.0)
+
+    with pytest.raises(Diverged, match=r"epoch 2, steps 1 to 5"):
+        run(tmp_path, plan(objective=nan_at(8)))
+    saved = State(tmp_path, HEADER).load()
+    assert saved is None or all(tensor.isfinite().all() for tensor in saved["network"].values())
+
+
+def test_a_signal_after_a_nan_saves_nothing(tmp_path: Path) -> None:
+    stop = StopAt(3)
+    with pytest.raises(Diverged):
+        run(tmp_path, plan(objective=lambda s, t, y: stop(s, t, y) * math.nan))
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_every_example_is_seen_once_an_epoch_last_partial_batch_included() -> None:
+    seen = []
+
+    class Watched(Grid):
+        def draw(self, seed: int, epoch: int, index: Tensor) -> Tensor:
+            seen.append((epoch, index.tolist()))
+            return super().draw(seed, epoch, index)
+
+    fit(network(), made_examples(), plan(grid=Watched(1, False)), None, CPU, NoState(), History())
+    for epoch in range(3):
+        batches = [index for e, index in seen if e == epoch]
+        assert [len(batch) for batch in batches] == [16, 16, 16, 16, 6]
+        assert sorted(sum(batches, [])) == list(range(70))
+
+
+class NoState(State):
+    """A state that neither has nor keeps anything."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("nowhere"), {})
+
+    def save(self, content: dict) -> None:
+        """Keep nothing."""
+
+
+def test_the_headline_is_in_every_row_and_held_out_examples_are_not_trained_on() -> None:
+    history = History()
+    fit(network(), made_examples(heldout=10), plan(), None, CPU, NoState(), history)
+    columns = ["epoch", "lr", "train_loss", "train_top1", "test_loss", "test_top1", "heldout_loss", "heldout_top1"]
+    assert [list(row) for row in history.rows] == [columns] * 3
+    assert [list(row) for row in history.timings] == [["epoch", "seconds", "images_per_second"]] * 3
+
+
+def test_metrics_are_what_evaluating_the_network_gives() -> None:
+    examples, trained, history = made_examples(), network(), History()
+    fit(trained, examples, plan(), None, CPU, NoState(), history)
+    trained.eval()
+    logits = trained(examples.normalise(examples.test_images.permute(0, 3, 1, 2)))
+    assert history.rows[-1]["test_top1"] == pytest.approx(
+        100 * (logits.argmax(1) == examples.test_labels).double().mean().item()
+    )
+    assert history.rows[-1]["test_loss"] == pytest.approx(
+        nn.functional.cross_entropy(logits, examples.test_labels).item(), rel=1e-5
+    )
+    again = evaluate(trained, examples, examples.test_images, examples.test_labels, CPU, "test")
+    assert again["test_loss"] == history.rows[-1]["test_loss"]
+
+
+def test_learning_rates_are_a_function_of_the_epoch_alone() -> None:
+    """Fault 18."""
+    steps = plan(epochs=200, drops=(100, 150), lr=0.1)
+    assert [steps.lr_at(e) for e in (0, 99, 100, 149, 150, 199)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 1e-3, 1e-3])
+    cosine = plan(epochs=100, schedule="cosine", lr=0.2)
+    assert cosine.lr_at(0) == 0.2
+    assert cosine.lr_at(50) == pytest.approx(0.1)
+    early = plan(epochs=10, schedule_epochs=200, drops=(100, 150), lr=0.1)
+    assert early.lr_at(9) == 0.1  # a teacher stopped early keeps the schedule of a whole run
+
+
+def test_no_decay_on_biases_and_batch_norm() -> None:
+    made = network()
+    decayed, free = _optimiser(made, plan()).param_groups
+    assert decayed["weight_decay"] == 5e-4
+    assert free["weight_decay"] == 0
+    assert {p.ndim for p in free["params"]} == {1}
+    assert len(decayed["params"]) + len(free["params"]) == len(list(made.parameters()))
+
+
+def test_a_step_is_the_reference_step_of_sgd() -> None:
+    """One epoch of one batch, against torch's own optimiser with the same groups, written out by hand."""
+    examples = made_examples(n=12)
+    trained, by_hand = network(), network()
+    made = plan(epochs=1, drops=(), grid=Grid(0, False))
+    fit(trained, examples, made, None, CPU, NoState(), History())
+    by_hand.train()
+    order = torch.arange(12)
+    loss = nn.functional.cross_entropy(
+        by_hand(examples.normalise(examples.images[order].permute(0, 3, 1, 2))), examples.labels[order]
+    )
+    loss.backward()
+    with torch.no_grad():
+        for parameter in by_hand.parameters():
+            gradient = parameter.grad + (5e-4 * parameter if parameter.ndim > 1 else 0)
+            parameter -= 0.05 * (gradient + 0.9 * gradient)  # Nesterov's first step
+    for (name, a), b in zip(trained.named_parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6), name
+
+
+def test_a_teacher_is_frozen_and_in_eval_mode() -> None:
+    """Fault 28: running statistics are what a teacher left in training mode changes."""
+    from kd.bank import LiveTeacher
+
+    torch.manual_seed(1)
+    master = models.build("resnet14", 2, 1)
+    before = copy.deepcopy(master.state_dict())
+    kl = losses.LOSSES["kl"].function
+    made = plan(objective=lambda s, t, y: kl(s, t, y, tau=3.0))
+    fit(network(), made_examples(), made, LiveTeacher(master, CPU), CPU, NoState(), History())
+    assert same(before, master.state_dict())
+    assert not any(parameter.requires_grad for parameter in master.parameters())
