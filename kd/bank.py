@@ -1,0 +1,242 @@
+"""The view bank: a frozen teacher's logits for every view that its students will see, computed once.
+
+The views of an image are finite (kd.data.views) and the teacher does not change, so each of its students, at any
+loss, temperature, weight and seed, can read rows instead of running it. Rows are keyed by (example index, view),
+never by a loader's order, computed in float32 and stored in float16.
+
+On disk, banks/<teacher>/ holds `keys-<digest>.npy` (sorted int64: example index * views + view),
+`rows-<digest>.npy` ([R, K] float16) and a manifest that says whose logits of which data these are. A bank grows:
+views it has are kept, views it lacks are added. Losing it costs time only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kd import files
+from kd.data.examples import Examples
+from kd.data.views import Grid
+from kd.device import Place
+from kd.errors import StorageError
+
+log = logging.getLogger("kd")
+
+_FILL_BATCH = 256
+_FLUSH_SECONDS = 10.0
+
+Need = tuple[int, int]  # a student's seed and the epochs it trains: it sees the views of those
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose logits a bank holds: digests of the teacher's weights, the images, the examples in use and the code."""
+
+    teacher: str
+    data: str
+    examples: str
+    code: str
+    pad: int
+    flip: bool
+
+
+class LiveTeacher:
+    """A frozen teacher that is run in each step: for views that are not finite, and to check banks against."""
+
+    def __init__(self, network: nn.Module, place: Place) -> None:
+        self._network = network.to(place.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
+        """Return logits [B, K] float32 of `inputs` [B, C, H, W]; float32 throughout, as the bank's rows are."""
+        return self._network(inputs).float()
+
+
+class Bank:
+    """An open bank, memory-mapped: concurrent students share one copy in the page cache."""
+
+    def __init__(self, folder: Path, manifest: dict, grid: Grid, device: torch.device) -> None:
+        self._views = grid.count
+        self._keys = torch.from_numpy(_mapped(folder / manifest["keys"])).to(device)
+        self._rows = torch.from_numpy(_mapped(folder / manifest["rows"])).to(device)
+
+    def logits(self, index: Tensor, view: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Return logits [B, K] float32 of examples `index` [B] in `view` [B]; `inputs` play no part."""
+        return self._rows[torch.searchsorted(self._keys, index * self._views + view)].float()
+
+
+def serves(folder: Path, identity: Identity, need: Iterable[Need]) -> bool:
+    """Say whether the bank in `folder` is this teacher's and holds every view in `need`."""
+    manifest = files.read_manifest(folder)
+    return manifest is not None and manifest["identity"] == vars(identity) and _covers(manifest["holds"], need)
+
+
+def open_bank(folder: Path, identity: Identity, need: Iterable[Need], grid: Grid, device: torch.device) -> Bank | None:
+    """Return the bank in `folder`, or None where there is none that holds every view in `need`.
+
+    Raises StorageError, naming both digests, when the bank is of another teacher or other data.
+    """
+    manifest = files.read_manifest(folder)
+    if manifest is None:
+        return None
+    if manifest["identity"] != vars(identity):
+        other = {key: (manifest["identity"].get(key), value) for key, value in vars(identity).items()}
+        wrong = "; ".join(f"{key}: bank {has}, expected {wants}" for key, (has, wants) in other.items() if has != wants)
+        raise StorageError(
+            f"{folder}: this bank is of another teacher, data or code ({wrong}); run `kd bank`, or snakemake"
+        )
+    if not _covers(manifest["holds"], need):
+        return None
+    return Bank(folder, manifest, grid, device)
+
+
+@torch.no_grad()
+def fill(
+    folder: Path, identity: Identity, need: list[Need], grid: Grid, teacher: nn.Module, examples: Examples, place: Place
+) -> dict:
+    """Compute the rows that `need` asks for and the bank lacks, and publish the bank; return its manifest.
+
+    Call it while holding the bank's lock. Goes on where an interrupted call stopped. Memory: one batch; the rows
+    are written through a memory map.
+    """
+    files.sweep(folder)
+    before = _still_good(folder, identity)
+    holds = _merged(before["holds"] if before else [], need)
+    keys = _keys(holds, grid, examples.train)
+    tag = hashlib.sha256(keys.tobytes() + files.canonical_json(vars(identity)).encode()).hexdigest()[:12]
+    filling = _Filling(folder, f"rows-{tag}.npy", (len(keys), _classes(teacher)))
+    missing = filling.take(folder, before, keys)
+
+    live = LiveTeacher(teacher, place)
+    images = examples.images
+    began, passes = time.monotonic(), 0
+    for start in range(filling.done, len(missing), _FILL_BATCH):
+        at = missing[start : start + _FILL_BATCH]
+        key = torch.from_numpy(keys[at]).to(place.device)
+        index, view = key // grid.count, key % grid.count
+        inputs = examples.normalise(grid.render(images[index.to(images.device)].to(place.device), view))
+        filling.put(at, live.logits(index, view, inputs).half().cpu().numpy(), start + len(at))
+        passes += len(at)
+    filling.finish()
+
+    seconds = time.monotonic() - began
+    log.info("bank %s: %d rows, %d computed in %.1f s", folder, len(keys), passes, seconds)
+    manifest = {
+        "kind": "bank",
+        "identity": vars(identity),
+        "holds": holds,
+        "rows": f"rows-{tag}.npy",
+        "keys": f"keys-{tag}.npy",
+        "shape": [len(keys), _classes(teacher)],
+        "computed": passes,
+        "seconds": round(seconds, 3),
+        **place.describe(),
+        "precision": "fp32",
+    }
+    files.write_atomic(folder / manifest["keys"], lambda path: _save_array(path, keys))
+    manifest["files"] = {name: files.file_digest(folder / name) for name in (manifest["rows"], manifest["keys"])}
+    files.write_atomic(folder / files.MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    _remove_others(folder, manifest["files"])
+    return manifest
+
+
+class _Filling:
+    """Rows on their way: a memory-mapped array beside a note of how many of the missing ones are in it."""
+
+    def __init__(self, folder: Path, name: str, shape: tuple[int, int]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._final = folder / name
+        self._partial, self._note = folder / f"filling-{name}", folder / f"filling-{name}.json"
+        self.done = json.loads(self._note.read_text())["done"] if self._note.exists() and self._partial.exists() else 0
+        mode = "r+" if self.done else "w+"
+        self._rows = np.lib.format.open_memmap(self._partial, mode=mode, dtype=np.float16, shape=shape)
+        self._flushed_at = time.monotonic()
+
+    def take(self, folder: Path, before: dict | None, keys: np.ndarray) -> np.ndarray:
+        """Copy the rows that the bank `before` has; return the positions [M] of those that are missing."""
+        if before is None:
+            return np.arange(len(keys))
+        old_keys, old_rows = _mapped(folder / before["keys"]), _mapped(folder / before["rows"])
+        kept = np.flatnonzero(np.isin(keys, old_keys, assume_unique=True))
+        if not self.done:
+            for part in np.array_split(kept, max(1, len(kept) // 100_000)):
+                self._rows[part] = old_rows[np.searchsorted(old_keys, keys[part])]
+        return np.setdiff1d(np.arange(len(keys)), kept, assume_unique=True)
+
+    def put(self, at: np.ndarray, rows: np.ndarray, done: int) -> None:
+        """Write rows [B, K] at positions `at` [B]; `done` of the missing ones are in from now on."""
+        self._rows[at] = rows
+        if time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
+            self._rows.flush()  # rows before the note that counts them
+            files.write_atomic(self._note, json.dumps({"done": done}).encode())
+            self._flushed_at = time.monotonic()
+
+    def finish(self) -> None:
+        """Give the rows their final name."""
+        self._rows.flush()
+        with open(self._partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(self._partial, self._final)
+        self._note.unlink(missing_ok=True)
+
+
+def _keys(holds: Iterable[Need], grid: Grid, train: Tensor) -> np.ndarray:
+    """Return the sorted keys of every view that students with these (seed, epochs) see of the examples `train`."""
+    train = train.cpu()
+    wanted = torch.zeros((int(train.max()) + 1) * grid.count, dtype=torch.bool)
+    for seed, epochs in holds:
+        for epoch in range(epochs):
+            wanted[train * grid.count + grid.draw(seed, epoch, train)] = True
+            if epoch % 32 == 31 and bool(wanted.view(-1, grid.count)[train].all()):
+                break  # every view is wanted already
+    return wanted.nonzero().squeeze(1).numpy()
+
+
+def _merged(holds: Iterable[Need], need: Iterable[Need]) -> list[list[int]]:
+    longest: dict[int, int] = {}
+    for seed, epochs in [*holds, *need]:
+        longest[seed] = max(epochs, longest.get(seed, 0))
+    return [[seed, epochs] for seed, epochs in sorted(longest.items())]
+
+
+def _covers(holds: Iterable[Need], need: Iterable[Need]) -> bool:
+    longest = dict(holds)
+    return all(longest.get(seed, 0) >= epochs for seed, epochs in need)
+
+
+def _still_good(folder: Path, identity: Identity) -> dict | None:
+    """Return the manifest of a bank that can be added to; a bank of something else is made anew."""
+    manifest = files.read_manifest(folder)
+    if manifest is None or manifest["identity"] != vars(identity):
+        return None
+    return files.verified(folder)
+
+
+def _remove_others(folder: Path, keep: Iterable[str]) -> None:
+    for path in folder.glob("*-*.npy*"):
+        if path.name not in keep:
+            path.unlink()
+
+
+def _mapped(path: Path) -> np.ndarray:
+    # copy-on-write: never written, but torch wants an array that says it could be
+    return np.load(path, mmap_mode="c")
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as file:  # np.save would add .npy to the temporary name
+        np.save(file, array)
+
+
+def _classes(teacher: nn.Module) -> int:
+    return teacher.classifier.out_features

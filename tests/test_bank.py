@@ -1,0 +1,153 @@
+"""The view bank: the same losses as a teacher in the loop, refused when it is another's, grown and not redone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_fit import CPU, NoState, made_examples, network, plan
+from torch import nn
+
+from kd import bank, losses, models
+from kd.data.views import Grid
+from kd.errors import StorageError
+from kd.fit import History, fit
+
+GRID = Grid(1, False)
+IDENTITY = bank.Identity(teacher="t", data="d", examples="e", code="c", pad=1, flip=False)
+ROUNDING = 2**-10  # of float16
+
+
+@pytest.fixture(scope="module")
+def teacher() -> nn.Module:
+    torch.manual_seed(7)
+    trained = models.build("resnet14", 2, 1)
+    fit(trained, made_examples(), plan(), None, CPU, NoState(), History())
+    return trained
+
+
+def filled(folder: Path, teacher: nn.Module, needs: list, identity: bank.Identity = IDENTITY) -> bank.Bank:
+    bank.fill(folder, identity, needs, GRID, teacher, made_examples(), CPU)
+    return bank.open_bank(folder, identity, needs, GRID, CPU.device)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the images that pass through a teacher from now on."""
+    passes: list[int] = []
+    logits = bank.LiveTeacher.logits
+    monkeypatch.setattr(
+        bank.LiveTeacher, "logits", lambda self, i, v, x: (passes.append(len(x)), logits(self, i, v, x))[1]
+    )
+    return passes
+
+
+def test_a_row_is_the_teacher_s_answer_to_that_view_of_that_example(tmp_path: Path, teacher: nn.Module) -> None:
+    """Fault 26: keyed by example and view, not by any order."""
+    opened = filled(tmp_path, teacher, [(0, 3)])
+    examples = made_examples()
+    index = torch.tensor([69, 3, 3, 41])
+    for epoch in range(3):
+        view = GRID.draw(0, epoch, index)
+        inputs = examples.normalise(GRID.render(examples.images[index], view))
+        live = bank.LiveTeacher(teacher, CPU).logits(index, view, inputs)
+        assert torch.allclose(opened.logits(index, view), live, rtol=ROUNDING, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [{"tau": 3.0}, {"tau": float("inf")}], ids=str)
+def test_bank_and_online_training_give_the_same_losses_within_float16_rounding(
+    tmp_path: Path, teacher: nn.Module, loss: dict
+) -> None:
+    def train(mentor: object) -> list:
+        history = History()
+        kl = losses.LOSSES["kl"].function
+        # Small steps: at large ones any rounding, this one or another, ends in another network of the same quality.
+        made = plan(objective=lambda s, t, y: kl(s, t, y, **loss), lr=1e-3)
+        fit(network(), made_examples(), made, mentor, CPU, NoState(), history)
+        return history.rows
+
+    stored, live = train(filled(tmp_path, teacher, [(0, 3)])), train(bank.LiveTeacher(teacher, CPU))
+    for a, b in zip(stored, live, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=ROUNDING)
+        assert a["test_loss"] == pytest.approx(b["test_loss"], rel=ROUNDING)
+
+
+def test_only_the_views_that_the_study_needs_are_computed(tmp_path: Path, teacher: nn.Module, monkeypatch) -> None:
+    passes = counted(monkeypatch)
+    filled(tmp_path, teacher, [(0, 2)])
+    index = torch.arange(70)
+    seen = {(i, v) for e in range(2) for i, v in zip(index.tolist(), GRID.draw(0, e, index).tolist(), strict=True)}
+    assert sum(passes) == len(seen) < 140
+    assert json.loads((tmp_path / "manifest.json").read_text())["shape"] == [len(seen), 2]
+
+
+def test_a_bank_grows_by_what_is_missing_and_keeps_the_rest(tmp_path: Path, teacher: nn.Module, monkeypatch) -> None:
+    filled(tmp_path, teacher, [(0, 2)])
+    first = {path.name: path.read_bytes() for path in tmp_path.glob("*.npy")}
+    passes = counted(monkeypatch)
+    filled(tmp_path, teacher, [(1, 2)])
+    grown = json.loads((tmp_path / "manifest.json").read_text())
+    assert grown["holds"] == [[0, 2], [1, 2]]
+    old = next(np.frombuffer(v, np.uint8) for k, v in first.items() if k.startswith("rows"))
+    assert grown["shape"][0] == sum(passes) + (len(old) - 128) // 4
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+    rebuilt = tmp_path / "rebuilt"
+    filled(rebuilt, teacher, [(0, 2), (1, 2)])
+    grown_rows, at_once = (np.load(f / grown["rows"]) for f in (tmp_path, rebuilt))
+    assert np.allclose(grown_rows, at_once, rtol=ROUNDING, atol=1e-3)
+
+
+def test_a_bank_that_lacks_a_view_is_not_opened(tmp_path: Path, teacher: nn.Module) -> None:
+    filled(tmp_path, teacher, [(0, 2)])
+    assert bank.open_bank(tmp_path, IDENTITY, [(0, 1)], GRID, CPU.device) is not None
+    assert bank.open_bank(tmp_path, IDENTITY, [(0, 3)], GRID, CPU.device) is None
+    assert bank.open_bank(tmp_path, IDENTITY, [(1, 1)], GRID, CPU.device) is None
+    assert bank.open_bank(tmp_path / "none", IDENTITY, [(0, 1)], GRID, CPU.device) is None
+
+
+@pytest.mark.parametrize("part", ["teacher", "data", "examples", "code"])
+def test_a_bank_of_another_teacher_or_data_is_refused_with_both_digests(
+    tmp_path: Path, teacher: nn.Module, part: str
+) -> None:
+    """Fault 26."""
+    filled(tmp_path, teacher, [(0, 1)])
+    other = dataclasses.replace(IDENTITY, **{part: "other"})
+    with pytest.raises(StorageError, match=f"{part}: bank {part[0]}, expected other"):
+        bank.open_bank(tmp_path, other, [(0, 1)], GRID, CPU.device)
+
+
+def test_the_bank_of_a_teacher_that_was_retrained_is_made_anew(tmp_path: Path, teacher: nn.Module, monkeypatch) -> None:
+    filled(tmp_path, teacher, [(0, 1)])
+    passes = counted(monkeypatch)
+    assert filled(tmp_path, teacher, [(0, 1)], dataclasses.replace(IDENTITY, teacher="retrained")) is not None
+    assert sum(passes) == 70
+
+
+def test_an_interrupted_fill_goes_on_where_it_stopped(tmp_path: Path, teacher: nn.Module, monkeypatch) -> None:
+    monkeypatch.setattr(bank, "_FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(bank, "_FILL_BATCH", 16)
+    logits = bank.LiveTeacher.logits
+    calls = []
+
+    def dies(self: bank.LiveTeacher, *arguments: object) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return logits(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bank.LiveTeacher, "logits", dies)
+        with pytest.raises(KeyboardInterrupt):
+            filled(tmp_path, teacher, [(0, 2)])
+    assert not (tmp_path / "manifest.json").exists()
+    passes = counted(monkeypatch)
+    filled(tmp_path, teacher, [(0, 2)])
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert sum(passes) == manifest["computed"] == manifest["shape"][0] - 48
+    filled(tmp_path / "at_once", teacher, [(0, 2)])
+    assert (tmp_path / manifest["rows"]).read_bytes() == (tmp_path / "at_once" / manifest["rows"]).read_bytes()
+    assert not [path for path in os.listdir(tmp_path) if path.startswith("filling")]
