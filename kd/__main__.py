@@ -1,0 +1,221 @@
+"""kd VERB ...: every stage of a study by hand; Snakemake calls the same verbs.
+
+kd plan                                                     what a study will train
+kd train results/digits/demo/wrn-10-2.ce.s0                 train one cell, or go on with it
+kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 a student of it
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kd import __version__
+from kd.cells import REPORTS, all_cells, cells_of, parse_cell, parse_dataset, recipe, taught_by
+from kd.config import DEFAULT, Study, load_study, read_yaml, schema, validate
+from kd.errors import ConfigError, Diverged, KdError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code (2 config, 65 diverged, 74 storage, 75 busy, 130 or 143 stopped)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        return options.verb(options) or 0
+    except KdError as error:
+        print(f"kd: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+# -- verbs ------------------------------------------------------------------------------------------------------------
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Say what a study will train, cell by cell with --cells."""
+    study = _study(options)
+    cells = all_cells(study)
+    if options.cells:
+        print("\n".join(map(str, cells)))
+        return
+    print(f"study {study.study}: {study.dataset}, protocol {study.protocol.name}, {study.protocol.epochs} epochs")
+    for name in study.experiments:
+        print(f"  {name:20} {len(cells_of(study, name)):6} cells")
+    teachers = taught_by(cells)
+    epochs = sum(cell.stage.epochs or study.protocol.epochs for cell in cells)
+    print(f"{len(cells)} networks to train, {len(teachers)} of them teach; {epochs:,} epochs in all")
+
+
+def data(options: argparse.Namespace) -> None:
+    """Prepare the images of a dataset."""
+    from kd import stages
+
+    dataset = parse_dataset(options.dataset)
+    stages.data(dataset, _recipe(options, dataset))
+
+
+def labels(options: argparse.Namespace) -> None:
+    """Make the noisy labels of a dataset."""
+    from kd import stages
+
+    dataset = parse_dataset(options.dataset)
+    stages.labels(dataset, _recipe(options, dataset))
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train one cell, or go on with it, and publish it."""
+    from kd import stages
+
+    cell = parse_cell(options.cell)
+    manifest = stages.train(cell, _recipe(options, cell.dataset, cell.protocol), _resources(options), options.fresh)
+    return 0 if manifest["status"] == "ok" else Diverged.exit_code
+
+
+def bank(options: argparse.Namespace) -> None:
+    """Store the logits of a teacher for every view that its students will see."""
+    from kd import stages
+
+    cell = parse_cell(options.cell)
+    needs = [_need(text) for text in options.needs]
+    stages.bank_of(cell, _recipe(options, cell.dataset, cell.protocol), needs, _resources(options))
+
+
+def collect(options: argparse.Namespace) -> None:
+    """Gather the results of a study into one table; refuse what is missing, damaged, mixed or half done."""
+    from kd import table
+
+    study = _study(options)
+    table.collect(study, Path(REPORTS, study.study))
+
+
+def figure(options: argparse.Namespace) -> None:
+    """Draw one figure from a table."""
+    from kd import report
+
+    report.draw(options.folder, options.experiment, options.figure)
+
+
+def tables(options: argparse.Namespace) -> None:
+    """Write the means of a table, with intervals."""
+    from kd import report
+
+    report.write_means(options.folder)
+
+
+def page(options: argparse.Namespace) -> None:
+    """Write the page that shows a study: figures, captions, means, environments."""
+    from kd import report
+
+    study = _study(options)
+    report.write_page(study, Path(REPORTS, study.study))
+
+
+def print_schema(options: argparse.Namespace) -> None:
+    """Print the JSON schema of config.yaml."""
+    print(json.dumps(schema(), indent=1))
+
+
+# -- options ----------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kd", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"kd {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, function: object, *, study: bool = True) -> argparse.ArgumentParser:
+        text = (function.__doc__ or "").splitlines()[0]
+        added = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(verb=function)
+        if study:
+            added.add_argument("--configfile", nargs="+", type=Path, default=[], help="overlays of config.yaml")
+            added.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="top-level keys, as YAML")
+            added.add_argument("--study-json", metavar="JSON", help="the whole study as Snakemake read it")
+        return added
+
+    verb("plan", plan).add_argument("--cells", action="store_true", help="print the path of every cell")
+    for name, function in (("data", data), ("labels", labels)):
+        added = verb(name, function)
+        added.add_argument("dataset", help="such as cifar100 or cifar100+sym0.4")
+        added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
+    for name, function in (("train", train), ("bank", bank)):
+        added = verb(name, function)
+        added.add_argument("cell", help="path of a cell: results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/...")
+        added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
+        added.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+        added.add_argument("--cells-per-gpu", type=int, default=1, help="cells that may share a GPU (default 1)")
+        if name == "train":
+            added.add_argument("--fresh", action="store_true", help="discard the saved state")
+        else:
+            added.add_argument("--needs", nargs="+", required=True, metavar="SEED:EPOCHS", help="of its students")
+    verb("collect", collect)
+    for name, function in (("figure", figure), ("tables", tables)):
+        added = verb(name, function, study=False)
+        added.add_argument("folder", type=Path, help="such as reports/demo")
+        if name == "figure":
+            added.add_argument("experiment")
+            added.add_argument("figure")
+    verb("report", page)
+    verb("schema", print_schema, study=False)
+    return parser
+
+
+def _study(options: argparse.Namespace) -> Study:
+    if options.study_json:
+        return validate(json.loads(options.study_json))
+    overlay: dict = {}
+    for path in options.configfile:
+        overlay |= read_yaml(path)
+    for pair in options.config:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--config {pair}: expected KEY=VALUE")
+        overlay |= _yaml_value(key, value)
+    return load_study(overlay, DEFAULT)
+
+
+def _yaml_value(key: str, text: str) -> dict:
+    import yaml
+
+    try:
+        return {key: yaml.safe_load(text)}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {key}={text}: not valid YAML: {error}") from error
+
+
+def _recipe(options: argparse.Namespace, dataset: object, protocol: str | None = None) -> object:
+    from kd.stages import Recipe
+
+    if options.recipe:
+        return Recipe.parse(json.loads(options.recipe))
+    study = _study(options)
+    if protocol is not None and protocol != study.protocol.name:
+        raise ConfigError(
+            f"{options.cell}: protocol {protocol!r} is not the study's ({study.protocol.name}); "
+            "name the study that defines it with --configfile"
+        )
+    return Recipe.parse(recipe(study, dataset))
+
+
+def _resources(options: argparse.Namespace) -> object:
+    from kd.stages import Resources
+
+    return Resources(options.threads, options.cells_per_gpu)
+
+
+def _need(text: str) -> tuple[int, int]:
+    seed, colon, epochs = text.partition(":")
+    if not (colon and seed.isdigit() and epochs.isdigit()):
+        raise ConfigError(f"--needs {text}: expected SEED:EPOCHS, such as 0:200")
+    return int(seed), int(epochs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

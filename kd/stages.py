@@ -1,0 +1,339 @@
+"""The stages of a study, one function each: a path in, a published directory out.
+
+Each holds its directory's lock, checks what it reads against its digests, leaves alone what is there already,
+and publishes whole or not at all.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from kd import __version__, bank, files, losses, models
+from kd.cells import (
+    BANKS,
+    DATA,
+    STATE,
+    Cell,
+    Dataset,
+    code_behind,
+    code_behind_bank,
+    spell_objective,
+)
+from kd.config import Protocol
+from kd.data import source_of
+from kd.data.arrays import hold_out, open_dataset, subset
+from kd.data.examples import Examples
+from kd.data.noise import open_labels
+from kd.data.prepare import prepare_dataset, prepare_labels
+from kd.data.views import Grid
+from kd.device import Place, place
+from kd.errors import Diverged
+from kd.fit import History, Plan, Row, Teacher, fit
+from kd.state import State
+
+log = logging.getLogger("kd")
+
+MODEL, METRICS, TIMINGS = "model.safetensors", "metrics.csv", "timings.csv"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What, beside its path, decides a cell's numbers: the protocol, and what the dataset is."""
+
+    dataset: Mapping | None = None  # as the study declares it
+    label_file: str | None = None
+    protocol: Protocol | None = None  # None where only data is made
+
+    @classmethod
+    def parse(cls, values: Mapping) -> Recipe:
+        """Read what `kd.cells.recipe` or `kd.cells.data_recipe` wrote."""
+        protocol = values.get("protocol")
+        return cls(**{**values, "protocol": protocol and Protocol.model_validate(protocol)})
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cell may use of the machine."""
+
+    threads: int = 1
+    cells_per_gpu: int = 1
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def data(dataset: Dataset, recipe: Recipe) -> dict:
+    """Prepare the images and labels of a dataset in data/NAME; return the manifest."""
+    folder = Path(DATA, dataset.name)
+    with files.lock(Path(STATE, DATA, f"{dataset.name}.lock")):
+        files.sweep(folder)
+        return prepare_dataset(dataset.name, recipe.dataset, folder, Path(DATA, "downloads"))
+
+
+def labels(dataset: Dataset, recipe: Recipe) -> dict:
+    """Make the noisy training labels of a dataset in data/NAME+NOISE; return the manifest."""
+    folder = Path(DATA, dataset.labelled)
+    amount = recipe.label_file or dataset.noise.amount
+    with files.lock(Path(STATE, DATA, f"{dataset.labelled}.lock")):
+        files.sweep(folder)
+        return prepare_labels(Path(DATA, dataset.name), dataset.noise.kind, amount, dataset.noise_seed, folder)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cell's data, opened: the examples, what they are, and the digests of all that was read."""
+
+    examples: Examples
+    classes: int
+    channels: int
+    grid: Grid
+    digests: dict[str, str]
+
+
+def prepared(cell: Cell, recipe: Recipe) -> Prepared:
+    """Open the data that `cell` learns from, memory-mapped. Raises StorageError when it is damaged or not there."""
+    source = source_of(cell.dataset.name, recipe.dataset)
+    protocol = recipe.protocol
+    dataset = open_dataset(Path(DATA, cell.dataset.name))
+    given = open_labels(Path(DATA, cell.dataset.labelled)) if cell.dataset.noise else dataset.train_labels
+    # Chosen by the clean labels: the same examples are held out, or left out, at every noise and fraction.
+    train, heldout = hold_out(dataset.train_labels, protocol.heldout)
+    train = subset(dataset.train_labels, cell.dataset.fraction, among=train)
+    examples = Examples(
+        images=_tensor(dataset.train_images),
+        labels=_tensor(given),
+        train=_tensor(train),
+        heldout=_tensor(heldout),
+        test_images=_tensor(dataset.test_images),
+        test_labels=_tensor(dataset.test_labels),
+        mean=torch.tensor(dataset.mean),
+        std=torch.tensor(dataset.std),
+    )
+    grid = Grid(
+        pad=source.pad if protocol.pad is None else protocol.pad,
+        flip=source.mirrorable if protocol.flip is None else protocol.flip,
+    )
+    digests = {"data": dataset.digest, "labels": _digest(given), "examples": _digest(train)}
+    return Prepared(examples, dataset.classes, dataset.train_images.shape[-1], grid, digests)
+
+
+# -- train ------------------------------------------------------------------------------------------------------------
+
+
+def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False) -> dict:
+    """Train the network of `cell`, going on from its state if there is one, and publish it; return its manifest.
+
+    A cell that is published already, from the same recipe, code and inputs, is left as it is. A cell that
+    diverges is published as diverged. `fresh` discards the state.
+    """
+    with _locked(cell, "lock"):
+        files.sweep(Path(cell.path))
+        have = prepared(cell, recipe)
+        mentor = files.verified(Path(cell.teacher.path), MODEL) if cell.teacher else None
+        code = code_behind(cell, recipe.protocol)
+        inputs = have.digests | ({"teacher": mentor["files"][MODEL]} if mentor else {})
+        with place(recipe.protocol.precision, resources.threads, resources.cells_per_gpu) as where:
+            protocol = recipe.protocol.model_dump(mode="json") | {"precision": where.precision}
+            identity = {"cell": cell.path, "protocol": protocol, "code": code, "inputs": inputs}
+            fingerprint = files.sha256(files.canonical_json(identity).encode())
+            published = _published(cell, fingerprint)
+            if published:
+                log.info("%s is trained already", cell)
+                return published
+            state = State(_state(cell) / f"run-{fingerprint[:12]}", {"cell": cell.path, "fingerprint": fingerprint})
+            if fresh:
+                state.clear()
+            history, network, cause = History(), None, ""
+            try:
+                if mentor and mentor["status"] != "ok":
+                    raise Diverged(f"its teacher {cell.teacher} diverged")
+                network = _fitted(cell, recipe, have, where, state, history)
+            except Diverged as error:
+                cause = str(error)
+                log.error("%s diverged: %s", cell, cause)
+            manifest = {
+                "kind": "network",
+                "status": "diverged" if cause else "ok",
+                "cause": cause,
+                **identity,
+                "fingerprint": fingerprint,
+                **_summary(network, history),
+                **where.describe(),
+                "memory": where.peak_memory(),
+                "kd": __version__,
+            }
+        return _publish(cell, network, history, manifest)
+
+
+def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History) -> nn.Module:
+    plan = _plan(cell, recipe.protocol, have.grid)
+    # The seed of the stage alone: students that differ in their loss start from the same weights, in pairs.
+    torch.manual_seed(cell.stage.seed)
+    network = models.build(cell.stage.network, have.classes, have.channels)
+    teacher = _teacher(cell, recipe, have, plan, where) if cell.teacher else None
+    fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
+    return network
+
+
+def _plan(cell: Cell, protocol: Protocol, grid: Grid) -> Plan:
+    return Plan(
+        objective=_objective(cell),
+        grid=grid,
+        seed=cell.stage.seed,
+        epochs=_epochs(cell, protocol),
+        schedule_epochs=protocol.epochs,
+        drops=protocol.drops,
+        **protocol.model_dump(include={"batch", "lr", "momentum", "nesterov", "weight_decay", "schedule", "gamma"}),
+    )
+
+
+def _epochs(cell: Cell, protocol: Protocol) -> int:
+    return cell.stage.epochs or protocol.epochs
+
+
+def _objective(cell: Cell) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
+    loss = losses.LOSSES[cell.stage.objective.loss]
+    resolved = loss.resolve(dict(cell.stage.objective.parameters))
+    log.info("%s is %s with %s", spell_objective(cell.stage.objective), loss.description, resolved)
+    return functools.partial(loss.function, **resolved)
+
+
+def _summary(network: nn.Module | None, history: History) -> dict:
+    """Return a run's results: the last epoch is the headline, the best on test stands beside it."""
+    seconds = sum(timing["seconds"] for timing in history.timings)
+    summary = {"epochs": len(history.rows), "seconds": round(seconds, 3)}
+    if network is None:
+        return summary
+    best = max(history.rows, key=lambda row: row["test_top1"])
+    return summary | {
+        "last": history.rows[-1],
+        "best_on_test": {"epoch": best["epoch"], "test_top1": best["test_top1"]},
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
+
+
+def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: dict) -> dict:
+    weights = network.state_dict() if network else {}  # a network that diverged has none to give
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+    artefacts = {
+        # one entry of metadata: the format keeps no order among several, and equal runs give equal bytes
+        MODEL: safetensors.torch.save(tensors, {"cell": cell.path}),
+        METRICS: _csv(history.rows),
+        TIMINGS: _csv(history.timings),
+    }
+    manifest = files.publish(Path(cell.path), artefacts, manifest)
+    for run in _state(cell).glob("run-*"):
+        shutil.rmtree(run)
+    return manifest
+
+
+def _published(cell: Cell, fingerprint: str) -> dict | None:
+    manifest = files.read_manifest(Path(cell.path))
+    if manifest is None or manifest.get("fingerprint") != fingerprint:
+        return None
+    return files.verified(Path(cell.path))
+
+
+def _csv(rows: list[Row]) -> bytes:
+    """Spell rows as CSV, the shortest digits that read back as the same number: equal runs give equal bytes."""
+    text = io.StringIO()
+    if rows:
+        text.write(",".join(rows[0]) + "\n")
+        text.writelines(",".join(map(repr, row.values())) + "\n" for row in rows)
+    return text.getvalue().encode()
+
+
+# -- bank -------------------------------------------------------------------------------------------------------------
+
+
+def bank_of(teacher: Cell, recipe: Recipe, needs: list[bank.Need], resources: Resources) -> None:
+    """Fill the bank of `teacher` with every view that students with these (seed, epochs) will see."""
+    manifest = files.verified(Path(teacher.path), MODEL)
+    if manifest["status"] != "ok":
+        log.error("%s diverged: it has no bank, and its students will be published as diverged", teacher)
+        return
+    have = prepared(teacher, recipe)
+    with (
+        place(recipe.protocol.precision, resources.threads, resources.cells_per_gpu) as where,
+        _locked(teacher, "bank.lock"),
+    ):
+        if not bank.serves(_bank_folder(teacher), _bank_identity(teacher, have), needs):
+            _fill_bank(teacher, have, needs, where)
+
+
+def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
+    """Return what answers for the teacher of `cell`; a bank that lacks the cell's views is filled first."""
+    if recipe.protocol.teacher == "online":
+        return bank.LiveTeacher(load_network(cell.teacher, have), where)
+    folder, identity, needs = _bank_folder(cell.teacher), _bank_identity(cell.teacher, have), [(plan.seed, plan.epochs)]
+    opened = functools.partial(bank.open_bank, folder, identity, needs, have.grid, where.device)
+    ready = opened()
+    if ready is None:
+        with _locked(cell.teacher, "bank.lock"):
+            if opened() is None:  # else another process filled it while this one waited
+                _fill_bank(cell.teacher, have, needs, where)
+        ready = opened()
+    return ready
+
+
+def _fill_bank(teacher: Cell, have: Prepared, needs: list[bank.Need], where: Place) -> None:
+    network = load_network(teacher, have)
+    folder, identity = _bank_folder(teacher), _bank_identity(teacher, have)
+    bank.fill(folder, identity, needs, have.grid, network, have.examples, where)
+
+
+def _bank_folder(teacher: Cell) -> Path:
+    return Path(BANKS, teacher.name)
+
+
+def _bank_identity(teacher: Cell, have: Prepared) -> bank.Identity:
+    return bank.Identity(
+        teacher=files.verified(Path(teacher.path), MODEL)["files"][MODEL],
+        data=have.digests["data"],
+        examples=have.digests["examples"],
+        code=code_behind_bank(teacher),
+        **vars(have.grid),
+    )
+
+
+def load_network(cell: Cell, have: Prepared) -> nn.Module:
+    """Return the published network of `cell`, its weights checked against the manifest's digest."""
+    files.verified(Path(cell.path), MODEL)
+    network = models.build(cell.stage.network, have.classes, have.channels)
+    network.load_state_dict(safetensors.torch.load_file(Path(cell.path, MODEL)))
+    return network
+
+
+# -- small things -----------------------------------------------------------------------------------------------------
+
+
+def _state(cell: Cell) -> Path:
+    return Path(STATE, cell.name)
+
+
+def _locked(cell: Cell, name: str) -> AbstractContextManager[None]:
+    return files.lock(_state(cell) / name)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # memory-mapped read-only, and never written
+        return torch.from_numpy(array)
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -1,0 +1,261 @@
+"""From a path to a published network: what is verified, what is left alone, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import study
+from test_fit import StopAt
+
+from kd import cells, files, losses, stages
+from kd.cells import Cell, all_cells, parse_cell
+from kd.config import Study
+from kd.errors import StorageError, Terminated
+from kd.fit import Plan
+from kd.stages import Recipe, Resources
+
+TEACHER = "results/digits/quick/resnet14.ce.s0"
+STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
+
+
+@pytest.fixture
+def digits(project: Path) -> Path:
+    """A project with the digits prepared."""
+    stages.data(cells.Dataset("digits"), Recipe())
+    return project
+
+
+def train(path: str | Cell, made: Study | None = None, **options: object) -> dict:
+    cell = parse_cell(str(path))
+    made = made or study()
+    return stages.train(cell, Recipe.parse(cells.recipe(made, cell.dataset)), Resources(), **options)
+
+
+def test_a_teacher_its_student_and_a_student_of_that_are_one_thing(digits: Path) -> None:
+    for path in (TEACHER, STUDENT, f"{STUDENT}/resnet8.mse.s1"):
+        manifest = train(path)
+        assert manifest["status"] == "ok"
+        assert sorted(entry.name for entry in Path(path).iterdir() if entry.is_file()) == [
+            "manifest.json",
+            "metrics.csv",
+            "model.safetensors",
+            "timings.csv",
+        ]
+    assert files.verified(Path(STUDENT))["inputs"]["teacher"] == files.file_digest(Path(TEACHER, "model.safetensors"))
+
+
+def test_a_manifest_tells_what_was_trained_how_with_what_and_by_what(digits: Path) -> None:
+    train(TEACHER)
+    manifest = json.loads(Path(TEACHER, "manifest.json").read_text())
+    assert manifest["protocol"]["epochs"] == 3
+    assert set(manifest["inputs"]) == {"data", "labels", "examples"}
+    assert {"cell", "code", "fingerprint", "device", "precision", "threads", "torch", "python"} <= set(manifest)
+    assert {"seconds", "memory", "parameters", "last", "best_on_test", "files", "kd"} <= set(manifest)
+    assert manifest["last"]["test_top1"] <= manifest["best_on_test"]["test_top1"]
+
+
+def test_the_same_seed_gives_the_same_csv_and_weights_bytes_twice(digits: Path) -> None:
+    def bytes_of_all() -> dict[str, bytes]:
+        for cell in all_cells(study(seeds=[0])):
+            train(cell)
+        return {
+            str(path): path.read_bytes()
+            for pattern in ("metrics.csv", "model.safetensors")
+            for path in Path("results").rglob(pattern)
+        }
+
+    first = bytes_of_all()
+    for tree in ("results", "banks", "state"):
+        Path(tree).rename(f"old-{tree}")
+    assert bytes_of_all() == first
+    assert len(first) == 6
+
+
+def test_a_published_cell_is_left_alone(digits: Path) -> None:
+    train(TEACHER)
+    before = Path(TEACHER, "manifest.json").stat().st_mtime_ns
+    train(TEACHER)
+    assert Path(TEACHER, "manifest.json").stat().st_mtime_ns == before
+
+
+def test_promise_2_state_is_not_a_result_and_a_finished_cell_keeps_none(digits: Path, monkeypatch) -> None:
+    stopped_at(monkeypatch, 20)
+    with pytest.raises(Terminated):
+        train(TEACHER)
+    monkeypatch.undo()
+    monkeypatch.chdir(digits)
+    assert not Path(TEACHER).exists()
+    assert len(list(Path("state").rglob("last.pt"))) == 1
+    train(TEACHER)
+    assert not list(Path("state").rglob("*.pt"))
+
+
+def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let training be stopped by SIGTERM at this step, and every state save take its chance."""
+    monkeypatch.setattr(stages, "_objective", lambda cell: StopAt(step))
+
+
+def test_promise_4_a_stopped_cell_ends_with_the_bytes_of_one_that_was_not(digits: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 20)
+        with pytest.raises(Terminated):
+            train(TEACHER)
+    resumed = train(TEACHER)
+    Path("results").rename("resumed")
+    straight = train(TEACHER)
+    assert resumed["files"]["model.safetensors"] == straight["files"]["model.safetensors"]
+    assert resumed["files"]["metrics.csv"] == straight["files"]["metrics.csv"]
+
+
+def test_fresh_discards_the_state(digits: Path, monkeypatch, caplog) -> None:
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 20)
+        with pytest.raises(Terminated):
+            train(TEACHER)
+    caplog.set_level("INFO")
+    train(TEACHER, fresh=True)
+    assert "epoch 1/3" in caplog.text
+
+
+def test_other_code_or_another_recipe_starts_anew_and_keeps_the_old_state(digits: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 20)
+        with pytest.raises(Terminated):
+            train(TEACHER)
+        with pytest.raises(Terminated):
+            train(TEACHER, study(protocol={"name": "quick", "epochs": 5, "precision": "fp32"}))
+    assert len(list(Path("state").rglob("last.pt"))) == 2
+
+
+def test_promise_5_a_diverged_cell_is_published_as_diverged_and_so_are_its_students(digits: Path) -> None:
+    """Fault 20; learning rates like this one are how it happens."""
+    wild = study(protocol={"name": "quick", "epochs": 3, "lr": 1e12, "precision": "fp32"})
+    manifest = train(TEACHER, wild)
+    assert manifest["status"] == "diverged"
+    assert "steps" in manifest["cause"] or "test loss" in manifest["cause"]
+    assert safetensors.torch.load_file(Path(TEACHER, "model.safetensors")) == {}
+    assert train(TEACHER, wild)["cause"] == manifest["cause"]  # left alone, not retried
+    student = train(STUDENT, wild)
+    assert student["status"] == "diverged"
+    assert TEACHER in student["cause"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
+def test_a_damaged_teacher_is_refused_by_name(digits: Path, damage: str) -> None:
+    """Faults 9 and 10."""
+    train(TEACHER)
+    model = Path(TEACHER, "model.safetensors")
+    content = bytearray(model.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    model.write_bytes({"truncate": content[:-100], "empty": b""}.get(damage, content))
+    if damage == "remove":
+        model.unlink()
+    with pytest.raises(StorageError, match=r"resnet14\.ce\.s0/model\.safetensors: damaged.*run the same command again"):
+        train(STUDENT)
+    assert not Path(STUDENT, "manifest.json").exists()
+
+
+def test_a_student_without_its_teacher_is_refused(digits: Path) -> None:
+    with pytest.raises(StorageError, match="no result here"):
+        train(STUDENT)
+
+
+def test_a_student_by_hand_fills_the_bank_it_needs_and_a_retrained_teacher_s_bank_is_refilled(digits: Path) -> None:
+    train(TEACHER)
+    train(STUDENT)
+    first = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
+    assert first["holds"] == [[0, 3]]
+    longer = study(protocol={"name": "quick", "epochs": 4, "batch": 64, "precision": "fp32"})
+    for path in (TEACHER, STUDENT):
+        Path(path, "manifest.json").unlink()
+    train(TEACHER, longer)
+    with pytest.raises(StorageError, match="this bank is of another teacher"):
+        train(STUDENT, longer)
+    stages.bank_of(
+        parse_cell(TEACHER), Recipe.parse(cells.recipe(longer, cells.Dataset("digits"))), [(0, 4)], Resources()
+    )
+    assert train(STUDENT, longer)["status"] == "ok"
+
+
+def test_an_online_teacher_serves_where_a_bank_does_not(digits: Path) -> None:
+    online = study(protocol={"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32", "teacher": "online"})
+    train(TEACHER, online)
+    train(STUDENT, online)
+    assert not Path("banks").exists()
+
+
+def test_teacher_and_students_learn_from_the_same_wrong_labels(digits: Path, monkeypatch) -> None:
+    """Fault 25."""
+    noisy = study(
+        experiments={
+            "noise": {
+                "teacher": "resnet14",
+                "student": "resnet8",
+                "loss": {"kl": {"tau": 1}},
+                "label_noise": {"symmetric": 0.4},
+            }
+        },
+        seeds=[0],
+    )
+    listed = all_cells(noisy)
+    stages.labels(listed[0].dataset, Recipe())
+    manifests = [train(cell, noisy) for cell in listed]
+    assert manifests[0]["inputs"]["labels"] == manifests[1]["inputs"]["labels"]
+    wrong = stages.prepared(listed[0], Recipe.parse(cells.recipe(noisy, listed[0].dataset))).examples.labels
+    clean = stages.prepared(parse_cell(TEACHER), Recipe.parse(cells.recipe(study(), cells.Dataset("digits")))).examples
+    assert (wrong != clean.labels).double().mean().item() == pytest.approx(0.4, abs=0.5 / len(wrong))
+
+
+def test_fraction_and_held_out_share_are_class_balanced_and_disjoint(digits: Path) -> None:
+    made = study(protocol={"name": "quick", "epochs": 3, "heldout": 0.2, "precision": "fp32"})
+    path = "results/digits+frac0.1/quick/resnet8.ce.s0"
+    have = stages.prepared(parse_cell(path), Recipe.parse(cells.recipe(made, parse_cell(path).dataset))).examples
+    assert not set(have.train.tolist()) & set(have.heldout.tolist())
+    counts = torch.bincount(have.labels[have.train])
+    assert counts.min() >= 6
+    assert counts.max() <= 8
+    assert "heldout_top1" in train(path, made)["last"]
+
+
+def test_students_that_differ_in_their_loss_start_from_the_same_weights(digits: Path, monkeypatch) -> None:
+    starts = []
+
+    def caught(network: torch.nn.Module, *arguments: object) -> None:
+        starts.append(network.state_dict()["classifier.weight"].clone())
+        raise stages.Diverged("seen enough")
+
+    train(TEACHER)
+    monkeypatch.setattr(stages, "fit", caught)
+    for path in (STUDENT, f"{TEACHER}/resnet8.mse.s0", f"{TEACHER}/resnet8.mse.s1"):
+        train(path)
+    assert starts[0].equal(starts[1])
+    assert not starts[0].equal(starts[2])
+
+
+def test_the_loss_that_trains_is_the_one_the_path_spells() -> None:
+    generator = torch.Generator().manual_seed(0)
+    s, t = torch.randn(2, 5, 10, generator=generator)
+    y = torch.arange(5)
+    for spelled, expected in {
+        "kl-tau4-alpha0.5": losses.LOSSES["kl"].function(s, t, y, tau=4.0, alpha=0.5),
+        "kl-tauinf": 0.5 * (s - t).var(1, correction=0),
+        "mse": (s - t).square().mean(1),
+    }.items():
+        cell = parse_cell(f"{TEACHER}/resnet8.{spelled}.s0")
+        assert torch.allclose(stages._objective(cell)(s, t, y), expected, rtol=1e-5)
+
+
+def test_a_plan_holds_the_protocol_s_values() -> None:
+    made = study(protocol={"name": "quick", "epochs": 40, "lr": "5e-2", "milestones": [30], "gamma": 0.2})
+    early = parse_cell("results/digits/quick/resnet14.ce.s0-epochs10")
+    planned = stages._plan(early, made.protocol, stages.Grid(1, False))
+    assert isinstance(planned, Plan)
+    assert (planned.epochs, planned.schedule_epochs, planned.batch, planned.lr) == (10, 40, 128, 0.05)
+    assert planned.lr_at(29) == 0.05
+    assert math.isclose(planned.lr_at(30), 0.01)
