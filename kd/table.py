@@ -1,0 +1,172 @@
+"""The tidy table: one row per experiment and cell, and one per epoch; whole and honest or not written.
+
+It refuses, naming the cells: what is missing, damaged, half trained or trained with other code, and numbers
+that are not finite in a cell that claims to be well (promise 5). A diverged cell has its row, without numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from kd import files
+from kd.cells import DATA, Cell, all_cells, cells_of, code_behind, spell_objective, taught_by
+from kd.config import Study
+from kd.errors import DataError, StorageError
+from kd.losses import LOSSES
+
+ROWS, CURVES = "table", "curves"
+TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
+_SHOWN = 10  # cells that an error names before it counts the rest
+
+
+@dataclass(frozen=True)
+class Result:
+    """A published cell: its manifest and its rows of metrics, one per epoch."""
+
+    cell: Cell
+    manifest: dict
+    epochs: pd.DataFrame
+
+
+def collect(study: Study, folder: Path) -> None:
+    """Write table and curves of `study` to `folder`, as CSV and parquet. Raises DataError that names every bad cell."""
+    results = read_results(study)
+    members = memberships(study)
+    rows = pd.DataFrame([_row(name, results[cell]) for name, cell in members])
+    rows = rows.astype({"teacher_seed": "Int64"})
+    curves = pd.concat([_curve(name, results[cell]) for name, cell in members], ignore_index=True)
+    for name, frame in ((ROWS, rows), (CURVES, curves)):
+        write_frame(frame, folder / name)
+
+
+def memberships(study: Study) -> list[tuple[str, Cell]]:
+    """Return (experiment, cell) for every row of the table."""
+    pairs = [(name, cell) for name in study.experiments for cell in cells_of(study, name)]
+    return pairs + [(TEACHERS, cell) for cell in taught_by(all_cells(study))]
+
+
+def write_frame(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame as `path`.csv, to be read by anyone, and `path`.parquet, which keeps types and every digit."""
+    files.write_atomic(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n").encode())
+    files.write_atomic(path.with_suffix(".parquet"), lambda pending: frame.to_parquet(pending, index=False))
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_results(study: Study) -> dict[Cell, Result]:
+    """Return every cell's result. Raises DataError naming the cells that are missing, damaged, stale or unsound."""
+    results, problems = {}, []
+    for cell in all_cells(study):
+        try:
+            results[cell] = _read(study, cell)
+        except (DataError, StorageError) as error:
+            problems.append(str(error))
+    if problems:
+        rest = f"\n... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        listed = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
+        raise DataError(
+            f"no table: {len(problems)} of the study's cells cannot stand in it; run snakemake\n{listed}{rest}"
+        )
+    return results
+
+
+def _read(study: Study, cell: Cell) -> Result:
+    if files.read_manifest(Path(cell.path)) is None:
+        raise DataError(f"{cell}: not trained")
+    manifest = files.verified(Path(cell.path), "metrics.csv")
+    expected = code_behind(cell, study.protocol)
+    if manifest["code"] != expected:
+        raise DataError(f"{cell}: trained with code {manifest['code']}, the code is now {expected}")
+    if {**manifest["protocol"], "precision": None} != study.protocol.model_dump(mode="json") | {"precision": None}:
+        raise DataError(f"{cell}: trained with other values of protocol {cell.protocol}")
+    epochs = _metrics(Path(cell.path, "metrics.csv"))
+    if manifest["status"] == "ok":
+        _check_sound(cell, epochs, cell.stage.epochs or study.protocol.epochs)
+    return Result(cell, manifest, epochs)
+
+
+def _metrics(path: Path) -> pd.DataFrame:
+    content = path.read_bytes()
+    return pd.read_csv(io.BytesIO(content), keep_default_na=False) if content else pd.DataFrame({"epoch": []})
+
+
+def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int) -> None:
+    if list(epochs["epoch"]) != list(range(1, expected + 1)):
+        raise DataError(f"{cell}: its metrics are not one row for each of {expected} epochs")
+    for column in epochs:
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in epochs[column].tolist()):
+            raise DataError(f"{cell}: {column} is not a finite number in every epoch, though the cell is not diverged")
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _row(experiment: str, result: Result) -> dict:
+    cell, manifest = result.cell, result.manifest
+    resolved = LOSSES[cell.stage.objective.loss].resolve(dict(cell.stage.objective.parameters))
+    return {
+        "experiment": experiment,
+        "cell": cell.path,
+        **_setting(cell),
+        "protocol": cell.protocol,
+        "stages": len(cell.stages),
+        "teacher": cell.teacher.stage.network if cell.teacher else "",
+        "loss": cell.stage.objective.loss,
+        "tau": resolved.get("tau", math.nan),
+        "alpha": resolved.get("alpha", math.nan),
+        "teacher_seed": cell.teacher.stage.seed if cell.teacher else pd.NA,
+        "epochs": manifest["epochs"],
+        "status": manifest["status"],
+        **_numbers(manifest),
+        "parameters": manifest.get("parameters", 0),
+        "seconds": manifest["seconds"],
+        **{key: manifest[key] for key in ("device", "precision", "threads", "code")},
+    }
+
+
+def _setting(cell: Cell) -> dict:
+    return {
+        "dataset": cell.dataset.name,
+        **_noise(cell),
+        "fraction": cell.dataset.fraction,
+        "networks": " > ".join(stage.network for stage in cell.stages),
+        "objectives": " > ".join(spell_objective(stage.objective) for stage in cell.stages),
+        "student": cell.stage.network,
+        "objective": spell_objective(cell.stage.objective),
+        "seed": cell.stage.seed,
+    }
+
+
+def _noise(cell: Cell) -> dict:
+    noise = cell.dataset.noise
+    if noise is None:
+        return {"noise": "none", "noise_rate": 0.0, "realised_rate": 0.0}
+    realised = files.verified(Path(DATA, cell.dataset.labelled))["realised_rate"]
+    if noise.kind == "labels":
+        return {"noise": f"labels-{noise.amount}", "noise_rate": realised, "realised_rate": realised}
+    return {"noise": noise.kind, "noise_rate": noise.amount, "realised_rate": realised}
+
+
+def _numbers(manifest: dict) -> dict:
+    """Return the headline (last epoch), and the best on test beside it; NaN throughout where the cell diverged."""
+    last = manifest.get("last", {}) if manifest["status"] == "ok" else {}
+    best = manifest.get("best_on_test", {}) if last else {}
+    measured = ("train_loss", "train_top1", "test_loss", "test_top1", "heldout_loss", "heldout_top1")
+    numbers = {key: last.get(key, math.nan) for key in measured}
+    best_top1 = best.get("test_top1", math.nan)
+    return numbers | {
+        "best_test_top1": best_top1,
+        "best_epoch": best.get("epoch", 0),
+        "best_gap": best_top1 - numbers["test_top1"],
+    }
+
+
+def _curve(experiment: str, result: Result) -> pd.DataFrame:
+    identity = {"experiment": experiment, "cell": result.cell.path, **_setting(result.cell)}
+    return result.epochs.assign(**identity)[[*identity, *result.epochs.columns]]
