@@ -1,0 +1,35 @@
+# data/NAME: a dataset as memory-mapped arrays; data/NAME+NOISE: its labels made wrong.
+
+
+rule data:
+    output:
+        "data/{dataset}/manifest.json",
+    wildcard_constraints:
+        dataset=r"[A-Za-z0-9_]+",
+    params:
+        code=lambda w: cells.code_behind_data(STUDY, w.dataset),
+        recipe=lambda w: data_recipe(w.dataset),
+    log:
+        "logs/data/{dataset}.log",
+    benchmark:
+        "benchmarks/data/{dataset}.tsv"
+    shell:
+        "{KD} data {wildcards.dataset:q} --recipe {params.recipe:q} &> {log:q}"
+
+
+rule labels:
+    input:
+        lambda w: f"data/{cells.parse_dataset(w.labelled).name}/manifest.json",
+    output:
+        "data/{labelled}/manifest.json",
+    wildcard_constraints:
+        labelled=r"[A-Za-z0-9_]+\+[^/]+",
+    params:
+        code=lambda w: cells.code_behind_labels(cells.parse_dataset(w.labelled).noise),
+        recipe=lambda w: data_recipe(w.labelled),
+    log:
+        "logs/data/{labelled}.log",
+    benchmark:
+        "benchmarks/data/{labelled}.tsv"
+    shell:
+        "{KD} labels {wildcards.labelled:q} --recipe {params.recipe:q} &> {log:q}"

@@ -1,0 +1,74 @@
+# reports/STUDY: one tidy table, the figures and the page, from the published cells alone; no torch.
+
+DRAWN = [(name, figure) for name, experiment in STUDY.experiments.items() for figure in experiment.figure]
+FIGURES = [f"{REPORTS}/figures/{name}.{figure}.png" for name, figure in DRAWN]
+
+
+rule collect:
+    input:
+        [f"{cell}/manifest.json" for cell in CELLS.values()],
+    output:
+        multiext(f"{REPORTS}/", "table.csv", "table.parquet", "curves.csv", "curves.parquet"),
+    params:
+        code=code_digest("kd.table"),
+        study=json.dumps(config),
+    log:
+        f"logs/{REPORTS}/collect.log",
+    benchmark:
+        f"benchmarks/{REPORTS}/collect.tsv"
+    shell:
+        "{KD} collect --study-json {params.study:q} &> {log:q}"
+
+
+rule figure:
+    input:
+        f"{REPORTS}/table.parquet",
+        f"{REPORTS}/curves.parquet",
+    output:
+        report(
+            f"{REPORTS}/figures/{{experiment}}.{{figure}}.png",
+            caption="../report/figure.rst",
+            category="{experiment}",
+        ),
+        multiext(f"{REPORTS}/figures/{{experiment}}.{{figure}}", ".pdf", ".svg", ".txt"),
+    params:
+        code=lambda w: code_digest("kd.report.figure", f"kd.figures.{w.figure}"),
+    log:
+        f"logs/{REPORTS}/{{experiment}}.{{figure}}.log",
+    benchmark:
+        f"benchmarks/{REPORTS}/{{experiment}}.{{figure}}.tsv"
+    shell:
+        "{KD} figure {REPORTS:q} {wildcards.experiment:q} {wildcards.figure:q} &> {log:q}"
+
+
+rule tables:
+    input:
+        f"{REPORTS}/table.parquet",
+    output:
+        report(f"{REPORTS}/means.csv", caption="../report/means.rst", category="tables"),
+    params:
+        code=code_digest("kd.statistics"),
+    log:
+        f"logs/{REPORTS}/tables.log",
+    benchmark:
+        f"benchmarks/{REPORTS}/tables.tsv"
+    shell:
+        "{KD} tables {REPORTS:q} &> {log:q}"
+
+
+rule report:
+    input:
+        FIGURES,
+        f"{REPORTS}/means.csv",
+        f"{REPORTS}/table.parquet",
+    output:
+        f"{REPORTS}/report.html",
+    params:
+        code=code_digest("kd.report"),
+        study=json.dumps(config),
+    log:
+        f"logs/{REPORTS}/report.log",
+    benchmark:
+        f"benchmarks/{REPORTS}/report.tsv"
+    shell:
+        "{KD} report --study-json {params.study:q} &> {log:q}"
