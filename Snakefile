@@ -1,8 +1,8 @@
 """Knowledge distillation as a DAG: data -> teachers -> view banks -> students and chains -> table -> figures.
 
-    snakemake --cores 8                                                 the study of config.yaml
-    snakemake --cores 8 --configfile workflow/studies/demo.yaml         another one
-    snakemake --cores 8 teachers | students | chains | figures | tables | report
+snakemake --cores 8                                              the study of config.yaml
+snakemake --cores 8 --configfile workflow/studies/demo.yaml      another study
+snakemake teachers --cores 8                                     or students, chains, tables, figures, report
 """
 
 import sys
@@ -10,13 +10,15 @@ import sys
 from snakemake.utils import min_version
 
 from kd import cells
-from kd.config import load_study
+from kd.code import code_digest
+from kd.config import merged, validate
 from kd.errors import ConfigError
 
 min_version("9.11")
 
 try:
-    STUDY = load_study(config)
+    VALUES = merged(config)
+    STUDY = validate(VALUES)
 except ConfigError as error:
     sys.exit(f"kd: {error}")
 
@@ -46,6 +48,8 @@ localrules:
 rule all:
     default_target: True
     input:
+        # the cells too, so that one that is deleted by hand comes back
+        [f"{c}/{name}" for c in CELLS.values() for name in ("manifest.json", "model.safetensors", "metrics.csv")],
         f"{REPORTS}/report.html",
 
 
@@ -57,17 +61,17 @@ include: "workflow/rules/report.smk"
 
 rule teachers:
     input:
-        [f"{cell}/manifest.json" for cell in TAUGHT],
+        [f"{c}/manifest.json" for c in TAUGHT],
 
 
 rule students:
     input:
-        [f"{cell}/manifest.json" for cell in CELLS.values() if len(cell.stages) == 2],
+        [f"{c}/manifest.json" for c in CELLS.values() if len(c.stages) == 2 or (not c.teacher and c not in TAUGHT)],
 
 
 rule chains:
     input:
-        [f"{cell}/manifest.json" for cell in CELLS.values() if len(cell.stages) > 2],
+        [f"{c}/manifest.json" for c in CELLS.values() if len(c.stages) > 2],
 
 
 rule figures:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kd import __version__
 from kd.cells import REPORTS, all_cells, cells_of, parse_cell, parse_dataset, recipe, taught_by
-from kd.config import DEFAULT, Study, load_study, read_yaml, schema, validate
+from kd.config import Study, merged, read_yaml, schema, validate
 from kd.errors import ConfigError, Diverged, KdError
 
 
@@ -97,14 +97,14 @@ def figure(options: argparse.Namespace) -> None:
     """Draw one figure from a table."""
     from kd import report
 
-    report.draw(options.folder, options.experiment, options.figure)
+    report.draw(options.table.parent, options.experiment, options.figure)
 
 
 def tables(options: argparse.Namespace) -> None:
     """Write the means of a table, with intervals."""
     from kd import report
 
-    report.write_means(options.folder)
+    report.write_means(options.table.parent)
 
 
 def page(options: argparse.Namespace) -> None:
@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     verb("collect", collect)
     for name, function in (("figure", figure), ("tables", tables)):
         added = verb(name, function, study=False)
-        added.add_argument("folder", type=Path, help="such as reports/demo")
+        added.add_argument("table", type=Path, help="such as reports/demo/table.parquet")
         if name == "figure":
             added.add_argument("experiment")
             added.add_argument("figure")
@@ -178,7 +178,7 @@ def _study(options: argparse.Namespace) -> Study:
         if not equals:
             raise ConfigError(f"--config {pair}: expected KEY=VALUE")
         overlay |= _yaml_value(key, value)
-    return load_study(overlay, DEFAULT)
+    return validate(merged(overlay))
 
 
 def _yaml_value(key: str, text: str) -> dict:

@@ -76,28 +76,33 @@ class Bank:
 
 
 def serves(folder: Path, identity: Identity, need: Iterable[Need]) -> bool:
-    """Say whether the bank in `folder` is this teacher's and holds every view in `need`."""
+    """Say whether the bank in `folder` is this teacher's, of these data, and holds every view in `need`."""
+    return _refusal(files.read_manifest(folder), identity, need) is None
+
+
+def open_bank(folder: Path, identity: Identity, need: Iterable[Need], grid: Grid, device: torch.device) -> Bank:
+    """Return the bank in `folder`. Raises StorageError, naming both digests, when it is of another teacher or data."""
     manifest = files.read_manifest(folder)
-    return manifest is not None and manifest["identity"] == vars(identity) and _covers(manifest["holds"], need)
-
-
-def open_bank(folder: Path, identity: Identity, need: Iterable[Need], grid: Grid, device: torch.device) -> Bank | None:
-    """Return the bank in `folder`, or None where there is none that holds every view in `need`.
-
-    Raises StorageError, naming both digests, when the bank is of another teacher or other data.
-    """
-    manifest = files.read_manifest(folder)
-    if manifest is None:
-        return None
-    if manifest["identity"] != vars(identity):
-        other = {key: (manifest["identity"].get(key), value) for key, value in vars(identity).items()}
-        wrong = "; ".join(f"{key}: bank {has}, expected {wants}" for key, (has, wants) in other.items() if has != wants)
-        raise StorageError(
-            f"{folder}: this bank is of another teacher, data or code ({wrong}); run `kd bank`, or snakemake"
-        )
-    if not _covers(manifest["holds"], need):
-        return None
+    refusal = _refusal(manifest, identity, need)
+    if refusal:
+        raise StorageError(f"{folder}: {refusal}; run `kd bank`, or snakemake")
     return Bank(folder, manifest, grid, device)
+
+
+def _refusal(manifest: dict | None, identity: Identity, need: Iterable[Need]) -> str | None:
+    """Return why a bank does not serve, or None."""
+    if manifest is None:
+        return "no bank here"
+    wrong = [
+        f"{key}: bank {manifest['identity'].get(key)}, expected {value}"
+        for key, value in vars(identity).items()
+        if manifest["identity"].get(key) != value
+    ]
+    if wrong:
+        return f"this bank is of another teacher, data or code ({'; '.join(wrong)})"
+    longest = dict(manifest["holds"])
+    missing = [f"seed {seed}, {epochs} epochs" for seed, epochs in need if longest.get(seed, 0) < epochs]
+    return f"this bank lacks the views of {'; '.join(missing)}" if missing else None
 
 
 @torch.no_grad()
@@ -209,15 +214,12 @@ def _merged(holds: Iterable[Need], need: Iterable[Need]) -> list[list[int]]:
     return [[seed, epochs] for seed, epochs in sorted(longest.items())]
 
 
-def _covers(holds: Iterable[Need], need: Iterable[Need]) -> bool:
-    longest = dict(holds)
-    return all(longest.get(seed, 0) >= epochs for seed, epochs in need)
-
-
 def _still_good(folder: Path, identity: Identity) -> dict | None:
     """Return the manifest of a bank that can be added to; a bank of something else is made anew."""
     manifest = files.read_manifest(folder)
-    if manifest is None or manifest["identity"] != vars(identity):
+    refusal = _refusal(manifest, identity, [])
+    if refusal:
+        log.info("%s: %s: made anew", folder, refusal)
         return None
     return files.verified(folder)
 

@@ -103,7 +103,9 @@ def _paths(value: object) -> tuple[tuple[str, ...], ...]:
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(f"got {value!r}, expected networks from teacher to student: [wrn-28-4, wrn-16-4, wrn-16-2]")
     paths = [value] if isinstance(value[0], str) else value
-    return tuple(tuple(_network(network) for network in _several(path)) for path in paths)
+    if not all(isinstance(path, list | tuple) and path for path in paths):
+        raise ValueError(f"got {value!r}, expected a list of networks, or a list of such lists")
+    return tuple(tuple(map(_network, path)) for path in paths)
 
 
 def _objectives(value: object) -> tuple[Objective, ...]:
@@ -388,12 +390,12 @@ def read_yaml(path: Path) -> dict:
     return content
 
 
-def load_study(overlay: Mapping[str, object] | None = None, base: Path = DEFAULT) -> Study:
-    """Return the study of `base` with each top-level key of `overlay` in the place of its own.
+def merged(overlay: Mapping[str, object], base: Path = DEFAULT) -> dict:
+    """Return the values of `base` with each top-level key of `overlay` in the place of its own.
 
     Keys are replaced whole: the experiments of an overlay are all the experiments there are.
     """
-    return validate({**read_yaml(base), **(overlay or {})})
+    return {**read_yaml(base), **overlay}
 
 
 def validate(values: Mapping[str, object]) -> Study:

@@ -276,18 +276,15 @@ def bank_of(teacher: Cell, recipe: Recipe, needs: list[bank.Need], resources: Re
 
 
 def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
-    """Return what answers for the teacher of `cell`; a bank that lacks the cell's views is filled first."""
+    """Return what answers for the teacher of `cell`; a bank that lacks its views, or is another's, is filled first."""
     if recipe.protocol.teacher == "online":
         return bank.LiveTeacher(load_network(cell.teacher, have), where)
     folder, identity, needs = _bank_folder(cell.teacher), _bank_identity(cell.teacher, have), [(plan.seed, plan.epochs)]
-    opened = functools.partial(bank.open_bank, folder, identity, needs, have.grid, where.device)
-    ready = opened()
-    if ready is None:
+    if not bank.serves(folder, identity, needs):
         with _locked(cell.teacher, "bank.lock"):
-            if opened() is None:  # else another process filled it while this one waited
+            if not bank.serves(folder, identity, needs):  # else another process filled it while this one waited
                 _fill_bank(cell.teacher, have, needs, where)
-        ready = opened()
-    return ready
+    return bank.open_bank(folder, identity, needs, have.grid, where.device)
 
 
 def _fill_bank(teacher: Cell, have: Prepared, needs: list[bank.Need], where: Place) -> None:

@@ -103,10 +103,13 @@ def test_a_bank_grows_by_what_is_missing_and_keeps_the_rest(tmp_path: Path, teac
 
 def test_a_bank_that_lacks_a_view_is_not_opened(tmp_path: Path, teacher: nn.Module) -> None:
     filled(tmp_path, teacher, [(0, 2)])
-    assert bank.open_bank(tmp_path, IDENTITY, [(0, 1)], GRID, CPU.device) is not None
-    assert bank.open_bank(tmp_path, IDENTITY, [(0, 3)], GRID, CPU.device) is None
-    assert bank.open_bank(tmp_path, IDENTITY, [(1, 1)], GRID, CPU.device) is None
-    assert bank.open_bank(tmp_path / "none", IDENTITY, [(0, 1)], GRID, CPU.device) is None
+    bank.open_bank(tmp_path, IDENTITY, [(0, 1)], GRID, CPU.device)
+    for need, match in (([(0, 3)], "lacks the views of seed 0, 3 epochs"), ([(1, 1)], "seed 1, 1 epochs")):
+        assert not bank.serves(tmp_path, IDENTITY, need)
+        with pytest.raises(StorageError, match=match):
+            bank.open_bank(tmp_path, IDENTITY, need, GRID, CPU.device)
+    with pytest.raises(StorageError, match="no bank here"):
+        bank.open_bank(tmp_path / "none", IDENTITY, [(0, 1)], GRID, CPU.device)
 
 
 @pytest.mark.parametrize("part", ["teacher", "data", "examples", "code"])

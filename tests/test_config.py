@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd import config
-from kd.config import Objective, load_study, objective, read_yaml, validate
+from kd.config import Objective, merged, objective, read_yaml, validate
 from kd.errors import ConfigError
 
 
@@ -119,7 +119,7 @@ def test_yaml_that_runs_code_is_refused(tmp_path: Path) -> None:
 def test_an_overlay_replaces_whole_keys(tmp_path: Path) -> None:
     base = tmp_path / "config.yaml"
     base.write_text((ROOT / "config.yaml").read_text())
-    overlaid = load_study({"seeds": [7], **experiment()}, base)
+    overlaid = validate(merged({"seeds": [7], **experiment()}, base))
     assert overlaid.seeds == (7,)
     assert list(overlaid.experiments) == ["grid"]
     assert overlaid.dataset == "cifar100"

@@ -31,6 +31,8 @@ def draw(name: str, rows: pd.DataFrame, curves: pd.DataFrame) -> tuple[Figure, s
     """
     if name not in FIGURES:
         raise ConfigError(f"figure: no figure '{name}'{nearest(name, FIGURES)}")
+    if not len(rows):
+        raise ConfigError(f"figure {name}: needs the rows of an experiment, got none; collect the table again")
     module = importlib.import_module(f"kd.figures.{name}")
     style = importlib.import_module("kd.figures.style")
     with style.paper():

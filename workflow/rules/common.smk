@@ -1,8 +1,14 @@
-# What the rules share: how kd is called, and the parameters that say when a result is out of date.
+# What the rules share: which Python runs, what a cell waits for, and the parameters that say when it is out of date.
 import json
+import os
+from functools import cache
 from pathlib import Path
 
-KD = f"{sys.executable} -m kd"
+from kd.files import read_manifest
+
+if not workflow.deployment_settings.deployment_method:
+    # Jobs run the Python that runs Snakemake, whether or not its environment is activated.
+    shell.prefix(f"export PATH={os.path.dirname(sys.executable)}:$PATH; ")
 
 
 def data_recipe(name):
@@ -13,3 +19,32 @@ def data_recipe(name):
 def recipe(cell):
     """What, beside its path, decides a cell's numbers, as JSON: when it changes, the cell is trained anew."""
     return json.dumps(cells.recipe(STUDY, cell.dataset), sort_keys=True)
+
+
+def taught(w):
+    """The cell's data and, where it has a teacher, that teacher and its bank: small manifests, each with digests."""
+    cell = CELLS[w.cell]
+    yield f"data/{cell.dataset.labelled}/manifest.json"
+    if cell.teacher:
+        yield f"{cell.teacher}/manifest.json"
+        # A student that is current has had its bank: it neither brings a deleted one back, nor is it retrained
+        # when the bank grows for others.
+        if STUDY.protocol.teacher == "bank" and not current(cell):
+            yield f"banks/{cell.teacher.name}/manifest.json"
+
+
+@cache
+def current(cell):
+    """Whether the cell is published, from the code and protocol of now, and so are those that led to it."""
+    manifest = read_manifest(Path(cell.path))
+    return (
+        manifest is not None
+        and manifest["code"] == cells.code_behind(cell, STUDY.protocol)
+        and (cell.teacher is None or current(cell.teacher))
+    )
+
+
+def needs(w):
+    """Seed and epochs of every student of this teacher: they decide which views it is asked for."""
+    students = TAUGHT[CELLS[w.cell]]
+    return sorted({f"{s.stage.seed}:{s.stage.epochs or STUDY.protocol.epochs}" for s in students})

@@ -4,17 +4,19 @@
 rule data:
     output:
         "data/{dataset}/manifest.json",
-    wildcard_constraints:
-        dataset=r"[A-Za-z0-9_]+",
-    params:
-        code=lambda w: cells.code_behind_data(STUDY, w.dataset),
-        recipe=lambda w: data_recipe(w.dataset),
     log:
         "logs/data/{dataset}.log",
     benchmark:
         "benchmarks/data/{dataset}.tsv"
+    wildcard_constraints:
+        dataset=r"[A-Za-z0-9_]+",
+    conda:
+        "../envs/kd.yaml"
+    params:
+        code=lambda w: cells.code_behind_data(STUDY, w.dataset),
+        recipe=lambda w: data_recipe(w.dataset),
     shell:
-        "{KD} data {wildcards.dataset:q} --recipe {params.recipe:q} &> {log:q}"
+        "python -m kd data {wildcards.dataset:q} --recipe {params.recipe:q} &>> {log:q}"
 
 
 rule labels:
@@ -22,14 +24,16 @@ rule labels:
         lambda w: f"data/{cells.parse_dataset(w.labelled).name}/manifest.json",
     output:
         "data/{labelled}/manifest.json",
-    wildcard_constraints:
-        labelled=r"[A-Za-z0-9_]+\+[^/]+",
-    params:
-        code=lambda w: cells.code_behind_labels(cells.parse_dataset(w.labelled).noise),
-        recipe=lambda w: data_recipe(w.labelled),
     log:
         "logs/data/{labelled}.log",
     benchmark:
         "benchmarks/data/{labelled}.tsv"
+    wildcard_constraints:
+        labelled=r"[A-Za-z0-9_]+\+[^/]+",
+    conda:
+        "../envs/kd.yaml"
+    params:
+        code=lambda w: cells.code_behind_labels(cells.parse_dataset(w.labelled).noise),
+        recipe=lambda w: data_recipe(w.labelled),
     shell:
-        "{KD} labels {wildcards.labelled:q} --recipe {params.recipe:q} &> {log:q}"
+        "python -m kd labels {wildcards.labelled:q} --recipe {params.recipe:q} &>> {log:q}"

@@ -9,21 +9,23 @@ rule collect:
         [f"{cell}/manifest.json" for cell in CELLS.values()],
     output:
         multiext(f"{REPORTS}/", "table.csv", "table.parquet", "curves.csv", "curves.parquet"),
-    params:
-        code=code_digest("kd.table"),
-        study=json.dumps(config),
     log:
         f"logs/{REPORTS}/collect.log",
     benchmark:
         f"benchmarks/{REPORTS}/collect.tsv"
+    conda:
+        "../envs/kd.yaml"
+    params:
+        code=code_digest("kd.table"),
+        study=json.dumps(VALUES),
     shell:
-        "{KD} collect --study-json {params.study:q} &> {log:q}"
+        "python -m kd collect --study-json {params.study:q} &>> {log:q}"
 
 
 rule figure:
     input:
-        f"{REPORTS}/table.parquet",
-        f"{REPORTS}/curves.parquet",
+        table=f"{REPORTS}/table.parquet",
+        curves=f"{REPORTS}/curves.parquet",
     output:
         report(
             f"{REPORTS}/figures/{{experiment}}.{{figure}}.png",
@@ -31,14 +33,16 @@ rule figure:
             category="{experiment}",
         ),
         multiext(f"{REPORTS}/figures/{{experiment}}.{{figure}}", ".pdf", ".svg", ".txt"),
-    params:
-        code=lambda w: code_digest("kd.report.figure", f"kd.figures.{w.figure}"),
     log:
         f"logs/{REPORTS}/{{experiment}}.{{figure}}.log",
     benchmark:
         f"benchmarks/{REPORTS}/{{experiment}}.{{figure}}.tsv"
+    conda:
+        "../envs/kd.yaml"
+    params:
+        code=lambda w: code_digest(f"kd.figures.{w.figure}"),
     shell:
-        "{KD} figure {REPORTS:q} {wildcards.experiment:q} {wildcards.figure:q} &> {log:q}"
+        "python -m kd figure {input.table:q} {wildcards.experiment:q} {wildcards.figure:q} &>> {log:q}"
 
 
 rule tables:
@@ -46,14 +50,16 @@ rule tables:
         f"{REPORTS}/table.parquet",
     output:
         report(f"{REPORTS}/means.csv", caption="../report/means.rst", category="tables"),
-    params:
-        code=code_digest("kd.statistics"),
     log:
         f"logs/{REPORTS}/tables.log",
     benchmark:
         f"benchmarks/{REPORTS}/tables.tsv"
+    conda:
+        "../envs/kd.yaml"
+    params:
+        code=code_digest("kd.statistics"),
     shell:
-        "{KD} tables {REPORTS:q} &> {log:q}"
+        "python -m kd tables {input:q} &>> {log:q}"
 
 
 rule report:
@@ -63,12 +69,14 @@ rule report:
         f"{REPORTS}/table.parquet",
     output:
         f"{REPORTS}/report.html",
-    params:
-        code=code_digest("kd.report"),
-        study=json.dumps(config),
     log:
         f"logs/{REPORTS}/report.log",
     benchmark:
         f"benchmarks/{REPORTS}/report.tsv"
+    conda:
+        "../envs/kd.yaml"
+    params:
+        code=code_digest("kd.report"),
+        study=json.dumps(VALUES),
     shell:
-        "{KD} report --study-json {params.study:q} &> {log:q}"
+        "python -m kd report --study-json {params.study:q} &>> {log:q}"

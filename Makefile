@@ -1,0 +1,39 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Each makes .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := workflow/studies/demo.yaml
+
+.PHONY: demo test test-slow lint format clean
+
+demo: .venv/installed
+	@$(BIN)/snakemake --cores all --configfile $(DEMO)
+	@echo
+	@echo "report   reports/demo/report.html"
+	@echo "figures  reports/demo/figures/"
+	@echo "table    reports/demo/table.csv"
+
+test: .venv/installed
+	$(BIN)/pytest -n auto -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/pytest -n auto -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+clean: # results, data, banks and state stay: they are the user's
+	rm -rf .venv kd.egg-info .pytest_cache .ruff_cache .hypothesis
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kd needs Python 3.11 or later: make PYTHON=python3.x")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,slurm]'
+	@touch $@

@@ -1,0 +1,215 @@
+"""The page that shows a study: what was run, figures, means with intervals, environments; one file, no network.
+
+Names come from the user's study and are escaped by the template; nothing in the page is fetched or run.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from kd.errors import ConfigError, StorageError, nearest
+from kd.figures import draw as draw_figure
+from kd.figures import style
+from kd.files import write_atomic
+from kd.statistics import SETTING, paired, settings, summarise, taught_by
+
+_KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
+_ENVIRONMENT = ["device", "precision", "threads"]
+
+
+def render(study: dict, rows: pd.DataFrame, figures: Sequence[tuple[str, str, Path, str]]) -> str:
+    """Return the page as HTML that needs no other file.
+
+    `study` holds `name`, `lines` (sentences about the study), `counts` (what: how many) and may hold `sentences`
+    (experiment: what was run; else told from `rows`) and `commands` (how to reproduce). `figures` are (experiment,
+    figure, path of its PNG, caption); an SVG beside the PNG is shown instead, since it stays sharp.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sentences = study.get("sentences", {})
+    names = dict.fromkeys([*(figure[0] for figure in figures), *rows["experiment"]])
+    cells = rows.drop_duplicates("cell")  # a cell may serve several experiments
+    return environment.get_template("report.html").render(
+        study={"lines": [], "counts": {}, "commands": ["snakemake --cores all"]} | study,
+        experiments=[_experiment(name, rows, figures, sentences.get(name)) for name in names],
+        environments=environments(cells),
+        seconds=duration(cells["seconds"].sum()),
+        total=len(cells),
+        diverged=cells.loc[cells["status"] == "diverged", "cell"].tolist(),
+    )
+
+
+def _experiment(name: str, rows: pd.DataFrame, figures: Sequence[tuple], sentence: str | None) -> dict:
+    own = rows[rows["experiment"] == name]
+    shown = [
+        {
+            "name": figure,
+            "source": _embedded(Path(path)),
+            "caption": caption,
+            "alt": _alternative(figure, name, caption),
+        }
+        for experiment, figure, path, caption in figures
+        if experiment == name
+    ]
+    return {"name": name, "sentence": sentence or what_was_run(own), "figures": shown, "means": means(own)}
+
+
+def _embedded(path: Path) -> str:
+    """Return a picture as a data URI."""
+    sharp = path.with_name(path.name.removesuffix(".png") + ".svg")
+    path = sharp if sharp.exists() else path
+    try:
+        content = base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read the figure: {error.strerror}; run snakemake to draw it") from error
+    return f"data:{_KINDS[path.suffix]};base64,{content}"
+
+
+def _alternative(figure: str, experiment: str, caption: str) -> str:
+    """Say in short what the picture shows; its caption, beside it, holds the numbers."""
+    return f"Figure {figure} of experiment {experiment}: {caption.partition('. ')[0]}."
+
+
+# -- words and tables -------------------------------------------------------------------------------------------------
+
+
+def what_was_run(rows: pd.DataFrame) -> str:
+    """Say in one sentence which networks, objectives, data and seeds `rows` hold."""
+    if rows.empty:
+        return "No cell of this experiment is in the table."
+    taught = rows[rows["stages"] > 1]
+    paths = map(style.path_name, (taught if len(taught) else rows)["networks"].unique())
+    noises = rows[["noise", "noise_rate"]].drop_duplicates().sort_values("noise_rate")
+    labels = [style.noise_name(*noise) for noise in noises.itertuples(index=False)]
+    seeds = rows["seed"].nunique()
+    return (
+        f"{_listed(paths)} on {_listed(rows['dataset'].unique())} ({', '.join(labels)}), by {_objectives(rows)}: "
+        f"{len(rows)} cells, {seeds} {'seed' if seeds == 1 else 'seeds'}, "
+        f"{_listed(map(str, sorted(rows['epochs'].unique())))} epochs of protocol {_listed(rows['protocol'].unique())}."
+    )
+
+
+def _objectives(rows: pd.DataFrame) -> str:
+    """Name the objectives, those that differ in tau and alpha alone as one: KL (τ = 1, 3, ∞; α = 0.1, 1)."""
+    names = []
+    for family, group in rows.groupby(rows["objective"].map(style.family), sort=False):
+        taus, alphas = (sorted(group[key].dropna().unique()) for key in ("tau", "alpha"))
+        axes = [f"τ = {', '.join(map(style.number, taus))}"] if taus else []
+        axes += [f"α = {', '.join(map(style.number, alphas))}"] if len(alphas) > 1 else []
+        words = style.objective_name(family) + (f" ({'; '.join(axes)})" if axes else "")
+        names.append((style.order(family), words))
+    return _listed(words for _, words in sorted(names))
+
+
+def _listed(words: Iterable[str]) -> str:
+    *before, last = words
+    return f"{', '.join(before)} and {last}" if before else str(last)
+
+
+def means(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
+    """Return (title, lines of words) for each path and data: a line for the cells that differ in seed only."""
+    against = _against_ce(rows)
+    rows = rows.assign(taught_by=taught_by(rows), against=rows["cell"].map(lambda cell: against.get(cell, "–")))
+    shared = [*SETTING, "networks"]
+    by = [*shared, "taught_by", "objectives", "objective", "against"]
+    test, train = (summarise(rows, by, value) for value in ("test_top1", "train_top1"))
+    lines = test.assign(train=[style.half_words(line) for line in train.to_dict("records")])
+    lines = lines.assign(order=lines["networks"].str.count(">")).sort_values(["noise_rate", "order"], kind="stable")
+    groups = [(dict(zip(shared, key, strict=True)), group) for key, group in lines.groupby(shared, sort=False)]
+    varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
+    return [(style.title(key, varied), _lines(group)) for key, group in groups]
+
+
+def _lines(group: pd.DataFrame) -> list[dict]:
+    lines = sorted(group.to_dict("records"), key=lambda line: [*map(style.order, line["objectives"].split(" > "))])
+    early = group["taught_by"].nunique() > group["objectives"].nunique()  # a teacher that was stopped early, too
+    return [
+        {
+            "objectives": style.mix_name(line["objectives"]) + (f" ({line['taught_by']})" if early else ""),
+            "test": style.half_words(line),
+            "train": line["train"],
+            "against": line["against"],
+            "gap": style.signed(line["best_gap"]) if line["n"] else "–",
+            "n": style.count(line["n"], line["diverged"]).removeprefix("n = "),
+        }
+        for line in lines
+    ]
+
+
+def _against_ce(rows: pd.DataFrame) -> dict[str, str]:
+    """Return, for each cell with a teacher, how its objective stands against CE alone, paired over seeds."""
+    words = {}
+    for _, frame in settings(rows):
+        if "ce" in set(frame.loc[frame["stages"] == 1, "objective"]):
+            for objective, group in frame[frame["objective"] != "ce"].groupby("objective"):
+                words |= dict.fromkeys(group["cell"], style.paired_short(paired(frame, objective, "ce")))
+    return words
+
+
+def environments(cells: pd.DataFrame) -> list[dict]:
+    """Return one line per device, precision and threads, with its cells, its seconds and the code digests.
+
+    Cells of one study differ in code as they differ in loss and network, so code tells no environments apart.
+    """
+    lines = []
+    for key, group in cells.groupby(_ENVIRONMENT, dropna=False, sort=False):
+        known = dict(zip(_ENVIRONMENT, map(str, key), strict=True))
+        code = sorted({str(code)[:12] for code in group["code"]})
+        lines.append({**known, "code": code, "cells": len(group), "time": duration(group["seconds"].sum())})
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Spell a duration: 42 s, 12.5 min, 3.2 h."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+# -- from and to the folder of a study --------------------------------------------------------------------------------
+
+
+def draw(folder: Path, experiment: str, figure: str) -> None:
+    """Draw a figure of an experiment from the table in `folder`: .png, .pdf, .svg, and its caption as .txt."""
+    rows, curves = (_own(pd.read_parquet(folder / f"{name}.parquet"), experiment) for name in ("table", "curves"))
+    drawn, caption = draw_figure(figure, rows, curves)
+    path = folder / "figures" / f"{experiment}.{figure}"
+    style.save(drawn, path)
+    write_atomic(path.with_name(f"{path.name}.txt"), f"{caption}\n".encode())
+
+
+def _own(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    if experiment not in set(frame["experiment"]):
+        raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, set(frame['experiment']))}")
+    return frame[frame["experiment"] == experiment].reset_index(drop=True)
+
+
+def write_means(folder: Path) -> None:
+    """Write `means.csv` from the table in `folder`: mean, sd, interval, n, diverged and gap of every group."""
+    rows = pd.read_parquet(folder / "table.parquet")
+    by = ["experiment", *SETTING, "networks", "objectives", "taught_by"]
+    table = summarise(rows.assign(taught_by=taught_by(rows)), by)
+    write_atomic(folder / "means.csv", table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def write_page(study, folder: Path) -> None:
+    """Write `report.html` of a `kd.config.Study` from the table and the drawn figures in `folder`."""
+    rows = pd.read_parquet(folder / "table.parquet")
+    drawn = [(name, figure) for name, experiment in study.experiments.items() for figure in experiment.figure]
+    paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in drawn]
+    captions = [path.with_suffix(".txt").read_text().strip() for path in paths]
+    shown = [(*pair, path, caption) for pair, path, caption in zip(drawn, paths, captions, strict=True)]
+    counts = {"experiments": len(study.experiments), "networks": rows["cell"].nunique()}
+    page = render({"name": study.study, "counts": counts}, rows, shown)
+    write_atomic(folder / "report.html", page.encode())

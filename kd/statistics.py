@@ -1,0 +1,156 @@
+"""Means with their intervals, and differences between objectives that are paired over seeds.
+
+Every number here is of networks that ended well. A diverged network is counted, never averaged (promise 5):
+its place in a mean is the word "diverged", and in a pair it takes its partner out with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kd.errors import DataError
+
+LEVEL = 0.95
+UNDECIDED = "undecided"
+
+# What two networks must share before their accuracies may be compared.
+SETTING = ["dataset", "noise", "noise_rate", "fraction", "protocol", "student", "epochs"]
+
+
+class Interval(NamedTuple):
+    """A mean with the ends of its 95 % Student t interval (NaN where n = 1 gives none)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+class Paired(NamedTuple):
+    """The mean of a - b over pairs of equal seeds; `left_out` seeds lack a value on one side or both."""
+
+    effect: float
+    low: float
+    high: float
+    p: float
+    n: int
+    left_out: int
+    verdict: str  # "higher", "lower" or "undecided": what may be said of a against b
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Return mean, low, high and n of `values`, which must be finite: a NaN is a fault of the caller's table."""
+    x = np.asarray(values, dtype=float)
+    if x.size == 0 or not np.isfinite(x).all():
+        raise DataError(f"mean over {x.size} values of which {np.isfinite(x).sum()} are finite: every one must be")
+    mean = float(x.mean())
+    if x.size == 1:
+        return Interval(mean, math.nan, math.nan, 1)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size))
+    return Interval(mean, mean - half, mean + half, x.size)
+
+
+def finished(rows: pd.DataFrame, value: str = "test_top1", by: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the rows that did not diverge, each with a finite `value`; raise DataError that names what is wrong.
+
+    A cell may stand once in each group of `by`.
+    """
+    ok = rows["status"] == "ok"
+    silent = ok & ~np.isfinite(rows[value].astype(float))
+    unknown = ~ok & (rows["status"] != "diverged")
+    twice = rows.duplicated([*by, "cell"])
+    for wrong, what in [(unknown, "unknown status"), (silent, f"no finite {value}"), (twice, "more than one row")]:
+        if wrong.any():
+            cells = rows.loc[wrong, "cell"].head(3)
+            raise DataError(f"{what} for {', '.join(map(str, cells))}; collect the table again")
+    return rows[ok]
+
+
+def summarise(rows: pd.DataFrame, by: Sequence[str], value: str = "test_top1") -> pd.DataFrame:
+    """Return one line per group of `by`: mean, sd, low, high, n, diverged and best_gap (mean of best - last).
+
+    Groups keep the order of `rows`. A group whose networks all diverged has n = 0 and NaN for its mean.
+    """
+    finished(rows, value, by)
+    groups = rows[[*by, value, "best_gap", "status"]].groupby(list(by), dropna=False, sort=False)
+    lines = [dict(zip(by, key, strict=True)) | _summary(group, value) for key, group in groups]
+    return pd.DataFrame(lines, columns=[*by, "mean", "sd", "low", "high", "n", "diverged", "best_gap"])
+
+
+def _summary(group: pd.DataFrame, value: str) -> dict:
+    ok = group[group["status"] == "ok"]
+    mean, low, high, n = mean_interval(ok[value]) if len(ok) else Interval(math.nan, math.nan, math.nan, 0)
+    gap = float(ok["best_gap"].mean()) if n else math.nan
+    sd = float(ok[value].std(ddof=1)) if n > 1 else math.nan
+    return {"mean": mean, "sd": sd, "low": low, "high": high, "n": n, "diverged": len(group) - n, "best_gap": gap}
+
+
+def paired(rows: pd.DataFrame, a: str, b: str, column: str = "objective", value: str = "test_top1") -> Paired:
+    """Compare `a` with `b`, two values of `column`, over the seeds that both have; `rows` are of one setting.
+
+    A pair shares the seed, and the teacher's seed too where both have the same teacher. The test is Student's t on
+    the differences, in points. With fewer than two pairs, or no spread to judge by, the verdict is "undecided".
+    """
+    sides = [rows[rows[column] == which] for which in (a, b)]
+    _comparable(pd.concat(sides), a, b)
+    keys = ["seed", "teacher_seed"] if _one_teacher(*sides) else ["seed"]
+    wanted = len(pd.concat(sides)[keys].drop_duplicates())
+    # Where one side has several teachers' students of a seed, their mean is that seed's value.
+    left, right = (finished(side, value).groupby(keys)[value].mean() for side in sides)
+    differences = (left - right).dropna()
+    return _judge(differences.to_numpy(dtype=float), wanted - len(differences))
+
+
+def _comparable(rows: pd.DataFrame, a: str, b: str) -> None:
+    for column in SETTING:
+        found = rows[column].unique()
+        if len(found) > 1:
+            raise DataError(f"{a} against {b}: {column} differs ({', '.join(map(str, found))}); compare within one")
+
+
+def _one_teacher(a: pd.DataFrame, b: pd.DataFrame) -> bool:
+    teachers = set(taught_by(a)) | set(taught_by(b))
+    return len(teachers) == 1 and "" not in teachers
+
+
+def _judge(differences: np.ndarray, left_out: int) -> Paired:
+    n = len(differences)
+    if n == 0:
+        return Paired(math.nan, math.nan, math.nan, math.nan, 0, left_out, UNDECIDED)
+    effect, low, high, _ = mean_interval(differences)
+    # Equal differences are a coarse measure (few test images), not certainty: t would be infinite.
+    if n == 1 or np.ptp(differences) < 1e-9:
+        return Paired(effect, low, high, math.nan, n, left_out, UNDECIDED)
+    p = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    verdict = "higher" if low > 0 else "lower" if high < 0 else UNDECIDED
+    return Paired(effect, low, high, p, n, left_out, verdict)
+
+
+def taught_by(rows: pd.DataFrame) -> pd.Series:
+    """Return the path of each cell's teacher without its seeds, "" for a network that had none."""
+    folder = rows["cell"].astype(str).str.rpartition("/")[0].str.replace(r"\.s\d+\b", "", regex=True)
+    return folder.where(rows["stages"] > 1, "")
+
+
+def settings(rows: pd.DataFrame) -> list[tuple[dict, pd.DataFrame]]:
+    """Split `rows` into what may be compared: the students of one network, data and teacher, as (setting, rows).
+
+    Networks of the same kind trained without a teacher join each setting of theirs as its baseline. A network that
+    only teaches is no part of any setting. The order is that of `rows`, noise rates rising.
+    """
+    rows = rows.assign(taught_by=taught_by(rows)).sort_values("noise_rate", kind="stable")
+    alone = rows[rows["stages"] == 1]
+    students = rows[rows["stages"] > 1]
+    keys = [*SETTING, "networks", "taught_by"]
+    found = []
+    for key, group in (students if len(students) else alone).groupby(keys, dropna=False, sort=False):
+        setting = dict(zip(keys, key, strict=True))
+        baseline = alone[(alone[SETTING] == pd.Series(setting)[SETTING]).all(axis=1)]
+        found.append((setting, pd.concat([baseline, group] if len(students) else [group], ignore_index=True)))
+    return found

@@ -1,0 +1,184 @@
+"""A made table, seeded and shaped like a real one: what the figures, statistics and report are tested on.
+
+The numbers are invented around the size of the paper's; none of them was measured.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+TAUS = [0.5, 1, 3, 5, 10, 20, math.inf]
+NOISE_DROP = {0.0: 0, 0.2: 8, 0.4: 16, 0.6: 29, 0.8: 52}
+CODE = "5e0c1b7a9d2f4c36"
+Stage = tuple[str, str, int]
+
+
+def spell(tau: float, alpha: float = 1.0) -> str:
+    return f"kl-tau{tau:g}" + (f"-alpha{alpha:g}" if alpha != 1 else "")
+
+
+def _accuracy(stages: tuple[Stage, ...], noise_rate: float) -> float:
+    """Invent the accuracy (percent) of a lineage: more from better losses, small tau better under noise."""
+    network, objective, _ = stages[-1]
+    base = {"wrn-16-2": 72.9, "wrn-16-4": 76.2, "wrn-28-2": 75.1, "wrn-28-4": 78.6, "resnet8": 96.2}.get(network, 74.0)
+    tau = float(objective.split("tau")[1].split("-")[0]) if "tau" in objective else None
+    alpha = float(objective.split("alpha")[1]) if "alpha" in objective else 1.0
+    if objective == "ce":
+        gain = -0.4 * noise_rate * 10
+    elif tau is None:
+        gain = 2.1 - 1.2 * noise_rate
+    else:
+        place = 2.2 if tau == math.inf else math.log10(tau)
+        gain = alpha * (1.6 - (place - (0.9 if noise_rate == 0 else -0.2)) ** 2 * (0.35 + 1.5 * noise_rate) / 2)
+    return base + gain + 0.35 * (len(stages) - 2) * (objective != "ce") - NOISE_DROP[noise_rate]
+
+
+def cell_row(
+    experiment: str, stages: tuple[Stage, ...], noise_rate: float = 0.0, diverged: bool = False, **more
+) -> dict:
+    """Make the row of one cell; its numbers depend on its path alone."""
+    data = "cifar100" + (f"+sym{noise_rate:g}" if noise_rate else "")
+    path = "/".join(
+        ["results", data, "paper", *(f"{network}.{objective}.s{seed}" for network, objective, seed in stages)]
+    )
+    rng = np.random.default_rng(list(path.encode()))
+    network, objective, seed = stages[-1]
+    test = _accuracy(stages, noise_rate) + rng.normal(0, 0.22) + 0.1 * seed
+    gap = abs(rng.normal(0.25, 0.12))
+    loss = objective.split("-")[0]
+    row = {
+        "experiment": experiment,
+        "cell": path,
+        "dataset": "cifar100",
+        "noise": "sym" if noise_rate else "none",
+        "noise_rate": noise_rate,
+        "realised_rate": noise_rate,
+        "fraction": 1.0,
+        "protocol": "paper",
+        "networks": " > ".join(stage[0] for stage in stages),
+        "objectives": " > ".join(stage[1] for stage in stages),
+        "stages": len(stages),
+        "teacher": stages[-2][0] if len(stages) > 1 else "",
+        "student": network,
+        "objective": objective,
+        "loss": loss,
+        "tau": float(objective.split("tau")[1].split("-")[0]) if "tau" in objective else math.nan,
+        "alpha": math.nan if loss == "ce" else float(objective.split("alpha")[1]) if "alpha" in objective else 1.0,
+        "seed": seed,
+        "teacher_seed": stages[-2][2] if len(stages) > 1 else pd.NA,
+        "epochs": 200,
+        "status": "ok",
+        "train_loss": 0.2 + 0.01 * rng.random(),
+        "train_top1": min(test + 20 - 12 * noise_rate + rng.normal(0, 0.3), 99.9),
+        "test_loss": 1.1 + 0.01 * rng.random(),
+        "test_top1": round(test, 2),
+        "best_test_top1": round(test + gap, 2),
+        "best_epoch": int(rng.integers(150, 200)),
+        "best_gap": round(gap, 2),
+        "heldout_top1": math.nan,
+        "parameters": 703_284,
+        "seconds": 700 + 30 * rng.random(),
+        "device": "one GPU",
+        "precision": "bf16",
+        "threads": 4,
+        "code": CODE,
+    } | more
+    if diverged:
+        lost = ["train_loss", "train_top1", "test_loss", "test_top1", "best_test_top1", "best_gap"]
+        row |= dict.fromkeys(lost, math.nan) | {"status": "diverged", "best_epoch": 0}
+    return row
+
+
+def frame(rows: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame(rows).astype({"teacher_seed": "Int64"})
+
+
+def students(
+    experiment: str, student: str, objectives: list[str], seeds=(0, 1, 2), teacher="wrn-28-4", **more
+) -> list[dict]:
+    """Make the rows of one student, for each objective and seed; CE has no teacher."""
+    teachers = [(teacher, "ce", 0)]
+    return [
+        cell_row(experiment, (*(teachers if objective != "ce" else []), (student, objective, seed)), **more)
+        for objective in objectives
+        for seed in seeds
+    ]
+
+
+def lose(table: pd.DataFrame, objective: str, *seeds: int) -> pd.DataFrame:
+    """Let the networks of `objective` with these seeds diverge."""
+    table = table.copy()
+    lost = (table["objective"] == objective) & table["seed"].isin(seeds)
+    metrics = ["train_loss", "train_top1", "test_loss", "test_top1", "best_test_top1", "best_gap"]
+    table.loc[lost, metrics] = math.nan
+    table.loc[lost, "status"] = "diverged"
+    return table
+
+
+def lose_all(table: pd.DataFrame) -> pd.DataFrame:
+    for objective in table["objective"].unique():
+        table = lose(table, objective, *table["seed"].unique())
+    return table
+
+
+def early(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the students of `table`, taught by a teacher that was stopped early."""
+    taught = table[table["stages"] > 1]
+    return taught.assign(cell=taught["cell"].str.replace("wrn-28-4.ce.s0", "wrn-28-4.ce.s0-epochs10"))
+
+
+def grid(taus=(1, 3, 5, 20, math.inf), alphas=(0.1, 0.5, 1.0), seeds=(0, 1, 2), **more) -> pd.DataFrame:
+    objectives = ["ce", *(spell(tau, alpha) for alpha in alphas for tau in taus)]
+    return frame(students("grid", "wrn-16-2", objectives, seeds, **more))
+
+
+def losses(networks=("wrn-16-2", "wrn-16-4", "wrn-28-2"), objectives=(), seeds=(0, 1, 2)) -> pd.DataFrame:
+    objectives = list(objectives) or ["ce", *(spell(tau) for tau in (1, 3, 20, math.inf)), "mse"]
+    return frame([row for network in networks for row in students("losses", network, objectives, seeds)])
+
+
+def noise(rates=(0.2, 0.4, 0.6, 0.8), taus=TAUS, seeds=(0, 1, 2)) -> pd.DataFrame:
+    objectives = ["ce", *map(spell, taus), "mse"]
+    return frame([row for rate in rates for row in students("noise", "wrn-16-2", objectives, seeds, noise_rate=rate)])
+
+
+def chains(taught=("kl-tau3", "kl-tauinf", "mse"), seeds=(0, 1, 2)) -> pd.DataFrame:
+    """Make every mix along WRN-28-4, 16-4, 16-2, both shorter paths, and CE alone."""
+    first = ("wrn-28-4", "ce", 0)
+    rows = [cell_row("chains", (("wrn-16-2", "ce", seed),)) for seed in seeds]
+    for objective in taught:
+        last = [("wrn-16-2", objective, seed) for seed in seeds]
+        rows += [cell_row("chains", (teacher, s)) for teacher in (first, ("wrn-16-4", "ce", 0)) for s in last]
+        rows += [cell_row("chains", (first, ("wrn-16-4", middle, 0), s)) for middle in taught for s in last]
+    return frame(rows)
+
+
+def long_chains() -> pd.DataFrame:
+    """Make a chain of four networks beside the direct path, with and without label noise."""
+    way = [("wrn-28-4", "ce", 0), ("wrn-28-2", "kl-tau3", 0), ("wrn-16-4", "mse", 0)]
+    ends = [("wrn-16-2", "mse", seed) for seed in (0, 1, 2)]
+    paths = [(*some, end) for some in (way, way[:1]) for end in ends]
+    return frame([cell_row("chains", path, noise_rate=rate) for rate in (0.0, 0.4) for path in paths])
+
+
+def curves(table: pd.DataFrame, epochs: int = 200) -> pd.DataFrame:
+    """Make the epochs of each cell of `table`: rising to its last numbers, with two drops of the learning rate."""
+    return pd.concat([_epochs(row, epochs) for row in table.to_dict("records")], ignore_index=True)
+
+
+def _epochs(row: dict, epochs: int) -> pd.DataFrame:
+    rng = np.random.default_rng(list(row["cell"].encode()))
+    epoch = np.arange(1, epochs + 1)
+    lr = 0.1 ** (1.0 + (epoch > epochs // 2) + (epoch > 3 * epochs // 4))
+    share = (1 - 0.8 * np.exp(-epoch / epochs * 12)) * np.select([lr > 0.05, lr > 0.005], [0.8, 0.97], 1.0)
+    share = share + rng.normal(0, 0.2 * np.sqrt(lr) * 0.3, epochs)
+    share[-1] = 1.0
+    identity = {
+        k: row[k]
+        for k in ("experiment", "cell", "networks", "objectives", "objective", "student", "noise_rate", "seed")
+    }
+    numbers = {"epoch": epoch, "lr": lr, "train_loss": 2 - share, "train_top1": row["train_top1"] * share}
+    return pd.DataFrame(identity | numbers | {"test_loss": 3 - share, "test_top1": row["test_top1"] * share})

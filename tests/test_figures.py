@@ -1,0 +1,246 @@
+"""Figures: all draw, say what they show, keep their words apart, and are the same bytes in every process."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import made_table as made
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from kd import figures
+from kd.errors import ConfigError
+from kd.figures import FIGURES, style
+
+HERE = Path(__file__).parent
+EPOCHS = 40
+
+SMALL = {"seeds": (0, 1)}
+TABLES = {
+    "heatmap": [
+        made.grid(),
+        made.grid(taus=(1, 3), alphas=(1.0,), **SMALL),
+        made.grid(taus=[*made.TAUS, 50.0]),
+        made.lose(made.lose(made.grid(), "kl-tau20-alpha0.5", 2), "kl-tauinf-alpha0.1", 0, 1, 2),
+        made.lose_all(made.grid(taus=(1, 3))),
+        pd.concat([made.grid(), made.grid(noise_rate=0.4)]),
+    ],
+    "dots": [
+        made.losses(),
+        made.losses(("resnet8",), ["ce", "kl-tau3"], seeds=(0,)),
+        made.lose(made.lose(made.losses(("wrn-16-2", "wrn-16-4")), "mse", 0, 1, 2), "kl-tau3", 1),
+        made.lose(made.losses(), "kl-tau20", 0),
+        pd.concat([made.losses(("wrn-16-2",)), made.early(made.losses(("wrn-16-2",)))]),
+    ],
+    "tau": [
+        made.noise(),
+        made.noise(rates=(0.0,), taus=(1, 3), **SMALL),
+        made.lose(made.noise(rates=(0.0, 0.2, 0.4)), "kl-tau20", 0),
+        pd.concat([made.grid(taus=(1, 3), noise_rate=rate) for rate in (0.0, 0.4)]),
+        made.lose_all(made.noise(rates=(0.2, 0.4))),
+    ],
+    "chains": [made.chains(), made.lose(made.chains(("kl-tau3", "mse")), "mse", 1), made.long_chains()],
+    "curves": [
+        made.losses(("resnet8",), ["ce", "kl-tau3", "mse"], **SMALL),
+        made.lose(made.grid(**SMALL), "kl-tauinf-alpha0.1", 0, 1),
+        made.losses(("wrn-16-2",), ["ce", *map(made.spell, made.TAUS), "mse", "mse-weight0.5"], seeds=(0,)),
+    ],
+}
+CASES = [pytest.param(name, rows, id=f"{name}-{n}") for name, all in TABLES.items() for n, rows in enumerate(all)]
+_DRAWN: dict[int, tuple[Figure, str, list[Text]]] = {}
+
+
+def drawn(name: str, rows: pd.DataFrame) -> tuple[Figure, str, list[Text]]:
+    """Return figure, caption and the words on the page; each case is drawn once for all the laws."""
+    if id(rows) not in _DRAWN:
+        figure, caption = figures.draw(name, rows, made.curves(rows if name == "curves" else rows.head(1), EPOCHS))
+        _DRAWN[id(rows)] = figure, caption, _words(figure)
+    return _DRAWN[id(rows)]
+
+
+def _words(figure: Figure) -> list[Text]:
+    """Draw, and return the texts that were: an axis keeps labels of ticks outside its limits, which are not."""
+    seen, draw = [], Text.draw
+    with pytest.MonkeyPatch.context() as patch, style.paper():
+        patch.setattr(Text, "draw", lambda self, *renderer: seen.append(self) or draw(self, *renderer))
+        figure.canvas.draw()
+    return [text for text in dict.fromkeys(seen) if text.get_visible() and text.get_text().strip()]
+
+
+def test_every_figure_has_cases() -> None:
+    assert list(TABLES) == list(FIGURES)
+    assert {path.stem for path in (HERE.parent / "kd/figures").glob("*.py")} - {"__init__", "style"} == set(FIGURES)
+
+
+@pytest.mark.parametrize(("name", "rows"), CASES)
+def test_every_figure_draws_and_its_caption_says_what_it_owes(name: str, rows: pd.DataFrame) -> None:
+    _, caption, _ = drawn(name, rows)
+    assert re.search(r"n = \d", caption)
+    assert "95 % Student t" in caption
+    assert "last epoch" in caption
+    lost = (rows["status"] == "diverged").sum()
+    assert ("the best epoch on the test set would read" in caption) == (lost < len(rows))
+    assert (f"{lost} of {len(rows)} networks diverged" if lost else f"None of {len(rows)} networks diverged") in caption
+    assert "nan" not in caption
+
+
+@pytest.mark.parametrize(("name", "rows"), CASES)
+def test_axes_are_labelled_and_accuracy_has_its_unit(name: str, rows: pd.DataFrame) -> None:
+    figure, _, _ = drawn(name, rows)
+    labels = [label for axis in figure.axes for label in (axis.get_xlabel(), axis.get_ylabel())]
+    assert any("test top-1 (%)" in label for label in labels)
+    for label in labels:
+        assert "top-1" not in label or "(%)" in label
+    for axis in figure.axes:
+        assert axis.get_xlabel() or axis.get_label() == "<colorbar>"
+
+
+@pytest.mark.parametrize(("name", "rows"), CASES)
+def test_no_text_overlaps_leaves_the_page_or_is_too_small(name: str, rows: pd.DataFrame) -> None:
+    figure, _, words = drawn(name, rows)
+    page = figure.bbox
+    boxes = [(text.get_text(), text.get_window_extent()) for text in words]
+    for text in words:
+        assert text.get_fontsize() >= 7, text.get_text()
+    for text, box in boxes:
+        assert box.x0 >= page.x0 - 1, text
+        assert box.y0 >= page.y0 - 1, text
+        assert box.x1 <= page.x1 + 1, text
+        assert box.y1 <= page.y1 + 1, text
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+        tall = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert wide < 1 or tall < 1, f"{one!r} lies on {other!r}"
+
+
+@pytest.mark.parametrize(("name", "rows"), CASES)
+def test_what_diverged_is_named_in_the_figure(name: str, rows: pd.DataFrame) -> None:
+    _, _, words = drawn(name, rows)
+    named = any(re.search(r"\b\d of \d\b", text.get_text()) for text in words)
+    assert named == (rows["status"] == "diverged").any()
+
+
+def test_no_objective_of_the_table_is_left_out_of_tau_or_heatmap() -> None:
+    more = made.frame(made.students("grid", "wrn-16-2", ["kl-tauinf-weight2", "mse"]))
+    rows = pd.concat([made.grid(alphas=(1.0,)), more])
+    for name in ("tau", "heatmap"):
+        _, caption = figures.draw(name, rows, pd.DataFrame())
+        assert "2·KL τ=∞" in caption
+        assert "MSE" in caption
+        assert "None of 24 networks diverged" in caption
+
+
+def test_infinite_tau_stands_last() -> None:
+    figure, _, _ = drawn("tau", TABLES["tau"][0])
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0.5", "1", "3", "5", "10", "20", "∞"]
+    figure, _, _ = drawn("heatmap", TABLES["heatmap"][0])
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "3", "5", "20", "∞"]
+    shuffled = ["mse", "kl-tauinf", "kl-tau3", "ce", "kl-tau0.5", "kl-tau20"]
+    assert sorted(shuffled, key=style.order) == ["ce", "kl-tau0.5", "kl-tau3", "kl-tau20", "kl-tauinf", "mse"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [
+        ("ce", "CE"),
+        ("kl-tau3", "KL τ=3"),
+        ("kl-tauinf", "KL τ=∞"),
+        ("kl-tau3-alpha0.5", "KL τ=3, α=0.5"),
+        ("kl-tau0.0001-scaleone", "KL τ=0.0001, scale one"),
+        ("kl-tauinf-weight2", "2·KL τ=∞"),
+        ("mse", "MSE"),
+        ("mse-weight0.5", "MSE/2"),
+        ("smoothl1", "smooth L1 β=1"),
+        ("smoothl1-beta0.5", "smooth L1 β=0.5"),
+    ],
+)
+def test_objectives_have_readable_names(objective: str, name: str) -> None:
+    assert style.objective_name(objective) == name
+
+
+def test_networks_have_readable_names() -> None:
+    assert style.path_name("wrn-28-4 > wrn-16-2") == "WRN-28-4 → WRN-16-2"
+    assert style.network_name("resnet8x4") == "ResNet8x4"
+    assert style.mix_name("ce > kl-tau3 > mse") == "KL τ=3 → MSE"
+
+
+def test_common_objectives_differ_in_look_without_colour() -> None:
+    objectives = ["ce", *map(made.spell, made.TAUS), "mse", "mse-weight0.5", "kl-tauinf-weight2", "smoothl1"]
+    looks = [style.look(objective) for objective in objectives]
+    assert len({look["color"] for look in looks}) == len(objectives)
+    assert len({look["marker"] for look in looks}) == len(objectives)
+
+
+def test_labels_are_spread_in_order_and_apart() -> None:
+    places = style.spread([1.0, 1.1, 1.05, 5.0], gap=0.5)
+    assert sorted(range(4), key=places.__getitem__) == [0, 2, 1, 3]
+    apart = sorted(places)
+    assert min(b - a for a, b in itertools.pairwise(apart)) >= 0.5 - 1e-6
+    assert places[3] == 5.0
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_with_nothing_to_show_says_what_it_needs(name: str) -> None:
+    lost = made.frame([made.cell_row("e", (("wrn-16-2", "ce", 0),), diverged=True)])
+    curves = made.curves(lost, 2)
+    with pytest.raises(ConfigError, match=f"figure {name}: needs"):
+        figures.draw(name, lost.head(0) if name == "dots" else lost, curves)
+
+
+def test_an_unknown_figure_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'heatmap'"):
+        figures.draw("heatmaps", made.grid(), pd.DataFrame())
+
+
+def test_the_table_of_contents_imports_nothing_heavy() -> None:
+    code = "import sys, kd.figures; print(*{'torch', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+_DRAW = """
+import sys; sys.path[:0] = [{tests!r}]
+import pathlib, made_table as made
+from kd import figures
+from kd.figures import style
+tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(("wrn-16-2",)),
+          "tau": made.noise(rates=(0.4,), taus=(1, 3)), "chains": made.chains(("mse",)),
+          "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1))}}
+for name, rows in tables.items():
+    figure, _ = figures.draw(name, rows, made.curves(rows, 20))
+    style.save(figure, pathlib.Path({folder!r}) / f"{{name}}.tau0.5")
+assert "torch" not in sys.modules
+"""
+
+
+def test_same_table_same_bytes_in_every_process_without_torch(tmp_path: Path) -> None:
+    running = []
+    for seed in ("1", "2"):  # another PYTHONHASHSEED: sets and hash() come out in another order
+        code = _DRAW.format(tests=str(HERE), folder=str(tmp_path / seed))
+        running.append(subprocess.Popen([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, cwd=HERE.parent))
+    assert [process.wait() for process in running] == [0, 0]
+    digests = [
+        {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / seed).iterdir()}
+        for seed in ("1", "2")
+    ]
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 3 * len(FIGURES)
+
+
+def test_the_users_matplotlib_settings_change_nothing(tmp_path: Path) -> None:
+    import matplotlib
+
+    rows, pictures = made.losses(("wrn-16-2",)), []
+    for settings in ({}, {"font.size": 20, "lines.linewidth": 9, "svg.hashsalt": "x"}):
+        with matplotlib.rc_context(settings):
+            figure, _ = figures.draw("dots", rows, pd.DataFrame())
+            pictures.append([path.read_bytes() for path in style.save(figure, tmp_path / "dots")])
+            assert math.isclose(matplotlib.rcParams["font.size"], settings.get("font.size", 10))
+    assert pictures[0] == pictures[1]

@@ -1,0 +1,419 @@
+"""What Snakemake runs and what it leaves alone, on real runs: the promise that nothing is trained twice."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from kd.files import lock
+
+STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
+SMALL = {
+    "study": "small",
+    "dataset": "digits",
+    "protocol": {"name": "quick", "epochs": 2, "batch": 64, "precision": "fp32"},
+    "seeds": [0, 1],
+    "experiments": {
+        "losses": {
+            "teacher": "resnet14",
+            "student": "resnet8",
+            "loss": ["ce", {"kl": {"tau": [3]}}, "mse"],
+            "figure": ["dots", "curves"],
+        }
+    },
+}
+
+
+class Project:
+    """A copy of the project in which a test may run, edit and break things."""
+
+    def __init__(self, folder: Path, copy: bool = True) -> None:
+        self.folder = folder
+        for name in ("Snakefile", "config.yaml", "kd", "profiles", "workflow") if copy else ():
+            take = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            take(ROOT / name, folder / name)
+        if copy:
+            self.study(SMALL)
+
+    def study(self, values: dict) -> None:
+        """Write the study that `snakemake` runs."""
+        (self.folder / "study.yaml").write_text(yaml.safe_dump(values))
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", "--configfile", "study.yaml"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(self.folder)}
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Run snakemake to its end and return what it printed."""
+        run = subprocess.run(
+            self.command(*arguments), cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
+        output = run.stdout + run.stderr
+        assert run.returncode == code, output[-6000:] + self.logs()
+        return output
+
+    def logs(self) -> str:
+        return "".join(f"\n--- {path}\n{path.read_text()[-1500:]}" for path in (self.folder / "logs").rglob("*.log"))
+
+    def planned(self, *arguments: str) -> tuple[Counter, set[str]]:
+        """Return the jobs that a dry run names: how many of each rule, and the cells to train."""
+        output = self.run("--dry-run", *arguments)
+        jobs = Counter(re.findall(r"^(?:local)?rule (\w+):$", output, re.MULTILINE))
+        return jobs, set(re.findall(r"^    output: results/(\S+)/manifest\.json,", output, re.MULTILINE))
+
+    def published(self) -> dict[str, int]:
+        """Return when each cell was published."""
+        results = self.folder / "results"
+        return {str(p.parent.relative_to(results)): p.stat().st_mtime_ns for p in results.rglob("manifest.json")}
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        text = (self.folder / name).read_text()
+        assert old in text, f"{old!r} is not in {name}"
+        (self.folder / name).write_text(text.replace(old, new, 1))
+
+
+def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
+    """Return the cells that were published since."""
+    return {name for name, when in after.items() if before.get(name) != when}
+
+
+def with_losses(*losses: object, **keys: object) -> dict:
+    experiment = {**SMALL["experiments"]["losses"], "loss": list(losses), **keys}
+    return {**SMALL, "experiments": {"losses": experiment}}
+
+
+TEACHER = "digits/quick/resnet14.ce.s0"
+KL3 = {f"{TEACHER}/resnet8.kl-tau3.s{seed}" for seed in (0, 1)}
+MSE = {f"{TEACHER}/resnet8.mse.s{seed}" for seed in (0, 1)}
+CE = {f"digits/quick/resnet8.ce.s{seed}" for seed in (0, 1)}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The small study, run to its end once for all the processes that run these tests."""
+    shared = (
+        tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.getbasetemp()
+    )
+    folder = shared / "finished"
+    with lock(shared / "finished.lock"):
+        if folder.exists():
+            return Project(folder, copy=False)
+        folder.mkdir()
+        project = Project(folder)
+        project.run()
+    return project
+
+
+@pytest.fixture
+def done(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished study, timestamps and all, that a test may change."""
+    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy", copy=False)
+
+
+# -- without running --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [ROOT / "config.yaml", *STUDIES], ids=lambda path: path.stem)
+def test_every_study_passes_a_dry_run(path: Path, tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    shutil.copy(path, tmp_path / "study.yaml")
+    jobs, cells = project.planned()
+    assert jobs["train"] == len(cells) > 0
+    assert jobs["collect"] == jobs["report"] == 1
+
+
+def test_the_study_of_record_is_cifar100(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    command = [sys.executable, "-m", "snakemake", "--cores", "8", "--dry-run", "--quiet", "rules"]
+    run = subprocess.run(command, cwd=tmp_path, env=project.environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "results/cifar100/paper/wrn-28-4.ce.s0" in run.stdout + run.stderr or "train" in run.stdout + run.stderr
+
+
+def test_a_misspelt_key_on_the_command_line_stops_everything(tmp_path: Path) -> None:
+    """Fault 38."""
+    project = Project(tmp_path)
+    output = project.run("--dry-run", "--config", "sedes=[0]", code=1)
+    assert "kd: sedes: unknown key; did you mean 'seeds'?" in output
+    assert "Traceback" not in output
+
+
+def test_a_key_on_the_command_line_replaces_the_file_s(tmp_path: Path) -> None:
+    _, cells = Project(tmp_path).planned("--config", "seeds=[7]")
+    assert {name for name in cells if name.endswith(".s7")} == cells - {TEACHER}
+
+
+def test_targets_name_the_stages(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.study(with_losses({"kl": {"tau": 3}}, path=["resnet14", "resnet8", "resnet8"], teacher=None, student=None))
+    teachers = project.planned("teachers")[1]
+    chains = project.planned("chains")[1]
+    assert teachers == {TEACHER, f"{TEACHER}/resnet8.kl-tau3.s0"}
+    assert chains == teachers | {f"{TEACHER}/resnet8.kl-tau3.s0/resnet8.kl-tau3.s{seed}" for seed in (0, 1)}
+    assert project.planned("students")[1] == teachers
+    for target in ("figures", "tables", "report", "all"):
+        assert project.planned(target)[1] == chains
+
+
+# -- a finished study -------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_study_has_its_table_figures_and_page(finished: Project) -> None:
+    assert set(finished.published()) == {TEACHER} | KL3 | MSE | CE
+    report = finished.folder / "reports" / "small"
+    names = {str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()}
+    figures = {
+        f"figures/losses.{figure}.{kind}" for figure in ("dots", "curves") for kind in ("png", "pdf", "svg", "txt")
+    }
+    tables = {"table.csv", "table.parquet", "curves.csv", "curves.parquet", "means.csv", "report.html"}
+    assert names == figures | tables
+
+
+def test_run_again_it_does_nothing(finished: Project) -> None:
+    before = finished.published()
+    assert "Nothing to be done" in finished.run()
+    assert finished.published() == before
+
+
+def test_a_new_tau_trains_only_the_new_cells(done: Project) -> None:
+    before = done.published()
+    done.study(with_losses("ce", {"kl": {"tau": [3, 20]}}, "mse"))
+    done.run()
+    assert changed(before, done.published()) == {f"{TEACHER}/resnet8.kl-tau20.s{seed}" for seed in (0, 1)}
+
+
+def test_a_new_seed_trains_only_the_new_cells_and_adds_its_views_to_the_bank(done: Project) -> None:
+    before = done.published()
+    done.study({**SMALL, "seeds": [0, 1, 2]})
+    done.run()
+    new = changed(before, done.published())
+    assert new == {f"{TEACHER}/resnet8.{o}.s2" for o in ("kl-tau3", "mse")} | {"digits/quick/resnet8.ce.s2"}
+    assert '"holds": [\n  [\n   0' in (done.folder / "banks" / TEACHER / "manifest.json").read_text()
+
+
+def test_a_comment_or_a_docstring_retrains_and_redraws_nothing(done: Project) -> None:
+    """Fault 37."""
+    for path in (done.folder / "kd").rglob("*.py"):
+        text = path.read_text()
+        path.write_text("# a comment\n" + text.replace('"""', '"""Changed. ', 1))
+    assert "Nothing to be done" in done.run("--dry-run")
+
+
+def test_a_changed_loss_retrains_its_students_and_not_the_teachers(done: Project) -> None:
+    """Fault 37."""
+    with open(done.folder / "kd" / "losses" / "kl.py", "a") as file:
+        file.write("\nCHANGED = 1\n")
+    jobs, cells = done.planned()
+    assert cells == KL3
+    assert jobs["bank"] == 0
+    before = done.published()
+    done.run()
+    assert changed(before, done.published()) == KL3
+
+
+def test_a_changed_network_retrains_those_that_are_one_and_their_students(done: Project) -> None:
+    with open(done.folder / "kd" / "models" / "wrn.py", "a") as file:
+        file.write("\nCHANGED = 1\n")
+    assert "Nothing to be done" in done.run("--dry-run")
+    with open(done.folder / "kd" / "models" / "resnet_cifar.py", "a") as file:
+        file.write("\nCHANGED = 1\n")
+    assert done.planned()[1] == {TEACHER} | KL3 | MSE | CE
+
+
+def test_a_changed_figure_redraws_one_figure(done: Project) -> None:
+    with open(done.folder / "kd" / "figures" / "dots.py", "a") as file:
+        file.write("\nCHANGED = 1\n")
+    jobs, _ = done.planned()
+    assert jobs == Counter(figure=1, report=1, all=1)
+    done.run()
+    assert "Nothing to be done" in done.run("--dry-run")
+
+
+def test_touched_and_checked_out_files_retrain_nothing(done: Project) -> None:
+    """Fault 41: content decides, not time."""
+    later = time.time() + 3600
+    for tree in ("kd", "workflow", "Snakefile", "config.yaml", "study.yaml", "data", "results", "banks"):
+        path = done.folder / tree
+        for entry in [path, *path.rglob("*")]:
+            os.utime(entry, (later, later))
+    jobs, cells = done.planned()
+    assert not cells
+    assert not jobs["bank"]
+    assert not jobs["data"]
+
+
+def test_git_checkout_retrains_nothing(done: Project) -> None:
+    """Fault 41."""
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
+    for command in (["init", "-q"], ["add", "kd", "workflow", "Snakefile"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *command], cwd=done.folder, check=True)
+    shutil.rmtree(done.folder / "kd")
+    subprocess.run([*git, "checkout", "-q", "."], cwd=done.folder, check=True)
+    assert "Nothing to be done" in done.run("--dry-run")
+
+
+def test_a_deleted_result_comes_back_alone_and_is_the_same(done: Project) -> None:
+    """Fault 11; and promise 4: what comes back has the old bytes, so nothing that it taught is stale."""
+    lost = sorted(KL3)[0]
+    metrics = done.folder / "results" / lost / "metrics.csv"
+    content = metrics.read_bytes()
+    metrics.unlink()
+    assert done.planned()[1] == {lost}
+    before = done.published()
+    done.run()
+    assert changed(before, done.published()) == {lost}
+    assert metrics.read_bytes() == content
+
+
+def test_banks_and_state_cost_time_only(done: Project) -> None:
+    """Promise 2. A deleted bank returns for a student that needs it, and retrains none of those it has served."""
+    for tree in ("banks", "state"):
+        shutil.rmtree(done.folder / tree)
+    assert "Nothing to be done" in done.run("--dry-run")
+    done.study(with_losses("ce", {"kl": {"tau": [3, 20]}}, "mse"))
+    jobs, cells = done.planned()
+    assert cells == {f"{TEACHER}/resnet8.kl-tau20.s{seed}" for seed in (0, 1)}
+    assert jobs["bank"] == 1
+
+
+def test_the_table_refuses_and_names_what_is_missing_damaged_or_mixed(done: Project) -> None:
+    """Faults 21 to 23, by hand, where no DAG has put things right before."""
+
+    def collect() -> str:
+        command = [sys.executable, "-m", "kd", "collect", "--configfile", "study.yaml"]
+        run = subprocess.run(command, cwd=done.folder, env=done.environment, capture_output=True, text=True)
+        return f"{run.returncode} {run.stderr}"
+
+    assert collect().startswith("0")
+    lost = done.folder / "results" / sorted(KL3)[0]
+    kept = (lost / "manifest.json").read_text()
+    (lost / "manifest.json").unlink()
+    assert re.match(r"2 .*1 of the study's cells.*kl-tau3\.s0: not trained", collect(), re.DOTALL)
+    (lost / "manifest.json").write_text(re.sub(r'"code": "\w+"', '"code": "0123456789abcdef"', kept))
+    assert re.match(r"2 .*kl-tau3\.s0: trained with code 0123456789abcdef, the code is now", collect(), re.DOTALL)
+    (lost / "manifest.json").write_text(kept)
+    whole = (lost / "metrics.csv").read_text()
+    (lost / "metrics.csv").write_text(whole.replace("1,", "1,9", 1))
+    assert re.match(r"2 .*metrics\.csv: damaged", collect(), re.DOTALL)
+    (lost / "metrics.csv").write_text(whole)
+    assert collect().startswith("0")
+
+
+# -- failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_cell_fails_alone_and_the_next_command_runs_it_and_what_hangs_on_it(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.edit(
+        "kd/losses/mse.py", "def mse(", 'def mse(*a, **k):\n    raise OSError("broken on purpose")\n\n\ndef _mse('
+    )
+    project.run(code=1)
+    assert set(project.published()) == {TEACHER} | KL3 | CE
+    assert "broken on purpose" in project.logs()
+    before = project.published()
+    shutil.copy(ROOT / "kd" / "losses" / "mse.py", project.folder / "kd" / "losses" / "mse.py")
+    project.run()
+    assert changed(before, project.published()) == MSE
+    assert (project.folder / "reports" / "small" / "report.html").exists()
+
+
+def test_a_diverged_cell_is_published_as_diverged_and_the_study_goes_on(tmp_path: Path) -> None:
+    """Fault 20, and 21: it is in the table, by name and without numbers."""
+    project = Project(tmp_path)
+    project.edit(
+        "kd/losses/mse.py", "def mse(", "def mse(*a, **k):\n    return _mse(*a, **k) * float('nan')\n\n\ndef _mse("
+    )
+    project.run()
+    table = (project.folder / "reports" / "small" / "table.csv").read_text().splitlines()
+    assert sum(",diverged," in line for line in table) == 2
+    assert "diverged" in (project.folder / "reports" / "small" / "figures" / "losses.dots.txt").read_text()
+    assert "Nothing to be done" in project.run()
+
+
+def test_a_cell_killed_in_mid_training_is_the_only_one_to_run_again_from_its_last_epoch(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    slow = with_losses("ce", {"kl": {"tau": [3]}})
+    project.study({**slow, "seeds": [0], "protocol": {**SMALL["protocol"], "epochs": 60}})
+    victim = f"{TEACHER}/resnet8.kl-tau3.s0"
+    running = subprocess.Popen(
+        project.command(), cwd=project.folder, env=project.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    state = project.folder / "state" / victim
+    wait_for(lambda: any(state.glob("run-*/previous.pt")), running)
+    pids = subprocess.run(["pgrep", "-f", f"kd train results/{victim} "], capture_output=True, text=True).stdout.split()
+    for pid in pids:
+        os.kill(int(pid), signal.SIGKILL)
+    assert running.wait(120) == 1
+    assert victim not in project.published()
+    log = project.folder / "logs" / f"{victim}.log"
+    before, trained = project.published(), epochs_in(log)
+    project.run()
+    assert changed(before, project.published()) == {victim}
+    again = epochs_in(log)[len(trained) :]
+    assert "going on from epoch" in log.read_text()
+    assert again[0] > 1
+    assert trained[-1] - again[0] + 1 <= 2  # at most what was not yet saved; the log line is later than the save
+    assert again[-1] == 60
+
+
+def epochs_in(log: Path) -> list[int]:
+    """Return the epochs that a training log has a line for."""
+    return [int(number) for number in re.findall(r"epoch (\d+)/\d+  lr", log.read_text())]
+
+
+def wait_for(condition: object, running: subprocess.Popen, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert running.poll() is None, running.stdout.read().decode()[-4000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# -- by hand ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_trained_by_hand_is_the_one_that_snakemake_wants(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+
+    def kd(*arguments: str) -> None:
+        command = [sys.executable, "-m", "kd", *arguments, "--configfile", "study.yaml"]
+        subprocess.run(command, cwd=project.folder, env=project.environment, check=True, capture_output=True)
+
+    kd("data", "digits")
+    kd("train", f"results/{TEACHER}")
+    kd("train", f"results/{sorted(MSE)[0]}")
+    project.run("students")
+    by_hand = {name: (project.folder / "results" / name / "model.safetensors").read_bytes() for name in MSE}
+    shutil.rmtree(project.folder / "results")
+    project.run("students")
+    assert by_hand == {name: (project.folder / "results" / name / "model.safetensors").read_bytes() for name in MSE}
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_signal_and_a_second_run_does_nothing(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    shutil.copy(ROOT / "workflow" / "studies" / "demo.yaml", tmp_path / "study.yaml")
+    project.run()
+    assert len(project.published()) >= 40
+    import pandas as pd
+
+    rows = pd.read_parquet(tmp_path / "reports" / "demo" / "table.parquet")
+    means = rows[rows.noise_rate > 0].groupby("objective").test_top1.mean()
+    assert means["kl-tau0.5"] > means["kl-tauinf"] > means["ce"]  # what wrong labels do, as the paper says
+    assert rows.groupby(["experiment", "objectives", "networks", "noise_rate"]).seed.nunique().max() == 3
+    assert "Nothing to be done" in project.run()
