@@ -279,7 +279,7 @@ class Protocol(_Model):
         """Epochs after which the learning rate is multiplied by gamma."""
         if self.milestones is not None:
             return self.milestones
-        return tuple(round(share * self.epochs) for share in PAPER_DROPS)
+        return tuple(max(1, round(share * self.epochs)) for share in PAPER_DROPS)
 
 
 class DeclaredDataset(_Model):

@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from kd.config import Protocol, Study
 from kd.errors import ConfigError, StorageError, nearest
 from kd.figures import draw as draw_figure
 from kd.figures import style
@@ -189,6 +190,21 @@ def draw(folder: Path, experiment: str, figure: str) -> None:
     write_atomic(path.with_name(f"{path.name}.txt"), f"{caption}\n".encode())
 
 
+def how_trained(protocol: Protocol) -> str:
+    """Say in a sentence how every network of a study was trained."""
+    if protocol.schedule == "cosine":
+        schedule = "cosine schedule"
+    else:
+        schedule = f"times {protocol.gamma:g} after epochs {_listed(map(str, protocol.drops))}"
+    nesterov = "Nesterov " if protocol.nesterov else ""
+    held = f", {100 * protocol.heldout:g} % of the training set held out" if protocol.heldout else ""
+    return (
+        f"Protocol {protocol.name}: {protocol.epochs} epochs of SGD, batch {protocol.batch}, learning rate "
+        f"{protocol.lr:g}, {schedule}, {nesterov}momentum {protocol.momentum:g}, "
+        f"weight decay {protocol.weight_decay:g}{held}."
+    )
+
+
 def _own(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:
     if experiment not in set(frame["experiment"]):
         raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, set(frame['experiment']))}")
@@ -203,13 +219,14 @@ def write_means(folder: Path) -> None:
     write_atomic(folder / "means.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def write_page(study, folder: Path) -> None:
-    """Write `report.html` of a `kd.config.Study` from the table and the drawn figures in `folder`."""
+def write_page(study: Study, folder: Path) -> None:
+    """Write `report.html` of a study from the table and the drawn figures in `folder`."""
     rows = pd.read_parquet(folder / "table.parquet")
     drawn = [(name, figure) for name, experiment in study.experiments.items() for figure in experiment.figure]
     paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in drawn]
     captions = [path.with_suffix(".txt").read_text().strip() for path in paths]
     shown = [(*pair, path, caption) for pair, path, caption in zip(drawn, paths, captions, strict=True)]
     counts = {"experiments": len(study.experiments), "networks": rows["cell"].nunique()}
-    page = render({"name": study.study, "counts": counts}, rows, shown)
+    about = {"name": study.study, "counts": counts, "lines": [how_trained(study.protocol)]}
+    page = render(about, rows, shown)
     write_atomic(folder / "report.html", page.encode())

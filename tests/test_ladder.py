@@ -33,7 +33,7 @@ LADDER = [
     "kd.table",
     "kd.statistics",
     "kd.figures.",
-    "kd.report.",
+    "kd.report",
     "kd.__main__",
 ]
 

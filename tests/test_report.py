@@ -10,6 +10,7 @@ from pathlib import Path
 import made_table as made
 import pandas as pd
 import pytest
+from conftest import study
 
 from kd import report
 from kd.errors import ConfigError, StorageError
@@ -137,23 +138,18 @@ def test_durations_are_spelled_for_readers() -> None:
 
 
 def test_figure_means_and_page_come_from_the_table_in_the_folder(tmp_path: Path) -> None:
-    class Experiment:
-        figure = ("dots",)
-
-    class Study:
-        study = "made"
-        experiments = {"losses": Experiment}  # noqa: RUF012
-
     table = made.losses(("wrn-16-2",))
     table.to_parquet(tmp_path / "table.parquet")
     made.curves(table, 3).to_parquet(tmp_path / "curves.parquet")
     report.draw(tmp_path, "losses", "dots")
     report.write_means(tmp_path)
-    report.write_page(Study, tmp_path)
+    report.write_page(study(study="made"), tmp_path)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"losses.dots.{kind}" for kind in ("png", "pdf", "svg", "txt")
     }
     assert len(pd.read_csv(tmp_path / "means.csv")) == 6
-    checked((tmp_path / "report.html").read_text())
+    page = (tmp_path / "report.html").read_text()
+    checked(page)
+    assert "3 epochs of SGD, batch 64, learning rate 0.1, times 0.1 after epochs 2 and 2" in page
     with pytest.raises(ConfigError, match="did you mean 'losses'"):
         report.draw(tmp_path, "loses", "dots")

@@ -80,6 +80,11 @@ class Project:
         results = self.folder / "results"
         return {str(p.parent.relative_to(results)): p.stat().st_mtime_ns for p in results.rglob("manifest.json")}
 
+    def processes(self, pattern: str) -> list[int]:
+        """Return the processes of this project whose command matches; other tests run cells of the same name."""
+        found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()
+        return [int(pid) for pid in found if Path(f"/proc/{pid}/cwd").resolve() == self.folder.resolve()]
+
     def edit(self, name: str, old: str, new: str) -> None:
         text = (self.folder / name).read_text()
         assert old in text, f"{old!r} is not in {name}"
@@ -355,9 +360,8 @@ def test_a_cell_killed_in_mid_training_is_the_only_one_to_run_again_from_its_las
     )
     state = project.folder / "state" / victim
     wait_for(lambda: any(state.glob("run-*/previous.pt")), running)
-    pids = subprocess.run(["pgrep", "-f", f"kd train results/{victim} "], capture_output=True, text=True).stdout.split()
-    for pid in pids:
-        os.kill(int(pid), signal.SIGKILL)
+    for pid in project.processes(f"kd train results/{victim} "):
+        os.kill(pid, signal.SIGKILL)
     assert running.wait(120) == 1
     assert victim not in project.published()
     log = project.folder / "logs" / f"{victim}.log"

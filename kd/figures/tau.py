@@ -1,8 +1,7 @@
 """Accuracy against temperature under label noise: a panel per noise rate, with CE and MSE as reference lines.
 
 Panels, not colours, tell the rates apart: with their reference lines and intervals four rates in one panel would be
-twelve lines, and 40 points of accuracy between the rates would flatten the effect of tau. Every panel spans the same
-number of points, so that slopes compare.
+twelve lines, and 40 points of accuracy between the rates would flatten the effect of tau.
 """
 
 from __future__ import annotations
@@ -25,9 +24,8 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     grid = figure.subplots(lines, columns, squeeze=False)
     for axis in grid.flat[len(panels) :]:
         axis.remove()
-    ends = _ends([frame for _, frame, _ in panels])
-    for axis, (title, frame, line), end in zip(grid.flat, panels, ends, strict=False):
-        axis.set_ylim(end)
+    for axis, (title, frame, line) in zip(grid.flat, panels, strict=False):
+        axis.set_ylim(_ends(frame))
         _panel(axis, frame, line, columns)
         style.head(axis, title, columns, *_odd(frame))
         axis.set(xlabel="temperature τ", ylabel=f"{style.TEST}, n = {style.usual_n(frame, ['objective'])}")
@@ -48,9 +46,8 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
         "limit. Marks are means, bars their intervals, small dots seeds; horizontal lines are the other objectives, "
         "bands their intervals."
     )
-    cut = style.cut(low for low, _ in _ends([frame for _, frame, _ in panels]))
-    spans = "Every panel spans the same number of points." if len(panels) > 1 else ""
-    return style.compose(shows, [title for title, _, _ in panels], said, used, cut, spans)
+    cut = style.cut(_ends(frame)[0] for _, frame, _ in panels)
+    return style.compose(shows, [title for title, _, _ in panels], said, used, cut)
 
 
 def _references(frame: pd.DataFrame, line: pd.DataFrame) -> list[str]:
@@ -73,15 +70,10 @@ def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
     return [(title, *frames) for title, (_, *frames) in zip(titles, found, strict=True)]
 
 
-def _ends(frames: list[pd.DataFrame]) -> list[tuple[float, float]]:
-    """Return the ends (percent) of each panel's accuracy axis: all of one length, each around its own data."""
-    ends = []
-    for frame in frames:
-        table = summarise(frame, ["objective"])
-        ends.append(style.limits(finished(frame)["test_top1"], table["low"], table["high"]))
-    half = max(high - low for low, high in ends) / 2
-    middles = [max((low + high) / 2, half) for low, high in ends]
-    return [(middle - half, middle + half) for middle in middles]
+def _ends(frame: pd.DataFrame) -> tuple[float, float]:
+    """Return the ends (percent) of a panel's accuracy axis."""
+    table = summarise(frame, ["objective"])
+    return style.limits(finished(frame)["test_top1"], table["low"], table["high"])
 
 
 def _odd(frame: pd.DataFrame) -> list[str]:
