@@ -218,10 +218,11 @@ def _still_good(folder: Path, identity: Identity) -> dict | None:
     """Return the manifest of a bank that can be added to; a bank of something else is made anew."""
     manifest = files.read_manifest(folder)
     refusal = _refusal(manifest, identity, [])
-    if refusal:
-        log.info("%s: %s: made anew", folder, refusal)
-        return None
-    return files.verified(folder)
+    if refusal is None:
+        return files.verified(folder)
+    if manifest is not None:
+        log.info("%s: %s; made anew", folder, refusal)
+    return None
 
 
 def _remove_others(folder: Path, keep: Iterable[str]) -> None:

@@ -1,0 +1,67 @@
+"""Where a cell runs: one slot of a GPU per cell, threads as told, precision by what the hardware has."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from kd import device
+from kd.errors import ConfigError
+
+
+def test_cells_spread_over_gpus_before_they_share_one(project: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    with contextlib.ExitStack() as held:
+        assert [device._gpu_slot(2, held) for _ in range(4)] == [0, 1, 0, 1]
+        assert sorted(path.name for path in device.SLOTS.iterdir()) == ["2.0", "2.1", "3.0", "3.1"]
+
+
+def test_a_cell_waits_for_a_slot_and_takes_the_one_that_is_freed(project: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(device, "_POLL_SECONDS", 0.01)
+    first, second, waiting = contextlib.ExitStack(), contextlib.ExitStack(), contextlib.ExitStack()
+    device._gpu_slot(1, first)
+    device._gpu_slot(1, second)
+    got = []
+    thread = threading.Thread(target=lambda: got.append(device._gpu_slot(1, waiting)))
+    thread.start()
+    time.sleep(0.1)
+    assert not got
+    second.close()
+    thread.join(5)
+    assert got == [1]
+    first.close()
+    waiting.close()
+
+
+def test_threads_are_as_told_and_the_manifest_says_so(project: Path, monkeypatch) -> None:
+    """Fault 24."""
+    monkeypatch.setenv("KD_DEVICE", "cpu")
+    with device.place("fp32", threads=2) as here:
+        assert here.describe()["threads"] == torch.get_num_threads() == 2
+        assert {"device", "precision", "python", "torch"} < set(here.describe())
+
+
+def test_a_device_that_is_not_there_is_refused_by_name(project: Path, monkeypatch) -> None:
+    for name in ("cuda:99", "gpu"):
+        monkeypatch.setenv("KD_DEVICE", name)
+        with pytest.raises(ConfigError, match=f"KD_DEVICE={name}"), device.place("fp32", 1):
+            pass
+
+
+def test_auto_precision_is_one_of_the_two_and_fp32_is_kept() -> None:
+    cpu = torch.device("cpu")
+    assert device._fastest(cpu) in ("fp32", "bf16")
+    assert device._place("cpu", "fp32").precision == "fp32"
+    assert device._place("cpu", "auto").precision == device._fastest(cpu)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_networks_run_in_the_precision_of_the_place(precision: str, dtype: torch.dtype) -> None:
+    with device.Place(torch.device("cpu"), precision).autocast():
+        assert torch.nn.Linear(4, 4)(torch.ones(2, 4)).dtype == dtype

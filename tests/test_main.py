@@ -1,0 +1,140 @@
+"""kd VERB: exit codes, messages on one line, no traceback for what a user can mend."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from kd.__main__ import main
+
+TEACHER = "results/digits/quick/resnet14.ce.s0"
+
+
+@pytest.fixture
+def small(project: Path) -> Path:
+    (project / "config.yaml").write_text(
+        json.dumps(
+            {
+                "study": "small",
+                "dataset": "digits",
+                "protocol": {"name": "quick", "epochs": 2, "batch": 64, "precision": "fp32"},
+                "experiments": {"a": {"teacher": "resnet14", "student": "resnet8", "loss": ["ce", "mse"]}},
+            }
+        )
+    )
+    return project
+
+
+def kd(*arguments: str, **options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "kd", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+
+
+def test_plan_counts_what_a_study_trains(small: Path, capsys) -> None:
+    assert main(["plan"]) == 0
+    printed = capsys.readouterr().out
+    assert "7 networks to train, 1 of them teach; 14 epochs in all" in printed
+    assert main(["plan", "--cells", "--config", "seeds=[4]"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "results/digits/quick/resnet8.ce.s4",
+        TEACHER,
+        f"{TEACHER}/resnet8.mse.s4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "results/digits/quick/resnet15.ce.s0"], "did you mean 'resnet"),
+        (["train", "results/digits/other/resnet8.ce.s0"], "protocol 'other' is not the study's (quick)"),
+        (["plan", "--config", "sedes=[1]"], "sedes: unknown key; did you mean 'seeds'"),
+        (["plan", "--config", "seeds"], "expected KEY=VALUE"),
+        (["plan", "--config", "seeds=[1"], "not valid YAML"),
+        (["plan", "--configfile", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["data", "digits;rm"], "not a dataset"),
+        (["data", "imagenett"], "neither built in nor declared"),
+        (["bank", TEACHER, "--needs", "0-3"], "expected SEED:EPOCHS"),
+        (["collect"], "not trained"),
+    ],
+)
+def test_what_cannot_be_helped_by_trying_again_exits_2_with_one_message(
+    small: Path, capsys, arguments: list, message: str
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_cell_without_its_data_exits_74_and_says_what_to_do(small: Path, capsys) -> None:
+    assert main(["train", TEACHER]) == 74
+    assert "data/digits: no result here" in capsys.readouterr().err
+
+
+def test_a_diverged_cell_exits_65(small: Path) -> None:
+    assert main(["data", "digits"]) == 0
+    wild = 'protocol={"name": "quick", "epochs": 2, "lr": 1e12, "precision": "fp32"}'
+    assert main(["train", TEACHER, "--config", wild]) == 65
+
+
+def test_sigterm_saves_and_exits_143_and_the_same_command_goes_on(small: Path) -> None:
+    main(["data", "digits"])
+    longer = 'protocol={"name": "quick", "epochs": 30, "batch": 64, "precision": "fp32"}'
+    command = [sys.executable, "-m", "kd", "train", TEACHER, "--config", longer]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    for line in running.stderr:
+        if "epoch 3/" in line:
+            break
+    running.send_signal(signal.SIGTERM)
+    rest = running.stderr.read()
+    assert running.wait(60) == 143
+    assert "the state is saved" in rest
+    assert "Traceback" not in rest
+    resumed = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert resumed.returncode == 0
+    assert "going on from epoch" in resumed.stderr
+    assert "epoch 1/30" not in resumed.stderr
+
+
+def test_two_processes_train_a_cell_once(small: Path) -> None:
+    """Promise 3: the second waits for the first, finds its result and leaves it."""
+    main(["data", "digits"])
+    command = [sys.executable, "-m", "kd", "train", TEACHER]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("is trained already" in text for text in said) == 1
+    assert sum("epoch 2/2" in text for text in said) == 1
+
+
+def test_a_terminal_shows_a_bar_and_a_log_a_line_per_epoch(small: Path) -> None:
+    main(["data", "digits"])
+    assert kd("train", TEACHER).stderr.count("epoch ") == 2
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "kd", "train", f"{TEACHER}/resnet8.mse.s0"])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    shown = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            shown += os.read(terminal, 4096)
+        except OSError:  # the other side has closed
+            break
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert b"100%" in shown
+    assert b"step/s" in shown
+    assert shown.count(b"epoch ") == 0
