@@ -1,12 +1,12 @@
-"""The view bank: a frozen teacher's logits for every view that its students will see, computed once.
+"""The view bank on disk: a frozen teacher's logits for every view that its students will see, computed once.
 
 The views of an image are finite (kd.data.views) and the teacher does not change, so each of its students, at any
-loss, temperature, weight and seed, can read rows instead of running it. Rows are keyed by (example index, view),
-never by a loader's order, computed in float32 and stored in float16.
+loss, temperature, weight and seed, can read rows instead of running it. Rows are computed in float32 and stored in
+float16; what a row is, and which are needed, kd.teachers says.
 
-On disk, banks/<teacher>/ holds `keys-<digest>.npy` (sorted int64: example index * views + view),
-`rows-<digest>.npy` ([R, K] float16) and a manifest that says whose logits of which data these are. A bank grows:
-views it has are kept, views it lacks are added. Losing it costs time only.
+banks/<teacher>/ holds `keys-<digest>.npy` (sorted int64), `rows-<digest>.npy` ([R, K] float16) and a manifest that
+says whose logits of which data these are. Students map the files into memory: one copy in the page cache serves all. A
+bank grows: rows it has are kept, rows it lacks are added. Losing it costs time only.
 """
 
 from __future__ import annotations
@@ -22,20 +22,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kd import files
 from kd.data.examples import Examples
 from kd.data.views import Grid
 from kd.device import Place
 from kd.errors import StorageError
+from kd.teachers import LiveTeacher, Need, StoredTeacher, keys_seen
 
 log = logging.getLogger("kd")
 
 _FILL_BATCH = 256
 _FLUSH_SECONDS = 10.0
-
-Need = tuple[int, int]  # a student's seed and the epochs it trains: it sees the views of those
 
 
 @dataclass(frozen=True)
@@ -50,43 +49,21 @@ class Identity:
     flip: bool
 
 
-class LiveTeacher:
-    """A frozen teacher that is run in each step: for views that are not finite, and to check banks against."""
-
-    def __init__(self, network: nn.Module, place: Place) -> None:
-        self._network = network.to(place.device, memory_format=torch.channels_last).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
-        """Return logits [B, K] float32 of `inputs` [B, C, H, W]; float32 throughout, as the bank's rows are."""
-        return self._network(inputs).float()
-
-
-class Bank:
-    """An open bank, memory-mapped: concurrent students share one copy in the page cache."""
-
-    def __init__(self, folder: Path, manifest: dict, grid: Grid, device: torch.device) -> None:
-        self._views = grid.count
-        self._keys = torch.from_numpy(_mapped(folder / manifest["keys"])).to(device)
-        self._rows = torch.from_numpy(_mapped(folder / manifest["rows"])).to(device)
-
-    def logits(self, index: Tensor, view: Tensor, inputs: Tensor | None = None) -> Tensor:
-        """Return logits [B, K] float32 of examples `index` [B] in `view` [B]; `inputs` play no part."""
-        return self._rows[torch.searchsorted(self._keys, index * self._views + view)].float()
-
-
 def serves(folder: Path, identity: Identity, need: Iterable[Need]) -> bool:
     """Say whether the bank in `folder` is this teacher's, of these data, and holds every view in `need`."""
     return _refusal(files.read_manifest(folder), identity, need) is None
 
 
-def open_bank(folder: Path, identity: Identity, need: Iterable[Need], grid: Grid, device: torch.device) -> Bank:
+def open_bank(
+    folder: Path, identity: Identity, need: Iterable[Need], grid: Grid, device: torch.device
+) -> StoredTeacher:
     """Return the bank in `folder`. Raises StorageError, naming both digests, when it is of another teacher or data."""
     manifest = files.read_manifest(folder)
     refusal = _refusal(manifest, identity, need)
     if refusal:
         raise StorageError(f"{folder}: {refusal}; run `kd bank`, or snakemake")
-    return Bank(folder, manifest, grid, device)
+    keys, rows = (torch.from_numpy(_mapped(folder / manifest[name])).to(device) for name in ("keys", "rows"))
+    return StoredTeacher(keys, rows, grid)
 
 
 def _refusal(manifest: dict | None, identity: Identity, need: Iterable[Need]) -> str | None:
@@ -117,20 +94,17 @@ def fill(
     files.sweep(folder)
     before = _still_good(folder, identity)
     holds = _merged(before["holds"] if before else [], need)
-    keys = _keys(holds, grid, examples.train)
+    keys = keys_seen(holds, grid, examples.train).numpy()
     tag = hashlib.sha256(keys.tobytes() + files.canonical_json(vars(identity)).encode()).hexdigest()[:12]
     filling = _Filling(folder, f"rows-{tag}.npy", (len(keys), _classes(teacher)))
     missing = filling.take(folder, before, keys)
 
     live = LiveTeacher(teacher, place)
-    images = examples.images
     began, passes = time.monotonic(), 0
     for start in range(filling.done, len(missing), _FILL_BATCH):
         at = missing[start : start + _FILL_BATCH]
-        key = torch.from_numpy(keys[at]).to(place.device)
-        index, view = key // grid.count, key % grid.count
-        inputs = examples.normalise(grid.render(images[index.to(images.device)].to(place.device), view))
-        filling.put(at, live.logits(index, view, inputs).half().cpu().numpy(), start + len(at))
+        rows = live.answers(torch.from_numpy(keys[at]), examples, grid)
+        filling.put(at, rows.numpy(), start + len(at))
         passes += len(at)
     filling.finish()
 
@@ -193,18 +167,6 @@ class _Filling:
             os.fsync(file.fileno())
         os.replace(self._partial, self._final)
         self._note.unlink(missing_ok=True)
-
-
-def _keys(holds: Iterable[Need], grid: Grid, train: Tensor) -> np.ndarray:
-    """Return the sorted keys of every view that students with these (seed, epochs) see of the examples `train`."""
-    train = train.cpu()
-    wanted = torch.zeros((int(train.max()) + 1) * grid.count, dtype=torch.bool)
-    for seed, epochs in holds:
-        for epoch in range(epochs):
-            wanted[train * grid.count + grid.draw(seed, epoch, train)] = True
-            if epoch % 32 == 31 and bool(wanted.view(-1, grid.count)[train].all()):
-                break  # every view is wanted already
-    return wanted.nonzero().squeeze(1).numpy()
 
 
 def _merged(holds: Iterable[Need], need: Iterable[Need]) -> list[list[int]]:

@@ -285,7 +285,7 @@ def code_behind(cell: Cell, protocol: Protocol) -> str:
     """Return the digest of the code that decides what training `cell` gives, its data and its teacher aside."""
     modules = ["kd.fit", models.family(cell.stage.network), losses.family(cell.stage.objective.loss)]
     if cell.teacher:
-        modules += ["kd.bank"]
+        modules += ["kd.teachers"]
     if cell.dataset.fraction < 1 or protocol.heldout:
         modules += ["kd.data.arrays"]
     return code_digest(*modules)
@@ -293,7 +293,7 @@ def code_behind(cell: Cell, protocol: Protocol) -> str:
 
 def code_behind_bank(teacher: Cell) -> str:
     """Return the digest of the code that computes a bank of `teacher`."""
-    return code_digest("kd.bank", models.family(teacher.stage.network))
+    return code_digest("kd.teachers", models.family(teacher.stage.network))
 
 
 def code_behind_data(study: Study, name: str) -> str:

@@ -45,6 +45,7 @@ from kd.device import Place, place
 from kd.errors import Diverged
 from kd.fit import History, Plan, Row, Teacher, fit
 from kd.state import State
+from kd.teachers import LiveTeacher, Need
 
 log = logging.getLogger("kd")
 
@@ -261,7 +262,7 @@ def _csv(rows: list[Row]) -> bytes:
 # -- bank -------------------------------------------------------------------------------------------------------------
 
 
-def bank_of(teacher: Cell, recipe: Recipe, needs: list[bank.Need], resources: Resources) -> None:
+def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources) -> None:
     """Fill the bank of `teacher` with every view that students with these (seed, epochs) will see."""
     manifest = files.verified(Path(teacher.path), MODEL)
     if manifest["status"] != "ok":
@@ -281,7 +282,7 @@ def bank_of(teacher: Cell, recipe: Recipe, needs: list[bank.Need], resources: Re
 def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
     """Return what answers for the teacher of `cell`; a bank that lacks its views, or is another's, is filled first."""
     if recipe.protocol.teacher == "online":
-        return bank.LiveTeacher(load_network(cell.teacher, have), where)
+        return LiveTeacher(load_network(cell.teacher, have), where)
     folder, identity, needs = _bank_folder(cell.teacher), _bank_identity(cell.teacher, have), [(plan.seed, plan.epochs)]
     if not bank.serves(folder, identity, needs):
         with _locked(cell.teacher, "bank.lock"):
@@ -290,7 +291,7 @@ def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Plac
     return bank.open_bank(folder, identity, needs, have.grid, where.device)
 
 
-def _fill_bank(teacher: Cell, have: Prepared, needs: list[bank.Need], where: Place) -> None:
+def _fill_bank(teacher: Cell, have: Prepared, needs: list[Need], where: Place) -> None:
     network = load_network(teacher, have)
     folder, identity = _bank_folder(teacher), _bank_identity(teacher, have)
     bank.fill(folder, identity, needs, have.grid, network, have.examples, where)

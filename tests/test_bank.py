@@ -17,6 +17,7 @@ from kd import bank, losses, models
 from kd.data.views import Grid
 from kd.errors import StorageError
 from kd.fit import History, fit
+from kd.teachers import LiveTeacher, StoredTeacher
 
 GRID = Grid(1, False)
 IDENTITY = bank.Identity(teacher="t", data="d", examples="e", code="c", pad=1, flip=False)
@@ -31,7 +32,7 @@ def teacher() -> nn.Module:
     return trained
 
 
-def filled(folder: Path, teacher: nn.Module, needs: list, identity: bank.Identity = IDENTITY) -> bank.Bank:
+def filled(folder: Path, teacher: nn.Module, needs: list, identity: bank.Identity = IDENTITY) -> StoredTeacher:
     bank.fill(folder, identity, needs, GRID, teacher, made_examples(), CPU)
     return bank.open_bank(folder, identity, needs, GRID, CPU.device)
 
@@ -39,10 +40,8 @@ def filled(folder: Path, teacher: nn.Module, needs: list, identity: bank.Identit
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the images that pass through a teacher from now on."""
     passes: list[int] = []
-    logits = bank.LiveTeacher.logits
-    monkeypatch.setattr(
-        bank.LiveTeacher, "logits", lambda self, i, v, x: (passes.append(len(x)), logits(self, i, v, x))[1]
-    )
+    logits = LiveTeacher.logits
+    monkeypatch.setattr(LiveTeacher, "logits", lambda self, i, v, x: (passes.append(len(x)), logits(self, i, v, x))[1])
     return passes
 
 
@@ -54,7 +53,7 @@ def test_a_row_is_the_teacher_s_answer_to_that_view_of_that_example(tmp_path: Pa
     for epoch in range(3):
         view = GRID.draw(0, epoch, index)
         inputs = examples.normalise(GRID.render(examples.images[index], view))
-        live = bank.LiveTeacher(teacher, CPU).logits(index, view, inputs)
+        live = LiveTeacher(teacher, CPU).logits(index, view, inputs)
         assert torch.allclose(opened.logits(index, view), live, rtol=ROUNDING, atol=1e-5)
 
 
@@ -70,7 +69,7 @@ def test_bank_and_online_training_give_the_same_losses_within_float16_rounding(
         fit(network(), made_examples(), made, mentor, CPU, NoState(), history)
         return history.rows
 
-    stored, live = train(filled(tmp_path, teacher, [(0, 3)])), train(bank.LiveTeacher(teacher, CPU))
+    stored, live = train(filled(tmp_path, teacher, [(0, 3)])), train(LiveTeacher(teacher, CPU))
     for a, b in zip(stored, live, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=ROUNDING)
         assert a["test_loss"] == pytest.approx(b["test_loss"], rel=ROUNDING)
@@ -133,17 +132,17 @@ def test_the_bank_of_a_teacher_that_was_retrained_is_made_anew(tmp_path: Path, t
 def test_an_interrupted_fill_goes_on_where_it_stopped(tmp_path: Path, teacher: nn.Module, monkeypatch) -> None:
     monkeypatch.setattr(bank, "_FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(bank, "_FILL_BATCH", 16)
-    logits = bank.LiveTeacher.logits
+    logits = LiveTeacher.logits
     calls = []
 
-    def dies(self: bank.LiveTeacher, *arguments: object) -> torch.Tensor:
+    def dies(self: LiveTeacher, *arguments: object) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
         return logits(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(bank.LiveTeacher, "logits", dies)
+        patch.setattr(LiveTeacher, "logits", dies)
         with pytest.raises(KeyboardInterrupt):
             filled(tmp_path, teacher, [(0, 2)])
     assert not (tmp_path / "manifest.json").exists()

@@ -272,7 +272,7 @@ def test_sgd_takes_the_steps_of_torch_s_own_without_decay_on_biases_and_batch_no
 
 def test_a_teacher_is_frozen_and_in_eval_mode() -> None:
     """Fault 28: running statistics are what a teacher left in training mode changes."""
-    from kd.bank import LiveTeacher
+    from kd.teachers import LiveTeacher
 
     torch.manual_seed(1)
     master = models.build("resnet14", 2, 1)

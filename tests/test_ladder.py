@@ -27,6 +27,7 @@ LADDER = [
     "kd.progress",
     "kd.state",
     "kd.fit",
+    "kd.teachers",
     "kd.bank",
     "kd.stages",
     # reporting

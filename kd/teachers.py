@@ -1,0 +1,60 @@
+"""How a frozen teacher answers: run on what the student sees, or read from rows that were computed before.
+
+A row's key is (example index, view), never a position in any order: example index * views + view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from kd.data.examples import Examples
+from kd.data.views import Grid
+from kd.device import Place
+
+Need = tuple[int, int]  # a student's seed and the epochs it trains: it sees the views of those
+
+
+class LiveTeacher:
+    """A frozen teacher that is run: in each step where views are not finite, once for each row of a bank otherwise."""
+
+    def __init__(self, network: nn.Module, place: Place) -> None:
+        """Take `network` to the device of `place`, in evaluation mode and without gradients."""
+        self._network = network.to(place.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._device = place.device
+
+    @torch.no_grad()
+    def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
+        """Return logits [B, K] float32 of `inputs` [B, C, H, W], computed in float32 at any precision of training."""
+        with torch.autocast(self._device.type, enabled=False):
+            return self._network(inputs).float()
+
+    def answers(self, keys: Tensor, examples: Examples, grid: Grid) -> Tensor:
+        """Return the rows [B, K] float16, on the CPU, of these keys [B]."""
+        index, view = keys // grid.count, keys % grid.count
+        # Gathered and cropped where the images are; the device gets what the network reads.
+        inputs = examples.normalise(grid.render(examples.images[index], view)).to(self._device)
+        return self.logits(index, view, inputs).half().cpu()
+
+
+class StoredTeacher:
+    """A teacher whose answers were computed before: `rows` [R, K] float16 of sorted `keys` [R] int64."""
+
+    def __init__(self, keys: Tensor, rows: Tensor, grid: Grid) -> None:
+        self._keys, self._rows, self._views = keys, rows, grid.count
+
+    def logits(self, index: Tensor, view: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Return logits [B, K] float32 of examples `index` [B] in `view` [B]; `inputs` play no part."""
+        return self._rows[torch.searchsorted(self._keys, index * self._views + view)].float()
+
+
+def keys_seen(needs: Iterable[Need], grid: Grid, train: Tensor) -> Tensor:
+    """Return the sorted keys [R] of every view of the examples `train` that students with these needs see."""
+    train = train.cpu()
+    seen = torch.zeros((int(train.max()) + 1) * grid.count, dtype=torch.bool)
+    for seed, epochs in needs:
+        for epoch in range(epochs):
+            seen[train * grid.count + grid.draw(seed, epoch, train)] = True
+    return seen.nonzero().squeeze(1)
