@@ -291,6 +291,19 @@ def code_behind(cell: Cell, protocol: Protocol) -> str:
     return code_digest(*modules)
 
 
+def stale(cell: Cell, manifest: Mapping, protocol: Protocol) -> str | None:
+    """Return why a published cell is not what this study would train now, or None. Its teacher is not looked at."""
+    code = code_behind(cell, protocol)
+    if manifest["code"] != code:
+        return f"trained with code {manifest['code']}, the code is now {code}"
+    # The manifest has the precision that `auto` became on its machine.
+    values = protocol.model_dump(mode="json")
+    for key in values.keys() - {"precision"}:
+        if manifest["protocol"].get(key) != values[key]:
+            return f"trained with {key} {manifest['protocol'].get(key)}, protocol {protocol.name} has {values[key]}"
+    return None
+
+
 def code_behind_bank(teacher: Cell) -> str:
     """Return the digest of the code that computes a bank of `teacher`."""
     return code_digest("kd.teachers", models.family(teacher.stage.network))

@@ -34,6 +34,7 @@ PLUMBING = frozenset(
 )
 
 
+@cache
 def code_digest(*modules: str) -> str:
     """Return 16 hex digits that change when `modules`, or what they import from kd, do something else."""
     digest = hashlib.sha256()

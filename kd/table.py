@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from kd import files
-from kd.cells import DATA, Cell, all_cells, cells_of, code_behind, spell_objective, taught_by
+from kd.cells import DATA, Cell, all_cells, cells_of, spell_objective, stale, taught_by
 from kd.config import Study
 from kd.errors import DataError, StorageError
 from kd.losses import LOSSES
@@ -80,11 +80,9 @@ def _read(study: Study, cell: Cell) -> Result:
     if files.read_manifest(Path(cell.path)) is None:
         raise DataError(f"{cell}: not trained")
     manifest = files.verified(Path(cell.path), "metrics.csv")
-    expected = code_behind(cell, study.protocol)
-    if manifest["code"] != expected:
-        raise DataError(f"{cell}: trained with code {manifest['code']}, the code is now {expected}")
-    if {**manifest["protocol"], "precision": None} != study.protocol.model_dump(mode="json") | {"precision": None}:
-        raise DataError(f"{cell}: trained with other values of protocol {cell.protocol}")
+    reason = stale(cell, manifest, study.protocol)
+    if reason:
+        raise DataError(f"{cell}: {reason}")
     epochs = _metrics(Path(cell.path, "metrics.csv"))
     if manifest["status"] == "ok":
         _check_sound(cell, epochs, cell.stage.epochs or study.protocol.epochs)

@@ -1,14 +1,16 @@
 # What the rules share: which Python runs, what a cell waits for, and the parameters that say when it is out of date.
 import json
 import os
+import shlex
 from functools import cache
 from pathlib import Path
 
+from kd.errors import StorageError
 from kd.files import read_manifest
 
 if not workflow.deployment_settings.deployment_method:
     # Jobs run the Python that runs Snakemake, whether or not its environment is activated.
-    shell.prefix(f"export PATH={os.path.dirname(sys.executable)}:$PATH; ")
+    shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
 
 
 def data_recipe(name):
@@ -36,12 +38,12 @@ def taught(w):
 @cache
 def current(cell):
     """Whether the cell is published, from the code and protocol of now, and so are those that led to it."""
-    manifest = read_manifest(Path(cell.path))
-    return (
-        manifest is not None
-        and manifest["code"] == cells.code_behind(cell, STUDY.protocol)
-        and (cell.teacher is None or current(cell.teacher))
-    )
+    try:
+        manifest = read_manifest(Path(cell.path))
+    except StorageError:  # a damaged one: its cell and the table say so
+        return False
+    fresh = manifest is not None and cells.stale(cell, manifest, STUDY.protocol) is None
+    return fresh and (cell.teacher is None or current(cell.teacher))
 
 
 def needs(w):

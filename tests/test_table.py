@@ -1,0 +1,130 @@
+"""The tidy table: whole and honest, or refused with the cells named (promises 5 and 7)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import study
+
+from kd import cells, files, stages, table
+from kd.errors import DataError
+from kd.stages import Recipe, Resources
+
+SMALL = study()
+TEACHER = "results/digits/quick/resnet14.ce.s0"
+STUDENT = f"{TEACHER}/resnet8.kl-tau3.s1"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the small study is trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stages.data(cells.Dataset("digits"), Recipe())
+        for cell in cells.all_cells(SMALL):
+            stages.train(cell, Recipe.parse(cells.recipe(SMALL, cell.dataset)), Resources())
+    return folder
+
+
+@pytest.fixture
+def collected(trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.chdir(trained)
+    table.collect(SMALL, tmp_path)
+    return tmp_path
+
+
+def rewritten(name: str, change: object) -> str:
+    """Change a published file of the student and sign it anew, as a careless hand would; return what it held."""
+    path = Path(STUDENT, name)
+    before = path.read_text()
+    path.write_text(change(before))
+    manifest = json.loads(Path(STUDENT, "manifest.json").read_text())
+    manifest["files"][name] = files.file_digest(path)
+    Path(STUDENT, "manifest.json").write_text(json.dumps(manifest))
+    return before
+
+
+def test_a_row_says_what_was_trained_and_how_it_ended(collected: Path) -> None:
+    rows = pd.read_parquet(collected / "table.parquet").set_index("cell")
+    row, manifest = rows.loc[STUDENT], files.read_manifest(Path(STUDENT))
+    assert (row.networks, row.objectives) == ("resnet14 > resnet8", "ce > kl-tau3")
+    assert (row.teacher, row.student, row.objective, row.loss) == ("resnet14", "resnet8", "kl-tau3", "kl")
+    assert (row.tau, row.alpha, row.seed, row.teacher_seed, row.stages) == (3.0, 1.0, 1, 0, 2)
+    assert (row.noise, row.noise_rate, row.fraction, row.epochs, row.status) == ("none", 0.0, 1.0, 3, "ok")
+    assert row.test_top1 == manifest["last"]["test_top1"]  # the headline is the last epoch
+    assert row.best_test_top1 - row.test_top1 == row.best_gap >= 0
+
+
+def test_networks_that_teach_are_an_experiment_of_their_own(collected: Path) -> None:
+    rows = pd.read_parquet(collected / "table.parquet")
+    assert rows[rows.experiment == "teachers"].cell.tolist() == [TEACHER]
+    assert TEACHER not in set(rows[rows.experiment == "losses"].cell)
+
+
+def test_csv_and_parquet_hold_the_same_and_curves_one_row_an_epoch(collected: Path) -> None:
+    for name in ("table", "curves"):
+        csv = pd.read_csv(collected / f"{name}.csv", keep_default_na=False, na_values=[""])
+        parquet = pd.read_parquet(collected / f"{name}.parquet")
+        pd.testing.assert_frame_equal(
+            csv.fillna(math.nan), parquet.replace({"": math.nan}), check_dtype=False, check_exact=True
+        )
+    curves = pd.read_parquet(collected / "curves.parquet")
+    assert (curves.groupby(["experiment", "cell"]).epoch.agg(list).map(tuple) == (1, 2, 3)).all()
+
+
+def test_the_same_results_give_the_same_table_bytes(collected: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    again = tmp_path_factory.mktemp("again")
+    table.collect(SMALL, again)
+    for path in collected.iterdir():
+        assert (again / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text + text.splitlines()[-1] + "\n", "not one row for each of 3 epochs"),  # fault 19
+        (lambda text: "\n".join(text.splitlines()[:-1]) + "\n", "not one row for each of 3 epochs"),
+        (lambda text: re.sub(r",[^,\n]+\n$", ",nan\n", text), "test_top1 is not a finite number"),  # fault 21
+        (lambda text: re.sub(r",[^,\n]+\n$", ",\n", text), "test_top1 is not a finite number"),
+    ],
+)
+def test_metrics_that_are_not_one_finite_row_an_epoch_stop_the_table(collected: Path, change, message: str) -> None:
+    before = rewritten("metrics.csv", change)
+    try:
+        with pytest.raises(DataError, match=re.escape(STUDENT) + ".*" + message):
+            table.collect(SMALL, collected)
+    finally:
+        rewritten("metrics.csv", lambda _: before)
+    table.collect(SMALL, collected)
+
+
+def test_a_cell_of_another_protocol_stops_the_table_with_both_values(collected: Path) -> None:
+    """Fault 23."""
+    other = study(protocol={"name": "quick", "epochs": 3, "batch": 32, "precision": "fp32"})
+    with pytest.raises(DataError, match="trained with batch 64, protocol quick has 32"):
+        table.collect(other, collected)
+
+
+def test_all_bad_cells_are_named_up_to_ten_and_counted(collected: Path) -> None:
+    """Fault 22."""
+    with pytest.raises(DataError, match=r"(?s)15 of the study's cells.*not trained.*and 5 more") as refused:
+        table.collect(study(seeds=[10, 11, 12, 13, 14, 15, 16], teacher_seeds=[5]), collected)
+    assert str(refused.value).count("not trained") == 10
+
+
+def test_a_diverged_cell_has_its_row_without_numbers(trained: Path, monkeypatch, tmp_path: Path) -> None:
+    """Fault 21: it is there to be counted."""
+    monkeypatch.chdir(trained)
+    wild = study(protocol={"name": "wild", "epochs": 3, "lr": 1e12, "precision": "fp32"}, seeds=[0])
+    for cell in cells.all_cells(wild):
+        stages.train(cell, Recipe.parse(cells.recipe(wild, cell.dataset)), Resources())
+    table.collect(wild, tmp_path)
+    rows = pd.read_parquet(tmp_path / "table.parquet")
+    assert set(rows.status) == {"diverged"}
+    assert rows[["train_loss", "test_loss", "test_top1", "best_test_top1", "best_gap"]].isna().all(axis=None)
