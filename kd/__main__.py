@@ -23,7 +23,8 @@ from kd.errors import ConfigError, Diverged, KdError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code (2 config, 65 diverged, 74 storage, 75 busy, 130 or 143 stopped)."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("kd").setLevel(logging.INFO)  # of the libraries, warnings only
     try:
         return options.verb(options) or 0
     except KdError as error:
