@@ -8,6 +8,7 @@ is generated from these models and a test holds it in step.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,8 +57,8 @@ def _number(value: object) -> float:
         number = float(value)
     except ValueError:
         raise ValueError(f"got {value!r}, expected a number") from None
-    if number != number:
-        raise ValueError("NaN is not a number to train with")
+    if not math.isfinite(number):
+        raise ValueError(f"got {value!r}, expected a finite number")
     return number
 
 

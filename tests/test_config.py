@@ -68,7 +68,8 @@ def test_yaml_surprises_are_numbers_or_refused() -> None:
     refused("protocol.epochs: got True, expected a number", **protocol(epochs=True))
     refused("expected a number", **protocol(lr="fast"))
     refused("whole number", **protocol(epochs=2.5))
-    refused("NaN", **protocol(lr="nan"))
+    refused("expected a finite number", **protocol(lr="nan"))
+    refused("expected a finite number", **protocol(epochs="inf"))
     refused("tau", **experiment(loss={"kl": {"tau": True}}))
     refused("flip", **protocol(flip="yes"))
 
