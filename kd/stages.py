@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ from kd.data.noise import open_labels
 from kd.data.prepare import prepare_dataset, prepare_labels
 from kd.data.views import Grid
 from kd.device import Place, place
-from kd.errors import Diverged
+from kd.errors import Diverged, StorageError
 from kd.fit import History, Plan, Row, Teacher, fit
 from kd.state import State
 from kd.teachers import LiveTeacher, Need
@@ -142,46 +143,53 @@ def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False)
     A cell that is published already, from the same recipe, code and inputs, is left as it is. A cell that
     diverges is published as diverged. `fresh` discards the state.
     """
-    with _locked(cell, "lock"):
+    with (
+        _locked(cell, "lock"),
+        place(recipe.protocol.precision, resources.threads, resources.cells_per_gpu) as where,
+    ):
         files.sweep(Path(cell.path))
         have = prepared(cell, recipe)
-        mentor = files.verified(Path(cell.teacher.path), MODEL) if cell.teacher else None
-        code = code_behind(cell, recipe.protocol)
-        inputs = have.digests | ({"teacher": mentor["files"][MODEL]} if mentor else {})
-        with place(recipe.protocol.precision, resources.threads, resources.cells_per_gpu) as where:
-            protocol = recipe.protocol.model_dump(mode="json") | {"precision": where.precision}
-            identity = {"cell": cell.path, "protocol": protocol, "code": code, "inputs": inputs}
-            fingerprint = files.sha256(files.canonical_json(identity).encode())
-            published = _published(cell, fingerprint)
-            if published:
-                log.info("%s is trained already", cell)
-                return published
-            state = State(_state(cell) / f"run-{fingerprint[:12]}", {"cell": cell.path, "fingerprint": fingerprint})
-            if fresh:
-                state.clear()
-            history, network, cause = History(), None, ""
-            try:
-                if mentor and mentor["status"] != "ok":
-                    raise Diverged(f"its teacher {cell.teacher} diverged")
-                network = _fitted(cell, recipe, have, where, state, history)
-            except Diverged as error:
-                cause = str(error)
-                log.error("%s diverged: %s", cell, cause)
-            manifest = {
-                "kind": "network",
-                "status": "diverged" if cause else "ok",
-                "cause": cause,
-                **identity,
-                "fingerprint": fingerprint,
-                **_summary(network, history),
-                **where.describe(),
-                "memory": where.peak_memory(),
-                "kd": __version__,
-            }
-        return _publish(cell, network, history, manifest)
+        identity = _identity(cell, recipe, have, where)
+        published = _published(cell, identity["fingerprint"])
+        if published:
+            log.info("%s is trained already", cell)
+            return published
+        state = State(
+            _state(cell) / f"run-{identity['fingerprint'][:12]}",
+            {"cell": cell.path, "fingerprint": identity["fingerprint"]},
+        )
+        if fresh:
+            state.clear()
+        history, network, cause = History(), None, ""
+        try:
+            network = _fitted(cell, recipe, have, where, state, history)
+        except Diverged as error:
+            cause = str(error)
+            log.error("%s diverged: %s", cell, cause)
+        ended = {"kind": "network", "status": "diverged" if cause else "ok", "cause": cause}
+        machine = where.describe() | {"memory": where.peak_memory(), "kd": __version__}
+        return _publish(cell, network, history, ended | identity | _summary(network, history) | machine)
+
+
+def _identity(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> dict:
+    """Return all that decides a cell's numbers on one kind of machine, and the fingerprint of it."""
+    mentor = {"teacher": _manifest_of_teacher(cell)["files"][MODEL]} if cell.teacher else {}
+    identity = {
+        "cell": cell.path,
+        "protocol": recipe.protocol.model_dump(mode="json") | {"precision": where.precision},
+        "code": code_behind(cell, recipe.protocol),
+        "inputs": have.digests | mentor,
+    }
+    return identity | {"fingerprint": files.sha256(files.canonical_json(identity).encode())}
+
+
+def _manifest_of_teacher(cell: Cell) -> dict:
+    return files.verified(Path(cell.teacher.path), MODEL)
 
 
 def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History) -> nn.Module:
+    if cell.teacher and _manifest_of_teacher(cell)["status"] != "ok":
+        raise Diverged(f"its teacher {cell.teacher} diverged")
     plan = _plan(cell, recipe.protocol, have.grid)
     # The seed of the stage alone: students that differ in their loss start from the same weights, in pairs.
     torch.manual_seed(cell.stage.seed)
@@ -315,7 +323,10 @@ def load_network(cell: Cell, have: Prepared) -> nn.Module:
     """Return the published network of `cell`, its weights checked against the manifest's digest."""
     files.verified(Path(cell.path), MODEL)
     network = models.build(cell.stage.network, have.classes, have.channels)
-    network.load_state_dict(safetensors.torch.load_file(Path(cell.path, MODEL)))
+    try:
+        network.load_state_dict(safetensors.torch.load_file(Path(cell.path, MODEL)))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise StorageError(f"{Path(cell.path, MODEL)}: not the weights of a {cell.stage.network}: {error}") from error
     return network
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import pickle
 import time
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class State:
                     f"{path}: this state is of {header}, but this run is {self.header}; "
                     f"remove {self.folder}, or train with --fresh, to start anew"
                 )
-            return torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+            return _unpacked(path, payload)
         return None
 
     def save(self, content: dict) -> None:
@@ -78,3 +79,11 @@ class State:
         """Remove the saved generations."""
         for name in _GENERATIONS:
             (self.folder / name).unlink(missing_ok=True)
+
+
+def _unpacked(path: Path, payload: bytes) -> dict:
+    """Return the content of a state. Tensors and plain values only: anything else is refused, and nothing runs."""
+    try:
+        return torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise StorageError(f"{path}: not a state that kd saved ({str(error).splitlines()[0]}); remove it") from error

@@ -80,6 +80,8 @@ def _read(study: Study, cell: Cell) -> Result:
     if files.read_manifest(Path(cell.path)) is None:
         raise DataError(f"{cell}: not trained")
     manifest = files.verified(Path(cell.path), "metrics.csv")
+    if manifest["cell"] != cell.path:
+        raise DataError(f"{cell}: a copy of {manifest['cell']}; remove it and run snakemake")
     reason = stale(cell, manifest, study.protocol)
     if reason:
         raise DataError(f"{cell}: {reason}")

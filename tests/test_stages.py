@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
+import re
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from conftest import study
+from conftest import ROOT, study
 from test_fit import StopAt
 
 from kd import cells, files, losses, stages
@@ -159,6 +162,51 @@ def test_a_damaged_teacher_is_refused_by_name(digits: Path, damage: str) -> None
     with pytest.raises(StorageError, match=r"resnet14\.ce\.s0/model\.safetensors: damaged.*run the same command again"):
         train(STUDENT)
     assert not Path(STUDENT, "manifest.json").exists()
+
+
+class Payload:
+    """What a malicious checkpoint holds: unpickling it would leave a file behind."""
+
+    def __reduce__(self) -> tuple:
+        return (os.system, ("touch ran",))
+
+
+def test_promise_6_nothing_runs_from_a_teacher_s_checkpoint(digits: Path) -> None:
+    """Fault 53: even one whose digest was signed anew."""
+    train(TEACHER)
+    torch.save({"weights": Payload()}, Path(TEACHER, "model.safetensors"))
+    manifest = json.loads(Path(TEACHER, "manifest.json").read_text())
+    manifest["files"]["model.safetensors"] = files.file_digest(Path(TEACHER, "model.safetensors"))
+    Path(TEACHER, "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StorageError, match="not the weights of a resnet14"):
+        train(STUDENT)
+    assert not Path("ran").exists()
+
+
+def test_promise_6_nothing_runs_from_a_state(digits: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 20)
+        with pytest.raises(Terminated):
+            train(TEACHER)
+    state = next(Path("state").rglob("last.pt"))
+    header, _ = files.unseal(state)
+    buffer = io.BytesIO()
+    torch.save({"network": Payload()}, buffer)
+    files.seal(state, header, buffer.getvalue())
+    with pytest.raises(StorageError, match=r"last\.pt: not a state that kd saved"):
+        train(TEACHER)
+    assert not Path("ran").exists()
+
+
+def test_promise_6_the_code_has_no_loader_or_shell_that_runs_data() -> None:
+    forbidden = re.compile(
+        r"weights_only\s*=\s*False|pickle\.loads?\(|yaml\.load\(|shell\s*=\s*True|allow_pickle\s*=\s*True|eval\("
+    )
+    for path in [*(ROOT / "kd").rglob("*.py"), ROOT / "Snakefile", *(ROOT / "workflow").rglob("*.smk")]:
+        assert not forbidden.search(path.read_text().replace(".eval()", "")), path
+    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        for command in re.findall(r'"python -m kd [^\n]*(?:\n\s+"[^\n]*)*', path.read_text()):
+            assert not re.search(r"\{(?!threads|resources\.cells_per_gpu)[^{}]*(?<!:q)\}", command), command
 
 
 def test_a_student_without_its_teacher_is_refused(digits: Path) -> None:

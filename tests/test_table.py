@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -50,14 +51,16 @@ def rewritten(name: str, change: object) -> str:
     return before
 
 
-def test_a_row_says_what_was_trained_and_how_it_ended(collected: Path) -> None:
+def test_promise_7_the_headline_is_the_last_epoch_and_the_best_on_test_stands_beside_it(collected: Path) -> None:
     rows = pd.read_parquet(collected / "table.parquet").set_index("cell")
     row, manifest = rows.loc[STUDENT], files.read_manifest(Path(STUDENT))
     assert (row.networks, row.objectives) == ("resnet14 > resnet8", "ce > kl-tau3")
     assert (row.teacher, row.student, row.objective, row.loss) == ("resnet14", "resnet8", "kl-tau3", "kl")
     assert (row.tau, row.alpha, row.seed, row.teacher_seed, row.stages) == (3.0, 1.0, 1, 0, 2)
     assert (row.noise, row.noise_rate, row.fraction, row.epochs, row.status) == ("none", 0.0, 1.0, 3, "ok")
-    assert row.test_top1 == manifest["last"]["test_top1"]  # the headline is the last epoch
+    assert row.test_top1 == manifest["last"]["test_top1"]
+    assert manifest["last"]["epoch"] == 3
+    assert row.best_test_top1 == manifest["best_on_test"]["test_top1"]
     assert row.best_test_top1 - row.test_top1 == row.best_gap >= 0
 
 
@@ -109,6 +112,18 @@ def test_a_cell_of_another_protocol_stops_the_table_with_both_values(collected: 
     other = study(protocol={"name": "quick", "epochs": 3, "batch": 32, "precision": "fp32"})
     with pytest.raises(DataError, match="trained with batch 64, protocol quick has 32"):
         table.collect(other, collected)
+
+
+def test_a_cell_that_is_a_copy_of_another_stops_the_table(collected: Path) -> None:
+    """A directory copied by hand would count one network twice."""
+    other = Path(STUDENT.replace(".s1", ".s0"))
+    kept = shutil.copytree(other, collected / "kept")
+    try:
+        shutil.copytree(STUDENT, other, dirs_exist_ok=True)
+        with pytest.raises(DataError, match=rf"{other}: a copy of {STUDENT}"):
+            table.collect(SMALL, collected)
+    finally:
+        shutil.copytree(kept, other, dirs_exist_ok=True)
 
 
 def test_all_bad_cells_are_named_up_to_ten_and_counted(collected: Path) -> None:
