@@ -15,7 +15,7 @@ import pandas as pd
 from kd.config import Protocol, Study
 from kd.errors import ConfigError, StorageError, nearest
 from kd.figures import draw as draw_figure
-from kd.figures import style
+from kd.figures import naming, style, wording
 from kd.files import write_atomic
 from kd.statistics import SETTING, paired, settings, summarise, taught_by
 
@@ -89,9 +89,9 @@ def what_was_run(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "No cell of this experiment is in the table."
     taught = rows[rows["stages"] > 1]
-    paths = map(style.path_name, (taught if len(taught) else rows)["networks"].unique())
+    paths = map(naming.path_name, (taught if len(taught) else rows)["networks"].unique())
     noises = rows[["noise", "noise_rate"]].drop_duplicates().sort_values("noise_rate")
-    labels = [style.noise_name(*noise) for noise in noises.itertuples(index=False)]
+    labels = [naming.noise_name(*noise) for noise in noises.itertuples(index=False)]
     seeds = rows["seed"].nunique()
     return (
         f"{_listed(paths)} on {_listed(rows['dataset'].unique())} ({', '.join(labels)}), by {_objectives(rows)}: "
@@ -103,12 +103,12 @@ def what_was_run(rows: pd.DataFrame) -> str:
 def _objectives(rows: pd.DataFrame) -> str:
     """Name the objectives, those that differ in tau and alpha alone as one: KL (τ = 1, 3, ∞; α = 0.1, 1)."""
     names = []
-    for family, group in rows.groupby(rows["objective"].map(style.family), sort=False):
+    for family, group in rows.groupby(rows["objective"].map(naming.family), sort=False):
         taus, alphas = (sorted(group[key].dropna().unique()) for key in ("tau", "alpha"))
-        axes = [f"τ = {', '.join(map(style.number, taus))}"] if taus else []
-        axes += [f"α = {', '.join(map(style.number, alphas))}"] if len(alphas) > 1 else []
-        words = style.objective_name(family) + (f" ({'; '.join(axes)})" if axes else "")
-        names.append((style.order(family), words))
+        axes = [f"τ = {', '.join(map(naming.number, taus))}"] if taus else []
+        axes += [f"α = {', '.join(map(naming.number, alphas))}"] if len(alphas) > 1 else []
+        words = naming.objective_name(family) + (f" ({'; '.join(axes)})" if axes else "")
+        names.append((naming.order(family), words))
     return _listed(words for _, words in sorted(names))
 
 
@@ -124,24 +124,24 @@ def means(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
     shared = [*SETTING, "networks"]
     by = [*shared, "taught_by", "objectives", "objective", "against"]
     test, train = (summarise(rows, by, value) for value in ("test_top1", "train_top1"))
-    lines = test.assign(train=[style.half_words(line) for line in train.to_dict("records")])
+    lines = test.assign(train=[wording.half_words(line) for line in train.to_dict("records")])
     lines = lines.assign(order=lines["networks"].str.count(">")).sort_values(["noise_rate", "order"], kind="stable")
     groups = [(dict(zip(shared, key, strict=True)), group) for key, group in lines.groupby(shared, sort=False)]
     varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
-    return [(style.title(key, varied), _lines(group)) for key, group in groups]
+    return [(naming.title(key, varied), _lines(group)) for key, group in groups]
 
 
 def _lines(group: pd.DataFrame) -> list[dict]:
-    lines = sorted(group.to_dict("records"), key=lambda line: [*map(style.order, line["objectives"].split(" > "))])
+    lines = sorted(group.to_dict("records"), key=lambda line: [*map(naming.order, line["objectives"].split(" > "))])
     early = group["taught_by"].nunique() > group["objectives"].nunique()  # a teacher that was stopped early, too
     return [
         {
-            "objectives": style.mix_name(line["objectives"]) + (f" ({line['taught_by']})" if early else ""),
-            "test": style.half_words(line),
+            "objectives": naming.mix_name(line["objectives"]) + (f" ({line['taught_by']})" if early else ""),
+            "test": wording.half_words(line),
             "train": line["train"],
             "against": line["against"],
-            "gap": style.signed(line["best_gap"]) if line["n"] else "–",
-            "n": style.count(line["n"], line["diverged"]).removeprefix("n = "),
+            "gap": wording.signed(line["best_gap"]) if line["n"] else "–",
+            "n": wording.count(line["n"], line["diverged"]).removeprefix("n = "),
         }
         for line in lines
     ]
@@ -153,7 +153,7 @@ def _against_ce(rows: pd.DataFrame) -> dict[str, str]:
     for _, frame in settings(rows):
         if "ce" in set(frame.loc[frame["stages"] == 1, "objective"]):
             for objective, group in frame[frame["objective"] != "ce"].groupby("objective"):
-                words |= dict.fromkeys(group["cell"], style.paired_short(paired(frame, objective, "ce")))
+                words |= dict.fromkeys(group["cell"], wording.paired_short(paired(frame, objective, "ce")))
     return words
 
 

@@ -18,7 +18,7 @@ from matplotlib.text import Text
 
 from kd import figures
 from kd.errors import ConfigError
-from kd.figures import FIGURES, style
+from kd.figures import FIGURES, naming, style
 
 HERE = Path(__file__).parent
 EPOCHS = 40
@@ -76,8 +76,9 @@ def _words(figure: Figure) -> list[Text]:
 
 
 def test_every_figure_has_cases() -> None:
+    helpers = {"__init__", "naming", "style", "wording"}
     assert list(TABLES) == list(FIGURES)
-    assert {path.stem for path in (HERE.parent / "kd/figures").glob("*.py")} - {"__init__", "style"} == set(FIGURES)
+    assert {path.stem for path in (HERE.parent / "kd/figures").glob("*.py")} - helpers == set(FIGURES)
 
 
 @pytest.mark.parametrize(("name", "rows"), CASES)
@@ -144,7 +145,7 @@ def test_infinite_tau_stands_last() -> None:
     figure, _, _ = drawn("heatmap", TABLES["heatmap"][0])
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "3", "5", "20", "∞"]
     shuffled = ["mse", "kl-tauinf", "kl-tau3", "ce", "kl-tau0.5", "kl-tau20"]
-    assert sorted(shuffled, key=style.order) == ["ce", "kl-tau0.5", "kl-tau3", "kl-tau20", "kl-tauinf", "mse"]
+    assert sorted(shuffled, key=naming.order) == ["ce", "kl-tau0.5", "kl-tau3", "kl-tau20", "kl-tauinf", "mse"]
 
 
 @pytest.mark.parametrize(
@@ -163,13 +164,13 @@ def test_infinite_tau_stands_last() -> None:
     ],
 )
 def test_objectives_have_readable_names(objective: str, name: str) -> None:
-    assert style.objective_name(objective) == name
+    assert naming.objective_name(objective) == name
 
 
 def test_networks_have_readable_names() -> None:
-    assert style.path_name("wrn-28-4 > wrn-16-2") == "WRN-28-4 → WRN-16-2"
-    assert style.network_name("resnet8x4") == "ResNet8x4"
-    assert style.mix_name("ce > kl-tau3 > mse") == "KL τ=3 → MSE"
+    assert naming.path_name("wrn-28-4 > wrn-16-2") == "WRN-28-4 → WRN-16-2"
+    assert naming.network_name("resnet8x4") == "ResNet8x4"
+    assert naming.mix_name("ce > kl-tau3 > mse") == "KL τ=3 → MSE"
 
 
 def test_common_objectives_differ_in_look_without_colour() -> None:
@@ -209,7 +210,7 @@ _DRAW = """
 import sys; sys.path[:0] = [{tests!r}]
 import pathlib, made_table as made
 from kd import figures
-from kd.figures import style
+from kd.figures import naming, style
 tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(("wrn-16-2",)),
           "tau": made.noise(rates=(0.4,), taus=(1, 3)), "chains": made.chains(("mse",)),
           "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1))}}

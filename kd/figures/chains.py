@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kd.figures import style
+from kd.figures import naming, style, wording
 from kd.figures.dots import MARKS, ROW, dotted, forest, label_rows, legend, span
 from kd.statistics import SETTING, summarise, taught_by
 
@@ -40,13 +40,13 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Say which path and mix has the highest mean, and how it stands against the best of every other path."""
     panels = _panels(rows)
     shows = (
-        f"Test top-1 at the end of each path of networks, by mix of objectives ({style.where(rows)}). The first "
+        f"Test top-1 at the end of each path of networks, by mix of objectives ({wording.where(rows)}). The first "
         "network of a path learnt from the labels (CE) unless its objective is named. "
         f"{MARKS} Colour and mark are those of the last objective.{dotted(rows)}"
     )
     said = [_best(frame) for _, frame in panels]
-    cut = style.cut(span(frame)[0] for _, frame in panels)
-    return style.compose(shows, [title for title, _ in panels], said, rows, cut)
+    cut = wording.cut(span(frame)[0] for _, frame in panels)
+    return wording.compose(shows, [title for title, _ in panels], said, rows, cut)
 
 
 def _best(frame: pd.DataFrame) -> str:
@@ -54,20 +54,20 @@ def _best(frame: pd.DataFrame) -> str:
     table = summarise(frame, ["networks", "row"]).sort_values("mean", ascending=False, kind="stable")
     tops = table.dropna(subset="mean").drop_duplicates("networks")["row"].tolist()
     full = {
-        row["row"]: f"{style.mix_name(row['objectives'])} along {style.path_name(row['networks'])}"
+        row["row"]: f"{naming.mix_name(row['objectives'])} along {naming.path_name(row['networks'])}"
         if row["stages"] > 1
-        else f"{style.objective_name(row['objective'])} without a teacher"
+        else f"{naming.objective_name(row['objective'])} without a teacher"
         for row in frame.to_dict("records")
     }
-    return style.best_words(frame, full.__getitem__, column="row", against=tops)
+    return wording.best_words(frame, full.__getitem__, column="row", against=tops)
 
 
 def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     if not (rows["stages"] > 1).any():
-        raise style.nothing("chains", "students: a path of two or more networks", rows)
+        raise wording.nothing("chains", "students: a path of two or more networks", rows)
     rows = rows.assign(row=taught_by(rows) + "/" + rows["objective"])
     groups = list(rows.sort_values("noise_rate", kind="stable").groupby(SETTING, sort=False))
-    titles = style.titles(
+    titles = naming.titles(
         [{**dict(zip(SETTING, key, strict=True)), "networks": key[SETTING.index("student")]} for key, _ in groups]
     )
     return list(zip(titles, [frame for _, frame in groups], strict=True))
@@ -79,13 +79,13 @@ def _names(frame: pd.DataFrame) -> list[tuple[str, str]]:
     for networks, group in frame.sort_values("stages", kind="stable").groupby("networks", sort=False):
         shown.append(("", _heading(networks)))
         mixes = group.drop_duplicates("row")
-        mixes = sorted(mixes.to_dict("records"), key=lambda row: [*map(style.order, row["objectives"].split(" > "))])
-        shown += [(row["row"], style.mix_name(row["objectives"])) for row in mixes]
+        mixes = sorted(mixes.to_dict("records"), key=lambda row: [*map(naming.order, row["objectives"].split(" > "))])
+        shown += [(row["row"], naming.mix_name(row["objectives"])) for row in mixes]
     return shown
 
 
 def _heading(networks: str) -> str:
-    return style.path_name(networks) + ("" if " > " in networks else " without a teacher")
+    return naming.path_name(networks) + ("" if " > " in networks else " without a teacher")
 
 
 def _head(axis: Axes, shown: list[tuple[str, str]]) -> None:

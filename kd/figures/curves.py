@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kd.figures import style
+from kd.figures import naming, style, wording
 from kd.statistics import finished, settings, summarise
 
 _MOST = 8  # objectives that one panel keeps apart
@@ -47,16 +47,16 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Say what the curves are of, how they end, and how the bands are made."""
     panels = _panels(rows, curves)
     found = settings(rows)
-    used = style.union(frame for _, frame in found)
-    said = [style.best_words(frame, style.objective_name) for _, frame in found]
+    used = wording.union(frame for _, frame in found)
+    said = [wording.best_words(frame, naming.objective_name) for _, frame in found]
     steps = sorted({step for panel in panels for step in _steps(panel.epochs)})
     marked = f" Vertical lines: the learning rate falls at the start of epoch {_listed(steps)}." if steps else ""
     shows = (
-        f"Top-1 per epoch by objective ({style.where(used)}): test, the end of test enlarged, and train. Lines are "
+        f"Top-1 per epoch by objective ({wording.where(used)}): test, the end of test enlarged, and train. Lines are "
         f"means over the seeds of the networks that did not diverge, bands the range of those seeds.{marked}"
     )
-    cut = style.cut(_limits(epochs, value)[0] for panel in panels for _, epochs, value in _views(panel.epochs))
-    return style.compose(shows, style.titles([key for key, _ in found]), said, used, cut)
+    cut = wording.cut(_limits(epochs, value)[0] for panel in panels for _, epochs, value in _views(panel.epochs))
+    return wording.compose(shows, naming.titles([key for key, _ in found]), said, used, cut)
 
 
 def _listed(steps: list[int]) -> str:
@@ -76,7 +76,7 @@ def _panels(rows: pd.DataFrame, curves: pd.DataFrame) -> list[_Panel]:
     """Return a panel for each setting; one with many objectives is dealt out, CE in every hand."""
     found = []
     keys = settings(rows)
-    for title, (_, frame) in zip(style.titles([key for key, _ in keys]), keys, strict=True):
+    for title, (_, frame) in zip(naming.titles([key for key, _ in keys]), keys, strict=True):
         epochs = curves[curves["cell"].isin(finished(frame)["cell"])].drop_duplicates(["cell", "epoch"])
         table = summarise(frame, ["objective"])
         for part, objectives in _hands(frame):
@@ -85,14 +85,14 @@ def _panels(rows: pd.DataFrame, curves: pd.DataFrame) -> list[_Panel]:
             if len(shown):
                 found.append(_Panel(name, shown, table[table["objective"].isin(objectives)]))
     if not found:
-        raise style.nothing("curves", "epochs of networks that did not diverge", rows)
+        raise wording.nothing("curves", "epochs of networks that did not diverge", rows)
     return found
 
 
 def _hands(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Deal the objectives of one setting into parts that a panel keeps apart: by alpha first, then by order."""
     alphas = dict(zip(frame["objective"], frame["alpha"], strict=True))
-    every = sorted(alphas, key=style.order)
+    every = sorted(alphas, key=naming.order)
     if len(every) <= _MOST:
         return [("", every)]
     hands = []
@@ -101,7 +101,7 @@ def _hands(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
         size = -(-len(some) // -(-len(some) // (_MOST - 1)))  # as even as can be
         parts = [some[i : i + size] for i in range(0, len(some), size)]
         for place, part in enumerate(parts, 1):
-            name = f"α = {style.number(alpha)}" + (f", part {place}" if len(parts) > 1 else "")
+            name = f"α = {naming.number(alpha)}" + (f", part {place}" if len(parts) > 1 else "")
             hands.append((name, [objective for objective in every if objective == "ce"] + part))
     return hands
 
@@ -110,7 +110,7 @@ def _draw_panel(axis: Axes, epochs: pd.DataFrame, table: pd.DataFrame, value: st
     first, last = epochs["epoch"].min(), epochs["epoch"].max()
     for step in _steps(epochs):
         axis.axvline(step, color="#c8c8c8", linewidth=0.6, zorder=0)
-    lines = sorted(table.to_dict("records"), key=lambda line: style.order(line["objective"]))
+    lines = sorted(table.to_dict("records"), key=lambda line: naming.order(line["objective"]))
     for place, line in enumerate(lines):
         _draw_line(axis, epochs[epochs["objective"] == line["objective"]], line, value, place / len(lines))
     room = 0.02 * (last - first) + 0.1
@@ -121,8 +121,8 @@ def _draw_panel(axis: Axes, epochs: pd.DataFrame, table: pd.DataFrame, value: st
 def _draw_line(axis: Axes, epochs: pd.DataFrame, line: dict, value: str, shift: float) -> None:
     seeds = epochs.astype({value: float}).groupby("epoch")[value].agg(["mean", "min", "max"])
     look = style.look(line["objective"])
-    counted = style.count(line["n"], line["diverged"]).replace(", ", "\n") if line["diverged"] else ""
-    name = f"{style.objective_name(line['objective'])}\n{counted}".strip()
+    counted = wording.count(line["n"], line["diverged"]).replace(", ", "\n") if line["diverged"] else ""
+    name = f"{naming.objective_name(line['objective'])}\n{counted}".strip()
     every = max(len(seeds) // 5, 1)
     marks = {"markersize": 3.5, "markevery": (int(shift * every), every)}  # neighbours' marks lie side by side
     axis.plot(seeds.index, seeds["mean"], label=name, linewidth=1, **look, **marks)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kd.figures import style
+from kd.figures import naming, style, wording
 from kd.statistics import finished, settings, summarise
 
 _COLUMNS = 3
@@ -24,7 +24,7 @@ MARKS = (
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Draw one panel per student, data and noise."""
     panels = _panels(rows)
-    names = sorted({name for _, frame in panels for name in frame["objective"]}, key=style.order)
+    names = sorted({name for _, frame in panels for name in frame["objective"]}, key=naming.order)
     columns = min(len(panels), _COLUMNS)
     lines = -(-len(panels) // columns)
     figure = style.canvas(style.SINGLE if columns == 1 else style.DOUBLE, lines * (0.75 + ROW * len(names)) + 0.3)
@@ -35,7 +35,7 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         forest(axis, frame.assign(row=frame["objective"]), names, "ce", wordy=columns < _COLUMNS)
         style.head(axis, title, columns)
     for line in grid:
-        label_rows(line[0], [style.objective_name(name) for name in names])
+        label_rows(line[0], [naming.objective_name(name) for name in names])
     legend(figure)
     return figure
 
@@ -43,16 +43,16 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Say which objective has the highest mean for each student, and how it stands against CE and the second."""
     panels = _panels(rows)
-    used = style.union(frame for _, frame in panels)
-    said = [style.best_words(frame, style.objective_name) for _, frame in panels]
-    shows = f"Test top-1 by objective ({style.where(used)}). {MARKS}{dotted(used)}"
-    cut = style.cut(span(frame)[0] for _, frame in panels)
-    return style.compose(shows, [title for title, _ in panels], said, used, cut)
+    used = wording.union(frame for _, frame in panels)
+    said = [wording.best_words(frame, naming.objective_name) for _, frame in panels]
+    shows = f"Test top-1 by objective ({wording.where(used)}). {MARKS}{dotted(used)}"
+    cut = wording.cut(span(frame)[0] for _, frame in panels)
+    return wording.compose(shows, [title for title, _ in panels], said, used, cut)
 
 
 def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     found = settings(rows)
-    return list(zip(style.titles([key for key, _ in found]), [frame for _, frame in found], strict=True))
+    return list(zip(naming.titles([key for key, _ in found]), [frame for _, frame in found], strict=True))
 
 
 # ---- rows of seeds, mean and interval: also what `chains` is made of ------------------------------------------------
@@ -127,8 +127,8 @@ def _row(axis: Axes, group: pd.DataFrame, line: pd.Series, place: int) -> None:
 def _margin(axis: Axes, line: pd.Series, place: int, usual: int, wordy: bool) -> None:
     """Write the mean at the right where there is room, and n wherever it is not the usual one."""
     odd = line["diverged"] or line["n"] != usual
-    counted = style.count(line["n"], line["diverged"]) if odd else ""
-    mean = style.half_words(line) if wordy and line["n"] else ""
+    counted = wording.count(line["n"], line["diverged"]) if odd else ""
+    mean = wording.half_words(line) if wordy and line["n"] else ""
     words = f"{mean}\n{counted if wordy else counted.replace(', ', chr(10))}".strip()
     at = ("axes fraction", "data"), "offset points"
     axis.annotate(words, (1, place), (4, 0), *at, va="center", fontsize=7)

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 
-from kd.figures import style
+from kd.figures import naming, style, wording
 from kd.statistics import settings, summarise
 
 _WIDE = 7  # more temperatures than this need both columns of the paper for one panel
@@ -42,18 +42,18 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Say what the grid shows: the highest mean, its difference to CE, what else was run, n and what diverged."""
     grids = _grids(rows)
-    used = style.union(frame for _, _, frame in grids)
+    used = wording.union(frame for _, _, frame in grids)
     said = [
-        style.best_words(frame, style.objective_name, among=set(grid["objective"]), against=["ce"])
+        wording.best_words(frame, naming.objective_name, among=set(grid["objective"]), against=["ce"])
         + _beside(grid, frame)
         for _, grid, frame in grids
     ]
     shows = (
-        f"Distillation over temperature τ and weight α ({style.where(used)}): mean top-1 on the test set (left) and "
+        f"Distillation over temperature τ and weight α ({wording.where(used)}): mean top-1 on the test set (left) and "
         f"the training set (right), ± half the interval.{_legend(grids)}"
     )
     titles = [title for title, _, _ in grids]
-    return style.compose(shows, titles, said, used, "Colour scales differ between panels and do not begin at 0.")
+    return wording.compose(shows, titles, said, used, "Colour scales differ between panels and do not begin at 0.")
 
 
 def _legend(grids: list) -> str:
@@ -70,7 +70,7 @@ def _beside(grid: pd.DataFrame, frame: pd.DataFrame) -> str:
     """Name the objectives off the grid, such as the CE baseline, with their means."""
     others = frame[~frame["cell"].isin(grid["cell"])]
     lines = summarise(others, ["objective"]).to_dict("records")
-    said = [f"{style.objective_name(line['objective'])} {style.mean_words(line)}" for line in lines]
+    said = [f"{naming.objective_name(line['objective'])} {wording.mean_words(line)}" for line in lines]
     return f"; off the grid: {', '.join(said)}" if said else ""
 
 
@@ -78,13 +78,13 @@ def _grids(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
     """Return (title, rows on the grid, those and the rows off every grid) for each setting and family."""
     found = []
     for key, frame in settings(rows):
-        groups = frame[frame["tau"].notna()].groupby(frame["objective"].map(style.family), sort=False)
+        groups = frame[frame["tau"].notna()].groupby(frame["objective"].map(naming.family), sort=False)
         grids = [(family, grid) for family, grid in groups if grid["objective"].nunique() > 1]
         others = frame[~frame["cell"].isin([cell for _, grid in grids for cell in grid["cell"]])]
         found += [({**key, "family": family}, grid, pd.concat([others, grid])) for family, grid in grids]
     if not found:
-        raise style.nothing("heatmap", "an objective with several tau or alpha, such as kl", rows)
-    return [(title, *frames) for title, (_, *frames) in zip(style.titles([f[0] for f in found]), found, strict=True)]
+        raise wording.nothing("heatmap", "an objective with several tau or alpha, such as kl", rows)
+    return [(title, *frames) for title, (_, *frames) in zip(naming.titles([f[0] for f in found]), found, strict=True)]
 
 
 def _grid(axis: Axes, table: pd.DataFrame, label: str, usual: int) -> None:
@@ -105,8 +105,8 @@ def _grid(axis: Axes, table: pd.DataFrame, label: str, usual: int) -> None:
         cbar_kws={"label": label, "pad": 0.02, "aspect": 14},
     )
     axis.collections[0].colorbar.outline.set_visible(False)
-    axis.set_xticklabels([style.number(tau) for tau in means.columns])
-    axis.set_yticklabels([style.number(alpha) for alpha in means.index], rotation=0)
+    axis.set_xticklabels([naming.number(tau) for tau in means.columns])
+    axis.set_yticklabels([naming.number(alpha) for alpha in means.index], rotation=0)
     axis.set(xlabel="temperature τ", ylabel="weight α")
     axis.tick_params(length=0)
     _contrast(axis)
@@ -117,7 +117,7 @@ def _words(table: pd.DataFrame, usual: int) -> list[str]:
     """Spell each cell: mean, half-width of its interval, and n where it is not the usual one."""
     lines = []
     for line in table.to_dict("records"):
-        words = style.half_words(line).replace(" ± ", "\n±")
+        words = wording.half_words(line).replace(" ± ", "\n±")
         if line["diverged"]:
             words += f"\n{line['n']} of {line['n'] + line['diverged']}"
         elif line["n"] != usual:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
-from kd.figures import style
+from kd.figures import naming, style, wording
 from kd.statistics import finished, settings, summarise
 
 
@@ -35,38 +35,38 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Say for each noise rate which tau has the highest mean, and how it stands against the other objectives."""
     panels = _panels(rows)
-    used = style.union(frame for _, frame, _ in panels)
+    used = wording.union(frame for _, frame, _ in panels)
     said = [
-        style.best_words(frame, style.objective_name, among=set(line["objective"]), against=_references(frame, line))
+        wording.best_words(frame, naming.objective_name, among=set(line["objective"]), against=_references(frame, line))
         for _, frame, line in panels
     ]
-    names = dict.fromkeys(style.objective_name(style.family(o)) for _, _, line in panels for o in line["objective"])
+    names = dict.fromkeys(naming.objective_name(naming.family(o)) for _, _, line in panels for o in line["objective"])
     shows = (
-        f"Test top-1 against temperature τ of {' and '.join(names)} ({style.where(used)}); τ = ∞ is the closed-form "
+        f"Test top-1 against temperature τ of {' and '.join(names)} ({wording.where(used)}); τ = ∞ is the closed-form "
         "limit. Marks are means, bars their intervals, small dots seeds; horizontal lines are the other objectives, "
         "bands their intervals."
     )
-    cut = style.cut(_ends(frame)[0] for _, frame, _ in panels)
-    return style.compose(shows, [title for title, _, _ in panels], said, used, cut)
+    cut = wording.cut(_ends(frame)[0] for _, frame, _ in panels)
+    return wording.compose(shows, [title for title, _, _ in panels], said, used, cut)
 
 
 def _references(frame: pd.DataFrame, line: pd.DataFrame) -> list[str]:
-    return sorted(set(frame["objective"]) - set(line["objective"]), key=style.order)
+    return sorted(set(frame["objective"]) - set(line["objective"]), key=naming.order)
 
 
 def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
     """Return (title, rows shown, those of the line over tau) for each setting, family and alpha with several tau."""
     found = []
     for key, frame in settings(rows):
-        frame = frame.assign(family=frame["objective"].map(style.family))
+        frame = frame.assign(family=frame["objective"].map(naming.family))
         groups = frame[frame["tau"].notna()].groupby(["family", "alpha"], sort=False)
         lines = [(kind, line) for kind, line in groups if line["tau"].nunique() > 1]
         others = frame[~frame["cell"].isin([cell for _, line in lines for cell in line["cell"]])]
         for (family, alpha), line in lines:
             found.append(({**key, "family": family, "alpha": alpha}, pd.concat([others, line]), line))
     if not found:
-        raise style.nothing("tau", "an objective at two or more tau, such as kl", rows)
-    titles = style.titles([key for key, _, _ in found])
+        raise wording.nothing("tau", "an objective at two or more tau, such as kl", rows)
+    titles = naming.titles([key for key, _, _ in found])
     return [(title, *frames) for title, (_, *frames) in zip(titles, found, strict=True)]
 
 
@@ -82,7 +82,9 @@ def _odd(frame: pd.DataFrame) -> list[str]:
     table = summarise(frame, ["objective"])
     odd = table[(table["diverged"] > 0) | (table["n"] != style.usual_n(frame, ["objective"]))]
     for line in odd.to_dict("records"):
-        named.setdefault(style.count(line["n"], line["diverged"]), []).append(style.objective_name(line["objective"]))
+        named.setdefault(wording.count(line["n"], line["diverged"]), []).append(
+            naming.objective_name(line["objective"])
+        )
     return [f"{', '.join(names)}: {counted}" for counted, names in named.items()]
 
 
@@ -98,7 +100,7 @@ def _panel(axis: Axes, frame: pd.DataFrame, line: pd.DataFrame, columns: int) ->
         axis.plot(known["place"].tail(2), known["mean"].tail(2), color=style.GREY, linewidth=1, linestyle=":", zorder=2)
     for point in table.to_dict("records"):
         _point(axis, point, finished(line[line["tau"] == point["tau"]])["test_top1"])
-    axis.set_xticks(list(places.values()), [style.number(tau) for tau in places])
+    axis.set_xticks(list(places.values()), [naming.number(tau) for tau in places])
     ends = list(places.values())
     axis.set_xlim(ends[0] - 0.2, ends[-1] + 0.2)
     axis.grid(axis="y", color="#ececec")
@@ -129,6 +131,6 @@ def _draw_references(axis: Axes, frame: pd.DataFrame) -> None:
         axis.axhline(line["mean"], color=look["color"], linestyle=look["linestyle"], linewidth=1, zorder=1)
         if line["n"] > 1:
             axis.axhspan(line["low"], line["high"], color=look["color"], alpha=0.1, linewidth=0, zorder=0)
-        name = style.objective_name(line["objective"])
+        name = naming.objective_name(line["objective"])
         at = ("axes fraction", "data"), "offset points"
         axis.annotate(name, (1, height), (4, 0), *at, va="center", fontsize=7, color=look["color"])
