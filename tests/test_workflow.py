@@ -83,10 +83,10 @@ class Project:
         jobs = Counter(re.findall(r"^(?:local)?rule (\w+):$", output, re.MULTILINE))
         return jobs, set(re.findall(r"^    output: results/(\S+)/manifest\.json,", output, re.MULTILINE))
 
-    def published(self) -> dict[str, int]:
-        """Return when each cell was published."""
+    def published(self) -> dict[str, str]:
+        """Return each cell's manifest, in which the seconds that its training took tell one training from another."""
         results = self.folder / "results"
-        return {str(p.parent.relative_to(results)): p.stat().st_mtime_ns for p in results.rglob("manifest.json")}
+        return {str(p.parent.relative_to(results)): p.read_text() for p in results.rglob("manifest.json")}
 
     def processes(self, pattern: str) -> list[int]:
         """Return the processes of this project whose command matches; other tests run cells of the same name."""
@@ -99,9 +99,9 @@ class Project:
         (self.folder / name).write_text(text.replace(old, new, 1))
 
 
-def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     """Return the cells that were published since."""
-    return {name for name, when in after.items() if before.get(name) != when}
+    return {name for name, manifest in after.items() if before.get(name) != manifest}
 
 
 def with_losses(*losses: object, **keys: object) -> dict:
