@@ -124,9 +124,18 @@ def fill(
     }
     files.write_atomic(folder / manifest["keys"], lambda path: _save_array(path, keys))
     manifest["files"] = {name: files.file_digest(folder / name) for name in (manifest["rows"], manifest["keys"])}
-    files.write_atomic(folder / files.MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    _write_manifest(folder, manifest)
     _remove_others(folder, manifest["files"])
     return manifest
+
+
+def leave_empty(folder: Path, identity: Identity) -> None:
+    """Publish a bank without rows: that of a teacher that diverged, so that what waits for it goes on."""
+    _write_manifest(folder, {"kind": "bank", "identity": vars(identity), "holds": [], "files": {}})
+
+
+def _write_manifest(folder: Path, manifest: dict) -> None:
+    files.write_atomic(folder / files.MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 class _Filling:

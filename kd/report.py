@@ -182,8 +182,13 @@ def duration(seconds: float) -> str:
 
 
 def draw(folder: Path, experiment: str, figure: str) -> None:
-    """Draw a figure of an experiment from the table in `folder`: .png, .pdf, .svg, and its caption as .txt."""
-    rows, curves = (_own(pd.read_parquet(folder / f"{name}.parquet"), experiment) for name in ("table", "curves"))
+    """Draw a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text."""
+    rows, curves = (pd.read_parquet(folder / f"{name}.parquet") for name in ("table", "curves"))
+    known = set(rows["experiment"])
+    if experiment not in known:
+        raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, known)}")
+    # Curves may be empty: a network that diverged in its first epoch has none.
+    rows, curves = (frame[frame["experiment"] == experiment].reset_index(drop=True) for frame in (rows, curves))
     drawn, caption = draw_figure(figure, rows, curves)
     path = folder / "figures" / f"{experiment}.{figure}"
     style.save(drawn, path)
@@ -203,12 +208,6 @@ def how_trained(protocol: Protocol) -> str:
         f"{protocol.lr:g}, {schedule}, {nesterov}momentum {protocol.momentum:g}, "
         f"weight decay {protocol.weight_decay:g}{held}."
     )
-
-
-def _own(frame: pd.DataFrame, experiment: str) -> pd.DataFrame:
-    if experiment not in set(frame["experiment"]):
-        raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, set(frame['experiment']))}")
-    return frame[frame["experiment"] == experiment].reset_index(drop=True)
 
 
 def write_means(folder: Path) -> None:

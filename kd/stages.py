@@ -272,11 +272,11 @@ def _csv(rows: list[Row]) -> bytes:
 
 def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources) -> None:
     """Fill the bank of `teacher` with every view that students with these (seed, epochs) will see."""
-    manifest = files.verified(Path(teacher.path), MODEL)
-    if manifest["status"] != "ok":
-        log.error("%s diverged: it has no bank, and its students will be published as diverged", teacher)
-        return
     have = prepared(teacher, recipe)
+    if files.verified(Path(teacher.path), MODEL)["status"] != "ok":
+        log.error("%s diverged: its bank is empty, and its students will be published as diverged", teacher)
+        bank.leave_empty(_bank_folder(teacher), _bank_identity(teacher, have))
+        return
     with (
         place(recipe.protocol.precision, resources.threads, resources.cells_per_gpu) as where,
         _locked(teacher, "bank.lock"),

@@ -358,6 +358,16 @@ def test_a_diverged_cell_is_published_as_diverged_and_the_study_goes_on(tmp_path
     assert "Nothing to be done" in project.run()
 
 
+def test_a_teacher_that_diverged_does_not_stop_the_study(tmp_path: Path) -> None:
+    """Fault 20: its bank is empty, its students are published as diverged because of it."""
+    project = Project(tmp_path)
+    project.study({**with_losses("mse", figure="dots"), "protocol": {**SMALL["protocol"], "lr": 1e12}, "seeds": [0]})
+    project.run()
+    (student,) = {name for name in project.published() if "mse" in name}
+    assert f"its teacher results/{TEACHER} diverged" in project.published()[student]
+    assert "Nothing to be done" in project.run()
+
+
 def test_a_cell_killed_in_mid_training_is_the_only_one_to_run_again_from_its_last_epoch(tmp_path: Path) -> None:
     project = Project(tmp_path)
     slow = with_losses("ce", {"kl": {"tau": [3]}})
