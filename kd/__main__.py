@@ -48,7 +48,7 @@ def plan(options: argparse.Namespace) -> None:
     for name in study.experiments:
         print(f"  {name:20} {len(cells_of(study, name)):6} cells")
     teachers = taught_by(cells)
-    epochs = sum(cell.stage.epochs or study.protocol.epochs for cell in cells)
+    epochs = sum(cell.epochs(study.protocol) for cell in cells)
     print(f"{len(cells)} networks to train, {len(teachers)} of them teach; {epochs:,} epochs in all")
 
 

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from kd import files
+from kd.data.arrays import npy
 from kd.data.examples import Examples
 from kd.data.views import Grid
 from kd.device import Place
@@ -122,20 +123,16 @@ def fill(
         **place.describe(),
         "precision": "fp32",
     }
-    files.write_atomic(folder / manifest["keys"], lambda path: _save_array(path, keys))
+    files.write_atomic(folder / manifest["keys"], npy(keys))
     manifest["files"] = {name: files.file_digest(folder / name) for name in (manifest["rows"], manifest["keys"])}
-    _write_manifest(folder, manifest)
+    files.write_manifest(folder, manifest)
     _remove_others(folder, manifest["files"])
     return manifest
 
 
 def leave_empty(folder: Path, identity: Identity) -> None:
     """Publish a bank without rows: that of a teacher that diverged, so that what waits for it goes on."""
-    _write_manifest(folder, {"kind": "bank", "identity": vars(identity), "holds": [], "files": {}})
-
-
-def _write_manifest(folder: Path, manifest: dict) -> None:
-    files.write_atomic(folder / files.MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    files.write_manifest(folder, {"kind": "bank", "identity": vars(identity), "holds": [], "files": {}})
 
 
 class _Filling:
@@ -205,11 +202,6 @@ def _remove_others(folder: Path, keep: Iterable[str]) -> None:
 def _mapped(path: Path) -> np.ndarray:
     # copy-on-write: never written, but torch wants an array that says it could be
     return np.load(path, mmap_mode="c")
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with open(path, "wb") as file:  # np.save would add .npy to the temporary name
-        np.save(file, array)
 
 
 def _classes(teacher: nn.Module) -> int:

@@ -118,6 +118,10 @@ class Cell:
         """Stage that this cell trains."""
         return self.stages[-1]
 
+    def epochs(self, protocol: Protocol) -> int:
+        """Return for how many epochs this cell is trained: the protocol's, unless it stops early."""
+        return self.stage.epochs or protocol.epochs
+
     @property
     def lineage(self) -> Iterator[Cell]:
         """The cells from the first teacher to this one."""

@@ -366,6 +366,11 @@ class Study(_Model):
                 raise ValueError(f"datasets.{name}.source: only a built-in dataset{nearest(name, data.DATASETS)}")
         return self
 
+    @property
+    def drawn(self) -> list[tuple[str, str]]:
+        """The (experiment, figure) pairs to draw, in the study's order."""
+        return [(name, figure) for name, experiment in self.experiments.items() for figure in experiment.figure]
+
     def _check_dataset(self, key: str, name: str) -> None:
         known = {*data.DATASETS, *self.datasets}
         if name not in known:

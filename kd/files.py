@@ -106,8 +106,13 @@ def publish(folder: Path, artefacts: Mapping[str, bytes | Callable[[Path], objec
         files[name] = write_atomic(folder / name, content)
     _crash_point(f"publish:{len(files)}")
     manifest = {**manifest, "files": files}
-    write_atomic(folder / MANIFEST, (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode())
+    write_manifest(folder, manifest)
     return manifest
+
+
+def write_manifest(folder: Path, manifest: dict) -> None:
+    """Write the manifest of `folder`, which makes what it names exist."""
+    write_atomic(Path(folder) / MANIFEST, (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _crash_point(name: str) -> None:

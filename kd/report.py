@@ -221,10 +221,9 @@ def write_means(folder: Path) -> None:
 def write_page(study: Study, folder: Path) -> None:
     """Write `report.html` of a study from the table and the drawn figures in `folder`."""
     rows = pd.read_parquet(folder / "table.parquet")
-    drawn = [(name, figure) for name, experiment in study.experiments.items() for figure in experiment.figure]
-    paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in drawn]
+    paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in study.drawn]
     captions = [path.with_suffix(".txt").read_text().strip() for path in paths]
-    shown = [(*pair, path, caption) for pair, path, caption in zip(drawn, paths, captions, strict=True)]
+    shown = [(*pair, path, caption) for pair, path, caption in zip(study.drawn, paths, captions, strict=True)]
     counts = {"experiments": len(study.experiments), "networks": rows["cell"].nunique()}
     about = {"name": study.study, "counts": counts, "lines": [how_trained(study.protocol)]}
     page = render(about, rows, shown)

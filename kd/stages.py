@@ -204,15 +204,11 @@ def _plan(cell: Cell, protocol: Protocol, grid: Grid) -> Plan:
         objective=_objective(cell),
         grid=grid,
         seed=cell.stage.seed,
-        epochs=_epochs(cell, protocol),
+        epochs=cell.epochs(protocol),
         schedule_epochs=protocol.epochs,
         drops=protocol.drops,
         **protocol.model_dump(include={"batch", "lr", "momentum", "nesterov", "weight_decay", "schedule", "gamma"}),
     )
-
-
-def _epochs(cell: Cell, protocol: Protocol) -> int:
-    return cell.stage.epochs or protocol.epochs
 
 
 def _objective(cell: Cell) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
@@ -273,18 +269,19 @@ def _csv(rows: list[Row]) -> bytes:
 def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources) -> None:
     """Fill the bank of `teacher` with every view that students with these (seed, epochs) will see."""
     have = prepared(teacher, recipe)
-    if files.verified(Path(teacher.path), MODEL)["status"] != "ok":
+    folder, identity = _bank_folder(teacher), _bank_identity(teacher, have)
+    if files.read_manifest(Path(teacher.path))["status"] != "ok":
         log.error("%s diverged: its bank is empty, and its students will be published as diverged", teacher)
-        bank.leave_empty(_bank_folder(teacher), _bank_identity(teacher, have))
+        bank.leave_empty(folder, identity)
         return
     with (
         place(recipe.protocol.precision, resources.threads, resources.cells_per_gpu) as where,
         _locked(teacher, "bank.lock"),
     ):
-        if bank.serves(_bank_folder(teacher), _bank_identity(teacher, have), needs):
-            os.utime(Path(_bank_folder(teacher), files.MANIFEST))  # as good as new to who compares times
+        if bank.serves(folder, identity, needs):
+            os.utime(folder / files.MANIFEST)  # as good as new to who compares times
         else:
-            _fill_bank(teacher, have, needs, where)
+            bank.fill(folder, identity, needs, have.grid, load_network(teacher, have), have.examples, where)
 
 
 def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
@@ -295,14 +292,9 @@ def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Plac
     if not bank.serves(folder, identity, needs):
         with _locked(cell.teacher, "bank.lock"):
             if not bank.serves(folder, identity, needs):  # else another process filled it while this one waited
-                _fill_bank(cell.teacher, have, needs, where)
+                network = load_network(cell.teacher, have)
+                bank.fill(folder, identity, needs, have.grid, network, have.examples, where)
     return bank.open_bank(folder, identity, needs, have.grid, where.device)
-
-
-def _fill_bank(teacher: Cell, have: Prepared, needs: list[Need], where: Place) -> None:
-    network = load_network(teacher, have)
-    folder, identity = _bank_folder(teacher), _bank_identity(teacher, have)
-    bank.fill(folder, identity, needs, have.grid, network, have.examples, where)
 
 
 def _bank_folder(teacher: Cell) -> Path:

@@ -87,7 +87,7 @@ def _read(study: Study, cell: Cell) -> Result:
         raise DataError(f"{cell}: {reason}")
     epochs = _metrics(Path(cell.path, "metrics.csv"))
     if manifest["status"] == "ok":
-        _check_sound(cell, epochs, cell.stage.epochs or study.protocol.epochs)
+        _check_sound(cell, epochs, cell.epochs(study.protocol))
     return Result(cell, manifest, epochs)
 
 

@@ -49,4 +49,4 @@ def current(cell):
 def needs(w):
     """Seed and epochs of every student of this teacher: they decide which views it is asked for."""
     students = TAUGHT[CELLS[w.cell]]
-    return sorted({f"{s.stage.seed}:{s.stage.epochs or STUDY.protocol.epochs}" for s in students})
+    return sorted({f"{s.stage.seed}:{s.epochs(STUDY.protocol)}" for s in students})

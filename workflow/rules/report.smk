@@ -1,7 +1,6 @@
 # reports/STUDY: one tidy table, the figures and the page, from the published cells alone; no torch.
 
-DRAWN = [(name, figure) for name, experiment in STUDY.experiments.items() for figure in experiment.figure]
-FIGURES = [f"{REPORTS}/figures/{name}.{figure}.png" for name, figure in DRAWN]
+FIGURES = [f"{REPORTS}/figures/{name}.{figure}.png" for name, figure in STUDY.drawn]
 
 
 rule collect:
