@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,6 +18,55 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits [B, K]."""
         return self.classifier(self.features(images))
+
+
+class Stem(nn.Conv2d):
+    """The first convolution. Its 3 input channels fill no bfloat16 tile: on a CPU it is computed in float32.
+
+    There bfloat16 takes ten times as long on an EPYC with AVX512-BF16 and as long on a Xeon with AMX (bench/parts.py).
+    The result has the dtype that autocast asks for, so what follows is the same on every device.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return [B, outputs, H', W'] of [B, C, H, W]."""
+        if images.is_cuda or not torch.is_autocast_enabled("cpu"):
+            return super().forward(images)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(images.float()).to(torch.get_autocast_dtype("cpu"))
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation, written so that the compiler makes one pass of sums and one of products of it on a CPU.
+
+    Inductor's own form is Welford's recurrence, in which each row waits for the one before it, and keeps the
+    statistics in the dtype of the activations. Sums make a compiled step a tenth faster (bench/parts.py) and stay
+    float32. Not compiled, or on a GPU, it is nn.BatchNorm2d.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, C, H, W], normalised over B, H and W while training."""
+        if x.is_cuda or not (self.training and torch.compiler.is_compiling()):
+            return super().forward(x)
+        count = x.numel() // x.shape[1]
+        pivot = self.running_mean.clone()  # close to the mean: the variance is no difference of large numbers
+        centred = x.float() - _channels(pivot)
+        mean = centred.sum((0, 2, 3)) / count
+        variance = centred.square().sum((0, 2, 3)) / count - mean.square()
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        with torch.no_grad():
+            self.running_mean += self.momentum * mean
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked += 1
+        return (centred * _channels(scale) + _channels(self.bias - mean * scale)).to(x.dtype)
+
+
+def _channels(values: Tensor) -> Tensor:
+    return values[:, None, None]
+
+
+def average(x: Tensor) -> Tensor:
+    """Return the mean over the image [B, C] of [B, C, H, W]; its gradient has channels last, as what it meets."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

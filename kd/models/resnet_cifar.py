@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kd.models.network import Network, conv1x1, conv3x3, initialise_convolutions, stage
+from kd.models.network import BatchNorm, Network, Stem, average, conv1x1, conv3x3, initialise_convolutions, stage
 
 
 class Block(nn.Module):
@@ -17,12 +17,12 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = conv3x3(inputs, outputs, stride)
-        self.norm1 = nn.BatchNorm2d(outputs)
+        self.norm1 = BatchNorm(outputs)
         self.conv2 = conv3x3(outputs, outputs)
-        self.norm2 = nn.BatchNorm2d(outputs)
+        self.norm2 = BatchNorm(outputs)
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(conv1x1(inputs, outputs, stride), BatchNorm(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, outputs, H / stride, W / stride] of [B, inputs, H, W]."""
@@ -37,8 +37,8 @@ class CifarResNet(Network):
         super().__init__()
         blocks = (depth - 2) // 6
         stem = 16 if width == 1 else 32
-        self.stem = conv3x3(channels, stem)
-        self.norm = nn.BatchNorm2d(stem)
+        self.stem = Stem(channels, stem, 3, padding=1, bias=False)
+        self.norm = BatchNorm(stem)
         self.stage1 = stage(Block, stem, 16 * width, blocks, stride=1)
         self.stage2 = stage(Block, 16 * width, 32 * width, blocks, stride=2)
         self.stage3 = stage(Block, 32 * width, 64 * width, blocks, stride=2)
@@ -48,4 +48,4 @@ class CifarResNet(Network):
     def features(self, images: Tensor) -> Tensor:
         """Return the pre-logits [B, 64 * width]."""
         x = self.norm(self.stem(images)).relu_()
-        return self.stage3(self.stage2(self.stage1(x))).mean((2, 3))
+        return average(self.stage3(self.stage2(self.stage1(x))))

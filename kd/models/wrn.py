@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kd.models.network import Network, conv1x1, conv3x3, initialise_convolutions, stage
+from kd.models.network import BatchNorm, Network, Stem, average, conv1x1, conv3x3, initialise_convolutions, stage
 
 
 class Block(nn.Module):
@@ -12,9 +12,9 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(inputs)
+        self.norm1 = BatchNorm(inputs)
         self.conv1 = conv3x3(inputs, outputs, stride)
-        self.norm2 = nn.BatchNorm2d(outputs)
+        self.norm2 = BatchNorm(outputs)
         self.conv2 = conv3x3(outputs, outputs)
         self.shortcut = None if inputs == outputs else conv1x1(inputs, outputs, stride)
 
@@ -31,11 +31,11 @@ class WideResNet(Network):
     def __init__(self, depth: int, width: int, classes: int, channels: int = 3) -> None:
         super().__init__()
         blocks = (depth - 4) // 6
-        self.stem = conv3x3(channels, 16)
+        self.stem = Stem(channels, 16, 3, padding=1, bias=False)
         self.stage1 = stage(Block, 16, 16 * width, blocks, stride=1)
         self.stage2 = stage(Block, 16 * width, 32 * width, blocks, stride=2)
         self.stage3 = stage(Block, 32 * width, 64 * width, blocks, stride=2)
-        self.norm = nn.BatchNorm2d(64 * width)
+        self.norm = BatchNorm(64 * width)
         self.classifier = nn.Linear(64 * width, classes)
         initialise_convolutions(self)
         nn.init.zeros_(self.classifier.bias)
@@ -43,4 +43,4 @@ class WideResNet(Network):
     def features(self, images: Tensor) -> Tensor:
         """Return the pre-logits [B, 64 * width]."""
         x = self.stage3(self.stage2(self.stage1(self.stem(images))))
-        return self.norm(x).relu_().mean((2, 3))
+        return average(self.norm(x).relu_())
