@@ -18,11 +18,14 @@ from kd import __version__
 from kd.cells import REPORTS, all_cells, cells_of, parse_cell, parse_dataset, recipe, taught_by
 from kd.config import Study, merged, read_yaml, schema, validate
 from kd.errors import ConfigError, Diverged, KdError
+from kd.startup import keep_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code (2 config, 65 diverged, 74 storage, 75 busy, 130 or 143 stopped)."""
     options = _parser().parse_args(arguments)
+    if arguments is None and options.verb in (train, bank):
+        keep_memory()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("kd").setLevel(logging.INFO)  # of the libraries, warnings only
     try:
@@ -151,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("cell", help="path of a cell: results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/...")
         added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
         added.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-        added.add_argument("--cells-per-gpu", type=int, default=1, help="cells that may share a GPU (default 1)")
+        added.add_argument("--cells-per-gpu", type=int, default=1, help="cells to share a GPU (default 1; 0: as fit)")
         if name == "train":
             added.add_argument("--fresh", action="store_true", help="discard the saved state")
         else:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from kd.errors import StorageError
 from kd.files import read_manifest
+from kd.startup import KEEP_MEMORY, VARIABLE
 
+# Jobs keep their memory (kd/startup.py says why), and run the Python that runs Snakemake, activated or not.
+PREFIX = f"export {VARIABLE}=${{{VARIABLE}:-{KEEP_MEMORY}}}; "
 if not workflow.deployment_settings.deployment_method:
-    # Jobs run the Python that runs Snakemake, whether or not its environment is activated.
-    shell.prefix(f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
+    PREFIX += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+shell.prefix(PREFIX)
 
 
 def data_recipe(name):
