@@ -300,9 +300,9 @@ def stale(cell: Cell, manifest: Mapping, protocol: Protocol) -> str | None:
     code = code_behind(cell, protocol)
     if manifest["code"] != code:
         return f"trained with code {manifest['code']}, the code is now {code}"
-    # The manifest has the precision that `auto` became on its machine.
+    # The manifest has what `auto` became on its machine.
     values = protocol.model_dump(mode="json")
-    for key in values.keys() - {"precision"}:
+    for key in values.keys() - {"precision", "compile"}:
         if manifest["protocol"].get(key) != values[key]:
             return f"trained with {key} {manifest['protocol'].get(key)}, protocol {protocol.name} has {values[key]}"
     return None

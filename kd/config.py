@@ -69,6 +69,16 @@ def _whole(value: object) -> int:
     return int(number)
 
 
+def _cells_per_gpu(value: object) -> int:
+    """Read a number of cells; 0 stands for auto."""
+    if value == "auto":
+        return 0
+    number = _whole(value)
+    if not 1 <= number <= 48:
+        raise ValueError(f"got {value!r}, expected 1 to 48, or auto")
+    return number
+
+
 def _name(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(NAME, value):
         raise ValueError(f"got {value!r}; a name is letters, digits and underscores")
@@ -197,6 +207,11 @@ _NUMERIC = {"type": ["number", "string"]}
 Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMERIC)]
 Whole = Annotated[int, BeforeValidator(_whole), WithJsonSchema({"type": "integer"})]
 Share = Annotated[Number, Field(ge=0, lt=1)]
+CellsPerGpu = Annotated[
+    int,
+    BeforeValidator(_cells_per_gpu),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 48}]}),
+]
 Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
 Network = Annotated[str, BeforeValidator(_network), WithJsonSchema({"type": "string"})]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_several), _one_or_more({"type": "string"})]
@@ -265,7 +280,12 @@ class Protocol(_Model):
     flip: bool | None = Field(None, description="random horizontal flip; by default where mirror images are the same")
     heldout: Share = Field(0.0, description="share of the training set kept for evaluation; the paper has none")
     teacher: Literal["bank", "online"] = Field("bank", description="read stored logits, or run the teacher each step")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of training; auto: bf16 where it is native")
+    teacher_precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32",
+        description="of a teacher's logits; the others are faster and change a student's gradient by up to 10 %",
+    )
+    compile: Literal["auto", "always", "never"] = Field("auto", description="auto: where a cell is long enough to gain")
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:
@@ -347,7 +367,8 @@ class Study(_Model):
     teacher_seeds: Seeds = Field((0,), description="of the networks that teach")
     noise_seed: Seed = 0
     experiments: dict[Name, Experiment]
-    cells_per_gpu: Annotated[Whole, Field(ge=1)] = Field(1, description="how many cells share one GPU")
+    keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
+    cells_per_gpu: CellsPerGpu = Field(1, description="cells that share one GPU; auto: as many as fit into its memory")
 
     RESERVED: ClassVar = frozenset({"teachers"})  # the table's name for the networks that only teach
 

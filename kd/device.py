@@ -1,42 +1,78 @@
-"""Where a cell is computed: device, precision, threads, and one slot of a GPU per cell."""
+"""Where and how a cell is computed: device, precision, threads, compiled or not, and its share of a GPU."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import os
 import platform
+import re
 import resource
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from kd import files
 from kd.errors import Busy, ConfigError
 
-SLOTS = Path("state/gpus")
+SHARES = Path("state/gpus")
+COMPILED = Path("state/compiled")
+AUTO = 0  # cells per GPU: as many as fit into its memory
+_PARTS = 48  # that a GPU's memory is shared out in: 1, 2, 3, 4, 6, 8, 12, 16 or 24 equal cells leave nothing over
 _POLL_SECONDS = 1.0
+# Compiling takes 20 s on one core (4 s from a warm cache). After this many pixels, 20 epochs of CIFAR, it has paid for
+# every network and processor that was measured (bench/parts.py).
+_PIXELS_THAT_PAY = 1e9
+_WARM_UP = 3  # calls before a CUDA graph is recorded: libraries choose their kernels and workspaces in them
 
 
 @dataclass(frozen=True)
 class Place:
-    """A device and the precision that convolutions run in there."""
+    """A device, the precision that convolutions run in there, and whether networks are compiled for training."""
 
     device: torch.device
     precision: str  # fp32 or bf16
+    compiles: bool = False
 
     def autocast(self) -> torch.autocast:
         """Return the context in which a network runs: bfloat16 autocast, or nothing in fp32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    @property
+    def evaluation_batch(self) -> int:
+        """Images at a time without gradients: as many as stay in the cache, or as fill a GPU."""
+        return 1000 if self.device.type == "cuda" else 128
+
+    def compiled(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return what runs `network` on batches of one shape, compiled if this place compiles."""
+        if not self.compiles:
+            return network
+        # Beside the states, so that cells share it wherever they run; by processor, for the code is made for one.
+        cache = COMPILED / re.sub(r"[^A-Za-z0-9]+", "-", _cpu_name()).strip("-")
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute()))
+        return torch.compile(network, dynamic=False)
+
+    def recorded(self, step: Callable[..., None]) -> Callable[..., None]:
+        """Return `step` as it runs fastest here: on a GPU as one CUDA graph for each shape of its tensors."""
+        return _Recorded(step) if self.device.type == "cuda" else step
+
+    def number(self, value: float) -> float | Tensor:
+        """Return a number that changes between steps in the form that a recorded step can read."""
+        return torch.tensor(value, device=self.device) if self.device.type == "cuda" else value
+
     def describe(self) -> dict:
-        """Return what a manifest says of the machine: device, precision, threads and versions."""
+        """Return what a manifest says of the machine: device, precision, compiled, threads and versions."""
         gpu = self.device.type == "cuda"
         return {
             "device": torch.cuda.get_device_name(self.device) if gpu else _cpu_name(),
             "precision": self.precision,
+            "compiled": self.compiles,
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -50,11 +86,50 @@ class Place:
         return peak
 
 
-@contextlib.contextmanager
-def place(precision: str, threads: int, cells_per_gpu: int = 1) -> Iterator[Place]:
-    """Hold a place to compute: a GPU's slot if there is a GPU (or what KD_DEVICE names), else the CPU.
+class _Recorded:
+    """A step that works on tensors in place, recorded once per shape of its arguments and then replayed.
 
-    On SLURM the scheduler has chosen the GPU already (CUDA_VISIBLE_DEVICES) and no slot is taken.
+    A replay is one launch instead of hundreds. The arguments of the recording are its inbox: a call copies into it.
+    """
+
+    def __init__(self, step: Callable[..., None]) -> None:
+        self._step = step
+        self._calls: dict[tuple, int] = {}
+        self._graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, list[Tensor]]] = {}
+        self._stream = torch.cuda.Stream()
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, *tensors: Tensor) -> None:
+        shape = tuple(t.shape for t in tensors)
+        self._calls[shape] = self._calls.get(shape, 0) + 1
+        if self._calls[shape] <= _WARM_UP:
+            # On a stream of its own, as recording demands; each of these is a step of the training like any other.
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                self._step(*tensors)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            return
+        if shape not in self._graphs:
+            self._graphs[shape] = self._record(tensors)
+        graph, inbox = self._graphs[shape]
+        for slot, tensor in zip(inbox, tensors, strict=True):
+            slot.copy_(tensor)
+        graph.replay()
+
+    def _record(self, tensors: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, list[Tensor]]:
+        inbox = [tensor.clone() for tensor in tensors]
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._step(*inbox)
+        return graph, inbox
+
+
+@contextlib.contextmanager
+def place(precision: str, threads: int, cells_per_gpu: int = 1, gpu_bytes: int = 0) -> Iterator[Place]:
+    """Hold a place to compute: a share of a GPU if there is one (or what KD_DEVICE names), else the CPU.
+
+    The share is 1 / `cells_per_gpu`, or more if `gpu_bytes`, what the cell needs, are more. On SLURM the scheduler has
+    chosen the GPU already (CUDA_VISIBLE_DEVICES) and no share is taken.
     """
     torch.set_num_threads(threads)
     wanted = os.environ.get("KD_DEVICE", "")
@@ -66,20 +141,54 @@ def place(precision: str, threads: int, cells_per_gpu: int = 1) -> Iterator[Plac
         yield _place("cuda:0", precision)
     else:
         with contextlib.ExitStack() as held:
-            yield _place(f"cuda:{_gpu_slot(cells_per_gpu, held)}", precision)
+            memories = [torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count())]
+            yield _place(f"cuda:{_gpu_share(memories, gpu_bytes, cells_per_gpu, held)}", precision)
 
 
-def _gpu_slot(cells_per_gpu: int, held: contextlib.ExitStack) -> int:
-    """Lock a slot of the visible GPUs, the emptiest GPU first, waiting while all are taken; return the GPU's number."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-    names = visible.split(",")  # slots are named after the physical GPU: two masks may show one card
+def compiling_pays(pixels: float, wanted: str) -> bool:
+    """Say whether to compile a network that is trained on `pixels` pixels in all, epochs included.
+
+    `wanted` is auto, always or never; auto is a rule, not a measurement, so that a cell has the same bits each time.
+    Raises ConfigError for always where there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    found = shutil.which(compiler) is not None
+    if wanted == "always" and not found:
+        raise ConfigError(f"protocol.compile: always, but no C++ compiler ({compiler}) is found; set auto")
+    return wanted == "always" or (wanted == "auto" and found and pixels >= _PIXELS_THAT_PAY)
+
+
+def _gpu_share(memories: list[int], need: int, cells_per_gpu: int, held: contextlib.ExitStack) -> int:
+    """Lock a share of a visible GPU, the emptiest first, waiting while all are taken; return the GPU's number.
+
+    A share is a block of the `_PARTS` of a GPU with `memories[number]` bytes: as many as hold `need` bytes, at least
+    1 / `cells_per_gpu` of them.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(len(memories))))
+    names = visible.split(",")[: len(memories)]  # shares are named after the physical GPU: two masks may show one card
+    least = _PARTS // cells_per_gpu if cells_per_gpu != AUTO else 1
+    sizes = [max(least, math.ceil(_PARTS * need / memory)) for memory in memories]
+    if min(sizes) > _PARTS:
+        raise ConfigError(f"this cell needs {need / 2**30:.1f} GiB; the largest GPU has {max(memories) / 2**30:.1f}")
     while True:
-        for slot in range(cells_per_gpu):
-            for number, name in enumerate(names):
-                with contextlib.suppress(Busy):
-                    held.enter_context(files.lock(SLOTS / f"{name}.{slot}", wait=False))
+        for block in range(_PARTS):
+            for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+                parts = range(block * size, (block + 1) * size)
+                if parts.stop <= _PARTS and _locked_all([SHARES / f"{name}.{part}" for part in parts], held):
                     return number
         time.sleep(_POLL_SECONDS)
+
+
+def _locked_all(paths: list[Path], held: contextlib.ExitStack) -> bool:
+    """Lock all of `paths` into `held`, or none."""
+    with contextlib.ExitStack() as trial:
+        try:
+            for path in paths:
+                trial.enter_context(files.lock(path, wait=False))
+        except Busy:
+            return False
+        held.push(trial.pop_all())
+        return True
 
 
 def _place(name: str, precision: str) -> Place:
@@ -90,6 +199,7 @@ def _place(name: str, precision: str) -> Place:
         raise ConfigError(f"KD_DEVICE={name}: {str(error).splitlines()[0]}") from None
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # fp32 means fp32; torch's default rounds to 10 bits
     return Place(device, _fastest(device) if precision == "auto" else precision)
 
 
@@ -101,6 +211,7 @@ def _fastest(device: torch.device) -> str:
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
 
 
+@functools.cache
 def _cpu_name() -> str:
     return _cpu_info("model name") or platform.processor() or platform.machine()
 

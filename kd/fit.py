@@ -1,6 +1,6 @@
 """The one training loop: teachers, students and chains differ only in the teacher they are given.
 
-Order and views of an epoch are pure functions of (seed, epoch, example index), nothing in a step waits for the
+Order and views of an epoch are pure functions of (seed, epoch, example index), nothing in an epoch waits for the
 device, and the state can be saved between any two steps: a run that is stopped anywhere and goes on ends with
 the same bytes as one that was never stopped (same machine, same threads).
 """
@@ -28,8 +28,6 @@ from kd.progress import Progress
 from kd.state import State
 
 log = logging.getLogger("kd")
-
-_EVALUATION_BATCH = 250
 
 Row = dict[str, float]
 Objective = Callable[[Tensor, Tensor | None, Tensor], Tensor]  # student, teacher [B, K], labels [B] -> loss [B]
@@ -91,6 +89,7 @@ def fit(
     saved, when SIGTERM or SIGINT arrives.
     """
     network.to(place.device, memory_format=torch.channels_last)
+    compiled = place.compiled(network)
     examples = examples.to(place.device)
     optimiser = Sgd(network, plan)
     steps = math.ceil(len(examples.train) / plan.batch)
@@ -99,27 +98,34 @@ def fit(
     progress = Progress(name, plan.epochs, steps)
     progress.at(position.epoch * steps + position.step)
 
+    @place.recorded
+    def step(index: Tensor, view: Tensor, lr: float | Tensor) -> None:
+        labels = examples.labels[index]
+        inputs = examples.normalise(plan.grid.render(examples.images[index], view))
+        target = teacher.logits(index, view, inputs) if teacher else None
+
+        forward = compiled if len(index) == plan.batch else network  # the last batch is not worth a second compilation
+        with place.autocast():
+            logits = forward(inputs)
+        loss = plan.objective(logits.float(), target, labels)  # [B]
+        loss.mean().backward()
+        optimiser.step(lr)
+        position.add(loss, logits, labels)
+
     with _signals() as arrived, contextlib.closing(progress):
         while position.epoch < plan.epochs:
             epoch, resumed_at = position.epoch, time.monotonic()
-            lr = plan.lr_at(epoch)
-            batches = views.order(plan.seed, epoch, examples.train).split(plan.batch)
+            lr = place.number(plan.lr_at(epoch))
+            order = views.order(plan.seed, epoch, examples.train)
+            batches = order.split(plan.batch)
+            shown = plan.grid.draw(plan.seed, epoch, order).split(plan.batch)
             network.train()
 
             while position.step < steps:
                 index = batches[position.step]
-                view = plan.grid.draw(plan.seed, epoch, index)
-                labels = examples.labels[index]
-                inputs = examples.normalise(plan.grid.render(examples.images[index], view))
-                target = teacher.logits(index, view, inputs) if teacher else None
+                step(index, shown[position.step], lr)
 
-                with place.autocast():
-                    logits = network(inputs)
-                loss = plan.objective(logits.float(), target, labels)  # [B]
-                loss.mean().backward()
-                optimiser.step(lr)
-
-                position.count(loss, logits, labels)
+                position.advance(len(index))
                 progress.at(epoch * steps + position.step)
                 if arrived or state.due(epoch_ends=False):
                     position.seconds += time.monotonic() - resumed_at
@@ -129,7 +135,7 @@ def fit(
                         raise Terminated(arrived[0], f"stopped in epoch {epoch + 1}, step {position.step}")
 
             position.check_finite()
-            row = {"epoch": epoch + 1, "lr": lr, **position.means("train")}
+            row = {"epoch": epoch + 1, "lr": plan.lr_at(epoch), **position.means("train")}
             row |= evaluate(network, examples, examples.test_images, examples.test_labels, place, "test")
             if len(examples.heldout):
                 held = examples.heldout
@@ -152,7 +158,8 @@ def evaluate(network: nn.Module, examples: Examples, images: Tensor, labels: Ten
     """Return the mean cross-entropy and the top-1 accuracy (%) of `network` on images [N, H, W, C] uint8."""
     network.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=place.device)
-    for batch, truth in zip(images.split(_EVALUATION_BATCH), labels.split(_EVALUATION_BATCH), strict=True):
+    size = place.evaluation_batch
+    for batch, truth in zip(images.split(size), labels.split(size), strict=True):
         inputs = examples.normalise(batch.permute(0, 3, 1, 2))
         with place.autocast():
             logits = network(inputs)
@@ -173,11 +180,14 @@ class Position:
     seconds: float = 0.0  # that processes before this one spent on the epoch
     checked: int = 0  # steps whose losses are known to be finite
 
-    def count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a step's per-example losses [B] and right answers to the sums, without waiting for the device."""
         right = (logits.detach().argmax(1) == labels).sum()
         self.sums += torch.stack([loss.detach().sum(), right])
-        self.seen += len(labels)
+
+    def advance(self, examples: int) -> None:
+        """Go to the next step; `examples` more are in the sums."""
+        self.seen += examples
         self.step += 1
 
     def check_finite(self) -> None:
@@ -213,7 +223,7 @@ class Sgd:
         self._plan = plan
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
+    def step(self, lr: float | Tensor) -> None:
         """Take one step at learning rate `lr` along the gradients, and drop them."""
         plan, decayed = self._plan, self._decayed
         gradients = [p.grad for p in self._parameters]
@@ -223,7 +233,11 @@ class Sgd:
         torch._foreach_add_(self._momenta, gradients)
         if plan.nesterov:
             torch._foreach_add_(gradients, self._momenta, alpha=plan.momentum)
-        torch._foreach_add_(self._parameters, gradients if plan.nesterov else self._momenta, alpha=-lr)
+        direction = gradients if plan.nesterov else self._momenta
+        if isinstance(lr, Tensor):
+            torch._foreach_sub_(self._parameters, torch._foreach_mul(direction, lr))
+        else:
+            torch._foreach_add_(self._parameters, direction, alpha=-lr)
         for parameter in self._parameters:
             parameter.grad = None
 

@@ -6,6 +6,8 @@ and publishes whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
 import io
@@ -42,9 +44,10 @@ from kd.data.examples import Examples
 from kd.data.noise import open_labels
 from kd.data.prepare import prepare_dataset, prepare_labels
 from kd.data.views import Grid
-from kd.device import Place, place
+from kd.device import Place, compiling_pays, place
 from kd.errors import Diverged, StorageError
 from kd.fit import History, Plan, Row, Teacher, fit
+from kd.footprint import gpu_bytes
 from kd.state import State
 from kd.teachers import LiveTeacher, Need
 
@@ -73,7 +76,7 @@ class Resources:
     """What a cell may use of the machine."""
 
     threads: int = 1
-    cells_per_gpu: int = 1
+    cells_per_gpu: int = 1  # 0: as many as fit into its memory
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -143,12 +146,10 @@ def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False)
     A cell that is published already, from the same recipe, code and inputs, is left as it is. A cell that
     diverges is published as diverged. `fresh` discards the state.
     """
-    with (
-        _locked(cell, "lock"),
-        place(recipe.protocol.precision, resources.threads, resources.cells_per_gpu) as where,
-    ):
+    with _locked(cell, "lock"), contextlib.ExitStack() as held:
         files.sweep(Path(cell.path))
         have = prepared(cell, recipe)
+        where = _place(cell, recipe, have, resources, held)
         identity = _identity(cell, recipe, have, where)
         published = _published(cell, identity["fingerprint"])
         if published:
@@ -171,12 +172,27 @@ def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False)
         return _publish(cell, network, history, ended | identity | _summary(network, history) | machine)
 
 
+def _place(
+    cell: Cell, recipe: Recipe, have: Prepared, resources: Resources, held: contextlib.ExitStack, trains: bool = True
+) -> Place:
+    """Hold a place where `cell` is trained, or teaches, until `held` closes."""
+    protocol, network = recipe.protocol, cell.stage.network
+    need = 0
+    if torch.cuda.is_available():
+        views = have.grid.count * len(have.examples.train) if cell.teacher and protocol.teacher == "bank" else 0
+        need = gpu_bytes(network, have.classes, have.examples, protocol.batch, views)
+    where = held.enter_context(place(protocol.precision, resources.threads, resources.cells_per_gpu, need))
+    pixels = have.examples.images[0, ..., 0].numel() * len(have.examples.train) * cell.epochs(protocol)
+    return dataclasses.replace(where, compiles=trains and compiling_pays(pixels, protocol.compile))
+
+
 def _identity(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> dict:
     """Return all that decides a cell's numbers on one kind of machine, and the fingerprint of it."""
     mentor = {"teacher": _manifest_of_teacher(cell)["files"][MODEL]} if cell.teacher else {}
     identity = {
         "cell": cell.path,
-        "protocol": recipe.protocol.model_dump(mode="json") | {"precision": where.precision},
+        "protocol": recipe.protocol.model_dump(mode="json")
+        | {"precision": where.precision, "compile": "always" if where.compiles else "never"},  # what auto became
         "code": code_behind(cell, recipe.protocol),
         "inputs": have.digests | mentor,
     }
@@ -269,15 +285,13 @@ def _csv(rows: list[Row]) -> bytes:
 def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources) -> None:
     """Fill the bank of `teacher` with every view that students with these (seed, epochs) will see."""
     have = prepared(teacher, recipe)
-    folder, identity = _bank_folder(teacher), _bank_identity(teacher, have)
+    folder, identity = _bank_folder(teacher), _bank_identity(teacher, recipe, have)
     if files.read_manifest(Path(teacher.path))["status"] != "ok":
         log.error("%s diverged: its bank is empty, and its students will be published as diverged", teacher)
         bank.leave_empty(folder, identity)
         return
-    with (
-        place(recipe.protocol.precision, resources.threads, resources.cells_per_gpu) as where,
-        _locked(teacher, "bank.lock"),
-    ):
+    with contextlib.ExitStack() as held, _locked(teacher, "bank.lock"):
+        where = _place(teacher, recipe, have, resources, held, trains=False)
         if bank.serves(folder, identity, needs):
             os.utime(folder / files.MANIFEST)  # as good as new to who compares times
         else:
@@ -287,8 +301,9 @@ def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resourc
 def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
     """Return what answers for the teacher of `cell`; a bank that lacks its views, or is another's, is filled first."""
     if recipe.protocol.teacher == "online":
-        return LiveTeacher(load_network(cell.teacher, have), where)
-    folder, identity, needs = _bank_folder(cell.teacher), _bank_identity(cell.teacher, have), [(plan.seed, plan.epochs)]
+        return LiveTeacher(load_network(cell.teacher, have), where, recipe.protocol.teacher_precision)
+    folder, needs = _bank_folder(cell.teacher), [(plan.seed, plan.epochs)]
+    identity = _bank_identity(cell.teacher, recipe, have)
     if not bank.serves(folder, identity, needs):
         with _locked(cell.teacher, "bank.lock"):
             if not bank.serves(folder, identity, needs):  # else another process filled it while this one waited
@@ -301,12 +316,13 @@ def _bank_folder(teacher: Cell) -> Path:
     return Path(BANKS, teacher.name)
 
 
-def _bank_identity(teacher: Cell, have: Prepared) -> bank.Identity:
+def _bank_identity(teacher: Cell, recipe: Recipe, have: Prepared) -> bank.Identity:
     return bank.Identity(
         teacher=files.verified(Path(teacher.path), MODEL)["files"][MODEL],
         data=have.digests["data"],
         examples=have.digests["examples"],
         code=code_behind_bank(teacher),
+        precision=recipe.protocol.teacher_precision,
         **vars(have.grid),
     )
 

@@ -5,7 +5,8 @@ A row's key is (example index, view), never a position in any order: example ind
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,22 @@ Need = tuple[int, int]  # a student's seed and the epochs it trains: it sees the
 class LiveTeacher:
     """A frozen teacher that is run: in each step where views are not finite, once for each row of a bank otherwise."""
 
-    def __init__(self, network: nn.Module, place: Place) -> None:
-        """Take `network` to the device of `place`, in evaluation mode and without gradients."""
+    def __init__(self, network: nn.Module, place: Place, precision: str = "fp32") -> None:
+        """Take `network` to the device of `place`, in evaluation mode and without gradients.
+
+        `precision` is fp32, tf32 (fp32 where there is none) or bf16, whatever the student is trained in.
+        """
         self._network = network.to(place.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._device = place.device
+        self._precision = precision
 
     @torch.no_grad()
     def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
-        """Return logits [B, K] float32 of `inputs` [B, C, H, W], computed in float32 at any precision of training."""
-        with torch.autocast(self._device.type, enabled=False):
+        """Return logits [B, K] float32 of `inputs` [B, C, H, W]."""
+        with (
+            torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16"),
+            _tf32(self._precision == "tf32"),
+        ):
             return self._network(inputs).float()
 
     def answers(self, keys: Tensor, examples: Examples, grid: Grid) -> Tensor:
@@ -48,6 +56,18 @@ class StoredTeacher:
     def logits(self, index: Tensor, view: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Return logits [B, K] float32 of examples `index` [B] in `view` [B]; `inputs` play no part."""
         return self._rows[torch.searchsorted(self._keys, index * self._views + view)].float()
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Let a GPU's convolutions round their float32 inputs to 10 bits while the block runs, or see that they do not."""
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "tf32" if allowed else "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 def keys_seen(needs: Iterable[Need], grid: Grid, train: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from kd.fit import History, fit
 from kd.teachers import LiveTeacher, StoredTeacher
 
 GRID = Grid(1, False)
-IDENTITY = bank.Identity(teacher="t", data="d", examples="e", code="c", pad=1, flip=False)
+IDENTITY = bank.Identity(teacher="t", data="d", examples="e", code="c", precision="fp32", pad=1, flip=False)
 ROUNDING = 2**-10  # of float16
 
 
@@ -131,7 +131,7 @@ def test_the_bank_of_a_teacher_that_was_retrained_is_made_anew(tmp_path: Path, t
 
 def test_an_interrupted_fill_goes_on_where_it_stopped(tmp_path: Path, teacher: nn.Module, monkeypatch) -> None:
     monkeypatch.setattr(bank, "_FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr(bank, "_FILL_BATCH", 16)
+    monkeypatch.setitem(bank._FILL_BATCH, "cpu", 16)
     logits = LiveTeacher.logits
     calls = []
 

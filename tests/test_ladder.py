@@ -14,6 +14,7 @@ LADDER = [
     "kd.errors",
     "kd.files",
     "kd.code",
+    "kd.startup",
     # the vocabulary: names and what they may be, importable in no time
     "kd.losses.",
     "kd.models.",
@@ -24,6 +25,7 @@ LADDER = [
     "kd.cells",
     # training
     "kd.device",
+    "kd.footprint",
     "kd.progress",
     "kd.state",
     "kd.fit",
