@@ -89,6 +89,13 @@ def bank(options: argparse.Namespace) -> None:
     stages.bank_of(cell, _recipe(options, cell.dataset, cell.protocol), needs, _resources(options))
 
 
+def release(options: argparse.Namespace) -> None:
+    """Remove the stored logits of a teacher."""
+    from kd import stages
+
+    stages.release(parse_cell(options.cell))
+
+
 def collect(options: argparse.Namespace) -> None:
     """Gather the results of a study into one table; refuse what is missing, damaged, mixed or half done."""
     from kd import table
@@ -159,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--fresh", action="store_true", help="discard the saved state")
         else:
             added.add_argument("--needs", nargs="+", required=True, metavar="SEED:EPOCHS", help="of its students")
+    verb("release", release, study=False).add_argument("cell", help="path of the teacher's cell")
     verb("collect", collect)
     for name, function in (("figure", figure), ("tables", tables)):
         added = verb(name, function, study=False)

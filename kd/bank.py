@@ -34,6 +34,8 @@ from kd.teachers import LiveTeacher, Need, StoredTeacher, keys_seen
 
 log = logging.getLogger("kd")
 
+RELEASED = "released.json"
+
 _FILL_BATCH = {"cpu": 64, "cuda": 1024}  # fastest: on a CPU the activations stay in the cache (bench/parts.py)
 _FLUSH_SECONDS = 10.0
 
@@ -134,6 +136,15 @@ def fill(
 def leave_empty(folder: Path, identity: Identity) -> None:
     """Publish a bank without rows: that of a teacher that diverged, so that what waits for it goes on."""
     files.write_manifest(folder, {"kind": "bank", "identity": vars(identity), "holds": [], "files": {}})
+
+
+def release(folder: Path) -> None:
+    """Remove the bank in `folder` and leave a note that it was there. Call it while holding the bank's lock."""
+    size = sum(path.stat().st_size for path in folder.glob("*.npy"))
+    (folder / files.MANIFEST).unlink(missing_ok=True)  # first: a bank without its rows must not look whole
+    _remove_others(folder, keep=())
+    log.info("bank %s: released, %.1f MB", folder, size / 1e6)
+    files.write_atomic(folder / RELEASED, files.canonical_json({"bytes": size}).encode())
 
 
 class _Filling:

@@ -298,6 +298,12 @@ def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resourc
             bank.fill(folder, identity, needs, have.grid, load_network(teacher, have), have.examples, where)
 
 
+def release(teacher: Cell) -> None:
+    """Remove the bank of `teacher`: its last student is trained."""
+    with _locked(teacher, "bank.lock"):
+        bank.release(_bank_folder(teacher))
+
+
 def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
     """Return what answers for the teacher of `cell`; a bank that lacks its views, or is another's, is filled first."""
     if recipe.protocol.teacher == "online":

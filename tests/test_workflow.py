@@ -304,6 +304,21 @@ def test_banks_and_state_cost_time_only(done: Project) -> None:
     assert jobs["bank"] == 1
 
 
+def test_a_temporary_bank_goes_with_its_last_student_and_returns_for_a_new_one(done: Project) -> None:
+    bank = done.folder / "banks" / TEACHER
+    before = done.published()
+    done.study({**SMALL, "keep_banks": False})
+    done.run()
+    assert [path.name for path in bank.iterdir()] == ["released.json"]
+    done.study({**with_losses("ce", {"kl": {"tau": [3, 20]}}, "mse"), "keep_banks": False})
+    jobs, cells = done.planned()
+    assert (jobs["bank"], jobs["release"], len(cells)) == (1, 1, 2)
+    done.run()
+    assert changed(before, done.published()) == {f"{TEACHER}/resnet8.kl-tau20.s{seed}" for seed in (0, 1)}
+    assert [path.name for path in bank.iterdir()] == ["released.json"]
+    assert "Nothing to be done" in done.run()
+
+
 def test_the_table_refuses_and_names_what_is_missing_damaged_or_mixed(done: Project) -> None:
     """Faults 21 to 23, by hand, where no DAG has put things right before."""
 

@@ -63,7 +63,7 @@ def order(seed: int, epoch: int, index: Tensor) -> Tensor:
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return uint8 images [B, C, H, W] as float32 with mean 0 and deviation 1 per channel (`mean`, `std` in 0..1)."""
     scale = 1 / (255 * std)
-    return images.float() * scale[:, None, None] - (mean / std)[:, None, None]
+    return images.float().mul_(scale[:, None, None]).sub_((mean / std)[:, None, None])
 
 
 def _words(seed: int, epoch: int, stream: int, index: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from kd.files import read_manifest
 from kd.startup import KEEP_MEMORY, VARIABLE
 
 # Jobs keep their memory (kd/startup.py says why), and run the Python that runs Snakemake, activated or not.
-PREFIX = f"export {VARIABLE}=${{{VARIABLE}:-{KEEP_MEMORY}}}; "
+PREFIX = f"export {VARIABLE}={shlex.quote(os.environ.get(VARIABLE, KEEP_MEMORY))}; "
 if not workflow.deployment_settings.deployment_method:
     PREFIX += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
 shell.prefix(PREFIX)
@@ -52,4 +52,6 @@ def current(cell):
 def needs(w):
     """Seed and epochs of every student of this teacher: they decide which views it is asked for."""
     students = TAUGHT[CELLS[w.cell]]
+    if not STUDY.keep_banks:  # a bank that comes back comes back for those that are still to be trained
+        students = [student for student in students if not current(student)] or students
     return sorted({f"{s.stage.seed}:{s.epochs(STUDY.protocol)}" for s in students})

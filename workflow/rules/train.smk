@@ -1,6 +1,10 @@
 # results/CELL: a trained network. banks/CELL: the logits of a network that teaches, for all its students.
 
 
+localrules:
+    release,
+
+
 rule train:
     input:
         taught,
@@ -45,3 +49,17 @@ rule bank:
     shell:
         "python -m kd bank results/{wildcards.cell:q} --recipe {params.recipe:q} --needs {params.needs:q}"
         " --threads {threads} --cells-per-gpu {resources.cells_per_gpu} &>> {log:q}"
+
+
+rule release:
+    # keep_banks: false. The bank goes when the last student of its teacher is trained.
+    input:
+        lambda w: [f"{student}/manifest.json" for student in TAUGHT[CELLS[w.cell]]],
+    output:
+        "banks/{cell}/released.json",
+    log:
+        "logs/{cell}.release.log",
+    conda:
+        "../envs/kd.yaml"
+    shell:
+        "python -m kd release results/{wildcards.cell:q} &>> {log:q}"
