@@ -99,7 +99,7 @@ def fill(
     before = _still_good(folder, identity)
     holds = _merged(before["holds"] if before else [], need)
     keys = keys_seen(holds, grid, examples.train).numpy()
-    tag = hashlib.sha256(keys.tobytes() + files.canonical_json(vars(identity)).encode()).hexdigest()[:12]
+    tag = _tag(keys, identity)
     filling = _Filling(folder, f"rows-{tag}.npy", (len(keys), _classes(teacher)))
     missing = filling.take(folder, before, keys)
 
@@ -164,11 +164,14 @@ class _Filling:
         if before is None:
             return np.arange(len(keys))
         old_keys, old_rows = _mapped(folder / before["keys"]), _mapped(folder / before["rows"])
-        kept = np.flatnonzero(np.isin(keys, old_keys, assume_unique=True))
+        # Searched, not sorted together: eight million keys are 65 MB, and a sort of both would be ten times that.
+        found = np.searchsorted(old_keys, keys).clip(max=len(old_keys) - 1)
+        kept = old_keys[found] == keys
         if not self.done:
-            for part in np.array_split(kept, max(1, len(kept) // 100_000)):
-                self._rows[part] = old_rows[np.searchsorted(old_keys, keys[part])]
-        return np.setdiff1d(np.arange(len(keys)), kept, assume_unique=True)
+            places = np.flatnonzero(kept)
+            for part in np.array_split(places, max(1, len(places) // 100_000)):
+                self._rows[part] = old_rows[found[part]]
+        return np.flatnonzero(~kept)
 
     def put(self, at: np.ndarray, rows: np.ndarray, done: int) -> None:
         """Write rows [B, K] at positions `at` [B]; `done` of the missing ones are in from now on."""
@@ -185,6 +188,12 @@ class _Filling:
             os.fsync(file.fileno())
         os.replace(self._partial, self._final)
         self._note.unlink(missing_ok=True)
+
+
+def _tag(keys: np.ndarray, identity: Identity) -> str:
+    digest = hashlib.sha256(keys.data)
+    digest.update(files.canonical_json(vars(identity)).encode())
+    return digest.hexdigest()[:12]
 
 
 def _merged(holds: Iterable[Need], need: Iterable[Need]) -> list[list[int]]:
