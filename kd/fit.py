@@ -89,7 +89,7 @@ def fit(
     saved, when SIGTERM or SIGINT arrives.
     """
     network.to(place.device, memory_format=torch.channels_last)
-    compiled = place.compiled(network)
+    forward = place.compiled(network, plan.batch)
     examples = examples.to(place.device)
     optimiser = Sgd(network, plan)
     steps = math.ceil(len(examples.train) / plan.batch)
@@ -104,7 +104,6 @@ def fit(
         inputs = examples.normalise(plan.grid.render(examples.images[index], view))
         target = teacher.logits(index, view, inputs) if teacher else None
 
-        forward = compiled if len(index) == plan.batch else network  # the last batch is not worth a second compilation
         with place.autocast():
             logits = forward(inputs)
         loss = plan.objective(logits.float(), target, labels)  # [B]
@@ -135,11 +134,12 @@ def fit(
                         raise Terminated(arrived[0], f"stopped in epoch {epoch + 1}, step {position.step}")
 
             position.check_finite()
+            network.eval()
             row = {"epoch": epoch + 1, "lr": plan.lr_at(epoch), **position.means("train")}
-            row |= evaluate(network, examples, examples.test_images, examples.test_labels, place, "test")
+            row |= evaluate(forward, examples, examples.test_images, examples.test_labels, place, "test")
             if len(examples.heldout):
                 held = examples.heldout
-                row |= evaluate(network, examples, examples.images[held], examples.labels[held], place, "heldout")
+                row |= evaluate(forward, examples, examples.images[held], examples.labels[held], place, "heldout")
             if not math.isfinite(row["test_loss"]):
                 raise Diverged(f"the test loss after epoch {epoch + 1} is {row['test_loss']}")
 
@@ -154,15 +154,19 @@ def fit(
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, examples: Examples, images: Tensor, labels: Tensor, place: Place, prefix: str) -> Row:
-    """Return the mean cross-entropy and the top-1 accuracy (%) of `network` on images [N, H, W, C] uint8."""
-    network.eval()
+def evaluate(
+    forward: Callable[[Tensor], Tensor], examples: Examples, images: Tensor, labels: Tensor, place: Place, prefix: str
+) -> Row:
+    """Return the mean cross-entropy and the top-1 accuracy (%) on images [N, H, W, C] uint8.
+
+    `forward` is a network in evaluation mode, or what runs one: images [B, C, H, W] to logits [B, K].
+    """
     sums = torch.zeros(2, dtype=torch.float64, device=place.device)
     size = place.evaluation_batch
     for batch, truth in zip(images.split(size), labels.split(size), strict=True):
         inputs = examples.normalise(batch.permute(0, 3, 1, 2))
         with place.autocast():
-            logits = network(inputs)
+            logits = forward(inputs)
         logits = logits.float()
         sums += torch.stack([cross_entropy(logits, truth, reduction="sum"), (logits.argmax(1) == truth).sum()])
     loss, correct = (sums / len(labels)).tolist()
