@@ -126,7 +126,7 @@ def _row(experiment: str, result: Result) -> dict:
         **_numbers(manifest),
         "parameters": manifest.get("parameters", 0),
         "seconds": manifest["seconds"],
-        **{key: manifest[key] for key in ("device", "precision", "threads", "code")},
+        **{key: manifest[key] for key in ("device", "precision", "compiled", "threads", "code")},
     }
 
 

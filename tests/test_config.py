@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kd import config
 from kd.config import Objective, merged, objective, read_yaml, validate
+from kd.device import AUTO
 from kd.errors import ConfigError
 
 
@@ -130,6 +131,19 @@ def test_the_paper_drops_at_half_and_three_quarters_unless_told() -> None:
     assert study(**protocol()).protocol.drops == (100, 150)
     assert study(**protocol(epochs=20)).protocol.drops == (10, 15)
     assert study(**protocol(epochs=20, milestones=[3])).protocol.drops == (3,)
+
+
+def test_a_gpu_is_shared_by_a_number_of_cells_or_by_as_many_as_fit() -> None:
+    assert study().cells_per_gpu == 1
+    assert study(cells_per_gpu=4).cells_per_gpu == 4
+    assert study(cells_per_gpu="auto").cells_per_gpu == AUTO
+    for wrong in (0, -1, 49, 1.5, "all", True):
+        refused("cells_per_gpu", cells_per_gpu=wrong)
+
+
+def test_speed_has_three_keys_with_few_values() -> None:
+    for key, wrong in (("precision", "fp16"), ("teacher_precision", "auto"), ("compile", True)):
+        refused(f"protocol.{key}", **protocol(**{key: wrong}))
 
 
 JSON = st.recursive(

@@ -70,6 +70,36 @@ def test_a_device_that_is_not_there_is_refused_by_name(project: Path, monkeypatc
             pass
 
 
+def test_long_cells_are_compiled_where_there_is_a_compiler_and_short_ones_are_not(monkeypatch) -> None:
+    cifar, digits = 200 * 50_000 * 32**2, 20 * 898 * 8**2
+    monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert device.compiling_pays(cifar, "auto")
+    assert not device.compiling_pays(digits, "auto")
+    assert device.compiling_pays(digits, "always")
+    assert not device.compiling_pays(cifar, "never")
+    monkeypatch.setattr(device.shutil, "which", lambda name: None)
+    assert not device.compiling_pays(cifar, "auto")
+    with pytest.raises(ConfigError, match="no C\\+\\+ compiler"):
+        device.compiling_pays(cifar, "always")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_recorded_step_does_what_the_step_does() -> None:
+    def trained(record: bool) -> torch.Tensor:
+        total = torch.zeros(4, device="cuda")
+
+        def step(add: torch.Tensor, factor: torch.Tensor) -> None:
+            total.mul_(factor).add_(add.sum())
+
+        here = device.Place(torch.device("cuda"), "fp32")
+        run = here.recorded(step) if record else step
+        for number in range(12):  # two shapes in turn, as whole and partial batches come
+            run(torch.full((4 - number % 2,), float(number), device="cuda"), here.number(0.5))
+        return total
+
+    assert trained(record=True).equal(trained(record=False))
+
+
 def test_auto_precision_is_one_of_the_two_and_fp32_is_kept() -> None:
     cpu = torch.device("cpu")
     assert device._fastest(cpu) in ("fp32", "bf16")

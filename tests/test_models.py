@@ -11,6 +11,7 @@ from torch import nn
 
 from kd.errors import ConfigError
 from kd.models import NETWORKS, build, family, is_network
+from kd.models.network import BatchNorm, average
 
 EXAMPLES = [example for group in NETWORKS for example in group.examples]
 # One or two of each family: enough for what all members share
@@ -189,6 +190,43 @@ def test_a_wrn_block_between_widths_takes_the_shortcut_from_the_pre_activated_in
         same_width = build("wrn-16-1", classes=10).stage1[0].eval()
         nn.init.zeros_(same_width.conv2.weight)
         assert torch.equal(same_width(x), x)
+
+
+def test_the_first_convolution_is_float32_on_a_cpu_and_hands_on_what_autocast_asks_for():
+    torch.manual_seed(0)
+    stem, images = build("wrn-10-1", classes=10).stem, torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = stem(images)
+        assert output.dtype == stem(images.bfloat16()).dtype == torch.bfloat16
+    assert torch.equal(output, stem(images).bfloat16())
+    assert stem(images).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_batch_norm_as_sums_is_torch_s_batch_norm(dtype, monkeypatch):
+    torch.manual_seed(0)
+    images = (3 * torch.randn(16, 8, 6, 6) + 5).to(dtype)  # a mean that sums of squares would stumble over
+    theirs, own = nn.BatchNorm2d(8), BatchNorm(8)
+    for norm in (theirs, own):
+        nn.init.uniform_(norm.weight, generator=torch.Generator().manual_seed(1))
+        norm.running_mean.fill_(4.0)
+    results = []
+    for norm, compiling in ((theirs, False), (own, True)):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        x = images.clone().requires_grad_()
+        output = norm(x)
+        output.square().mean().backward()
+        results.append([output, x.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()])
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 1e-3}
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, **tolerance)
+
+
+def test_the_mean_over_the_image_is_that_and_its_gradient_has_channels_last():
+    x = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
+    average(x).square().sum().backward()
+    torch.testing.assert_close(average(x), x.mean((2, 3)))
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_forward_leaves_its_input_as_it_was():

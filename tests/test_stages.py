@@ -59,6 +59,8 @@ def test_a_manifest_tells_what_was_trained_how_with_what_and_by_what(digits: Pat
     assert set(manifest["inputs"]) == {"data", "labels", "examples"}
     assert {"cell", "code", "fingerprint", "device", "precision", "threads", "torch", "python"} <= set(manifest)
     assert {"seconds", "memory", "parameters", "last", "best_on_test", "files", "kd"} <= set(manifest)
+    assert not manifest["compiled"]  # digits are short
+    assert manifest["protocol"]["compile"] == "never"  # what auto became
     assert manifest["last"]["test_top1"] <= manifest["best_on_test"]["test_top1"]
 
 
@@ -227,6 +229,20 @@ def test_a_student_by_hand_fills_the_bank_it_needs_and_a_retrained_teacher_s_ban
     refilled = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
     assert refilled["holds"] == [[0, 4]]
     assert refilled["identity"]["teacher"] == files.file_digest(Path(TEACHER, "model.safetensors"))
+
+
+def test_a_bank_of_another_precision_is_filled_anew_and_its_manifest_tells_which(digits: Path) -> None:
+    def precision(name: str) -> tuple[str, str]:
+        made = study(protocol={"name": "quick", "epochs": 1, "teacher_precision": name, "precision": "fp32"})
+        manifest = train(STUDENT, made)
+        stored = files.verified(Path("banks", *Path(TEACHER).parts[1:]))
+        assert manifest["protocol"]["teacher_precision"] == stored["precision"]
+        return stored["precision"], stored["files"][stored["rows"]]
+
+    train(TEACHER, study(protocol={"name": "quick", "epochs": 1, "precision": "fp32"}))
+    (first, exact), (second, rounded) = precision("fp32"), precision("bf16")
+    assert (first, second) == ("fp32", "bf16")
+    assert exact != rounded
 
 
 def test_an_online_teacher_serves_where_a_bank_does_not(digits: Path) -> None:

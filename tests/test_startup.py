@@ -1,0 +1,51 @@
+"""malloc keeps its memory in the processes that train, unless the environment says otherwise."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from kd.startup import KEEP_MEMORY, VARIABLE
+
+COUNT_FAULTS = """
+import resource, sys
+{start}
+import torch
+torch.set_num_threads(1)
+def work():
+    for _ in range(5):
+        activations = [torch.ones(3_000_000) for _ in range(20)]
+        del activations
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+
+
+def printed(code: str, **environment: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=clean | environment, check=True, capture_output=True, text=True
+    )
+    return run.stdout.strip()
+
+
+@glibc
+def test_memory_that_is_freed_is_used_again_without_asking_the_kernel() -> None:
+    kept = int(printed(COUNT_FAULTS.format(start="from kd.startup import keep_memory; keep_memory()")))
+    given_back = int(printed(COUNT_FAULTS.format(start="")))
+    assert kept < given_back / 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is done elsewhere")
+def test_the_command_starts_again_once_with_its_arguments_and_the_user_s_own_setting_stays() -> None:
+    code = f"from kd.startup import *; keep_memory(); print(os.environ[{VARIABLE!r}], sys.argv)"
+    assert printed(code) == f"{KEEP_MEMORY} ['-c']"
+    assert printed(code, **{VARIABLE: "glibc.malloc.check=0"}) == "glibc.malloc.check=0 ['-c']"
