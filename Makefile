@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := workflow/studies/demo.yaml
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow bench lint format clean
 
 demo: .venv/installed
 	@$(BIN)/snakemake --cores all --configfile $(DEMO)
@@ -17,6 +17,12 @@ test: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/pytest -n auto -m slow
+
+bench: .venv/installed # an hour's half, on a machine that does nothing else
+	$(BIN)/python -m bench.loops
+	$(BIN)/python -m bench.parts
+	$(BIN)/python -m bench.scale
+	$(BIN)/python -m bench.report
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,0 +1,174 @@
+"""Whole training loops side by side: kd, its peers, and the convolutions alone. Writes loops.csv.
+
+Every contestant is one process with two threads or two processes with one, started once and then given turns in
+rotation, so that every ratio is one of neighbours in time. Medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+import torch
+
+from bench.worker import TRAIN, write_bank
+from kd import __version__
+from kd.device import Place
+from kd.startup import KEEP_MEMORY, VARIABLE
+
+ROWS = 256
+FAST = 4  # epochs a turn of a fast contestant: turns of about equal length
+
+
+@dataclass
+class Contestant:
+    """What is measured: its worker's options, how many processes, whether they keep their memory as kd does."""
+
+    name: str
+    student: str
+    options: dict
+    processes: int = 1
+    keeps_memory: bool = True
+    images: int = TRAIN * FAST  # that one process trains on in a turn
+    seconds: list[float] = field(default_factory=list)
+    memory: dict = field(default_factory=dict)
+
+    def start(self) -> None:
+        environment = {**os.environ, VARIABLE: KEEP_MEMORY if self.keeps_memory else ""}
+        options = json.dumps({"student": self.student, "threads": 2 // self.processes, "epochs": FAST, **self.options})
+        self.workers = [
+            subprocess.Popen(
+                [sys.executable, "-m", "bench.worker", options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                text=True,
+            )
+            for _ in range(self.processes)
+        ]
+        self.wait()
+
+    def wait(self) -> None:
+        for worker in self.workers:
+            line = worker.stdout.readline()
+            if not line:
+                raise RuntimeError(f"{self.name} died")
+            self.memory = json.loads(line)
+
+    def turn(self) -> None:
+        began = time.perf_counter()
+        for worker in self.workers:
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+        self.wait()
+        self.seconds.append(time.perf_counter() - began)
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.stdin.close()
+            worker.wait()
+
+    @property
+    def rate(self) -> float:
+        """Images a second of all its processes together."""
+        return self.processes * self.images / median(self.seconds)
+
+
+def contestants(student: str, bank: Path) -> list[Contestant]:
+    """Return those of one student."""
+
+    def kd(
+        name: str, precision: str, compiles: bool, processes: int, teacher: str = "bank", epochs: int = FAST
+    ) -> Contestant:
+        options = {"loop": "kd", "precision": precision, "compiles": compiles, "teacher": teacher, "bank": str(bank)}
+        return Contestant(name, student, {**options, "epochs": epochs}, processes, images=TRAIN * epochs)
+
+    def peer(name: str, kind: str) -> Contestant:
+        return Contestant(name, student, {"loop": "peer", "peer": kind}, keeps_memory=False, images=TRAIN)
+
+    return [
+        peer("as the paper's code", "Paper"),
+        peer("as mdistiller", "Mdistiller"),
+        kd("kd, teacher online", "bf16", True, 2, teacher="online", epochs=1),
+        kd("kd, bank, fp32, compiled", "fp32", True, 2, epochs=1),
+        kd("kd, bank, bf16, eager", "bf16", False, 2),
+        kd("kd, bank, bf16, compiled, 1 cell x 2 threads", "bf16", True, 1),
+        kd("kd, bank, bf16, compiled", "bf16", True, 2),
+        replace(kd("kd, bank, bf16, compiled, malloc's defaults", "bf16", True, 2), keeps_memory=False),
+        Contestant("convolutions alone, bf16", student, {"loop": "convolutions", "precision": "bf16"}, 2),
+    ]
+
+
+def teachers() -> list[Contestant]:
+    """Return what fills banks, beside the bare forward passes."""
+    made = []
+    for precision, rows in (("fp32", ROWS), ("bf16", 4 * ROWS)):
+        for loop in ("fill", "passes"):
+            options = {"loop": loop, "precision": precision, "rows": rows}
+            made.append(Contestant(f"{loop}, {precision}", "bank", options, 2, images=rows))
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--students", nargs="+", default=["wrn-16-2", "wrn-16-4"])
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        bank = Path(folder, "rows.npy")
+        write_bank(bank)
+        for group in [teachers(), *(contestants(student, bank) for student in options.students)]:
+            rows += measured(group, options.rounds)
+    options.out.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(options.out / "loops.csv", index=False)
+    (options.out / "machine.txt").write_text(machine() + "\n")
+
+
+def machine() -> str:
+    """Return what this was measured on, in a sentence."""
+    here = Place(torch.device("cpu"), "bf16").describe()
+    versions = f"torch {here['torch']}, Python {here['python']}, kd {__version__}"
+    return f"{os.cpu_count()} cores of {here['device']}, {versions}, {datetime.date.today()}."
+
+
+def measured(group: list[Contestant], rounds: int) -> list[dict]:
+    """Give each of `group` its turns, and return a row for each."""
+    for contestant in group:
+        contestant.start()
+    for _ in range(rounds):
+        for contestant in group:
+            contestant.turn()
+    for contestant in group:
+        contestant.stop()
+        print(f"{contestant.student:10} {contestant.name:45} {contestant.rate:8.1f} images/s", flush=True)
+    return [
+        {
+            "student": contestant.student,
+            "loop": contestant.name,
+            "processes": contestant.processes,
+            "threads": 2 // contestant.processes,
+            "images_per_second": round(contestant.rate, 2),
+            "fastest": round(contestant.processes * contestant.images / min(contestant.seconds), 2),
+            "slowest": round(contestant.processes * contestant.images / max(contestant.seconds), 2),
+            "anonymous_mib": contestant.memory.get("RssAnon"),
+            "file_mib": contestant.memory.get("RssFile"),
+            "rounds": rounds,
+        }
+        for contestant in group
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,388 @@
+"""The parts of a step and of a cell, each setting beside what it replaces. Writes parts.csv.
+
+One thread, malloc as kd sets it, what is compared in turns within one process; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from bench.worker import BATCH, GRID, convolve, examples, layers_of, network
+from kd import losses, models
+from kd.config import Protocol
+from kd.data import views
+from kd.data.arrays import Images, write_dataset
+from kd.data.examples import Examples
+from kd.device import Place
+from kd.fit import History, Plan, Sgd, evaluate, fit
+from kd.models import wrn
+from kd.models.network import BatchNorm
+from kd.startup import keep_memory
+from kd.state import State
+
+CPU = torch.device("cpu")
+BF16, FP32, COMPILING = Place(CPU, "bf16"), Place(CPU, "fp32"), Place(CPU, "bf16", compiles=True)
+_PRINTED = {"stdout": subprocess.PIPE, "text": True}
+rows: list[dict] = []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    options = parser.parse_args()
+    keep_memory()
+    torch.set_num_threads(1)
+    for part in options.parts:
+        PARTS[part](options.rounds)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with open(options.out / "parts.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["part", "variant", "value", "unit"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def note(part: str, variant: str, value: float, unit: str) -> None:
+    rows.append({"part": part, "variant": variant, "value": float(f"{value:.4g}"), "unit": unit})
+    print(f"{part:32} {variant:32} {value:10.4g} {unit}", flush=True)
+
+
+def interleaved(variants: dict[str, Callable[[], object]], rounds: int, repeat: int = 1) -> dict[str, float]:
+    """Return the median seconds of one call of each variant, called in turns after two calls to warm up."""
+    for work in variants.values():
+        work()
+        work()
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, work in variants.items():
+            began = time.perf_counter()
+            for _ in range(repeat):
+                work()
+            seconds[name].append((time.perf_counter() - began) / repeat)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def images(batch: int = BATCH, side: int = 32, channels: int = 3) -> torch.Tensor:
+    return torch.randn(batch, channels, side, side).to(memory_format=torch.channels_last)
+
+
+class Step:
+    """A training step and nothing else: fixed images, cross-entropy, kd's optimiser."""
+
+    def __init__(self, name: str, place: Place, compiled: bool = False, side: int = 32, channels: int = 3) -> None:
+        torch.manual_seed(0)
+        batch, classes = (BATCH, 100) if channels == 3 else (64, 10)
+        self.network = models.build(name, classes, channels).to(memory_format=torch.channels_last).train()
+        self.forward = COMPILING.compiled(self.network, batch) if compiled else self.network
+        self.inputs, self.labels = images(batch, side, channels), torch.randint(0, classes, (batch,))
+        self.optimiser, self.place = Sgd(self.network, plan()), place
+
+    def __call__(self) -> None:
+        with self.place.autocast():
+            logits = self.forward(self.inputs)
+        cross_entropy(logits.float(), self.labels).backward()
+        self.optimiser.step(0.001)
+
+
+def plan(**changes: object) -> Plan:
+    values = {
+        "objective": losses.LOSSES["ce"].function,
+        "grid": GRID,
+        "seed": 0,
+        "epochs": 1,
+        "schedule_epochs": 1,
+        "batch": BATCH,
+        "lr": 0.001,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "schedule": "multistep",
+        "drops": (),
+        "gamma": 0.1,
+    }
+    return Plan(**{**values, **changes})
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def first_convolution(rounds: int) -> None:
+    """3 input channels: in which precision?"""
+    layer, x, weight, gradient = layers_of(network("wrn-16-2"), BATCH, torch.bfloat16)[0]
+    variants = {
+        str(dtype).removeprefix("torch."): lambda d=dtype: convolve(layer, x.to(d), weight.to(d), gradient.to(d), False)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    for name, seconds in interleaved(variants, rounds).items():
+        note("first convolution", name, 1e3 * seconds, "ms a batch of 128")
+
+
+def steps(rounds: int) -> None:
+    """Precision, memory format and compiler, on the students of the study and a teacher."""
+    for name in ("wrn-16-2", "wrn-16-4", "wrn-28-4"):
+        nchw = Step(name, FP32)
+        nchw.network.to(memory_format=torch.contiguous_format)
+        nchw.inputs = nchw.inputs.contiguous()
+        variants = {"fp32, NCHW": nchw, "fp32": Step(name, FP32), "bf16": Step(name, BF16)}
+        if name != "wrn-28-4":
+            variants["bf16, compiled"] = Step(name, BF16, compiled=True)
+        for variant, seconds in interleaved(variants, max(3, rounds // 3)).items():
+            note(f"training step of {name}", variant, BATCH / seconds, "images/s")
+
+
+def compiling(rounds: int) -> None:
+    """What compiling costs, what it saves, and after how many pixels it has paid."""
+    for name, side, channels in (("wrn-16-2", 32, 3), ("wrn-16-4", 32, 3), ("resnet8", 8, 1)):
+        part = f"compiling {name}, {side}x{side}"
+        with tempfile.TemporaryDirectory() as cache:
+            eager = _first_step(cache, name, False, side, channels)
+            cold, warm = (_first_step(cache, name, True, side, channels) - eager for _ in range(2))
+        made = {word: Step(name, BF16, word == "compiled", side, channels) for word in ("eager", "compiled")}
+        seconds = interleaved(made, rounds)
+        saved = (seconds["eager"] - seconds["compiled"]) / made["eager"].inputs.numel() * channels * 1e6
+        note(part, "costs, empty cache", cold, "s")
+        note(part, "costs, full cache", warm, "s")
+        note(part, "saves", saved, "s a million pixels")
+        note(part, "has paid, empty cache", cold / saved, "million pixels")
+
+
+def _first_step(cache: str, name: str, compiled: bool, side: int, channels: int) -> float:
+    """Return the seconds of the first step of a process of its own."""
+    code = f"""
+import time, torch
+torch.set_num_threads(1)
+from bench.parts import BF16, Step
+step = Step({name!r}, BF16, {compiled}, {side}, {channels})
+began = time.perf_counter()
+step()
+print(time.perf_counter() - began)
+"""
+    environment = {**_with_kd(), "TORCHINDUCTOR_CACHE_DIR": cache}
+    return float(subprocess.run([sys.executable, "-c", code], env=environment, check=True, **_PRINTED).stdout)
+
+
+def roofline(rounds: int) -> None:
+    """What a compiled step must take: its convolutions, and the rest at the speed of memory."""
+    name = "wrn-16-2"
+    layers = [(*layer, number > 0) for number, layer in enumerate(layers_of(network(name), BATCH, torch.bfloat16))]
+    source = torch.randn(1 << 26)
+    target = torch.empty_like(source)
+    variants = {
+        "convolutions": lambda: [convolve(*layer) for layer in layers],
+        "copy": lambda: target.copy_(source),
+        "step": Step(name, BF16, compiled=True),
+    }
+    seconds = interleaved(variants, rounds)
+    traffic, bandwidth = _traffic(name), 2 * source.nbytes / seconds["copy"]
+    floor = seconds["convolutions"] + traffic / bandwidth
+    part = f"roofline of {name}, bf16"
+    note(part, "convolutions", 1e3 * seconds["convolutions"], "ms a step")
+    note(part, "the rest reads and writes", traffic / 1e6, "MB a step")
+    note(part, "memory, one thread copying", bandwidth / 1e9, "GB/s")
+    note(part, "floor: both", 1e3 * floor, "ms a step")
+    note(part, "compiled step", 1e3 * seconds["step"], "ms a step")
+    note(part, "floor / compiled step", floor / seconds["step"], "")
+
+
+def _traffic(name: str) -> float:
+    """Return the bytes that norms, ReLUs and additions cannot help but move in a step, if all that can be is fused.
+
+    A norm with its ReLU reads its input for the sums, reads it again and writes; backwards it reads gradient and input
+    for the sums, reads both again and writes: 8 times. A residual addition writes its sum and reads a second summand,
+    and backwards a second gradient: 3 times.
+    """
+    values = []
+
+    def note_size(times: int) -> Callable:
+        return lambda module, inputs, output: values.append(times * inputs[0].numel() / len(inputs[0]) * BATCH)
+
+    built = network(name).eval()
+    for module in built.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(note_size(8))
+        elif isinstance(module, wrn.Block):
+            module.norm2.register_forward_hook(note_size(3))  # has the size of the block's sum
+    with torch.no_grad():
+        built(torch.zeros(1, 3, 32, 32))
+    return 2 * sum(values)
+
+
+def batch_norm(rounds: int) -> None:
+    """Batch normalisation as sums, against inductor's own form, in a compiled step."""
+    own = Step("wrn-16-2", BF16, compiled=True)
+    theirs = Step("wrn-16-2", BF16)
+    for module in theirs.network.modules():
+        if isinstance(module, BatchNorm):
+            module.__class__ = nn.BatchNorm2d
+    theirs.forward = COMPILING.compiled(theirs.network, BATCH)
+    for name, seconds in interleaved({"sums": own, "torch's": theirs}, rounds).items():
+        note("compiled step, batch norm", name, 1e3 * seconds, "ms")
+
+
+def inference(rounds: int) -> None:
+    """How many images at a time, without gradients."""
+    for name, place in (("wrn-16-2", BF16), ("wrn-28-4", BF16), ("wrn-28-4", FP32)):
+        built = network(name).to(memory_format=torch.channels_last).eval()
+
+        @torch.inference_mode()
+        def run(inputs: torch.Tensor, built: nn.Module = built, place: Place = place) -> None:
+            with place.autocast():
+                built(inputs)
+
+        variants = {str(batch): functools.partial(run, images(batch)) for batch in (32, 64, 128, 256, 512)}
+        for batch, seconds in interleaved(variants, max(3, rounds // 3)).items():
+            note(f"inference of {name}, {place.precision}", f"batch {batch}", int(batch) / seconds, "images/s")
+
+
+def data_path(rounds: int) -> None:
+    """Gather, augment and normalise a batch, beside the step that it feeds."""
+    have = examples()
+    index = torch.randperm(len(have.images))[:BATCH]
+    view = GRID.draw(0, 0, index)
+    variants = {
+        "data path": lambda: have.normalise(GRID.render(have.images[index], view)),
+        "step": Step("wrn-16-2", BF16, compiled=True),
+    }
+    seconds = interleaved(variants, 3 * rounds)
+    note("data path", "a batch of 128", 1e3 * seconds["data path"], "ms")
+    note("data path", "share of a step", 100 * seconds["data path"] / sum(seconds.values()), "%")
+
+
+def step_overhead(rounds: int) -> None:
+    """What fit() adds to a bare step, on digits and a network so small that it shows: one linear layer."""
+    bare = Step("resnet8", FP32, side=8, channels=1)
+    bare.network = bare.forward = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    bare.optimiser = Sgd(bare.network, plan())
+    digits = _digits(6400)
+    step_count = 100
+    seconds: dict[str, list[float]] = {"fit": [], "bare step": [], "evaluation": []}
+
+    def timed(name: str, work: Callable[[], object], count: int) -> None:
+        began = time.perf_counter()
+        work()
+        seconds[name].append((time.perf_counter() - began) / count)
+
+    made = plan(batch=64, grid=views.Grid(1, False), epochs=1, schedule_epochs=1)
+    for _ in range(rounds):
+        history = History()
+        fit(bare.network, digits, made, None, FP32, NoState(), history)
+        seconds["fit"].append(history.timings[0]["seconds"] / step_count)
+        bare.network.train()
+        timed("bare step", lambda: [bare() for _ in range(step_count)], step_count)
+        timed(
+            "evaluation",
+            lambda: evaluate(bare.network, digits, digits.test_images, digits.test_labels, FP32, "test"),
+            step_count,
+        )
+    middle = {name: median(values) for name, values in seconds.items()}
+    added = middle["fit"] - middle["evaluation"] - middle["bare step"]
+    note("step of a linear layer on digits", "bare", 1e6 * middle["bare step"], "us")
+    note("step of a linear layer on digits", "added by fit()", 1e6 * added, "us")
+
+
+class NoState(State):
+    """A state that is never saved."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("nowhere"), {})
+
+    def due(self, epoch_ends: bool) -> bool:
+        return False
+
+
+def _digits(n: int) -> Examples:
+    shown, labels = torch.randint(0, 256, (n, 8, 8, 1), dtype=torch.uint8), torch.randint(0, 10, (n,))
+    none = torch.arange(0)
+    one = torch.ones(1)
+    return Examples(shown, labels, torch.arange(n), none, shown[:128], labels[:128], one / 2, one / 4)
+
+
+def fixed_costs(rounds: int) -> None:
+    """What `kd train` takes beside its epochs: start to first step, last step to published. 50,000 images, eager."""
+    protocol = Protocol(name="bench", epochs=1, compile="never")
+    recipe = json.dumps({"protocol": protocol.model_dump(), "dataset": None, "label_file": None})
+    teacher = "results/cifar100+frac0.02/bench/wrn-16-2.ce.s0"
+    costs: dict[str, list[float]] = {"teacher": [], "student": []}
+    with tempfile.TemporaryDirectory() as folder:
+        _write_cifar_shaped(Path(folder, "data", "cifar100"))
+        for seed in range(max(3, rounds // 3)):
+            for name, cell in (
+                ("teacher", f"{teacher[:-1]}{seed}"),
+                ("student", f"{teacher}/wrn-16-2.kl-tau3.s{seed}"),
+            ):
+                began = time.perf_counter()
+                command = [sys.executable, "-m", "kd", "train", cell, "--recipe", recipe]
+                subprocess.run(command, cwd=folder, check=True, capture_output=True, env=_with_kd())
+                wall = time.perf_counter() - began
+                with open(Path(folder, cell, "timings.csv")) as file:
+                    inside = sum(float(row["seconds"]) for row in csv.DictReader(file))
+                costs[name].append(wall - inside)
+            note("peak memory, page cache included", f"student {seed}", _peak(Path(folder, cell)), "MiB")
+    note("fixed cost of a cell", "teacher", median(costs["teacher"]), "s")
+    note("fixed cost of a cell", "student, its few bank rows filled", median(costs["student"]), "s")
+    for name in ("torch", "kd.stages", "kd.cells"):
+        command = [
+            sys.executable,
+            "-c",
+            f"import time; t = time.perf_counter(); import {name}; print(time.perf_counter() - t)",
+        ]
+        took = [
+            float(subprocess.run(command, check=True, env=_with_kd(), **_PRINTED).stdout)
+            for _ in range(max(3, rounds // 3))
+        ]
+        note("import", name, median(took), "s")
+
+
+def _write_cifar_shaped(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    shapes = {"train": 50_000, "test": 1_000}
+    parts = {name: generator.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for name, n in shapes.items()}
+    labels = {name: np.arange(n) % 100 for name, n in shapes.items()}
+    names = [str(k) for k in range(100)]
+    arrays = (parts["train"], labels["train"], parts["test"], labels["test"])
+    made = Images(*arrays, names, (0.5,) * 3, (0.25,) * 3)
+    write_dataset(made, folder, {})
+
+
+def _peak(cell: Path) -> float:
+    return json.loads((cell / "manifest.json").read_text())["memory"]["host_mib"]
+
+
+def _with_kd() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "KD_DEVICE": "cpu"}
+
+
+PARTS = {
+    part.__name__: part
+    for part in (
+        first_convolution,
+        steps,
+        compiling,
+        roofline,
+        batch_norm,
+        inference,
+        data_path,
+        step_overhead,
+        fixed_costs,
+    )
+}
+
+if __name__ == "__main__":
+    main()

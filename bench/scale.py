@@ -1,0 +1,81 @@
+"""Dry runs of studies of 100 to 20,000 cells: time, memory and whose they are. Writes scale.csv."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+SIZES = {100: 1, 1_000: 11, 5_000: 56, 20_000: 222}  # cells: seeds of the 90 that each seed adds
+STUDY = {
+    "study": "scale",
+    "dataset": "cifar100",
+    "protocol": {"name": "scale", "epochs": 200},
+    "experiments": {
+        "grid": {
+            "teacher": ["wrn-28-4", "wrn-16-4"],
+            "student": ["wrn-16-2", "wrn-28-2"],
+            "label_noise": {"symmetric": [0, 0.4]},
+            "loss": ["ce", {"kl": {"tau": [1, 3, 5, 20, "inf"], "alpha": [0.5, 1]}}, "mse"],
+            "figure": "dots",
+        }
+    },
+}
+_KD = """
+import time
+began = time.perf_counter()
+from kd import cells, code, config
+imported = time.perf_counter()
+study = config.validate(config.merged(config.read_yaml({path!r})))
+found = cells.all_cells(study)
+cells.taught_by(found)
+print(len(found), imported - began, time.perf_counter() - imported)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size, seeds in SIZES.items():
+            path = Path(folder, f"{size}.yaml")
+            path.write_text(yaml.safe_dump({**STUDY, "seeds": list(range(seeds))}))
+            code = [sys.executable, "-c", _KD.format(path=str(path))]
+            cells, imports, study = subprocess.run(code, check=True, capture_output=True, text=True).stdout.split()
+            seconds, memory = dry_run(path)
+            rows.append(
+                {
+                    "cells": int(cells),
+                    "dry_run_seconds": round(seconds, 2),
+                    "dry_run_mib": memory,
+                    "kd_import_seconds": round(float(imports), 3),
+                    "kd_study_seconds": round(float(study), 3),
+                }
+            )
+            print(rows[-1], flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(options.out / "scale.csv", index=False)
+
+
+def dry_run(path: Path) -> tuple[float, int]:
+    """Return the seconds and the peak resident MiB of `snakemake --dry-run`."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "--cores", "8", "--configfile", str(path)]
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed")
+    return time.perf_counter() - began, used.ru_maxrss // 1024
+
+
+if __name__ == "__main__":
+    main()

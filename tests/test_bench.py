@@ -1,0 +1,72 @@
+"""The benchmark: its peers train, and its arithmetic of banks is that of the views that kd draws."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from bench import peers, precision, report
+from bench.worker import GRID
+from kd import models
+from kd.teachers import keys_seen
+
+
+@pytest.mark.parametrize("kind", [peers.Mdistiller, peers.Paper])
+def test_a_peer_s_epoch_trains_the_student_and_leaves_the_teacher_alone(kind: type) -> None:
+    torch.manual_seed(0)
+    student, teacher = models.build("resnet8", 10, 3), models.build("resnet14", 10, 3).eval()
+    before = copy.deepcopy(student.state_dict()), copy.deepcopy(teacher.state_dict())
+    images, labels = torch.randint(0, 256, (40, 32, 32, 3), dtype=torch.uint8), torch.arange(40) % 10
+    train, test = (peers.Pictures(images, labels, train) for train in (True, False))
+    kind(student, teacher, train, test, batch=16).epoch()
+    assert not student.state_dict()["classifier.weight"].equal(before[0]["classifier.weight"])
+    assert all(value.equal(before[1][name]) for name, value in teacher.state_dict().items())
+
+
+def test_the_views_that_the_report_counts_are_those_that_a_student_sees() -> None:
+    train = torch.arange(50)
+    for seeds, epochs in ((1, report.EPOCHS), (3, report.EPOCHS)):
+        seen = len(keys_seen([(seed, epochs) for seed in range(seeds)], GRID, train)) / len(train)
+        assert report.views_filled(seeds) == pytest.approx(seen, rel=0.02)
+
+
+def test_the_report_divides_what_the_loops_measured(tmp_path, monkeypatch) -> None:
+    def loop(student: str, name: str, rate: float) -> dict:
+        same = {"processes": 2, "threads": 1, "fastest": rate, "slowest": rate, "anonymous_mib": 9, "file_mib": 9}
+        return {"student": student, "loop": name, "images_per_second": rate, "rounds": 1, **same}
+
+    speeds = {report.PAPER: 50, report.MDISTILLER: 100, report.ONLINE: 200, report.KD: 1000, report.LIMIT: 1250}
+    loops = [loop("wrn-16-2", name, rate) for name, rate in speeds.items()]
+    loops += [
+        loop("bank", f"{work}, {precision}", rate)
+        for precision, rate in (("fp32", 150), ("bf16", 600))
+        for work in ("fill", "passes")
+    ]
+    pd.DataFrame(loops).to_csv(tmp_path / "loops.csv", index=False)
+    for name in ("parts", "scale"):
+        pd.DataFrame([{"part": "a", "value": 1}]).to_csv(tmp_path / f"{name}.csv", index=False)
+    (tmp_path / "machine.txt").write_text("a machine")
+    monkeypatch.setattr(sys, "argv", ["report", "--out", str(tmp_path)])
+    report.main()
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "a machine" in text
+    growth = pd.read_csv(tmp_path / "growth.csv").set_index("students")
+    # 20 students of three seeds: 20 cells of 10 million images, and nearly all of 8.1 million views
+    hours = (20 * 10e6 / 1000 + report.views_filled(3) * 50_000 / 150) / 3600
+    assert growth.loc[20, f"hours, {report.KD}"] == pytest.approx(hours, abs=0.05)
+    assert growth.loc[20, "of mdistiller's"] == pytest.approx(20 * 10e6 / 100 / 3600 / hours, abs=0.05)
+    assert (tmp_path / "loops.png").stat().st_size > 10_000
+
+
+def test_precisions_are_paired_cell_by_cell() -> None:
+    def table(protocol: str, top1: list[float]) -> pd.DataFrame:
+        cells = [f"results/digits/{protocol}/resnet8.ce.s{seed}" for seed in range(len(top1))]
+        return pd.DataFrame({"cell": cells, "student": "resnet8", "objective": "ce", "test_top1": top1})
+
+    (row,) = precision.compared(table("bf16", [90, 92, 94]), table("fp32", [89, 91, 92])).to_dict("records")
+    assert (row["pairs"], row["difference"]) == (3, pytest.approx(1.33))
+    assert row["95 % interval"] == "[-0.10, 2.77]"  # t(2) = 4.303, sd 0.577
