@@ -10,6 +10,7 @@ import platform
 import re
 import resource
 import shutil
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -156,12 +157,12 @@ def compiling_pays(pixels: float, wanted: str) -> bool:
     """Say whether to compile a network that is trained on `pixels` pixels in all, epochs included.
 
     `wanted` is auto, always or never; auto is a rule, not a measurement, so that a cell has the same bits each time.
-    Raises ConfigError for always where there is no C++ compiler.
+    Raises ConfigError for always where there is no C++ compiler, or nothing of Python for it to include.
     """
-    compiler = os.environ.get("CXX", "g++")
-    found = shutil.which(compiler) is not None
+    compiler, header = os.environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h")
+    found = shutil.which(compiler) is not None and header.is_file()
     if wanted == "always" and not found:
-        raise ConfigError(f"protocol.compile: always, but no C++ compiler ({compiler}) is found; set auto")
+        raise ConfigError(f"protocol.compile: always, but {compiler} or {header} is missing; install both, or set auto")
     return wanted == "always" or (wanted == "auto" and found and pixels >= _PIXELS_THAT_PAY)
 
 
