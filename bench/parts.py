@@ -23,14 +23,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from bench.worker import BATCH, GRID, convolve, examples, layers_of, network
-from kd import losses, models
+from bench.worker import BATCH, GRID, convolve, examples, layers_of, network, plan
+from kd import models
 from kd.config import Protocol
 from kd.data import views
 from kd.data.arrays import Images, write_dataset
 from kd.data.examples import Examples
 from kd.device import Place
-from kd.fit import History, Plan, Sgd, evaluate, fit
+from kd.fit import History, Sgd, evaluate, fit
 from kd.models import wrn
 from kd.models.network import BatchNorm
 from kd.startup import keep_memory
@@ -64,7 +64,7 @@ def note(part: str, variant: str, value: float, unit: str) -> None:
     print(f"{part:32} {variant:32} {value:10.4g} {unit}", flush=True)
 
 
-def interleaved(variants: dict[str, Callable[[], object]], rounds: int, repeat: int = 1) -> dict[str, float]:
+def interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Return the median seconds of one call of each variant, called in turns after two calls to warm up."""
     for work in variants.values():
         work()
@@ -73,9 +73,8 @@ def interleaved(variants: dict[str, Callable[[], object]], rounds: int, repeat: 
     for _ in range(rounds):
         for name, work in variants.items():
             began = time.perf_counter()
-            for _ in range(repeat):
-                work()
-            seconds[name].append((time.perf_counter() - began) / repeat)
+            work()
+            seconds[name].append(time.perf_counter() - began)
     return {name: median(values) for name, values in seconds.items()}
 
 
@@ -99,25 +98,6 @@ class Step:
             logits = self.forward(self.inputs)
         cross_entropy(logits.float(), self.labels).backward()
         self.optimiser.step(0.001)
-
-
-def plan(**changes: object) -> Plan:
-    values = {
-        "objective": losses.LOSSES["ce"].function,
-        "grid": GRID,
-        "seed": 0,
-        "epochs": 1,
-        "schedule_epochs": 1,
-        "batch": BATCH,
-        "lr": 0.001,
-        "momentum": 0.9,
-        "nesterov": True,
-        "weight_decay": 5e-4,
-        "schedule": "multistep",
-        "drops": (),
-        "gamma": 0.1,
-    }
-    return Plan(**{**values, **changes})
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -279,7 +259,7 @@ def step_overhead(rounds: int) -> None:
         work()
         seconds[name].append((time.perf_counter() - began) / count)
 
-    made = plan(batch=64, grid=views.Grid(1, False), epochs=1, schedule_epochs=1)
+    made = plan(batch=64, grid=views.Grid(1, False), lr=0.001)
     for _ in range(rounds):
         history = History()
         fit(bare.network, digits, made, None, FP32, NoState(), history)

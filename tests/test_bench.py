@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 import sys
 
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 
 from bench import peers, precision, report
 from bench.worker import GRID
@@ -70,3 +72,17 @@ def test_precisions_are_paired_cell_by_cell() -> None:
     (row,) = precision.compared(table("bf16", [90, 92, 94]), table("fp32", [89, 91, 92])).to_dict("records")
     assert (row["pairs"], row["difference"]) == (3, pytest.approx(1.33))
     assert row["95 % interval"] == "[-0.10, 2.77]"  # t(2) = 4.303, sd 0.577
+
+
+@pytest.mark.slow
+def test_the_benchmarks_run(tmp_path) -> None:
+    def run(module: str, *arguments: str) -> pd.DataFrame:
+        command = [sys.executable, "-m", f"bench.{module}", "--rounds", "1", "--out", str(tmp_path), *arguments]
+        subprocess.run(command, cwd=ROOT, check=True)
+        return pd.read_csv(tmp_path / f"{module}.csv")
+
+    measured = run("parts", "--parts", "first_convolution", "step_overhead")
+    assert (measured.value > 0).all()
+    loops = run("loops", "--students", "wrn-10-1")
+    assert set(loops.student) == {"bank", "wrn-10-1"}
+    assert (loops.images_per_second > 0).all()
