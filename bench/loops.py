@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-import pandas as pd
 import torch
 
+from bench import RESULTS, write
 from bench.worker import TRAIN, write_bank
 from kd import __version__
 from kd.device import Place
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--students", nargs="+", default=["wrn-16-2", "wrn-16-4"])
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -131,8 +131,7 @@ def main() -> None:
         write_bank(bank)
         for group in [teachers(), *(contestants(student, bank) for student in options.students)]:
             rows += measured(group, options.rounds)
-    options.out.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(options.out / "loops.csv", index=False)
+    write(options.out / "loops.csv", rows, by="student")
     (options.out / "machine.txt").write_text(machine() + "\n")
 
 

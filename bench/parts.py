@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from bench import RESULTS, write
 from bench.worker import BATCH, GRID, convolve, examples, layers_of, network, plan
 from kd import models
 from kd.config import Protocol
@@ -46,17 +47,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     keep_memory()
     torch.set_num_threads(1)
     for part in options.parts:
         PARTS[part](options.rounds)
-    options.out.mkdir(parents=True, exist_ok=True)
-    with open(options.out / "parts.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ["part", "variant", "value", "unit"])
-        writer.writeheader()
-        writer.writerows(rows)
+    write(options.out / "parts.csv", rows, by="part")
 
 
 def note(part: str, variant: str, value: float, unit: str) -> None:
@@ -314,7 +311,7 @@ def fixed_costs(rounds: int) -> None:
                 with open(Path(folder, cell, "timings.csv")) as file:
                     inside = sum(float(row["seconds"]) for row in csv.DictReader(file))
                 costs[name].append(wall - inside)
-            note("peak memory, page cache included", f"student {seed}", _peak(Path(folder, cell)), "MiB")
+        note("peak memory of a cell", "mapped files included", _peak(Path(folder, cell)), "MiB")
     note("fixed cost of a cell", "teacher", median(costs["teacher"]), "s")
     note("fixed cost of a cell", "student, its few bank rows filled", median(costs["student"]), "s")
     for name in ("torch", "kd.stages", "kd.cells"):

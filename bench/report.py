@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bench import RESULTS
 from bench.worker import GRID, IMAGES
 from kd.figures import style
 
@@ -26,7 +27,7 @@ LOOKS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     out = parser.parse_args().out
     loops, parts, scale = (pd.read_csv(out / f"{name}.csv") for name in ("loops", "parts", "scale"))
     machine = (out / "machine.txt").read_text().strip()

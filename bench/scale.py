@@ -10,8 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import pandas as pd
 import yaml
+
+from bench import RESULTS, write
 
 SIZES = {100: 1, 1_000: 11, 5_000: 56, 20_000: 222}  # cells: seeds of the 90 that each seed adds
 STUDY = {
@@ -42,7 +43,7 @@ print(len(found), imported - began, time.perf_counter() - imported)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -62,8 +63,7 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(options.out / "scale.csv", index=False)
+    write(options.out / "scale.csv", rows, by="cells")
 
 
 def dry_run(path: Path) -> tuple[float, int]:

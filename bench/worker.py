@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import resource
 import sys
 import tempfile
 from collections.abc import Callable
@@ -44,7 +43,7 @@ def main() -> None:
 def turn() -> None:
     """Say that the last turn is over, and wait for the next."""
     resident = {key: int(value.split()[0]) // 1024 for key, value in _status().items() if key.startswith("Rss")}
-    print(json.dumps({**resident, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}), flush=True)
+    print(json.dumps(resident), flush=True)
     if not sys.stdin.readline():
         raise EOFError
 

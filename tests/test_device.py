@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -61,6 +64,13 @@ def test_threads_are_as_told_and_the_manifest_says_so(project: Path, monkeypatch
     with device.place("fp32", threads=2) as here:
         assert here.describe()["threads"] == torch.get_num_threads() == 2
         assert {"device", "precision", "python", "torch"} < set(here.describe())
+
+
+def test_peak_memory_is_the_process_s_own_and_not_that_of_who_started_it() -> None:
+    ballast = bytearray(os.urandom(1 << 20) * 600)
+    code = "from kd.device import *; print(Place(torch.device('cpu'), 'fp32').peak_memory()['host_mib'])"
+    peak = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert 50 < peak < len(ballast) >> 20
 
 
 def test_a_device_that_is_not_there_is_refused_by_name(project: Path, monkeypatch) -> None:
