@@ -136,13 +136,14 @@ def drawn(loops: pd.DataFrame, growth: pd.DataFrame) -> Figure:
         left.text(value, place, f" {value:.0f}{ratio}", va="center", fontsize=7)
     left.invert_yaxis()
     left.set_xlim(0, 1.3 * rate.max())
-    left.set_xlabel("images/s, WRN-28-4 → WRN-16-2, 2 cores; x: of mdistiller's")
+    left.set_xlabel("images/s; x: of mdistiller's")
     for loop, look in LOOKS.items():
         right.plot(growth.students, growth[f"hours, {loop}"], label=loop, markersize=4, **look)
     right.set(xscale="log", yscale="log", xlabel="students of one teacher", ylabel="hours for all, bank included")
     right.set_xticks(list(STUDENTS), [str(n) for n in STUDENTS])
     right.minorticks_off()
-    right.legend()
+    right.set_ylim(top=40 * growth.filter(like="hours").max().max())  # room for the legend above the lines
+    right.legend(loc="upper left")
     return figure
 
 
