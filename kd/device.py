@@ -70,7 +70,7 @@ class Place:
         """Return `step` as it runs fastest here: on a GPU as one CUDA graph for each shape of its tensors."""
         return _Recorded(step) if self.device.type == "cuda" else step
 
-    def number(self, value: float) -> float | Tensor:
+    def scalar(self, value: float) -> float | Tensor:
         """Return a number that changes between steps in the form that a recorded step can read."""
         return torch.tensor(value, device=self.device) if self.device.type == "cuda" else value
 

@@ -114,7 +114,7 @@ def fit(
     with _signals() as arrived, contextlib.closing(progress):
         while position.epoch < plan.epochs:
             epoch, resumed_at = position.epoch, time.monotonic()
-            lr = place.number(plan.lr_at(epoch))
+            lr = place.scalar(plan.lr_at(epoch))
             order = views.order(plan.seed, epoch, examples.train)
             batches = order.split(plan.batch)
             shown = plan.grid.draw(plan.seed, epoch, order).split(plan.batch)

@@ -106,7 +106,7 @@ def test_a_recorded_step_does_what_the_step_does() -> None:
         here = device.Place(torch.device("cuda"), "fp32")
         run = here.recorded(step) if record else step
         for number in range(12):  # two shapes in turn, as whole and partial batches come
-            run(torch.full((4 - number % 2,), float(number), device="cuda"), here.number(0.5))
+            run(torch.full((4 - number % 2,), float(number), device="cuda"), here.scalar(0.5))
         return total
 
     assert trained(record=True).equal(trained(record=False))
