@@ -7,11 +7,11 @@ import functools
 import math
 import os
 import platform
-import re
 import resource
 import shutil
 import sysconfig
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,8 @@ COMPILED = Path("state/compiled")
 AUTO = 0  # cells per GPU: as many as fit into its memory
 _PARTS = 48  # that a GPU's memory is shared out in: 1, 2, 3, 4, 6, 8, 12, 16 or 24 equal cells leave nothing over
 _POLL_SECONDS = 1.0
-# Compiling takes 20 s on one core (4 s from a warm cache). After this many pixels, ten epochs of CIFAR, it has paid for
-# every network and processor that was measured (bench/parts.py).
+# Compiling takes 25 s on one core, 2 s from a full cache. After this many pixels, ten epochs of CIFAR, it has paid for
+# every network that was measured (bench/parts.py).
 _PIXELS_THAT_PAY = 5e8
 _WARM_UP = 3  # calls before a CUDA graph is recorded: libraries choose their kernels and workspaces in them
 
@@ -58,8 +58,8 @@ class Place:
         if not self.compiles:
             return network
         # Beside the states, so that cells share it wherever they run; by processor, for the code is made for one.
-        cache = COMPILED / re.sub(r"[^A-Za-z0-9]+", "-", _cpu_name()).strip("-")
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.absolute()))
+        processor = f"{zlib.crc32((_cpu_name() + _cpu_info('flags')).encode()):08x}"
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((COMPILED / processor).absolute()))
         # Products may be added without rounding in between, which torch's own kernels do as well: 7 % of a step.
         options = {"cpp.enable_floating_point_contract_flag": "fast"}
         compiled = torch.compile(network, dynamic=False, options=options)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
 
-from bench import peers, precision, report
-from bench.worker import GRID
+from bench import loops, peers, precision, report
+from bench.worker import GRID, write_bank
 from kd import models
 from kd.teachers import keys_seen
 
@@ -42,13 +44,13 @@ def test_the_report_divides_what_the_loops_measured(tmp_path, monkeypatch) -> No
         return {"student": student, "loop": name, "images_per_second": rate, "rounds": 1, **same}
 
     speeds = {report.PAPER: 50, report.MDISTILLER: 100, report.ONLINE: 200, report.KD: 1000, report.LIMIT: 1250}
-    loops = [loop("wrn-16-2", name, rate) for name, rate in speeds.items()]
-    loops += [
+    measured = [loop("wrn-16-2", name, rate) for name, rate in speeds.items()]
+    measured += [
         loop("bank", f"{work}, {precision}", rate)
         for precision, rate in (("fp32", 150), ("bf16", 600))
         for work in ("fill", "passes")
     ]
-    pd.DataFrame(loops).to_csv(tmp_path / "loops.csv", index=False)
+    pd.DataFrame(measured).to_csv(tmp_path / "loops.csv", index=False)
     for name in ("parts", "scale"):
         pd.DataFrame([{"part": "a", "value": 1}]).to_csv(tmp_path / f"{name}.csv", index=False)
     (tmp_path / "machine.txt").write_text("a machine")
@@ -75,14 +77,21 @@ def test_precisions_are_paired_cell_by_cell() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmarks_run(tmp_path) -> None:
-    def run(module: str, *arguments: str) -> pd.DataFrame:
-        command = [sys.executable, "-m", f"bench.{module}", "--rounds", "1", "--out", str(tmp_path), *arguments]
-        subprocess.run(command, cwd=ROOT, check=True)
-        return pd.read_csv(tmp_path / f"{module}.csv")
-
-    measured = run("parts", "--parts", "first_convolution", "step_overhead")
+def test_parts_are_measured_and_written(tmp_path) -> None:
+    command = [sys.executable, "-m", "bench.parts", "--rounds", "1", "--out", str(tmp_path)]
+    subprocess.run([*command, "--parts", "first_convolution", "step_overhead"], cwd=ROOT, check=True)
+    measured = pd.read_csv(tmp_path / "parts.csv")
+    assert len(measured) == 4
     assert (measured.value > 0).all()
-    loops = run("loops", "--students", "wrn-10-1")
-    assert set(loops.student) == {"bank", "wrn-10-1"}
-    assert (loops.images_per_second > 0).all()
+
+
+@pytest.mark.slow
+def test_contestants_take_their_turns(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with tempfile.TemporaryDirectory() as folder:  # the bank has its full size
+        bank = Path(folder, "rows.npy")
+        write_bank(bank)
+        eager = next(c for c in loops.contestants("wrn-10-1", bank) if c.name == "kd, bank, bf16, eager")
+        rows = loops.measured([loops.teachers()[2], eager], rounds=2)
+    assert [row["loop"] for row in rows] == ["fill, bf16", "kd, bank, bf16, eager"]
+    assert all(0 < row["slowest"] <= row["images_per_second"] <= row["fastest"] for row in rows)
