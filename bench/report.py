@@ -1,4 +1,4 @@
-"""bench/results/*.csv -> RESULTS.md and two figures."""
+"""bench/results/*.csv -> RESULTS.md and its figure."""
 
 from __future__ import annotations
 

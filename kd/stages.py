@@ -290,8 +290,10 @@ def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resourc
         log.error("%s diverged: its bank is empty, and its students will be published as diverged", teacher)
         bank.leave_empty(folder, identity)
         return
-    with contextlib.ExitStack() as held, _locked(teacher, "bank.lock"):
+    with contextlib.ExitStack() as held:
+        # The place before the lock, as students take them: the other way round each could wait for the other.
         where = _place(teacher, recipe, have, resources, held, trains=False)
+        held.enter_context(_locked(teacher, "bank.lock"))
         if bank.serves(folder, identity, needs):
             os.utime(folder / files.MANIFEST)  # as good as new to who compares times
         else:
