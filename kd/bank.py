@@ -14,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
+import random
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ RELEASED = "released.json"
 
 _FILL_BATCH = {"cpu": 64, "cuda": 1024}  # fastest: on a CPU the activations stay in the cache (bench/parts.py)
 _FLUSH_SECONDS = 10.0
+_BLOCK, _CHECKED = 65_536, 4  # rows that share a digest, and how many such blocks are checked when a bank is opened
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ def open_bank(
     refusal = _refusal(manifest, identity, need)
     if refusal:
         raise StorageError(f"{folder}: {refusal}; run `kd bank`, or snakemake")
-    keys, rows = (torch.from_numpy(_mapped(folder / manifest[name])).to(device) for name in ("keys", "rows"))
-    return StoredTeacher(keys, rows, grid)
+    keys, rows = (_mapped(folder / manifest[name]) for name in ("keys", "rows"))
+    _check_some(folder, manifest, rows)
+    return StoredTeacher(torch.from_numpy(keys).to(device), torch.from_numpy(rows).to(device), grid)
 
 
 def _refusal(manifest: dict | None, identity: Identity, need: Iterable[Need]) -> str | None:
@@ -127,10 +131,34 @@ def fill(
         "precision": identity.precision,
     }
     files.write_atomic(folder / manifest["keys"], npy(keys))
+    manifest["blocks"] = _block_digests(_mapped(folder / manifest["rows"]))
     manifest["files"] = {name: files.file_digest(folder / name) for name in (manifest["rows"], manifest["keys"])}
     files.write_manifest(folder, manifest)
     _remove_others(folder, manifest["files"])
     return manifest
+
+
+def _block_digests(rows: np.ndarray) -> list[str]:
+    return [_block_digest(rows, number) for number in range(math.ceil(len(rows) / _BLOCK))]
+
+
+def _block_digest(rows: np.ndarray, number: int) -> str:
+    return hashlib.sha256(rows[number * _BLOCK : (number + 1) * _BLOCK].data).hexdigest()[:16]
+
+
+def _check_some(folder: Path, manifest: dict, rows: np.ndarray) -> None:
+    """Raise StorageError unless a few blocks of rows, chosen at random, are what was computed and where it was put.
+
+    All of them would take a second for the largest bank; `kd verify` reads every byte.
+    """
+    blocks = manifest.get("blocks", [])
+    for number in random.sample(range(len(blocks)), min(_CHECKED, len(blocks))):
+        found = _block_digest(rows, number)
+        if found != blocks[number]:
+            raise StorageError(
+                f"{folder / manifest['rows']}: damaged, or its rows were moved: block {number} has sha256 {found}..., "
+                f"its manifest says {blocks[number]}...; remove {folder} and run the same command again"
+            )
 
 
 def leave_empty(folder: Path, identity: Identity) -> None:
@@ -156,7 +184,9 @@ class _Filling:
         self._partial, self._note = folder / f"filling-{name}", folder / f"filling-{name}.json"
         self.done = json.loads(self._note.read_text())["done"] if self._note.exists() and self._partial.exists() else 0
         mode = "r+" if self.done else "w+"
-        self._rows = np.lib.format.open_memmap(self._partial, mode=mode, dtype=np.float16, shape=shape)
+        with files.storage(self._partial, 2 * math.prod(shape)):
+            self._rows = np.lib.format.open_memmap(self._partial, mode=mode, dtype=np.float16, shape=shape)
+            _occupy(self._partial)
         self._flushed_at = time.monotonic()
 
     def take(self, folder: Path, before: dict | None, keys: np.ndarray) -> np.ndarray:
@@ -188,6 +218,12 @@ class _Filling:
             os.fsync(file.fileno())
         os.replace(self._partial, self._final)
         self._note.unlink(missing_ok=True)
+
+
+def _occupy(path: Path) -> None:
+    """Have the disk set aside all of a file: one that fills up under a memory map kills the process without a word."""
+    with open(path, "rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 def _tag(keys: np.ndarray, identity: Identity) -> str:

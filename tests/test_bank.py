@@ -153,3 +153,13 @@ def test_an_interrupted_fill_goes_on_where_it_stopped(tmp_path: Path, teacher: n
     filled(tmp_path / "at_once", teacher, [(0, 2)])
     assert (tmp_path / manifest["rows"]).read_bytes() == (tmp_path / "at_once" / manifest["rows"]).read_bytes()
     assert not [path for path in os.listdir(tmp_path) if path.startswith("filling")]
+
+
+def test_rows_that_were_moved_or_changed_are_refused(tmp_path: Path, teacher: nn.Module) -> None:
+    """Fault 26: logits that are not where they belong."""
+    filled(tmp_path, teacher, [(0, 1)])
+    (path,) = tmp_path.glob("rows-*.npy")
+    rows = np.load(path)
+    np.save(path, rows[::-1].copy())
+    with pytest.raises(StorageError, match="damaged, or its rows were moved"):
+        bank.open_bank(tmp_path, IDENTITY, [(0, 1)], GRID, CPU.device)
