@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -39,17 +40,33 @@ def canonical_json(value: object) -> str:
 
 
 @contextlib.contextmanager
-def _storage(path: Path) -> Iterator[None]:
+def storage(path: Path, needed: int = 0) -> Iterator[None]:
     """Turn an operating-system refusal into one message that names the path and what would help."""
     try:
         yield
     except OSError as error:
-        free = ""
+        room = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            with contextlib.suppress(OSError):
-                stat = os.statvfs(path.parent)
-                free = f" ({stat.f_bavail * stat.f_frsize:,} bytes are free; make space and run the same command again)"
-        raise StorageError(f"{path}: cannot write: {error.strerror or error}{free}") from error
+            need = f"{needed:,} bytes are needed, " if needed else ""
+            room = f" ({need}{free_bytes(path):,} bytes are free; make space and run the same command again)"
+        raise StorageError(f"{path}: cannot write: {error.strerror or error}{room}") from error
+
+
+def free_bytes(path: Path) -> int:
+    """Return how many bytes can still be written where `path` is, or will be."""
+    folder = Path(path).absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def demand(path: Path, needed: int) -> None:
+    """Raise StorageError unless `needed` bytes are free where `path` will be: before the work, not after it."""
+    free = free_bytes(path)
+    if free < needed:
+        raise StorageError(
+            f"{path}: {needed:,} bytes are needed, {free:,} bytes are free; make space and run the same command again"
+        )
 
 
 def _sync_directory(folder: Path) -> None:
@@ -67,10 +84,19 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> str:
     the new one. Raises StorageError, with the old content in place, when the disk refuses.
     """
     path = Path(path)
+    with _written(path, content) as (pending, digest), storage(path):
+        os.replace(pending, path)
+        _sync_directory(path.parent)
+    return digest
+
+
+@contextlib.contextmanager
+def _written(path: Path, content: bytes | Callable[[Path], object]) -> Iterator[tuple[Path, str]]:
+    """Write `content` to a temporary file beside `path` and give its name and digest; afterwards it is gone."""
     pending = path.with_name(f"{_PENDING}{os.getpid()}-{path.name}")
-    with _storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    try:
+        with storage(path, 0 if callable(content) else len(content)):
+            path.parent.mkdir(parents=True, exist_ok=True)
             if callable(content):
                 content(pending)
             else:
@@ -78,11 +104,10 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> str:
             with open(pending, "rb+") as file:
                 os.fsync(file.fileno())
             digest = file_digest(pending)
-            os.replace(pending, path)
-        finally:
+        yield pending, digest
+    finally:
+        with contextlib.suppress(OSError):  # of a folder that refuses everything, the first refusal says why
             pending.unlink(missing_ok=True)
-        _sync_directory(path.parent)
-    return digest
 
 
 def sweep(folder: Path) -> None:
@@ -94,20 +119,33 @@ def sweep(folder: Path) -> None:
 def publish(folder: Path, artefacts: Mapping[str, bytes | Callable[[Path], object]], manifest: dict) -> dict:
     """Publish a directory: its artefacts, then the manifest that makes it exist.
 
-    Returns the manifest as written, with `files: {name: sha256}` added. A crash before the last rename
-    leaves no manifest, so the directory counts as absent and is made again.
+    Returns the manifest as written, with `files: {name: sha256}` added. A crash while names change leaves no manifest,
+    so the directory counts as absent and is made again; until then what was there before stays whole. To publish what
+    is there already changes nothing, so that whoever reads it meanwhile is not disturbed.
     """
     folder = Path(folder)
-    with _storage(folder / MANIFEST):
-        (folder / MANIFEST).unlink(missing_ok=True)  # never an old manifest beside new artefacts
-    files = {}
-    for name, content in artefacts.items():
-        _crash_point(f"publish:{len(files)}")
-        files[name] = write_atomic(folder / name, content)
-    _crash_point(f"publish:{len(files)}")
-    manifest = {**manifest, "files": files}
+    with contextlib.ExitStack() as held:
+        pending = {name: held.enter_context(_written(folder / name, content)) for name, content in artefacts.items()}
+        manifest = {**manifest, "files": {name: digest for name, (_, digest) in pending.items()}}
+        if _stands(folder, manifest):
+            os.utime(folder / MANIFEST)  # as good as new to who compares times
+            return manifest
+        with storage(folder / MANIFEST):
+            (folder / MANIFEST).unlink(missing_ok=True)  # never an old manifest beside new artefacts
+            for number, (name, (path, _)) in enumerate(pending.items()):
+                _crash_point(f"publish:{number}")
+                os.replace(path, folder / name)
+            _sync_directory(folder)
+        _crash_point(f"publish:{len(pending)}")
     write_manifest(folder, manifest)
     return manifest
+
+
+def _stands(folder: Path, manifest: dict) -> bool:
+    """Say whether `folder` has this manifest and is undamaged."""
+    with contextlib.suppress(StorageError):
+        return read_manifest(folder) == json.loads(json.dumps(manifest)) and bool(verified(folder))
+    return False
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
@@ -179,7 +217,7 @@ def lock(path: Path, wait: bool = True) -> Iterator[None]:
     when another process holds it.
     """
     path = Path(path)
-    with _storage(path):
+    with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:

@@ -53,7 +53,7 @@ def test_promise_1_complete_or_absent_after_a_crash_while_publishing(tmp_path: P
     assert files.verified(tmp_path)["kind"] == "test"
 
 
-def test_publishing_anew_never_leaves_an_old_manifest_beside_new_artefacts(tmp_path: Path) -> None:
+def test_publishing_anew_leaves_the_old_whole_until_the_new_is_written(tmp_path: Path) -> None:
     files.publish(tmp_path, {"a": b"1"}, {"generation": 1})
 
     def fails(pending: Path) -> None:
@@ -61,7 +61,28 @@ def test_publishing_anew_never_leaves_an_old_manifest_beside_new_artefacts(tmp_p
 
     with pytest.raises(StorageError):
         files.publish(tmp_path, {"a": fails}, {"generation": 2})
+    assert files.verified(tmp_path)["generation"] == 1
+
+
+def test_a_crash_while_publishing_anew_leaves_no_old_manifest_beside_new_artefacts(tmp_path: Path) -> None:
+    files.publish(tmp_path, {"a": b"1", "b": b"2"}, {"generation": 1})
+    code = (
+        "import sys; from pathlib import Path; from kd import files;"
+        "files.publish(Path(sys.argv[1]), {'a': b'3', 'b': b'4'}, {'generation': 2})"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "KD_CRASH_AT": "publish:1"})
     assert files.read_manifest(tmp_path) is None
+
+
+def test_publishing_what_is_there_already_changes_nothing_unless_it_is_damaged(tmp_path: Path) -> None:
+    files.publish(tmp_path, {"a": b"1"}, {"sizes": (1, 2)})
+    inode = (tmp_path / "a").stat().st_ino
+    files.publish(tmp_path, {"a": b"1"}, {"sizes": (1, 2)})
+    assert (tmp_path / "a").stat().st_ino == inode
+    (tmp_path / "a").write_bytes(b"2")
+    files.publish(tmp_path, {"a": b"1"}, {"sizes": (1, 2)})
+    assert files.verified(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("damage", [lambda p: p.write_bytes(b"x1"), lambda p: p.write_bytes(b""), lambda p: p.unlink()])
