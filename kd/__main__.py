@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,24 +18,31 @@ from pathlib import Path
 from kd import __version__
 from kd.cells import REPORTS, all_cells, cells_of, parse_cell, parse_dataset, recipe, taught_by
 from kd.config import Study, merged, read_yaml, schema, validate
-from kd.errors import ConfigError, Diverged, KdError
+from kd.errors import ConfigError, Diverged, KdError, Terminated, understood
 from kd.startup import keep_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code (2 config, 65 diverged, 74 storage, 75 busy, 130 or 143 stopped)."""
+    """Run one verb; return the exit code (2 config, 65 diverged, 74 storage, 75 busy, 137 memory, 130 or 143 stopped)."""
     options = _parser().parse_args(arguments)
     if arguments is None and options.verb in (train, bank):
         keep_memory()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("kd").setLevel(logging.INFO)  # of the libraries, warnings only
+    if arguments is None:
+        signal.signal(signal.SIGTERM, _terminate)  # in the training loop its own handler takes over
     try:
         return options.verb(options) or 0
-    except KdError as error:
-        print(f"kd: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
+    except BaseException as error:
+        known = understood(error)
+        if not isinstance(known, KdError):
+            raise
+        print(f"kd: {known}", file=sys.stderr)
+        return known.exit_code
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated(number, "terminated")
 
 
 # -- verbs ------------------------------------------------------------------------------------------------------------

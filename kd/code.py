@@ -29,6 +29,7 @@ PLUMBING = frozenset(
         "kd.startup",
         "kd.device",
         "kd.footprint",
+        "kd.attempts",
         "kd.state",
         "kd.progress",
         "kd.losses.spec",

@@ -45,12 +45,40 @@ class Busy(KdError):
     exit_code = 75
 
 
+class OutOfMemory(KdError):
+    """An allocation was refused, on the host or on a GPU. 137 is also what a shell says of a process that was killed."""
+
+    exit_code = 137
+
+
 class Terminated(KdError):
     """A signal arrived (SIGTERM: 143, SIGINT: 130); the state is saved and the same command goes on from it."""
 
     def __init__(self, signal: int, where: str) -> None:
-        super().__init__(f"signal {signal}: {where}; the state is saved, the same command goes on from there")
+        super().__init__(f"signal {signal}: {where}; the same command goes on from there")
         self.exit_code = 128 + signal
+
+
+def understood(error: BaseException) -> BaseException:
+    """Return `error` as the KdError that it amounts to, if it is a full disk, a lack of memory or Ctrl-C; else itself."""
+    if isinstance(error, MemoryError) or _is_torch_s_out_of_memory(error):
+        return OutOfMemory(f"out of memory: {_first_line(error)}; give it more, or train fewer cells at once")
+    if isinstance(error, OSError):
+        return StorageError(f"{error.filename or 'storage'}: {error.strerror or error}")
+    if isinstance(error, KeyboardInterrupt):
+        return Terminated(2, "interrupted")
+    return error
+
+
+def _is_torch_s_out_of_memory(error: BaseException) -> bool:
+    # By name and text: this module must not import torch, which has a class for a GPU's memory and none for the host's.
+    return type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -131,7 +131,9 @@ def fit(
                     resumed_at = time.monotonic()
                     _save(state, network, optimiser, position, history)
                     if arrived:
-                        raise Terminated(arrived[0], f"stopped in epoch {epoch + 1}, step {position.step}")
+                        raise Terminated(
+                            arrived[0], f"stopped in epoch {epoch + 1}, step {position.step}, the state is saved"
+                        )
 
             position.check_finite()
             network.eval()
@@ -149,7 +151,8 @@ def fit(
             history.timings.append({"epoch": epoch + 1, "seconds": seconds, "images_per_second": speed})
             progress.epoch(row, speed)
             position.next_epoch()
-            if state.due(epoch_ends=True):
+            # after the last one always: what comes now is publishing, and a full disk there must not cost the run
+            if position.epoch == plan.epochs or state.due(epoch_ends=True):
                 _save(state, network, optimiser, position, history)
 
 

@@ -16,7 +16,6 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +26,18 @@ import torch
 from torch import Tensor, nn
 
 from kd import __version__, bank, files, losses, models
+from kd.attempts import at_work
 from kd.cells import (
     BANKS,
     DATA,
     STATE,
     Cell,
     Dataset,
+    bank_lock,
+    cell_lock,
     code_behind,
     code_behind_bank,
+    data_lock,
     spell_objective,
 )
 from kd.config import Protocol
@@ -85,7 +88,7 @@ class Resources:
 def data(dataset: Dataset, recipe: Recipe) -> dict:
     """Prepare the images and labels of a dataset in data/NAME; return the manifest."""
     folder = Path(DATA, dataset.name)
-    with files.lock(Path(STATE, DATA, f"{dataset.name}.lock")):
+    with at_work(data_lock(dataset.name)):
         files.sweep(folder)
         return prepare_dataset(dataset.name, recipe.dataset, folder, Path(DATA, "downloads"))
 
@@ -94,7 +97,7 @@ def labels(dataset: Dataset, recipe: Recipe) -> dict:
     """Make the noisy training labels of a dataset in data/NAME+NOISE; return the manifest."""
     folder = Path(DATA, dataset.labelled)
     amount = recipe.label_file or dataset.noise.amount
-    with files.lock(Path(STATE, DATA, f"{dataset.labelled}.lock")):
+    with at_work(data_lock(dataset.labelled)):
         files.sweep(folder)
         return prepare_labels(Path(DATA, dataset.name), dataset.noise.kind, amount, dataset.noise_seed, folder)
 
@@ -146,7 +149,7 @@ def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False)
     A cell that is published already, from the same recipe, code and inputs, is left as it is. A cell that
     diverges is published as diverged. `fresh` discards the state.
     """
-    with _locked(cell, "lock"), contextlib.ExitStack() as held:
+    with at_work(cell_lock(cell)), contextlib.ExitStack() as held:
         files.sweep(Path(cell.path))
         have = prepared(cell, recipe)
         where = _place(cell, recipe, have, resources, held)
@@ -154,6 +157,8 @@ def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False)
         published = _published(cell, identity["fingerprint"])
         if published:
             log.info("%s is trained already", cell)
+            for name in (*published["files"], files.MANIFEST):
+                os.utime(Path(cell.path, name))  # as good as new to who compares times
             return published
         state = State(
             _state(cell) / f"run-{identity['fingerprint'][:12]}",
@@ -210,9 +215,18 @@ def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: Sta
     # The seed of the stage alone: students that differ in their loss start from the same weights, in pairs.
     torch.manual_seed(cell.stage.seed)
     network = models.build(cell.stage.network, have.classes, have.channels)
+    _demand_room(cell, network)
     teacher = _teacher(cell, recipe, have, plan, where) if cell.teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
     return network
+
+
+def _demand_room(cell: Cell, network: nn.Module) -> None:
+    """Raise StorageError unless the disk has room for the cell's states (two, weights and momenta) and its weights."""
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    saved = sum(path.stat().st_size for path in _state(cell).glob("run-*/*"))
+    files.demand(_state(cell), max(0, 4 * weights - saved))
+    files.demand(Path(cell.path), weights)
 
 
 def _plan(cell: Cell, protocol: Protocol, grid: Grid) -> Plan:
@@ -293,7 +307,7 @@ def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resourc
     with contextlib.ExitStack() as held:
         # The place before the lock, as students take them: the other way round each could wait for the other.
         where = _place(teacher, recipe, have, resources, held, trains=False)
-        held.enter_context(_locked(teacher, "bank.lock"))
+        held.enter_context(at_work(bank_lock(teacher)))
         if bank.serves(folder, identity, needs):
             os.utime(folder / files.MANIFEST)  # as good as new to who compares times
         else:
@@ -302,7 +316,7 @@ def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resourc
 
 def release(teacher: Cell) -> None:
     """Remove the bank of `teacher`: its last student is trained."""
-    with _locked(teacher, "bank.lock"):
+    with files.lock(bank_lock(teacher)):
         bank.release(_bank_folder(teacher))
 
 
@@ -313,7 +327,7 @@ def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Plac
     folder, needs = _bank_folder(cell.teacher), [(plan.seed, plan.epochs)]
     identity = _bank_identity(cell.teacher, recipe, have)
     if not bank.serves(folder, identity, needs):
-        with _locked(cell.teacher, "bank.lock"):
+        with at_work(bank_lock(cell.teacher)):
             if not bank.serves(folder, identity, needs):  # else another process filled it while this one waited
                 network = load_network(cell.teacher, have)
                 bank.fill(folder, identity, needs, have.grid, network, have.examples, where)
@@ -351,10 +365,6 @@ def load_network(cell: Cell, have: Prepared) -> nn.Module:
 
 def _state(cell: Cell) -> Path:
     return Path(STATE, cell.name)
-
-
-def _locked(cell: Cell, name: str) -> AbstractContextManager[None]:
-    return files.lock(_state(cell) / name)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -13,6 +13,7 @@ LADDER = [
     "kd",
     "kd.errors",
     "kd.files",
+    "kd.attempts",
     "kd.code",
     "kd.startup",
     # the vocabulary: names and what they may be, importable in no time

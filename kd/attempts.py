@@ -1,0 +1,89 @@
+"""What became of an attempt: a note beside the lock of what is worked on, from its start until it succeeds.
+
+A stage that fails leaves the cause. One that is killed can leave none: its note tells of a beginning without an end,
+and the lock, which the kernel has dropped, that nobody is at it any more. `kd status` reads both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kd import files
+from kd.errors import KdError, StorageError, Terminated, understood
+
+_NEAR_THE_LIMIT = 60.0  # seconds before the end of a SLURM job: a signal that comes then is that of its time limit
+
+
+@contextlib.contextmanager
+def at_work(lock: Path) -> Iterator[None]:
+    """Hold `lock`, waiting for it, and keep a note beside it until the block succeeds."""
+    with files.lock(lock), _noted(_note(lock)):
+        yield
+
+
+@contextlib.contextmanager
+def _noted(path: Path) -> Iterator[None]:
+    note = {
+        "began": round(time.time(), 3),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
+    _write(path, note)
+    try:
+        yield
+    except BaseException as error:
+        error = understood(error)
+        code = error.exit_code if isinstance(error, KdError) else 1
+        with contextlib.suppress(StorageError):  # a full disk is cause enough; it must not hide itself
+            _write(path, note | {"ended": round(time.time(), 3), "exit": code, "cause": _cause(error)})
+        raise
+    path.unlink(missing_ok=True)
+
+
+def last_attempt(lock: Path) -> dict | None:
+    """Return the note beside `lock`: of the attempt that is going on, or of one that did not succeed; or None."""
+    try:
+        return json.loads(_note(lock).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _note(lock: Path) -> Path:
+    return lock.with_name(f"{lock.name}.json")
+
+
+def _write(path: Path, note: dict) -> None:
+    files.write_atomic(path, (json.dumps(note) + "\n").encode())
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, KdError):
+        limit = "time limit; " if isinstance(error, Terminated) and _time_is_up() else ""
+        return f"{limit}{error}"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"
+
+
+def _time_is_up() -> bool:
+    """Say whether the SLURM job that this runs in, if any, is at its time limit."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        return False
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
+        # %L is the time left: [days-][hours:]minutes:seconds
+        command = ["squeue", "--noheader", f"--jobs={job}", "--format=%L"]
+        left = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.split()[0]
+        days, _, clock = left.rpartition("-")
+        seconds = 86_400 * int(days or 0)
+        for weight, part in zip((1, 60, 3600), reversed(clock.split(":")), strict=False):
+            seconds += weight * int(part)
+        return seconds < _NEAR_THE_LIMIT
+    return False
