@@ -136,8 +136,8 @@ class _Recorded:
 def place(precision: str, threads: int, cells_per_gpu: int = 1, gpu_bytes: int = 0) -> Iterator[Place]:
     """Hold a place to compute: a share of a GPU if there is one (or what KD_DEVICE names), else the CPU.
 
-    The share is 1 / `cells_per_gpu`, or more if `gpu_bytes`, what the cell needs, are more. On SLURM the scheduler has
-    chosen the GPU already (CUDA_VISIBLE_DEVICES) and no share is taken.
+    The share is 1 / `cells_per_gpu`, or more if `gpu_bytes`, what the cell needs, are more. It is one of the GPUs that
+    are visible: all of a workstation, or those that SLURM gave to the job.
     """
     torch.set_num_threads(threads)
     wanted = os.environ.get("KD_DEVICE", "")
@@ -145,11 +145,11 @@ def place(precision: str, threads: int, cells_per_gpu: int = 1, gpu_bytes: int =
         yield _place(wanted, precision)
     elif not torch.cuda.is_available():
         yield _place("cpu", precision)
-    elif "SLURM_JOB_ID" in os.environ:
-        yield _place("cuda:0", precision)
     else:
         with contextlib.ExitStack() as held:
-            memories = [torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count())]
+            cards = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+            # By UUID: two jobs of one node may both call their GPU 0, and nodes share the folder of the locks.
+            memories = {str(card.uuid): card.total_memory for card in cards}
             yield _place(f"cuda:{_gpu_share(memories, gpu_bytes, cells_per_gpu, held)}", precision)
 
 
@@ -166,21 +166,20 @@ def compiling_pays(pixels: float, wanted: str) -> bool:
     return wanted == "always" or (wanted == "auto" and found and pixels >= _PIXELS_THAT_PAY)
 
 
-def _gpu_share(memories: list[int], need: int, cells_per_gpu: int, held: contextlib.ExitStack) -> int:
+def _gpu_share(memories: dict[str, int], need: int, cells_per_gpu: int, held: contextlib.ExitStack) -> int:
     """Lock a share of a visible GPU, the emptiest first, waiting while all are taken; return the GPU's number.
 
-    A share is a block of the `_PARTS` of a GPU with `memories[number]` bytes: as many as hold `need` bytes, at least
-    1 / `cells_per_gpu` of them.
+    A share is a block of the `_PARTS` of a GPU, by its name with its bytes in `memories`: as many as hold `need` bytes,
+    at least 1 / `cells_per_gpu` of them.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(len(memories))))
-    names = visible.split(",")[: len(memories)]  # shares are named after the physical GPU: two masks may show one card
     least = _PARTS // cells_per_gpu if cells_per_gpu != AUTO else 1
-    sizes = [max(least, math.ceil(_PARTS * need / memory)) for memory in memories]
+    sizes = [max(least, math.ceil(_PARTS * need / memory)) for memory in memories.values()]
     if min(sizes) > _PARTS:
-        raise ConfigError(f"this cell needs {need / 2**30:.1f} GiB; the largest GPU has {max(memories) / 2**30:.1f}")
+        largest = max(memories.values())
+        raise ConfigError(f"this cell needs {need / 2**30:.1f} GiB; the largest GPU has {largest / 2**30:.1f}")
     while True:
         for block in range(_PARTS):
-            for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            for number, (name, size) in enumerate(zip(memories, sizes, strict=True)):
                 parts = range(block * size, (block + 1) * size)
                 if parts.stop <= _PARTS and _locked_all([SHARES / f"{name}.{part}" for part in parts], held):
                     return number
