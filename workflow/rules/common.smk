@@ -9,11 +9,18 @@ from kd.errors import StorageError
 from kd.files import read_manifest
 from kd.startup import KEEP_MEMORY, VARIABLE
 
-# Jobs keep their memory (kd/startup.py says why), and run the Python that runs Snakemake, activated or not.
+# Jobs keep their memory (kd/startup.py says why), and run the Python that runs Snakemake, activated or not. They end
+# well when their cell diverged (65), which is published as such; one that was killed (137) cannot say so itself.
 PREFIX = f"export {VARIABLE}={shlex.quote(os.environ.get(VARIABLE, KEEP_MEMORY))}; "
+PREFIX += """ended() ( case $1 in 65) exit 0 ;; 137) echo 'kd: killed (137), most often for lack of memory; \
+the next attempt goes on from the saved state' >> "$2" ;; esac; exit $1 ); """
 if not workflow.deployment_settings.deployment_method:
     PREFIX += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
 shell.prefix(PREFIX)
+
+# In a job that several cells share (see group_of) Snakemake runs without the options of profiles/default.
+if not workflow.is_main_process:
+    workflow.execution_settings.keep_going = True  # there, too, a failed cell fails alone
 
 
 def data_recipe(name):
@@ -55,3 +62,8 @@ def needs(w):
     if not STUDY.keep_banks:  # a bank that comes back comes back for those that are still to be trained
         students = [student for student in students if not current(student)] or students
     return sorted({f"{s.stage.seed}:{s.epochs(STUDY.protocol)}" for s in students})
+
+
+def group_of(w):
+    """Cells that teach nobody may share a job of a cluster: `group-components` in its profile says how many do."""
+    return None if CELLS[w.cell] in TAUGHT else "cells"

@@ -3,7 +3,7 @@
 
 rule data:
     output:
-        "data/{dataset}/manifest.json",
+        update("data/{dataset}/manifest.json"),
     log:
         "logs/data/{dataset}.log",
     benchmark:
@@ -16,14 +16,14 @@ rule data:
         code=lambda w: cells.code_behind_data(STUDY, w.dataset),
         recipe=lambda w: data_recipe(w.dataset),
     shell:
-        "python -m kd data {wildcards.dataset:q} --recipe {params.recipe:q} &>> {log:q}"
+        "python -m kd data {wildcards.dataset:q} --recipe {params.recipe:q} &>> {log:q} || ended $? {log:q}"
 
 
 rule labels:
     input:
         lambda w: f"data/{cells.parse_dataset(w.labelled).name}/manifest.json",
     output:
-        "data/{labelled}/manifest.json",
+        update("data/{labelled}/manifest.json"),
     log:
         "logs/data/{labelled}.log",
     benchmark:
@@ -36,4 +36,4 @@ rule labels:
         code=lambda w: cells.code_behind_labels(cells.parse_dataset(w.labelled).noise),
         recipe=lambda w: data_recipe(w.labelled),
     shell:
-        "python -m kd labels {wildcards.labelled:q} --recipe {params.recipe:q} &>> {log:q}"
+        "python -m kd labels {wildcards.labelled:q} --recipe {params.recipe:q} &>> {log:q} || ended $? {log:q}"

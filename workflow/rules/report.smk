@@ -3,6 +3,14 @@
 FIGURES = [f"{REPORTS}/figures/{name}.{figure}.png" for name, figure in STUDY.drawn]
 
 
+# seconds each: on a cluster they run beside Snakemake. What they refuse, trying again does not mend.
+localrules:
+    collect,
+    figure,
+    tables,
+    report,
+
+
 rule collect:
     input:
         [f"{cell}/manifest.json" for cell in CELLS.values()],
@@ -12,6 +20,7 @@ rule collect:
         f"logs/{REPORTS}/collect.log",
     benchmark:
         f"benchmarks/{REPORTS}/collect.tsv"
+    retries: 0
     conda:
         "../envs/kd.yaml"
     params:
@@ -36,6 +45,7 @@ rule figure:
         f"logs/{REPORTS}/{{experiment}}.{{figure}}.log",
     benchmark:
         f"benchmarks/{REPORTS}/{{experiment}}.{{figure}}.tsv"
+    retries: 0
     conda:
         "../envs/kd.yaml"
     params:
@@ -53,6 +63,7 @@ rule tables:
         f"logs/{REPORTS}/tables.log",
     benchmark:
         f"benchmarks/{REPORTS}/tables.tsv"
+    retries: 0
     conda:
         "../envs/kd.yaml"
     params:
@@ -72,6 +83,7 @@ rule report:
         f"logs/{REPORTS}/report.log",
     benchmark:
         f"benchmarks/{REPORTS}/report.tsv"
+    retries: 0
     conda:
         "../envs/kd.yaml"
     params:
