@@ -23,7 +23,7 @@ from kd.startup import keep_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; return the exit code (2 config, 65 diverged, 74 storage, 75 busy, 137 memory, 130 or 143 stopped)."""
+    """Run one verb; return its exit code: 2 config, 65 diverged, 74 storage, 75 busy, 137 memory, 130, 143 stopped."""
     options = _parser().parse_args(arguments)
     if arguments is None and options.verb in (train, bank):
         keep_memory()

@@ -46,7 +46,7 @@ class Busy(KdError):
 
 
 class OutOfMemory(KdError):
-    """An allocation was refused, on the host or on a GPU. 137 is also what a shell says of a process that was killed."""
+    """An allocation was refused, on the host or on a GPU. 137 is also what a shell says of a killed process."""
 
     exit_code = 137
 
@@ -60,7 +60,7 @@ class Terminated(KdError):
 
 
 def understood(error: BaseException) -> BaseException:
-    """Return `error` as the KdError that it amounts to, if it is a full disk, a lack of memory or Ctrl-C; else itself."""
+    """Return `error` as the KdError that it amounts to: a full disk, a lack of memory or Ctrl-C; else itself."""
     if isinstance(error, MemoryError) or _is_torch_s_out_of_memory(error):
         return OutOfMemory(f"out of memory: {_first_line(error)}; give it more, or train fewer cells at once")
     if isinstance(error, OSError):
