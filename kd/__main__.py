@@ -1,6 +1,7 @@
 """kd VERB ...: every stage of a study by hand; Snakemake calls the same verbs.
 
 kd plan                                                     what a study will train
+kd status                                                   where it stands, and what failed
 kd train results/digits/demo/wrn-10-2.ce.s0                 train one cell, or go on with it
 kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 a student of it
 """
@@ -18,8 +19,11 @@ from pathlib import Path
 from kd import __version__
 from kd.cells import REPORTS, all_cells, cells_of, parse_cell, parse_dataset, recipe, taught_by
 from kd.config import Study, merged, read_yaml, schema, validate
-from kd.errors import ConfigError, Diverged, KdError, Terminated, understood
+from kd.errors import ConfigError, Diverged, KdError, StorageError, Terminated, understood
+from kd.files import MANIFEST, demand, free_bytes
 from kd.startup import keep_memory
+
+_SHOWN = 20  # cells of one status that are listed before the rest is counted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +65,70 @@ def plan(options: argparse.Namespace) -> None:
     teachers = taught_by(cells)
     epochs = sum(cell.epochs(study.protocol) for cell in cells)
     print(f"{len(cells)} networks to train, {len(teachers)} of them teach; {epochs:,} epochs in all")
+    _check_room(study, cells)
+
+
+def _check_room(study: Study, cells: list) -> None:
+    """Say what the cells that are not published will take of the disk. Raises StorageError if it has less."""
+    from kd.footprint import disk_bytes
+
+    missing = [cell for cell in cells if not Path(cell.path, MANIFEST).exists()]
+    needed = disk_bytes(missing, study)
+    free = free_bytes(Path())
+    listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
+    print(f"{len(missing)} are not trained yet; they take {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
+    demand(Path(), sum(needed.values()))
+
+
+def status(options: argparse.Namespace) -> None:
+    """Say which cells are done, running, waiting, stale or failed and why, and what the next command does."""
+    from kd.status import STATUSES, controller_lives, standings
+
+    study = _study(options)
+    cells, others = standings(study)
+    by_status = {name: [cell for cell in cells if cell.status == name] for name in STATUSES}
+    if options.cells:
+        print("\n".join(f"{cell.status:9}{cell}" for cell in cells))
+        return
+    print(f"study {study.study}: {len(cells)} cells")
+    print("".join(f"  {name:9}{len(members):6}\n" for name, members in by_status.items() if members), end="")
+    for name in ("diverged", "stale", "running", "failed"):
+        shown = [*by_status[name], *(other for other in others if other.status == name)]
+        if shown:
+            rest = f"\n  ... and {len(shown) - _SHOWN} more: kd status --cells" if len(shown) > _SHOWN else ""
+            print(f"\n{name}\n" + "\n".join(f"  {one}" for one in shown[:_SHOWN]) + rest)
+    blocked = sum(bool(cell.detail) for cell in by_status["waiting"])
+    if blocked:
+        print(f"\nwaiting for a teacher that failed: {blocked}")
+    print("\n" + _next(by_status, controller_lives()))
+
+
+def _next(by_status: dict[str, list], controller: bool) -> str:
+    missing = {name: len(by_status[name]) for name in ("waiting", "failed", "stale", "running")}
+    if not any(missing.values()):
+        return "next: nothing is left to train; snakemake draws what is missing or out of date"
+    counts = ", ".join(f"{count} {name}" for name, count in missing.items() if count)
+    if controller:
+        return f"next: a Snakemake is at work here ({counts}); what it gives up, the same command tries again"
+    return f"next: the snakemake command of this study trains what is not done ({counts}); each goes on from its state"
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compare every published file with its digest; name what is damaged and how it is rebuilt."""
+    from kd.status import controller_lives, damaged, discard
+
+    count, wrong = damaged()
+    for folder, what in wrong:
+        print(f"kd: {what}", file=sys.stderr)
+        if options.discard:
+            discard(folder)
+    print(f"{count} published folders, {len(wrong)} damaged")
+    print("a Snakemake is at work here" if controller_lives() else "no Snakemake is at work here")
+    if wrong and options.discard:
+        print("next: the damaged ones count as absent now; the snakemake command of their study makes them anew")
+    elif wrong:
+        print("next: `kd verify --discard` makes the damaged ones count as absent; then snakemake makes them anew")
+    return StorageError.exit_code if wrong and not options.discard else 0
 
 
 def data(options: argparse.Namespace) -> None:
@@ -159,7 +227,15 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--study-json", metavar="JSON", help="the whole study as Snakemake read it")
         return added
 
-    verb("plan", plan).add_argument("--cells", action="store_true", help="print the path of every cell")
+    for name, function, help in (
+        ("plan", plan, "print the path of every cell"),
+        ("status", status, "print every cell"),
+    ):
+        added = verb(name, function)
+        added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
+        added.add_argument("--cells", action="store_true", help=help)
+    added = verb("verify", verify, study=False)
+    added.add_argument("--discard", action="store_true", help="make what is damaged count as absent")
     for name, function in (("data", data), ("labels", labels)):
         added = verb(name, function)
         added.add_argument("dataset", help="such as cifar100 or cifar100+sym0.4")
@@ -191,7 +267,7 @@ def _study(options: argparse.Namespace) -> Study:
     if options.study_json:
         return validate(json.loads(options.study_json))
     overlay: dict = {}
-    for path in options.configfile:
+    for path in [*options.configfile, *_named(getattr(options, "study", None))]:
         overlay |= read_yaml(path)
     for pair in options.config:
         key, equals, value = pair.partition("=")
@@ -199,6 +275,14 @@ def _study(options: argparse.Namespace) -> Study:
             raise ConfigError(f"--config {pair}: expected KEY=VALUE")
         overlay |= _yaml_value(key, value)
     return validate(merged(overlay))
+
+
+def _named(study: str | None) -> list[Path]:
+    """Return the file of a study that is given by its name or path."""
+    if study is None:
+        return []
+    shipped = Path("workflow/studies", f"{study}.yaml")
+    return [shipped if shipped.exists() else Path(study)]
 
 
 def _yaml_value(key: str, text: str) -> dict:

@@ -24,7 +24,8 @@ from kd.code import code_digest
 from kd.config import NAME, Experiment, Noise, Objective, Protocol, Study, objective
 from kd.errors import ConfigError, nearest
 
-RESULTS, STATE, BANKS, DATA, REPORTS = "results", "state", "banks", "data", "reports"
+RESULTS, STATE, BANKS, DATA, REPORTS, LOGS = "results", "state", "banks", "data", "reports", "logs"
+CONTROLLERS = f"{STATE}/controllers.lock"  # held, shared, by every Snakemake that is at work
 
 _STAGE = re.compile(r"(?P<network>[a-z0-9-]+)\.(?P<objective>.+)\.s(?P<seed>\d+)(?:-epochs(?P<epochs>\d+))?")
 _DATASET = re.compile(
@@ -281,6 +282,14 @@ def data_recipe(study: Study, dataset: Dataset) -> dict:
 
 def _declared(study: Study, name: str) -> dict | None:
     return study.datasets[name].model_dump() if name in study.datasets else None
+
+
+def augmentation(source: data.Source, protocol: Protocol) -> tuple[int, bool]:
+    """Return by how many pixels images of `source` are padded for random crops, and whether they are flipped."""
+    return (
+        source.pad if protocol.pad is None else protocol.pad,
+        source.mirrorable if protocol.flip is None else protocol.flip,
+    )
 
 
 def recipe(study: Study, dataset: Dataset) -> dict:

@@ -30,6 +30,8 @@ PLUMBING = frozenset(
         "kd.device",
         "kd.footprint",
         "kd.attempts",
+        "kd.slurm",
+        "kd.status",
         "kd.state",
         "kd.progress",
         "kd.losses.spec",

@@ -209,9 +209,24 @@ def unseal(path: Path) -> tuple[dict, bytes]:
     return header, payload
 
 
+def is_locked(path: Path) -> bool:
+    """Say whether some process holds `path` locked, without waiting for it."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
-def lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path` while the block runs (promise 3: one writer).
+def lock(path: Path, wait: bool = True, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file `path` while the block runs (promise 3: one writer), alone or `shared` with others.
 
     The kernel drops the lock when the process ends, however it ends. With `wait=False` raises Busy at once
     when another process holds it.
@@ -221,7 +236,7 @@ def lock(path: Path, wait: bool = True) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
     except BlockingIOError as error:
         raise Busy(f"{path}: another process works on this") from error

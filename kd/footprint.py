@@ -1,14 +1,23 @@
-"""How much of a GPU's memory a cell needs, worked out before it starts: that decides how many share one."""
+"""How much a cell needs of a GPU's memory, and a study of the disk, worked out before they start."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from kd import models
+from kd.cells import BANKS, DATA, RESULTS, Cell, augmentation, taught_by
+from kd.config import Study
+from kd.data import source_of
 from kd.data.examples import Examples
+from kd.data.views import Grid
+from kd.files import read_manifest
 
 _FIXED = 1 << 30  # CUDA's context, the libraries' workspaces, the allocator's and the graphs' pools
 _SLACK = 1.25  # fragments, and the gradients of activations that are alive at once
@@ -23,8 +32,45 @@ def gpu_bytes(network: str, classes: int, examples: Examples, batch: int, rows: 
     _, height, width, channels = examples.images.shape
     kept = _kept_by_a_step(network, classes, (batch, channels, height, width))
     data = sum(tensor.nbytes for tensor in vars(examples).values())
-    bank = rows * (2 * classes + 8)  # float16 logits and an int64 key
+    bank = rows * (2 * classes + 8)  # as on the disk
     return math.ceil(_FIXED + data + bank + _SLACK * kept)
+
+
+def disk_bytes(cells: Iterable[Cell], study: Study) -> Mapping[str, int]:
+    """Return the bytes that training `cells` will add below results/ and banks/, by top folder.
+
+    A bank counts where the data are prepared, which is when the number of examples is known, and where there is none
+    yet: what a bank lacks is little.
+    """
+    cells = list(cells)
+    needed = Counter({RESULTS: sum(_weight_bytes(cell.stage.network, _classes(cell)) for cell in cells)})
+    for teacher, students in taught_by(cells).items() if study.protocol.teacher == "bank" else ():
+        if not Path(BANKS, teacher.name).exists():
+            needed[BANKS] += _bank_bytes(teacher, students, study)
+    return needed
+
+
+def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
+    manifest = read_manifest(Path(DATA, teacher.dataset.name))
+    if manifest is None:
+        return 0
+    declared = study.datasets.get(teacher.dataset.name)
+    grid = Grid(*augmentation(source_of(teacher.dataset.name, declared and declared.model_dump()), study.protocol))
+    epochs = sum({student.stage.seed: student.epochs(study.protocol) for student in students}.values())
+    seen = grid.count * (1 - (1 - 1 / grid.count) ** epochs)  # views of an example that are drawn, on average
+    row = 2 * _classes(teacher) + 8  # float16 logits and an int64 key
+    return round(manifest["counts"]["train"] * teacher.dataset.fraction * seen * row)
+
+
+def _classes(cell: Cell) -> int:
+    manifest = read_manifest(Path(DATA, cell.dataset.name))
+    return len(manifest["class_names"]) if manifest else 100  # it decides the last layer only
+
+
+@functools.cache
+def _weight_bytes(network: str, classes: int) -> int:
+    with torch.device("meta"):
+        return sum(tensor.nbytes for tensor in models.build(network, classes).state_dict().values())
 
 
 def _kept_by_a_step(network: str, classes: int, shape: tuple[int, ...]) -> int:

@@ -33,6 +33,7 @@ from kd.cells import (
     STATE,
     Cell,
     Dataset,
+    augmentation,
     bank_lock,
     cell_lock,
     code_behind,
@@ -132,10 +133,7 @@ def prepared(cell: Cell, recipe: Recipe) -> Prepared:
         mean=torch.tensor(dataset.mean),
         std=torch.tensor(dataset.std),
     )
-    grid = Grid(
-        pad=source.pad if protocol.pad is None else protocol.pad,
-        flip=source.mirrorable if protocol.flip is None else protocol.flip,
-    )
+    grid = Grid(*augmentation(source, protocol))
     digests = {"data": dataset.digest, "labels": _digest(given), "examples": _digest(train)}
     return Prepared(examples, dataset.classes, dataset.train_images.shape[-1], grid, digests)
 

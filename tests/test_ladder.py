@@ -24,6 +24,9 @@ LADDER = [
     # the study
     "kd.config",
     "kd.cells",
+    # where it stands
+    "kd.slurm",
+    "kd.status",
     # training
     "kd.device",
     "kd.footprint",
@@ -70,7 +73,7 @@ def _loaded(code: str) -> set[str]:
 
 
 def test_parsing_a_study_loads_neither_torch_nor_pandas() -> None:
-    assert _loaded("import kd.config, kd.cells, kd.code, kd.__main__") == set()
+    assert _loaded("import kd.config, kd.cells, kd.code, kd.slurm, kd.status, kd.__main__") == set()
 
 
 def test_tables_and_figures_load_no_torch() -> None:

@@ -1,12 +1,15 @@
 # What the rules share: which Python runs, what a cell waits for, and the parameters that say when it is out of date.
+import contextlib
 import json
 import os
 import shlex
+import subprocess
 from functools import cache
 from pathlib import Path
 
 from kd.errors import StorageError
-from kd.files import read_manifest
+from kd.files import lock, read_manifest
+from kd.slurm import ask_on
 from kd.startup import KEEP_MEMORY, VARIABLE
 
 # Jobs keep their memory (kd/startup.py says why), and run the Python that runs Snakemake, activated or not. They end
@@ -17,6 +20,22 @@ the next attempt goes on from the saved state' >> "$2" ;; esac; exit $1 ); """
 if not workflow.deployment_settings.deployment_method:
     PREFIX += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
 shell.prefix(PREFIX)
+
+# Snakemake's way of asking SLURM gives up in silence; kd/slurm.py says what it does instead.
+if "snakemake_executor_plugin_slurm" in sys.modules:
+    ask_on(sys.modules["snakemake_executor_plugin_slurm"])
+
+PRESENCE = contextlib.ExitStack()
+WORTH_A_LOOK = 200  # cells; fewer find out by themselves, as they start, whether the disk has room for them
+
+
+onstart:
+    PRESENCE.enter_context(lock(Path(cells.CONTROLLERS), shared=True))  # for `kd status`
+    if sum(not current(cell) for cell in CELLS.values()) >= WORTH_A_LOOK:
+        command = [sys.executable, "-m", "kd", "plan", "--study-json", json.dumps(VALUES)]
+        if code := subprocess.run(command).returncode:
+            sys.exit(code)
+
 
 # In a job that several cells share (see group_of) Snakemake runs without the options of profiles/default.
 if not workflow.is_main_process:
