@@ -131,6 +131,7 @@ def publish(folder: Path, artefacts: Mapping[str, bytes | Callable[[Path], objec
             os.utime(folder / MANIFEST)  # as good as new to who compares times
             return manifest
         with storage(folder / MANIFEST):
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / MANIFEST).unlink(missing_ok=True)  # never an old manifest beside new artefacts
             for number, (name, (path, _)) in enumerate(pending.items()):
                 _crash_point(f"publish:{number}")

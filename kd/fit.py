@@ -86,7 +86,7 @@ def fit(
     """Train `network` in place and fill `history`, going on from `state` if there is one.
 
     Raises Diverged, before anything is saved, when a loss is no longer finite; Terminated, after the state is
-    saved, when SIGTERM or SIGINT arrives.
+    saved, when SIGTERM, SIGINT or SIGUSR1 arrives.
     """
     network.to(place.device, memory_format=torch.channels_last)
     forward = place.compiled(network, plan.batch)
@@ -290,11 +290,11 @@ def _restore(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT in a list while the block runs, instead of dying of them between two writes."""
+    """Collect the signals that ask for an end in a list while the block runs, instead of dying between two writes."""
     arrived: list[int] = []
     handlers = {
         number: signal.signal(number, lambda received, _: arrived.append(received))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     }
     try:
         yield arrived

@@ -37,11 +37,6 @@ onstart:
             sys.exit(code)
 
 
-# In a job that several cells share (see group_of) Snakemake runs without the options of profiles/default.
-if not workflow.is_main_process:
-    workflow.execution_settings.keep_going = True  # there, too, a failed cell fails alone
-
-
 def data_recipe(name):
     """What the dataset is, as JSON: when the study declares it otherwise, it is prepared anew."""
     return json.dumps(cells.data_recipe(STUDY, cells.parse_dataset(name)), sort_keys=True)
@@ -85,4 +80,7 @@ def needs(w):
 
 def group_of(w):
     """Cells that teach nobody may share a job of a cluster: `group-components` in its profile says how many do."""
+    if not workflow.is_main_process:
+        # In that job Snakemake runs without the options of profiles/default; there, too, a failed cell fails alone.
+        workflow.execution_settings.keep_going = True
     return None if CELLS[w.cell] in TAUGHT else "cells"

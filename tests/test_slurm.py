@@ -1,0 +1,359 @@
+"""Studies on a real SLURM (tests/cluster.sh starts one): what is killed there goes on, and nothing is trained twice."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT
+from test_workflow import SMALL, Project, finished
+
+__all__ = ["finished"]  # a fixture
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif("KD_TEST_CLUSTER" not in os.environ, reason="no cluster: make test-slurm starts one"),
+]
+
+ACCOUNTING = os.environ.get("KD_TEST_CLUSTER") == "accounting"
+EPOCHS = 80  # ten seconds of an idle core
+LONG = {
+    **SMALL,
+    "protocol": {"name": "long", "epochs": EPOCHS, "batch": 64, "precision": "fp32"},
+    "seeds": [0],
+    "experiments": {"one": {"student": "resnet8", "loss": "ce"}},
+}
+CELL = "digits/long/resnet8.ce.s0"
+
+
+class OnSlurm(Project):
+    """A project that is run with `--profile slurm`, and writes down each epoch it trains and each state it saves."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        shutil.copytree(ROOT / "slurm", folder / "slurm")
+        self.shims = folder / "shims"
+        self.shims.mkdir()
+        for module, line, event in (
+            ("progress", '        text = (\n            f"epoch', "epoch {self._name} {row['epoch']}"),
+            ("state", "        began = time.monotonic()\n", "saved {self.folder} {content['position']['epoch']}"),
+        ):
+            note = f'        with open("events.txt", "a") as events:\n            print(f"{event}", file=events)\n'
+            self.edit(f"kd/{module}.py", line, note + line)
+        self.target: list[str] = []
+        self.controller: subprocess.Popen | None = None
+        self.profile(**{"slurm-init-seconds-before-status-checks": 2, "max-status-checks-per-second": 1})
+
+    def profile(self, **options: object) -> None:
+        """Replace options of the profile, as a user would for a cluster."""
+        path = self.folder / "slurm" / "config.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **options}))
+
+    def resources(self, rule: str, **resources: object) -> None:
+        """Replace resources of a rule in the profile."""
+        profile = yaml.safe_load((self.folder / "slurm" / "config.yaml").read_text())
+        profile["set-resources"].setdefault(rule, {}).update(resources)
+        self.profile(**profile)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [*super().command(*self.target, *arguments), "--profile", "slurm"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{self.shims}:{os.environ['PATH']}"
+        return {**super().environment, "PATH": path}
+
+    def kd(self, *arguments: str) -> str:
+        """Return what a verb prints, with what its exit code is left to say."""
+        command = [sys.executable, "-m", "kd", *arguments]
+        run = subprocess.run(command, env=self.environment, cwd=self.folder, capture_output=True, text=True)
+        return run.stdout + run.stderr
+
+    def slurm(self, *command: str) -> str:
+        return subprocess.run(
+            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, check=True
+        ).stdout
+
+    def shim(self, name: str, script: str) -> None:
+        """Put a script in the place of a command of SLURM; it calls $real for the command itself."""
+        path = self.shims / name
+        path.write_text(f"#!/bin/bash\nreal={shutil.which(name)}\ncount={self.folder}/{name}.count\n{script}\n")
+        path.chmod(0o755)
+
+    def jobs(self, state: str = "all") -> list[str]:
+        """Return the jobs of this project that are in `state`."""
+        lines = self.slurm("squeue", "--noheader", f"--states={state}", "--format=%A %Z").splitlines()
+        return [line.split()[0] for line in lines if line.split()[1] == str(self.folder)]
+
+    def events(self, kind: str) -> list[int]:
+        """Return the epochs of the events `epoch` or `saved`, in the order in which they came."""
+        path = self.folder / "events.txt"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [int(line.split()[-1]) for line in lines if line.startswith(kind)]
+
+    def running(self, epochs: int = 10) -> str:
+        """Wait until some epochs are trained since now; return the job that trains them."""
+        before = len(self.events("epoch"))
+        wait_for(lambda: len(self.events("epoch")) >= before + epochs and self.jobs("running"))
+        return self.jobs("running")[0]
+
+    def ended(self, snakemake: subprocess.Popen, code: int = 0, seconds: float = 240) -> str:
+        assert snakemake.wait(seconds) == code, self.said()
+        return self.said()
+
+    def start(self) -> subprocess.Popen:
+        self.controller = super().start()
+        return self.controller
+
+    def close(self) -> None:
+        """Leave nothing running, however the test ended."""
+        if self.controller:
+            self.controller.kill()
+            self.controller.wait()
+        for job in self.jobs("running,pending,suspended,completing"):
+            self.slurm("scancel", job)
+
+    def said(self) -> str:
+        return (self.folder / "started.log").read_text()[-6000:] + self.logs()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Iterator[OnSlurm]:
+    """A project with one cell to train, its data prepared."""
+    made = OnSlurm(tmp_path)
+    made.study(LONG)
+    made.target = ["students"]
+    shutil.copytree(finished.folder / "data", tmp_path / "data")
+    yield made
+    made.close()
+
+
+def assert_nothing_saved_was_trained_again(project: OnSlurm, epochs: int = EPOCHS) -> None:
+    """Each epoch is trained, in order, and after a stop from the last one saved."""
+    saved = 0
+    expected = 1
+    for line in (project.folder / "events.txt").read_text().splitlines():
+        epoch = int(line.split()[-1])
+        if line.startswith("saved"):
+            saved = epoch
+        else:
+            assert epoch in (expected, saved + 1), line
+            expected = epoch + 1
+    assert expected == epochs + 1
+
+
+def test_a_study_in_packs_ends_with_the_table_that_it_has_locally(finished: Project, tmp_path: Path) -> None:
+    project = OnSlurm(tmp_path)
+    project.profile(**{"group-components": ["cells=4"], "resources": ["lane=2"]})
+    project.run()
+    tables = [pd.read_csv(p.folder / "reports/small/table.csv") for p in (finished, project)]
+    pd.testing.assert_frame_equal(*(table.drop(columns="seconds") for table in tables))
+    for path in (finished.folder / "results").rglob("m*[sv]"):  # models and metrics
+        assert path.read_bytes() == (tmp_path / path.relative_to(finished.folder)).read_bytes(), path
+    assert len(project.jobs()) == 5  # data, teacher, bank, six cells in two packs
+    assert "0 damaged" in project.kd("verify")
+
+
+def test_a_cell_that_fails_in_a_pack_fails_alone(tmp_path: Path) -> None:
+    project = OnSlurm(tmp_path)
+    project.profile(**{"group-components": ["cells=6"], "retries": 0})
+    project.edit("kd/losses/mse.py", "    squares = (", '    raise ValueError("broken on purpose")\n    squares = (')
+    said = project.run(code=1)
+    assert len(project.published()) == 1 + 4, said
+
+
+def test_a_cell_that_hits_its_time_limit_is_retried_and_goes_on(project: OnSlurm) -> None:
+    """Faults 18, 19 and 45."""
+    project.study({**LONG, "protocol": {**LONG["protocol"], "epochs": 800}})
+    project.resources("train", runtime="attempt")
+    snakemake = project.start()
+    wait_for(lambda: "time limit" in project.kd("status", "--configfile", "study.yaml"))
+    project.ended(snakemake, seconds=400)
+    assert_nothing_saved_was_trained_again(project, 800)
+    assert len(project.jobs()) == 2
+    assert len(pd.read_csv(project.folder / f"results/{CELL}/metrics.csv")) == 800
+
+
+def test_a_cancelled_cell_keeps_its_state_and_a_plain_restart_goes_on(project: OnSlurm) -> None:
+    """Fault 49."""
+    project.profile(retries=0)
+    snakemake = project.start()
+    project.slurm("scancel", project.running())
+    project.ended(snakemake, code=1)
+    status = project.kd("status", "--configfile", "study.yaml")
+    assert re.search(rf"failed +1\b.*{CELL}  terminated: signal 15: stopped in epoch", status, re.DOTALL), status
+    project.run()
+    assert_nothing_saved_was_trained_again(project)
+    assert len(project.events("epoch")) == EPOCHS  # SIGTERM: not one epoch twice
+
+
+def test_a_save_that_takes_longer_than_slurm_waits_leaves_the_one_before(project: OnSlurm) -> None:
+    """Fault 46: SIGTERM, and SIGKILL three seconds later while the state is being saved."""
+    slow = project.folder / "slow"
+    project.edit(
+        "kd/state.py",
+        "        began = time.monotonic()\n",
+        "        began = time.monotonic()\n        time.sleep(20 * Path('slow').exists())\n",
+    )
+    snakemake = project.start()
+    job = project.running()
+    slow.touch()
+    project.slurm("scancel", job)
+    wait_for(lambda: len(project.jobs("running")) == 0)
+    slow.unlink()
+    project.ended(snakemake)
+    assert_nothing_saved_was_trained_again(project)
+
+
+def test_a_requeued_cell_goes_on_and_has_one_writer(project: OnSlurm) -> None:
+    """Fault 47: SLURM starts the job again by itself; the profile forbids that, and where it is allowed it is safe."""
+    project.profile(**{"slurm-no-requeue": False, "slurm-requeue": True})
+    snakemake = project.start()
+    job = project.running()
+    project.slurm("scontrol", "requeue", job)
+    project.slurm("scontrol", "update", f"jobid={job}", "starttime=now")
+    project.ended(snakemake)
+    assert_nothing_saved_was_trained_again(project)
+
+
+def test_a_cell_whose_node_goes_down_is_trained_on_by_another_job(project: OnSlurm) -> None:
+    """Fault 48."""
+    project.resources("train", slurm_partition="frail")
+    snakemake = project.start()
+    project.running()
+    project.slurm("scontrol", "update", "nodename=n3", "state=down", "reason=test")
+    try:
+        wait_for(lambda: not project.jobs("running"))
+    finally:
+        project.slurm("scontrol", "update", "nodename=n3", "state=resume")
+    project.ended(snakemake)
+    assert_nothing_saved_was_trained_again(project)
+
+
+def test_a_cell_that_is_killed_is_retried_with_more_memory(project: OnSlurm) -> None:
+    """Fault 12, on SLURM: no memory is enforced on this cluster, so the test kills as the kernel would."""
+    snakemake = project.start()
+    project.running()
+    (python,) = project.processes("python -m kd train")
+    os.kill(python, 9)
+    wait_for(lambda: len(project.jobs()) == 2)
+    asked = project.slurm("squeue", "--noheader", "--states=all", f"--jobs={project.jobs()[-1]}", "--format=%m")
+    assert asked.strip() == "8000M"
+    project.ended(snakemake)
+    assert_nothing_saved_was_trained_again(project)
+
+
+def test_a_warning_signal_saves_the_state_all_the_same(project: OnSlurm) -> None:
+    """Fault 50."""
+    snakemake = project.start()
+    project.slurm("scancel", "--signal=USR1", "--full", project.running())
+    project.ended(snakemake)
+    assert_nothing_saved_was_trained_again(project)
+    assert len(project.events("epoch")) == EPOCHS
+
+
+def test_a_controller_that_is_killed_leaves_jobs_that_the_next_one_finds(project: OnSlurm) -> None:
+    """Fault 30, on SLURM: the job goes on without its controller; the next command waits for it and trains nothing."""
+    snakemake = project.start()
+    project.running()
+    assert "a Snakemake is at work here" in project.kd("verify")
+    snakemake.kill()
+    snakemake.wait()
+    assert "no Snakemake is at work here" in project.kd("verify")
+    project.run()
+    assert project.events("epoch") == list(range(1, EPOCHS + 1))
+
+
+def test_the_controller_may_be_a_job_itself(project: OnSlurm) -> None:
+    command = " ".join(project.command())
+    project.slurm("sbatch", "--wait", "--cpus-per-task=1", "--output=started.log", f"--wrap={command}")
+    assert len(project.published()) == 1, project.said()
+
+
+@pytest.mark.parametrize("command", ["squeue", "sbatch"])
+def test_slurm_that_answers_again_after_five_failures_has_lost_nothing(project: OnSlurm, command: str) -> None:
+    """Fault 44: for squeue that is one word each; a submission that fails is a failed attempt at the job."""
+    failures = 5 if command == "squeue" else 2
+    project.study({**LONG, "protocol": {**LONG["protocol"], "epochs": 3}})
+    project.shim(
+        command,
+        f'echo . >> $count; [ "$(wc -l < $count)" -gt {failures} ] || {{ echo "Socket timed out" >&2; exit 1; }}\n'
+        'exec $real "$@"',
+    )
+    said = project.ended(project.start())
+    assert project.events("epoch") == [1, 2, 3]
+    if command == "squeue":
+        assert said.count("SLURM does not answer (squeue") == 5
+        assert "SLURM answers again" in said
+    else:
+        assert "Socket timed out" in said
+
+
+def test_slurm_that_never_answers_again_is_given_up_with_a_message(project: OnSlurm) -> None:
+    """Fault 44, beyond: Snakemake stops, where it would hang for ever, and the next command goes on."""
+    project.edit("kd/slurm.py", "patience: float = 3600.0", "patience: float = 5.0")
+    project.shim("squeue", f'[ ! -e {project.folder}/dead ] || exit 1; exec $real "$@"')
+    (project.folder / "dead").touch()
+    said = project.ended(project.start(), code=1)
+    assert "the same command finds what they have published" in said
+    (project.folder / "dead").unlink()
+    project.run()
+    assert project.events("epoch") == list(range(1, EPOCHS + 1))
+
+
+def test_a_job_whose_state_is_unknown_is_not_taken_for_done(project: OnSlurm) -> None:
+    """Fault 51: the executor takes UNKNOWN for success; the outputs are looked for, and the job is tried again."""
+    project.profile(**{"latency-wait": 3})
+    project.shim("squeue", '$real "$@" | ( [ -e $count ] && cat || sed "s/RUNNING/UNKNOWN/; T; w $count" )')
+    project.ended(project.start())
+    assert_nothing_saved_was_trained_again(project)
+
+
+@pytest.mark.parametrize(
+    ("resource", "value", "message"),
+    [
+        ("slurm_partition", "nosuch", "invalid partition specified: nosuch"),
+        ("gres", "tpu:1", "Invalid generic resource"),
+    ],
+)
+def test_what_slurm_refuses_stops_at_once_with_its_words(
+    project: OnSlurm, resource: str, value: str, message: str
+) -> None:
+    """Fault 52."""
+    project.resources("train", **{resource: value})
+    began = time.monotonic()
+    said = project.ended(project.start(), code=1)
+    assert message in said
+    assert f"{resource}={value}" in said
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.skipif(not ACCOUNTING, reason="this cluster has no accounting: make test-slurm starts one that does")
+def test_with_accounting_status_says_what_became_of_old_jobs(project: OnSlurm) -> None:
+    """Fault 43: the profile needs no accounting, and `kd status` uses it where it is there."""
+    project.profile(retries=0)
+    snakemake = project.start()
+    job = project.running()
+    for pid in project.processes("kd train"):
+        os.kill(pid, 9)
+    project.ended(snakemake, code=1)
+    assert job in project.slurm("sacct", "--noheader", "--allocations", "--format=JobIDRaw")
+    assert "killed" in project.kd("status", "--configfile", "study.yaml")
+    project.run()
+    assert_nothing_saved_was_trained_again(project)

@@ -1,0 +1,228 @@
+"""Where a study stands, why cells failed and what is damaged: told from what lies on the disk, in seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, study
+from test_main import kd, small
+from test_slurm import wait_for
+
+from kd import attempts, files, slurm
+from kd.__main__ import main
+from kd.cells import all_cells, bank_lock, cell_lock, data_lock, parse_cell
+from kd.errors import Diverged, OutOfMemory, StorageError, Terminated
+from kd.status import damaged, standings
+
+__all__ = ["small"]  # a fixture
+
+TEACHER = "results/digits/quick/resnet14.ce.s0"
+STUDENT = f"{TEACHER}/resnet8.mse.s0"
+
+
+def failing(lock: Path, error: BaseException) -> None:
+    with contextlib.suppress(type(error)), attempts.at_work(lock):
+        raise error
+
+
+def killed(lock: Path, monkeypatch: pytest.MonkeyPatch, job: str | None = None) -> None:
+    """Leave the note of an attempt that began and could not say how it ended."""
+    if job:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    pid = os.fork()
+    if pid == 0:
+        with attempts.at_work(lock):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def of(name: str, **changes: object) -> tuple[str, str]:
+    """Return status and detail of a cell, bank or dataset of the study in conftest."""
+    cells, others = standings(study(**changes))
+    (found,) = [one for one in (*cells, *others) if one.name == name]
+    return found.status, found.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (StorageError("state/x: cannot write: No space left on device"), "storage: state/x: cannot write"),
+        (Terminated(15, "stopped in epoch 3"), "terminated: signal 15: stopped in epoch 3"),
+        (OutOfMemory("out of memory: 5 GiB"), "out of memory: "),
+        (MemoryError("no more"), "out of memory: "),
+        (KeyboardInterrupt(), "interrupted: "),
+        (ValueError("first line\nlast line"), "ValueError: last line"),
+        (OSError(28, "No space left on device", "banks/x"), "storage: banks/x: No space left"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_failed_cell_says_why(project: Path, error: BaseException, detail: str) -> None:
+    failing(cell_lock(parse_cell(TEACHER)), error)
+    status, said = of(TEACHER)
+    assert status == "failed"
+    assert said.startswith(detail)
+
+
+def test_banks_and_datasets_that_failed_are_named_too(project: Path) -> None:
+    failing(bank_lock(parse_cell(TEACHER)), StorageError("full"))
+    failing(data_lock("digits"), StorageError("full"))
+    assert of("banks/digits/quick/resnet14.ce.s0") == of("data/digits") == ("failed", "storage: full")
+
+
+def test_a_killed_cell_is_told_from_a_running_one_by_its_lock(project: Path, monkeypatch) -> None:
+    lock = cell_lock(parse_cell(TEACHER))
+    killed(lock, monkeypatch)
+    assert of(TEACHER) == ("failed", "killed, most often for lack of memory (137)")
+    with attempts.at_work(lock):
+        status, detail = of(TEACHER)
+        assert status == "running"
+        assert f"process {os.getpid()}" in detail
+    assert of(TEACHER) == ("waiting", "")
+
+
+def test_slurm_knows_better_why_a_cell_was_killed(project: Path, monkeypatch) -> None:
+    shim = project / "bin" / "sacct"
+    shim.parent.mkdir()
+    shim.write_text("#!/bin/sh\necho '7|OUT_OF_MEMORY'; echo '8|CANCELLED by 1000'; echo '9|COMPLETED'\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
+    assert slurm.job_states(["7", "8", "9", "10"]) == {"7": "OUT_OF_MEMORY", "8": "CANCELLED", "9": "COMPLETED"}
+    killed(cell_lock(parse_cell(TEACHER)), monkeypatch, job="7")
+    assert of(TEACHER) == ("failed", "out of memory (SLURM job 7)")
+
+
+def test_without_slurm_there_is_no_word(monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert slurm.job_states(["7"]) == {}
+
+
+def test_cells_behind_a_teacher_that_failed_say_so(project: Path) -> None:
+    failing(cell_lock(parse_cell(TEACHER)), StorageError("full"))
+    assert of(f"{TEACHER}/resnet8.kl-tau3.s0") == ("waiting", f"its teacher {TEACHER} failed")
+    assert of("results/digits/quick/resnet8.ce.s0") == ("waiting", "")
+
+
+def test_a_stage_that_succeeds_leaves_no_note(project: Path) -> None:
+    lock = cell_lock(parse_cell(TEACHER))
+    failing(lock, Diverged("not finite"))
+    with attempts.at_work(lock):
+        pass
+    assert attempts.last_attempt(lock) is None
+
+
+def test_status_tells_what_a_person_wants_to_know(small: Path, capsys) -> None:
+    main(["data", "digits"])
+    main(["train", TEACHER])
+    running = subprocess.Popen(
+        [sys.executable, "-m", "kd", "train", STUDENT, "--config", long_protocol()],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(lambda: "running  " in status_of(capsys, "--cells", "--config", long_protocol()))
+    running.kill()
+    running.wait()
+    Path("logs", "digits", "quick").mkdir(parents=True)
+    printed = status_of(capsys)
+    assert "done          1" in printed
+    assert "failed        1" in printed
+    assert f"  {STUDENT}  killed, most often for lack of memory (137)" in printed
+    assert "trains what is not done (5 waiting, 1 failed); each goes on from its state" in printed
+    main(["train", STUDENT])
+    assert "failed" not in status_of(capsys)
+    assert "stale         2" in status_of(capsys, "--config", long_protocol())
+
+
+def long_protocol() -> str:
+    return 'protocol={"name": "quick", "epochs": 500, "batch": 64, "precision": "fp32"}'
+
+
+def status_of(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(["status", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_study_is_named_by_its_file_or_its_name(small: Path) -> None:
+    Path("workflow/studies").mkdir(parents=True)
+    for path in ("other.yaml", "workflow/studies/third.yaml"):
+        Path(path).write_text(f"study: {Path(path).stem}")
+    assert "study other: 7 cells" in kd("status", "other.yaml").stdout
+    assert "study third: 7 cells" in kd("status", "third").stdout
+    assert kd("status", "fourth").returncode == 2
+
+
+# -- verify -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(project: Path) -> Path:
+    for folder in ("results/a/b/c", "data/d", "banks/e"):
+        files.publish(Path(folder), {"one": b"1" * 1000, "two": b"2"}, {"kind": "test"})
+    return project
+
+
+def test_verify_finds_every_damaged_file_and_says_how_it_is_rebuilt(published: Path, capsys) -> None:
+    assert main(["verify"]) == 0
+    assert "3 published folders, 0 damaged" in capsys.readouterr().out
+    Path("results/a/b/c/two").unlink()
+    content = bytearray(Path("banks/e/one").read_bytes())
+    content[500] ^= 1
+    Path("banks/e/one").write_bytes(content)
+    Path("data/d/manifest.json").write_text("{")
+    assert main(["verify"]) == 74
+    said = capsys.readouterr()
+    for name in ("results/a/b/c/two: damaged", "banks/e/one: damaged", "data/d/manifest.json: not a manifest"):
+        assert name in said.err
+    assert "kd verify --discard" in said.out
+    assert len(damaged()[1]) == 3
+
+
+def test_what_is_discarded_counts_as_absent_and_the_rest_stays(published: Path, capsys) -> None:
+    Path("results/a/b/c/two").write_bytes(b"")
+    assert main(["verify", "--discard"]) == 0
+    assert files.read_manifest(Path("results/a/b/c")) is None
+    assert Path("results/a/b/c/one").exists()
+    assert files.verified(Path("data/d"))
+    assert main(["verify"]) == 0
+
+
+def test_a_cell_that_was_copied_is_not_the_one_it_says(project: Path, capsys) -> None:
+    files.publish(Path("results/x"), {}, {"kind": "network", "cell": "results/y"})
+    assert main(["verify"]) == 74
+    assert "a copy of results/y" in capsys.readouterr().err
+
+
+# -- at scale ---------------------------------------------------------------------------------------------------------
+
+
+def test_status_and_verify_look_at_thousands_of_cells_in_seconds(project: Path) -> None:
+    """Timed for the reader of the log only; bench/scale.py measures it."""
+    many = study(seeds=list(range(500)))
+    for cell in all_cells(many):
+        files_of(cell.path)
+    began = time.monotonic()
+    cells, _ = standings(many)
+    count, wrong = damaged()
+    print(f"{len(cells)} cells: {time.monotonic() - began:.1f} s")
+    assert len(cells) == count
+    assert wrong == []
+
+
+def files_of(path: str) -> None:
+    """Lay down a folder as a published cell's, without the time that a real publication takes."""
+    folder = Path(path)
+    folder.mkdir(parents=True)
+    artefacts = {"model.safetensors": os.urandom(10_000), "metrics.csv": b"epoch\n"}
+    for name, content in artefacts.items():
+        (folder / name).write_bytes(content)
+    manifest = {"kind": "network", "cell": path, "code": "0", "protocol": {}, "status": "ok"}
+    digests = {name: files.sha256(content) for name, content in artefacts.items()}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": digests}))
