@@ -17,8 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kd import __version__
-from kd.cells import REPORTS, all_cells, cells_of, parse_cell, parse_dataset, recipe, taught_by
-from kd.config import Study, merged, read_yaml, schema, validate
+from kd.cells import (
+    REPORTS,
+    Cell,
+    Dataset,
+    all_cells,
+    cells_of,
+    data_recipe,
+    parse_cell,
+    parse_dataset,
+    recipe,
+    taught_by,
+)
+from kd.config import Recipe, Study, merged, read_yaml, schema, validate
 from kd.errors import ConfigError, Diverged, KdError, StorageError, Terminated, understood
 from kd.files import MANIFEST, demand, free_bytes
 from kd.startup import keep_memory
@@ -152,7 +163,7 @@ def train(options: argparse.Namespace) -> int:
     from kd import stages
 
     cell = parse_cell(options.cell)
-    manifest = stages.train(cell, _recipe(options, cell.dataset, cell.protocol), _resources(options), options.fresh)
+    manifest = stages.train(cell, _recipe(options, cell), _resources(options), options.fresh)
     return 0 if manifest["status"] == "ok" else Diverged.exit_code
 
 
@@ -162,7 +173,7 @@ def bank(options: argparse.Namespace) -> None:
 
     cell = parse_cell(options.cell)
     needs = [_need(text) for text in options.needs]
-    stages.bank_of(cell, _recipe(options, cell.dataset, cell.protocol), needs, _resources(options))
+    stages.bank_of(cell, _recipe(options, cell), needs, _resources(options))
 
 
 def release(options: argparse.Namespace) -> None:
@@ -294,18 +305,18 @@ def _yaml_value(key: str, text: str) -> dict:
         raise ConfigError(f"--config {key}={text}: not valid YAML: {error}") from error
 
 
-def _recipe(options: argparse.Namespace, dataset: object, protocol: str | None = None) -> object:
-    from kd.stages import Recipe
-
+def _recipe(options: argparse.Namespace, what: Cell | Dataset) -> Recipe:
     if options.recipe:
         return Recipe.parse(json.loads(options.recipe))
     study = _study(options)
-    if protocol is not None and protocol != study.protocol.name:
+    if isinstance(what, Dataset):
+        return Recipe.parse(data_recipe(study, what))
+    if what.protocol != study.protocol.name:
         raise ConfigError(
-            f"{options.cell}: protocol {protocol!r} is not the study's ({study.protocol.name}); "
+            f"{what}: protocol {what.protocol!r} is not the study's ({study.protocol.name}); "
             "name the study that defines it with --configfile"
         )
-    return Recipe.parse(recipe(study, dataset))
+    return Recipe.parse(recipe(study, what))
 
 
 def _resources(options: argparse.Namespace) -> object:

@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from kd.config import Protocol, Study
+from kd.config import WEIGHTS, Protocol, Study
 from kd.errors import ConfigError, StorageError, nearest
 from kd.figures import draw as draw_figure
 from kd.figures import naming, style, wording
@@ -123,12 +123,18 @@ def means(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
     rows = rows.assign(taught_by=taught_by(rows), against=rows["cell"].map(lambda cell: against.get(cell, "–")))
     shared = [*SETTING, "networks"]
     by = [*shared, "taught_by", "objectives", "objective", "against"]
-    test, train = (summarise(rows, by, value) for value in ("test_top1", "train_top1"))
-    lines = test.assign(train=[wording.half_words(line) for line in train.to_dict("records")])
+    lines = summarise(rows, by).assign(train=_train_words(rows, by))
     lines = lines.assign(order=lines["networks"].str.count(">")).sort_values(["noise_rate", "order"], kind="stable")
     groups = [(dict(zip(shared, key, strict=True)), group) for key, group in lines.groupby(shared, sort=False)]
     varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
     return [(naming.title(key, varied), _lines(group)) for key, group in groups]
+
+
+def _train_words(rows: pd.DataFrame, by: list[str]) -> list[str]:
+    """Say the train accuracy of each group of `by`; a network that was imported has none."""
+    known = rows["train_top1"].mask(rows["loss"] == WEIGHTS, 0.0)  # no NaN that `summarise` would refuse
+    lines = summarise(rows.assign(train_top1=known), by, "train_top1").to_dict("records")
+    return ["–" if naming.parse(line["objective"])[0] == WEIGHTS else wording.half_words(line) for line in lines]
 
 
 def _lines(group: pd.DataFrame) -> list[dict]:

@@ -101,6 +101,21 @@ def test_what_cannot_be_trained_is_refused() -> None:
     refused("size: missing", datasets={"photos": {"folder": "x"}})
 
 
+def test_imported_weights_say_which_file_it_must_be_and_are_of_one_teacher() -> None:
+    given = {"weights": {"w": {"file": "w.pt", "sha256": "0a" * 32}}}
+    assert study(**given, **experiment(teacher_weights="w")).weights["w"].top1 is None
+    refused(r"grid\.teacher_weights: 'v' is not under weights", **given, **experiment(teacher_weights="v"))
+    refused("there is no teacher", **given, **experiment(teacher_weights="w", teacher=None))
+    refused("give one of the two", **given, **experiment(teacher_weights="w", teacher_epochs=3))
+    refused("of one network, not of", **given, **experiment(teacher_weights="w", teacher=["wrn-16-2", "wrn-16-4"]))
+    refused("no such loss", **given, **experiment(loss="weights-w"))
+    for wrong in ("0A" * 32, "0a" * 31, "", 10**63, None, "0a" * 32 + "\n"):
+        refused(r"weights\.w\.sha256", weights={"w": {"file": "w.pt", "sha256": wrong}})
+    refused(r"weights\.w\.sha256: Field required", weights={"w": {"file": "w.pt"}})
+    refused("unknown key; did you mean 'top1'", weights={"w": {"file": "w.pt", "sha256": "0a" * 32, "top": 80}})
+    refused("a name is letters", weights={"../w": {"file": "w.pt", "sha256": "0a" * 32}})
+
+
 @pytest.mark.parametrize("name", ["a;touch x", "../../x", "a b", "$(x)", "", "a/b", "-x", "a\nb"])
 def test_names_that_a_shell_or_a_path_would_read_are_refused(name: str) -> None:
     """Faults 56 and 57."""

@@ -36,7 +36,7 @@ def digits(project: Path) -> Path:
 def train(path: str | Cell, made: Study | None = None, **options: object) -> dict:
     cell = parse_cell(str(path))
     made = made or study()
-    return stages.train(cell, Recipe.parse(cells.recipe(made, cell.dataset)), Resources(), **options)
+    return stages.train(cell, Recipe.parse(cells.recipe(made, cell)), Resources(), **options)
 
 
 def test_a_teacher_its_student_and_a_student_of_that_are_one_thing(digits: Path) -> None:
@@ -269,15 +269,15 @@ def test_teacher_and_students_learn_from_the_same_wrong_labels(digits: Path, mon
     stages.labels(listed[0].dataset, Recipe())
     manifests = [train(cell, noisy) for cell in listed]
     assert manifests[0]["inputs"]["labels"] == manifests[1]["inputs"]["labels"]
-    wrong = stages.prepared(listed[0], Recipe.parse(cells.recipe(noisy, listed[0].dataset))).examples.labels
-    clean = stages.prepared(parse_cell(TEACHER), Recipe.parse(cells.recipe(study(), cells.Dataset("digits")))).examples
+    wrong = stages.prepared(listed[0], Recipe.parse(cells.recipe(noisy, listed[0]))).examples.labels
+    clean = stages.prepared(parse_cell(TEACHER), Recipe.parse(cells.recipe(study(), parse_cell(TEACHER)))).examples
     assert (wrong != clean.labels).double().mean().item() == pytest.approx(0.4, abs=0.5 / len(wrong))
 
 
 def test_fraction_and_held_out_share_are_class_balanced_and_disjoint(digits: Path) -> None:
     made = study(protocol={"name": "quick", "epochs": 3, "heldout": 0.2, "precision": "fp32"})
     path = "results/digits+frac0.1/quick/resnet8.ce.s0"
-    have = stages.prepared(parse_cell(path), Recipe.parse(cells.recipe(made, parse_cell(path).dataset))).examples
+    have = stages.prepared(parse_cell(path), Recipe.parse(cells.recipe(made, parse_cell(path)))).examples
     assert not set(have.train.tolist()) & set(have.heldout.tolist())
     counts = torch.bincount(have.labels[have.train])
     assert counts.min() >= 6
