@@ -29,7 +29,7 @@ from kd.cells import (
     recipe,
     taught_by,
 )
-from kd.config import Recipe, Study, merged, read_yaml, schema, validate
+from kd.config import Recipe, Study, merged, parse_yaml, read_yaml, schema, validate
 from kd.errors import ConfigError, Diverged, KdError, StorageError, Terminated, understood
 from kd.files import MANIFEST, demand, free_bytes
 from kd.startup import keep_memory
@@ -284,7 +284,7 @@ def _study(options: argparse.Namespace) -> Study:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"--config {pair}: expected KEY=VALUE")
-        overlay |= _yaml_value(key, value)
+        overlay[key] = parse_yaml(value, f"--config {pair}")
     return validate(merged(overlay))
 
 
@@ -294,15 +294,6 @@ def _named(study: str | None) -> list[Path]:
         return []
     shipped = Path("workflow/studies", f"{study}.yaml")
     return [shipped if shipped.exists() else Path(study)]
-
-
-def _yaml_value(key: str, text: str) -> dict:
-    import yaml
-
-    try:
-        return {key: yaml.safe_load(text)}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {key}={text}: not valid YAML: {error}") from error
 
 
 def _recipe(options: argparse.Namespace, what: Cell | Dataset) -> Recipe:

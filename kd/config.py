@@ -495,14 +495,41 @@ class Recipe(_Model):
 def read_yaml(path: Path) -> dict:
     """Read a YAML file of plain values. Raises ConfigError with file, line and fix."""
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a study with --configfile") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected keys and values, got {type(content).__name__}")
     return content
+
+
+def parse_yaml(text: str, where: str) -> object:
+    """Return the plain values that `text` spells. Raises ConfigError that begins with `where`."""
+    try:
+        return _PlainYaml(text).get_single_data()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except Exception as error:  # YAMLError, and what a scalar that belies its tag raises, which has no common type
+        raise ConfigError(f"{where}: not valid YAML: {error}") from error
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """YAML of plain values, in which no number is octal by surprise."""
+
+    def integer(self, node: yaml.ScalarNode) -> int:
+        """Return a whole number. Raises ConfigError for one with a leading zero: to YAML 1.1 `010` is 8."""
+        value, written = self.construct_yaml_int(node), node.value.replace("_", "")
+        if re.fullmatch("[-+]?0[0-9]+", written):
+            meant = " or ".join(map(str, dict.fromkeys((value, int(written)))))
+            line = node.start_mark.line + 1
+            raise ConfigError(f"line {line}: {node.value} begins with 0, which YAML reads as octal; write {meant}")
+        return value
+
+
+_PlainYaml.add_constructor("tag:yaml.org,2002:int", _PlainYaml.integer)
 
 
 def merged(overlay: Mapping[str, object], base: Path = DEFAULT) -> dict:

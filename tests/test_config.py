@@ -75,6 +75,21 @@ def test_yaml_surprises_are_numbers_or_refused() -> None:
     refused("flip", **protocol(flip="yes"))
 
 
+@pytest.mark.parametrize(
+    ("written", "fixes"), [("010", "8 or 10"), ("-017", "-15 or -17"), ("0_10", "8 or 10"), ("007", "7"), ("00", "0")]
+)
+def test_a_number_with_a_leading_zero_is_refused_with_what_it_may_mean(
+    tmp_path: Path, written: str, fixes: str
+) -> None:
+    """Fault 39: 010 is 8 to YAML 1.1."""
+    path = tmp_path / "zero.yaml"
+    path.write_text(f"seeds: [0, 1]\nprotocol: {{name: p,\n  epochs: {written}}}\n")
+    with pytest.raises(ConfigError, match=rf"zero\.yaml: line 3: {written} begins with 0, .*; write {fixes}$"):
+        read_yaml(path)
+    path.write_text("a: [0, -0, 0.5, 00.5, 0x1F, '010', 10, 1_000, 08]\n")
+    assert read_yaml(path)["a"] == [0, 0, 0.5, 0.5, 31, "010", 10, 1000, "08"]
+
+
 def test_spellings_of_one_number_are_one_objective() -> None:
     """Fault 40."""
     spelled = study(**experiment(loss={"kl": {"tau": [3, 3.0, "3", "3e0"], "alpha": ["0.10", 0.1, 1]}}))

@@ -62,6 +62,7 @@ def test_plan_counts_what_a_study_trains(small: Path, capsys) -> None:
         (["plan", "--config", "sedes=[1]"], "sedes: unknown key; did you mean 'seeds'"),
         (["plan", "--config", "seeds"], "expected KEY=VALUE"),
         (["plan", "--config", "seeds=[1"], "not valid YAML"),
+        (["plan", "--config", "seeds=[010]"], "--config seeds=[010]: line 1: 010 begins with 0"),
         (["plan", "--configfile", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["data", "digits;rm"], "not a dataset"),
         (["data", "imagenett"], "neither built in nor declared"),

@@ -166,6 +166,17 @@ def test_a_misspelt_key_on_the_command_line_stops_everything(tmp_path: Path) -> 
     assert "Traceback" not in output
 
 
+def test_a_number_with_a_leading_zero_stops_everything(tmp_path: Path) -> None:
+    """Fault 39: Snakemake reads the study, too, and would train seed 8."""
+    project = Project(tmp_path)
+    project.edit("study.yaml", "seeds:\n- 0\n", "seeds:\n- 010\n")
+    output = project.run("--dry-run", code=1)
+    assert re.search(
+        r"kd: \S*study\.yaml: line \d+: 010 begins with 0, which YAML reads as octal; write 8 or 10", output
+    )
+    assert "Traceback" not in output
+
+
 def test_a_key_on_the_command_line_replaces_the_file_s(tmp_path: Path) -> None:
     _, cells = Project(tmp_path).planned("--config", "seeds=[7]")
     assert {name for name in cells if name.endswith(".s7")} == cells - {TEACHER}

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
