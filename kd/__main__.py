@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -276,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _study(options: argparse.Namespace) -> Study:
     if options.study_json:
-        return validate(json.loads(options.study_json))
+        return validate(_json("--study-json", options.study_json))
     overlay: dict = {}
     for path in [*options.configfile, *_named(getattr(options, "study", None))]:
         overlay |= read_yaml(path)
@@ -296,9 +297,19 @@ def _named(study: str | None) -> list[Path]:
     return [shipped if shipped.exists() else Path(study)]
 
 
+def _json(option: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{option} {text[:60]}: not JSON: {error}") from error
+
+
 def _recipe(options: argparse.Namespace, what: Cell | Dataset) -> Recipe:
     if options.recipe:
-        return Recipe.parse(json.loads(options.recipe))
+        given = Recipe.parse(_json("--recipe", options.recipe))
+        if isinstance(what, Cell) and given.protocol is None:
+            raise ConfigError("--recipe: protocol: missing; a cell needs one")
+        return given
     study = _study(options)
     if isinstance(what, Dataset):
         return Recipe.parse(data_recipe(study, what))
@@ -313,14 +324,16 @@ def _recipe(options: argparse.Namespace, what: Cell | Dataset) -> Recipe:
 def _resources(options: argparse.Namespace) -> object:
     from kd.stages import Resources
 
+    if options.threads < 1 or options.cells_per_gpu < 0:
+        raise ConfigError(f"--threads {options.threads} --cells-per-gpu {options.cells_per_gpu}: too few")
     return Resources(options.threads, options.cells_per_gpu)
 
 
 def _need(text: str) -> tuple[int, int]:
-    seed, colon, epochs = text.partition(":")
-    if not (colon and seed.isdigit() and epochs.isdigit()):
+    if not re.fullmatch("[0-9]{1,9}:[0-9]{1,9}", text):
         raise ConfigError(f"--needs {text}: expected SEED:EPOCHS, such as 0:200")
-    return int(seed), int(epochs)
+    seed, epochs = map(int, text.split(":"))
+    return seed, epochs
 
 
 if __name__ == "__main__":

@@ -28,10 +28,12 @@ from kd.errors import ConfigError, nearest
 RESULTS, STATE, BANKS, DATA, REPORTS, LOGS = "results", "state", "banks", "data", "reports", "logs"
 CONTROLLERS = f"{STATE}/controllers.lock"  # held, shared, by every Snakemake that is at work
 
-_STAGE = re.compile(r"(?P<network>[a-z0-9-]+)\.(?P<objective>.+)\.s(?P<seed>\d+)(?:-epochs(?P<epochs>\d+))?")
+_STAGE = re.compile(
+    r"(?P<network>[a-z0-9-]+)\.(?P<objective>.+)\.s(?P<seed>[0-9]{1,9})(?:-epochs(?P<epochs>[0-9]{1,9}))?"
+)
 _DATASET = re.compile(
     rf"(?P<name>{NAME})"
-    rf"(?:\+(?:(?!frac)(?P<kind>[a-z]+?)(?P<rate>[0-9.]+)|labels-(?P<file>{NAME}))(?:-s(?P<seed>\d+))?)?"
+    rf"(?:\+(?:(?!frac)(?P<kind>[a-z]+?)(?P<rate>[0-9.]+)|labels-(?P<file>{NAME}))(?:-s(?P<seed>[0-9]{{1,9}}))?)?"
     r"(?:\+frac(?P<fraction>[0-9.]+))?"
 )
 
@@ -286,11 +288,10 @@ def all_cells(study: Study) -> list[Cell]:
 
 def data_recipe(study: Study, dataset: Dataset) -> dict:
     """Return what, beside its name, decides the images and labels of a dataset."""
-    from_file = dataset.noise is not None and dataset.noise.kind == "labels"
-    return {
-        "dataset": _declared(study, dataset.name),
-        "label_file": study.label_files[dataset.noise.amount] if from_file else None,
-    }
+    name = dataset.noise.amount if dataset.noise and dataset.noise.kind == "labels" else None
+    if name not in {None, *study.label_files}:
+        raise ConfigError(f"{dataset}: {name!r} is not under label_files; name the study that has it with --configfile")
+    return {"dataset": _declared(study, dataset.name), "label_file": name and study.label_files[name]}
 
 
 def _declared(study: Study, name: str) -> dict | None:
@@ -315,7 +316,9 @@ def recipe(study: Study, cell: Cell) -> dict:
 
 def _weights(study: Study, name: str) -> Weights:
     if name not in study.weights:
-        raise ConfigError(f"{WEIGHTS}-{name}: {name!r} is not under weights; name the study that has it: --configfile")
+        raise ConfigError(
+            f"{WEIGHTS}-{name}: {name!r} is not under weights; name the study that has it with --configfile"
+        )
     return study.weights[name]
 
 

@@ -80,7 +80,7 @@ def _number(value: object) -> float:
         raise ValueError(f"got {value!r}, expected a number")
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"got {value!r}, expected a number") from None
     if not math.isfinite(number):
         raise ValueError(f"got {value!r}, expected a finite number")
@@ -115,7 +115,9 @@ def _several(value: object) -> tuple:
     values = value if isinstance(value, list | tuple) else [value]
     if not values:
         raise ValueError("an empty list; give at least one value, or leave the key out")
-    return tuple(dict.fromkeys(values)) if all(isinstance(v, int | float | str) for v in values) else tuple(values)
+    # Not among booleans: `true`, equal to 1, would be dropped as a repetition instead of refused.
+    plain = all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values)
+    return tuple(dict.fromkeys(values)) if plain else tuple(values)
 
 
 def _sha256(value: object) -> str:
@@ -247,8 +249,12 @@ Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", 
 Sha256 = Annotated[str, BeforeValidator(_sha256), WithJsonSchema({"type": "string", "pattern": f"^{SHA256}$"})]
 Network = Annotated[str, BeforeValidator(_network), WithJsonSchema({"type": "string"})]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_several), _one_or_more({"type": "string"})]
-Seed = Annotated[Whole, Field(ge=0)]
-Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_several), _one_or_more({"type": "integer", "minimum": 0})]
+Seed = Annotated[Whole, Field(ge=0, lt=10**9)]  # nine digits in a path, and exact in any arithmetic
+Seeds = Annotated[
+    tuple[Seed, ...],
+    BeforeValidator(_several),
+    _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}),
+]
 Fractions = Annotated[
     tuple[Annotated[Number, Field(gt=0, le=1)], ...], BeforeValidator(_several), _one_or_more(_NUMERIC)
 ]
@@ -382,7 +388,9 @@ class Experiment(_Model):
     fraction: Fractions = (1.0,)
     seeds: Seeds | None = None
     teacher_seeds: Seeds | None = None
-    teacher_epochs: Annotated[Whole, Field(ge=1)] | None = Field(None, description="stop the first teacher early")
+    teacher_epochs: Annotated[Whole, Field(ge=1, lt=10**9)] | None = Field(
+        None, description="stop the first teacher early"
+    )
     teacher_weights: Name | None = Field(
         None, description="the first network of each path is not trained but has these weights"
     )
@@ -526,6 +534,7 @@ class _PlainYaml(yaml.SafeLoader):
             meant = " or ".join(map(str, dict.fromkeys((value, int(written)))))
             line = node.start_mark.line + 1
             raise ConfigError(f"line {line}: {node.value} begins with 0, which YAML reads as octal; write {meant}")
+        str(value)  # raises where a number is too long for any message to show it
         return value
 
 
@@ -540,9 +549,9 @@ def merged(overlay: Mapping[str, object], base: Path = DEFAULT) -> dict:
     return {**read_yaml(base), **overlay}
 
 
-def validate(values: Mapping[str, object]) -> Study:
+def validate(values: object) -> Study:
     """Return the Study that `values` describe. Raises ConfigError with the key path, what was got and the fix."""
-    return _checked(Study, dict(values))
+    return _checked(Study, values)
 
 
 def _checked(model: type[_M], values: object) -> _M:
@@ -550,6 +559,8 @@ def _checked(model: type[_M], values: object) -> _M:
         return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+    except RecursionError:
+        raise ConfigError("lists or keys within each other, too deep to read") from None
 
 
 def _explain(item: Any) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
-from conftest import study
+from conftest import mutated_text, study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -146,6 +147,30 @@ def test_any_text_is_a_cell_or_refused_with_a_message(text: str) -> None:
     """Fault 57."""
     try:
         assert parse_cell(f"results/{text}").path == f"results/{text}".rstrip("/")
+    except ConfigError as error:
+        assert str(error)
+
+
+MUTATED = mutated_text(_cells().map(str), [*TOKENS, "weights", "0", "²", "٣", "9" * 5000, "\0", "\n", "//", "/."])
+
+
+@settings(deadline=None, max_examples=500)
+@given(MUTATED)
+def test_a_path_that_was_tampered_with_is_a_cell_or_refused_with_a_message(text: str) -> None:
+    """Fault 57."""
+    try:
+        assert parse_cell(text).path == str(Path(text))
+    except ConfigError as error:
+        assert str(error)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.text(max_size=20) | mutated_text(_cells().map(lambda cell: str(cell.dataset)), [*TOKENS, "٣", "9" * 5000]))
+def test_any_text_is_a_dataset_that_reads_back_or_refused_with_a_message(text: str) -> None:
+    """Fault 57."""
+    try:
+        found = parse_dataset(text)
+        assert parse_dataset(str(found)) == found
     except ConfigError as error:
         assert str(error)
 
