@@ -19,7 +19,7 @@ from kd import files
 from kd.config import Weights
 from kd.data.examples import Examples
 from kd.device import Place
-from kd.errors import DataError
+from kd.errors import DataError, first_line
 from kd.fit import Row, evaluate
 from kd.models import own_names
 
@@ -75,8 +75,7 @@ def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
         loaded = _loaded(path, content)
     except Exception as error:  # what a malformed header or pickle raises has no common type
-        reason = (str(error).splitlines() or [""])[0]
-        raise DataError(f"{path}: neither safetensors nor a checkpoint of tensors: {reason}") from error
+        raise DataError(f"{path}: neither safetensors nor a checkpoint of tensors: {first_line(error)}") from error
     for key in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

@@ -201,6 +201,7 @@ def renamed(weights: dict) -> dict:
         (lambda w: w | {"epoch": 3}, "holds no state dict of tensors"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Validating sparse")
 def test_weights_of_another_network_are_refused_with_what_differs(tmp_path: Path, change, message: str) -> None:
     path = tmp_path / "w.pt"
     torch.save(change(dict(fresh().state_dict())), path)
@@ -262,6 +263,7 @@ MALICIOUS = {
     "another size than the type's": safetensors_file({"a": tensor(0, 8, "F64")}),
     "a shape that overflows": safetensors_file({"a": tensor(0, 8, shape=(1 << 62, 1 << 62))}),
     "an unknown type": safetensors_file({"a": tensor(0, 8, "F33")}),
+    "a type without a network": safetensors_file({"a": tensor(0, 16, "F6_E2M3", (16,))}, bytes(12)),
     "a name twice": safetensors_file(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{}}'),
     "nothing": b"",
     "seven bytes": bytes(7),
