@@ -37,6 +37,8 @@ def parse(objective: str) -> tuple[str, dict[str, float], list[str]]:
 
 def family(objective: str) -> str:
     """Return an objective without its tau and alpha: what a grid over those two holds fixed."""
+    if objective.startswith("weights-"):
+        return objective
     return "-".join(token for token in objective.split("-") if not re.match(r"(tau|alpha)(inf|\d)", token))
 
 
