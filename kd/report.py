@@ -13,7 +13,7 @@ import jinja2
 import pandas as pd
 
 from kd.config import WEIGHTS, Protocol, Study
-from kd.errors import ConfigError, StorageError, nearest
+from kd.errors import ConfigError, StorageError, first_line, nearest
 from kd.figures import draw as draw_figure
 from kd.figures import naming, style, wording
 from kd.files import write_atomic
@@ -187,9 +187,18 @@ def duration(seconds: float) -> str:
 # -- from and to the folder of a study --------------------------------------------------------------------------------
 
 
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
+        raise StorageError(
+            f"{path}: cannot read this table: {first_line(error)}; run snakemake to collect it"
+        ) from error
+
+
 def draw(folder: Path, experiment: str, figure: str) -> None:
     """Draw a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text."""
-    rows, curves = (pd.read_parquet(folder / f"{name}.parquet") for name in ("table", "curves"))
+    rows, curves = _read(folder / "table.parquet"), _read(folder / "curves.parquet")
     known = set(rows["experiment"])
     if experiment not in known:
         raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, known)}")
@@ -218,7 +227,7 @@ def how_trained(protocol: Protocol) -> str:
 
 def write_means(folder: Path) -> None:
     """Write `means.csv` from the table in `folder`: mean, sd, interval, n, diverged and gap of every group."""
-    rows = pd.read_parquet(folder / "table.parquet")
+    rows = _read(folder / "table.parquet")
     by = ["experiment", *SETTING, "networks", "objectives", "taught_by"]
     table = summarise(rows.assign(taught_by=taught_by(rows)), by)
     write_atomic(folder / "means.csv", table.to_csv(index=False, lineterminator="\n").encode())
@@ -226,7 +235,7 @@ def write_means(folder: Path) -> None:
 
 def write_page(study: Study, folder: Path) -> None:
     """Write `report.html` of a study from the table and the drawn figures in `folder`."""
-    rows = pd.read_parquet(folder / "table.parquet")
+    rows = _read(folder / "table.parquet")
     paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in study.drawn]
     captions = [path.with_suffix(".txt").read_text().strip() for path in paths]
     shown = [(*pair, path, caption) for pair, path, caption in zip(study.drawn, paths, captions, strict=True)]

@@ -138,6 +138,15 @@ def test_a_cell_without_its_data_exits_74_and_says_what_to_do(small: Path, capsy
     assert "data/digits: no result here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 and no table"])
+def test_a_table_that_is_missing_or_damaged_exits_74_and_says_what_to_do(small: Path, capsys, content: bytes) -> None:
+    if content is not None:
+        Path("table.parquet").write_bytes(content)
+    for arguments in (["tables", "table.parquet"], ["figure", "table.parquet", "a", "dots"]):
+        assert main(arguments) == 74
+        assert "table.parquet: cannot read this table" in capsys.readouterr().err
+
+
 def test_a_diverged_cell_exits_65(small: Path) -> None:
     assert main(["data", "digits"]) == 0
     wild = 'protocol={"name": "quick", "epochs": 2, "lr": 1e12, "precision": "fp32"}'
