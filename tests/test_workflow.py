@@ -82,8 +82,8 @@ class Project:
     def planned(self, *arguments: str) -> tuple[Counter, set[str]]:
         """Return the jobs that a dry run names: how many of each rule, and the cells to train."""
         output = self.run("--dry-run", *arguments)
-        jobs = Counter(re.findall(r"^(?:local)?rule (\w+):$", output, re.MULTILINE))
-        return jobs, set(re.findall(r"^    output: results/(\S+)/manifest\.json,", output, re.MULTILINE))
+        jobs = Counter(re.findall(r"^ *(?:local)?rule (\w+):$", output, re.MULTILINE))  # indented in a group
+        return jobs, set(re.findall(r"^ +output: results/(\S+)/manifest\.json\b", output, re.MULTILINE))
 
     def published(self) -> dict[str, str]:
         """Return each cell's manifest, in which the seconds that its training took tell one training from another."""
