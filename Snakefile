@@ -5,22 +5,22 @@ snakemake --cores 8 --configfile workflow/studies/demo.yaml      another study
 snakemake teachers --cores 8                                     or students, chains, tables, figures, report
 """
 
-import sys
-
 from snakemake.utils import min_version
 
 from kd import cells
 from kd.code import code_digest
-from kd.config import merged, validate
+from kd.config import merged, read_yaml, validate
 from kd.errors import ConfigError
 
 min_version("9.11")
 
 try:
+    for overlay in workflow.overwrite_configfiles:
+        read_yaml(overlay)  # Snakemake's own loader reads 010 as 8
     VALUES = merged(config)
     STUDY = validate(VALUES)
 except ConfigError as error:
-    sys.exit(f"kd: {error}")
+    raise SystemExit(f"kd: {error}")
 
 CELLS = {cell.name: cell for cell in cells.all_cells(STUDY)}
 TAUGHT = cells.taught_by(CELLS.values())

@@ -11,14 +11,26 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from kd import __version__
-from kd.cells import REPORTS, all_cells, cells_of, parse_cell, parse_dataset, recipe, taught_by
-from kd.config import Study, merged, read_yaml, schema, validate
+from kd.cells import (
+    REPORTS,
+    Cell,
+    Dataset,
+    all_cells,
+    cells_of,
+    data_recipe,
+    parse_cell,
+    parse_dataset,
+    recipe,
+    taught_by,
+)
+from kd.config import Recipe, Study, merged, parse_yaml, read_yaml, schema, validate
 from kd.errors import ConfigError, Diverged, KdError, StorageError, Terminated, understood
 from kd.files import MANIFEST, demand, free_bytes
 from kd.startup import keep_memory
@@ -152,7 +164,7 @@ def train(options: argparse.Namespace) -> int:
     from kd import stages
 
     cell = parse_cell(options.cell)
-    manifest = stages.train(cell, _recipe(options, cell.dataset, cell.protocol), _resources(options), options.fresh)
+    manifest = stages.train(cell, _recipe(options, cell), _resources(options), options.fresh)
     return 0 if manifest["status"] == "ok" else Diverged.exit_code
 
 
@@ -162,7 +174,7 @@ def bank(options: argparse.Namespace) -> None:
 
     cell = parse_cell(options.cell)
     needs = [_need(text) for text in options.needs]
-    stages.bank_of(cell, _recipe(options, cell.dataset, cell.protocol), needs, _resources(options))
+    stages.bank_of(cell, _recipe(options, cell), needs, _resources(options))
 
 
 def release(options: argparse.Namespace) -> None:
@@ -265,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _study(options: argparse.Namespace) -> Study:
     if options.study_json:
-        return validate(json.loads(options.study_json))
+        return validate(_json("--study-json", options.study_json))
     overlay: dict = {}
     for path in [*options.configfile, *_named(getattr(options, "study", None))]:
         overlay |= read_yaml(path)
@@ -273,7 +285,7 @@ def _study(options: argparse.Namespace) -> Study:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ConfigError(f"--config {pair}: expected KEY=VALUE")
-        overlay |= _yaml_value(key, value)
+        overlay[key] = parse_yaml(value, f"--config {pair}")
     return validate(merged(overlay))
 
 
@@ -285,40 +297,43 @@ def _named(study: str | None) -> list[Path]:
     return [shipped if shipped.exists() else Path(study)]
 
 
-def _yaml_value(key: str, text: str) -> dict:
-    import yaml
-
+def _json(option: str, text: str) -> object:
     try:
-        return {key: yaml.safe_load(text)}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {key}={text}: not valid YAML: {error}") from error
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{option} {text[:60]}: not JSON: {error}") from error
 
 
-def _recipe(options: argparse.Namespace, dataset: object, protocol: str | None = None) -> object:
-    from kd.stages import Recipe
-
+def _recipe(options: argparse.Namespace, what: Cell | Dataset) -> Recipe:
     if options.recipe:
-        return Recipe.parse(json.loads(options.recipe))
+        given = Recipe.parse(_json("--recipe", options.recipe))
+        if isinstance(what, Cell) and given.protocol is None:
+            raise ConfigError("--recipe: protocol: missing; a cell needs one")
+        return given
     study = _study(options)
-    if protocol is not None and protocol != study.protocol.name:
+    if isinstance(what, Dataset):
+        return Recipe.parse(data_recipe(study, what))
+    if what.protocol != study.protocol.name:
         raise ConfigError(
-            f"{options.cell}: protocol {protocol!r} is not the study's ({study.protocol.name}); "
+            f"{what}: protocol {what.protocol!r} is not the study's ({study.protocol.name}); "
             "name the study that defines it with --configfile"
         )
-    return Recipe.parse(recipe(study, dataset))
+    return Recipe.parse(recipe(study, what))
 
 
 def _resources(options: argparse.Namespace) -> object:
     from kd.stages import Resources
 
+    if options.threads < 1 or options.cells_per_gpu < 0:
+        raise ConfigError(f"--threads {options.threads} --cells-per-gpu {options.cells_per_gpu}: too few")
     return Resources(options.threads, options.cells_per_gpu)
 
 
 def _need(text: str) -> tuple[int, int]:
-    seed, colon, epochs = text.partition(":")
-    if not (colon and seed.isdigit() and epochs.isdigit()):
+    if not re.fullmatch("[0-9]{1,9}:[0-9]{1,9}", text):
         raise ConfigError(f"--needs {text}: expected SEED:EPOCHS, such as 0:200")
-    return int(seed), int(epochs)
+    seed, epochs = map(int, text.split(":"))
+    return seed, epochs
 
 
 if __name__ == "__main__":

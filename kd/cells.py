@@ -6,7 +6,8 @@ A directory is a trained network; the directories inside it are the networks tha
             dataset         protocol teacher     student: network . objective . seed
 
 Numbers have one canonical spelling, so 0.10 and 0.1 are one cell, and a loss that needs no teacher starts a
-lineage anew, so that one recipe has one path and one path one recipe.
+lineage anew, so that one recipe has one path and one path one recipe. A network whose weights come from a file is
+`wrn-28-4.weights-NAME.s0`.
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from pathlib import Path
 
 from kd import data, losses, models
 from kd.code import code_digest
-from kd.config import NAME, Experiment, Noise, Objective, Protocol, Study, objective
+from kd.config import NAME, WEIGHTS, Experiment, Noise, Objective, Protocol, Study, Weights, imported, objective
 from kd.errors import ConfigError, nearest
 
 RESULTS, STATE, BANKS, DATA, REPORTS, LOGS = "results", "state", "banks", "data", "reports", "logs"
 CONTROLLERS = f"{STATE}/controllers.lock"  # held, shared, by every Snakemake that is at work
 
-_STAGE = re.compile(r"(?P<network>[a-z0-9-]+)\.(?P<objective>.+)\.s(?P<seed>\d+)(?:-epochs(?P<epochs>\d+))?")
+_STAGE = re.compile(
+    r"(?P<network>[a-z0-9-]+)\.(?P<objective>.+)\.s(?P<seed>[0-9]{1,9})(?:-epochs(?P<epochs>[0-9]{1,9}))?"
+)
 _DATASET = re.compile(
     rf"(?P<name>{NAME})"
-    rf"(?:\+(?:(?!frac)(?P<kind>[a-z]+?)(?P<rate>[0-9.]+)|labels-(?P<file>{NAME}))(?:-s(?P<seed>\d+))?)?"
+    rf"(?:\+(?:(?!frac)(?P<kind>[a-z]+?)(?P<rate>[0-9.]+)|labels-(?P<file>{NAME}))(?:-s(?P<seed>[0-9]{{1,9}}))?)?"
     r"(?:\+frac(?P<fraction>[0-9.]+))?"
 )
 
@@ -79,7 +82,12 @@ class Stage:
     @property
     def needs_teacher(self) -> bool:
         """Whether the loss of this stage reads a teacher's logits."""
-        return losses.LOSSES[self.objective.loss].needs_teacher
+        return self.objective.needs_teacher
+
+    @property
+    def weights(self) -> str | None:
+        """Name of the weights that this stage imports, None where it is trained."""
+        return self.objective.weights
 
     def __str__(self) -> str:
         early = f"-epochs{self.epochs}" if self.epochs else ""
@@ -120,8 +128,8 @@ class Cell:
         return self.stages[-1]
 
     def epochs(self, protocol: Protocol) -> int:
-        """Return for how many epochs this cell is trained: the protocol's, unless it stops early."""
-        return self.stage.epochs or protocol.epochs
+        """Return for how many epochs this cell is trained: the protocol's, unless it stops early or is imported."""
+        return 0 if self.stage.weights else self.stage.epochs or protocol.epochs
 
     @property
     def lineage(self) -> Iterator[Cell]:
@@ -204,6 +212,10 @@ def _parse_stage(text: str) -> Stage:
 
 def _parse_objective(text: str) -> Objective:
     loss, *tokens = text.split("-")
+    if loss == WEIGHTS:
+        if not re.fullmatch(NAME, "-".join(tokens)):
+            raise ConfigError(f"{text!r}: expected {WEIGHTS}-NAME")
+        return imported(tokens[0])
     if loss not in losses.LOSSES:
         raise ConfigError(f"{text!r}: {loss}: no such loss{nearest(loss, losses.LOSSES)}")
     known = losses.LOSSES[loss].parameters
@@ -224,8 +236,11 @@ def _parse_objective(text: str) -> Objective:
 
 def _cell(dataset: Dataset, protocol: str, stages: tuple[Stage, ...]) -> Cell:
     """Return the canonical cell: what comes before the last stage that learns from labels alone plays no part."""
-    first = max((n for n, stage in enumerate(stages) if not stage.needs_teacher), default=0)
-    return Cell(dataset, protocol, stages[first:])
+    n = max((n for n, stage in enumerate(stages) if not stage.needs_teacher), default=0)
+    first, *taught = stages[n:]
+    if first.weights:  # a file has no seed, and nothing to stop
+        first = Stage(first.network, first.objective, seed=0)
+    return Cell(dataset, protocol, (first, *taught))
 
 
 def cells_of(study: Study, name: str) -> list[Cell]:
@@ -247,11 +262,11 @@ def _datasets(study: Study, experiment: Experiment) -> Iterator[Dataset]:
 
 
 def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -> Iterator[tuple[Stage, ...]]:
-    ce = Objective("ce")
+    first = imported(experiment.teacher_weights) if experiment.teacher_weights else Objective("ce")
     early = experiment.teacher_epochs
-    # The first network of a path learns from labels; every later one takes each loss of the experiment.
+    # The first network of a path learns from labels, or is imported; every later one takes each loss of the experiment.
     taught = itertools.product(experiment.loss, repeat=len(networks) - 1) if len(networks) > 1 else [()]
-    mixes = [(ce, *mix) for mix in taught] if len(networks) > 1 else [(o,) for o in experiment.loss]
+    mixes = [(first, *mix) for mix in taught] if len(networks) > 1 else [(o,) for o in experiment.loss]
     teacher_seeds = experiment.teacher_seeds or study.teacher_seeds
     for mix, teacher_seed, seed in itertools.product(mixes, teacher_seeds, experiment.seeds or study.seeds):
         last = len(networks) - 1
@@ -273,11 +288,10 @@ def all_cells(study: Study) -> list[Cell]:
 
 def data_recipe(study: Study, dataset: Dataset) -> dict:
     """Return what, beside its name, decides the images and labels of a dataset."""
-    from_file = dataset.noise is not None and dataset.noise.kind == "labels"
-    return {
-        "dataset": _declared(study, dataset.name),
-        "label_file": study.label_files[dataset.noise.amount] if from_file else None,
-    }
+    name = dataset.noise.amount if dataset.noise and dataset.noise.kind == "labels" else None
+    if name not in {None, *study.label_files}:
+        raise ConfigError(f"{dataset}: {name!r} is not under label_files; name the study that has it with --configfile")
+    return {"dataset": _declared(study, dataset.name), "label_file": name and study.label_files[name]}
 
 
 def _declared(study: Study, name: str) -> dict | None:
@@ -292,9 +306,20 @@ def augmentation(source: data.Source, protocol: Protocol) -> tuple[int, bool]:
     )
 
 
-def recipe(study: Study, dataset: Dataset) -> dict:
-    """Return what, beside its path, decides a cell's numbers: the protocol's values and what the dataset is."""
-    return {"protocol": study.protocol.model_dump(), **data_recipe(study, dataset)}
+def recipe(study: Study, cell: Cell) -> dict:
+    """Return what, beside its path, decides a cell's numbers: the protocol's values, the dataset, imported weights."""
+    name = cell.stage.weights
+    # Only where there are some: for every other cell Snakemake would see a parameter that has changed.
+    imports = {"weights": _weights(study, name).model_dump()} if name else {}
+    return {"protocol": study.protocol.model_dump(), **data_recipe(study, cell.dataset), **imports}
+
+
+def _weights(study: Study, name: str) -> Weights:
+    if name not in study.weights:
+        raise ConfigError(
+            f"{WEIGHTS}-{name}: {name!r} is not under weights; name the study that has it with --configfile"
+        )
+    return study.weights[name]
 
 
 def taught_by(cells: Iterable[Cell]) -> Mapping[Cell, list[Cell]]:
@@ -311,7 +336,8 @@ def taught_by(cells: Iterable[Cell]) -> Mapping[Cell, list[Cell]]:
 
 def code_behind(cell: Cell, protocol: Protocol) -> str:
     """Return the digest of the code that decides what training `cell` gives, its data and its teacher aside."""
-    modules = ["kd.fit", models.family(cell.stage.network), losses.family(cell.stage.objective.loss)]
+    own = "kd.weights" if cell.stage.weights else losses.family(cell.stage.objective.loss)
+    modules = ["kd.fit", models.family(cell.stage.network), own]
     if cell.teacher:
         modules += ["kd.teachers"]
     if cell.dataset.fraction < 1 or protocol.heldout:
@@ -319,8 +345,9 @@ def code_behind(cell: Cell, protocol: Protocol) -> str:
     return code_digest(*modules)
 
 
-def stale(cell: Cell, manifest: Mapping, protocol: Protocol) -> str | None:
+def stale(cell: Cell, manifest: Mapping, study: Study) -> str | None:
     """Return why a published cell is not what this study would train now, or None. Its teacher is not looked at."""
+    protocol, name = study.protocol, cell.stage.weights
     code = code_behind(cell, protocol)
     if manifest["code"] != code:
         return f"trained with code {manifest['code']}, the code is now {code}"
@@ -329,6 +356,8 @@ def stale(cell: Cell, manifest: Mapping, protocol: Protocol) -> str | None:
     for key in values.keys() - {"precision", "compile"}:
         if manifest["protocol"].get(key) != values[key]:
             return f"trained with {key} {manifest['protocol'].get(key)}, protocol {protocol.name} has {values[key]}"
+    if name and manifest.get("weights") != _weights(study, name).claim:
+        return f"imported from {manifest.get('weights')}, the study's weights {name} are {_weights(study, name).claim}"
     return None
 
 

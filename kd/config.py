@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import yaml
 from pydantic import (
@@ -30,14 +30,39 @@ from kd.errors import ConfigError, nearest
 
 DEFAULT = Path("config.yaml")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_]*"  # no dot, dash, plus or slash: those separate the parts of a path
+SHA256 = r"[0-9a-f]{64}"
+WEIGHTS = "weights"  # stands where a loss does in the path of a network that comes from a file
 PAPER_DROPS = (0.5, 0.75)  # the paper's 100 and 150 of 200 epochs, as shares of a protocol's epochs
 
 
 class Objective(NamedTuple):
-    """A loss with the hyperparameters that differ from their defaults, in the order in which they are spelled."""
+    """A loss with the hyperparameters that differ from their defaults, in the order in which they are spelled.
+
+    Or where weights come from that no loss has trained: `imported`.
+    """
 
     loss: str
     parameters: tuple[tuple[str, float | str], ...] = ()
+
+    @property
+    def weights(self) -> str | None:
+        """Name of the weights that stand in the place of training, or None."""
+        return str(self.parameters[0][1]) if self.loss == WEIGHTS else None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss reads a teacher's logits."""
+        return self.weights is None and losses.LOSSES[self.loss].needs_teacher
+
+    @property
+    def resolved(self) -> dict[str, float | str]:
+        """Every hyperparameter of the loss, defaults too; imported weights have none."""
+        return {} if self.weights else losses.LOSSES[self.loss].resolve(dict(self.parameters))
+
+
+def imported(name: str) -> Objective:
+    """Return what a network with the weights `name` has in the place of a loss, spelled `weights-NAME`."""
+    return Objective(WEIGHTS, (("", name),))
 
 
 class Noise(NamedTuple):
@@ -55,7 +80,7 @@ def _number(value: object) -> float:
         raise ValueError(f"got {value!r}, expected a number")
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"got {value!r}, expected a number") from None
     if not math.isfinite(number):
         raise ValueError(f"got {value!r}, expected a finite number")
@@ -90,7 +115,15 @@ def _several(value: object) -> tuple:
     values = value if isinstance(value, list | tuple) else [value]
     if not values:
         raise ValueError("an empty list; give at least one value, or leave the key out")
-    return tuple(dict.fromkeys(values)) if all(isinstance(v, int | float | str) for v in values) else tuple(values)
+    # Not among booleans: `true`, equal to 1, would be dropped as a repetition instead of refused.
+    plain = all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values)
+    return tuple(dict.fromkeys(values)) if plain else tuple(values)
+
+
+def _sha256(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(SHA256, value):
+        raise ValueError(f"got {value!r}, expected 64 hexadecimal digits in lower case, as `sha256sum FILE` prints")
+    return value
 
 
 def _network(value: object) -> str:
@@ -213,10 +246,15 @@ CellsPerGpu = Annotated[
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 48}]}),
 ]
 Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
+Sha256 = Annotated[str, BeforeValidator(_sha256), WithJsonSchema({"type": "string", "pattern": f"^{SHA256}$"})]
 Network = Annotated[str, BeforeValidator(_network), WithJsonSchema({"type": "string"})]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_several), _one_or_more({"type": "string"})]
-Seed = Annotated[Whole, Field(ge=0)]
-Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_several), _one_or_more({"type": "integer", "minimum": 0})]
+Seed = Annotated[Whole, Field(ge=0, lt=10**9)]  # nine digits in a path, and exact in any arithmetic
+Seeds = Annotated[
+    tuple[Seed, ...],
+    BeforeValidator(_several),
+    _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}),
+]
 Fractions = Annotated[
     tuple[Annotated[Number, Field(gt=0, le=1)], ...], BeforeValidator(_several), _one_or_more(_NUMERIC)
 ]
@@ -259,6 +297,9 @@ class _Model(BaseModel):
                 if key not in known:
                     raise ValueError(f"{key}: unknown key{nearest(str(key), known)}")
         return values
+
+
+_M = TypeVar("_M", bound=_Model)
 
 
 class Protocol(_Model):
@@ -320,6 +361,21 @@ class DeclaredDataset(_Model):
         return self
 
 
+class Weights(_Model):
+    """A network that was trained elsewhere."""
+
+    file: str = Field(description="safetensors, or a PyTorch checkpoint that holds tensors alone")
+    sha256: Sha256 = Field(description="of the file, in hexadecimal; any other file is refused")
+    top1: Annotated[Number, Field(ge=0, le=100)] | None = Field(
+        None, description="expected test accuracy in %; more than half a point off is refused"
+    )
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """What is claimed of the weights, wherever their file lies."""
+        return self.model_dump(exclude={"file"})
+
+
 class Experiment(_Model):
     """A product over axes, and the figures that show it."""
 
@@ -332,7 +388,12 @@ class Experiment(_Model):
     fraction: Fractions = (1.0,)
     seeds: Seeds | None = None
     teacher_seeds: Seeds | None = None
-    teacher_epochs: Annotated[Whole, Field(ge=1)] | None = Field(None, description="stop the first teacher early")
+    teacher_epochs: Annotated[Whole, Field(ge=1, lt=10**9)] | None = Field(
+        None, description="stop the first teacher early"
+    )
+    teacher_weights: Name | None = Field(
+        None, description="the first network of each path is not trained but has these weights"
+    )
     figure: Figures = ()
 
     @model_validator(mode="after")
@@ -341,10 +402,21 @@ class Experiment(_Model):
             raise ValueError("give either path, or teacher and student")
         if self.path is None and not self.student:
             raise ValueError("student: missing; say which network is trained (or give a path)")
-        needing = [o.loss for o in self.loss if losses.LOSSES[o.loss].needs_teacher]
+        needing = [o.loss for o in self.loss if o.needs_teacher]
         if needing and any(len(path) < 2 for path in self.networks):
             raise ValueError(f"teacher: missing; {needing[0]} needs one")
+        if self.teacher_weights:
+            self._check_teacher_weights(self.teacher_weights)
         return self
+
+    def _check_teacher_weights(self, name: str) -> None:
+        if any(len(path) < 2 for path in self.networks):
+            raise ValueError(f"teacher_weights: there is no teacher that could have the weights {name!r}")
+        if self.teacher_epochs:
+            raise ValueError("teacher_epochs: a teacher that has teacher_weights is not trained; give one of the two")
+        first = dict.fromkeys(path[0] for path in self.networks)
+        if len(first) > 1:
+            raise ValueError(f"teacher_weights: {name!r} are the weights of one network, not of {', '.join(first)}")
 
     @property
     def networks(self) -> tuple[tuple[str, ...], ...]:
@@ -362,6 +434,7 @@ class Study(_Model):
     dataset: Name
     datasets: dict[Name, DeclaredDataset] = Field({}, description="datasets of one's own, by name")
     label_files: dict[Name, str] = Field({}, description="files with one label an example, by name")
+    weights: dict[Name, Weights] = Field({}, description="networks that were trained elsewhere, by name")
     protocol: Protocol
     seeds: Seeds = Field((0, 1, 2), description="of the last network of each lineage")
     teacher_seeds: Seeds = Field((0,), description="of the networks that teach")
@@ -381,6 +454,10 @@ class Study(_Model):
             for noise in experiment.label_noise:
                 if noise and noise.kind == "labels" and noise.amount not in self.label_files:
                     raise ValueError(f"experiments.{name}.label_noise.file: {noise.amount!r} is not under label_files")
+            if experiment.teacher_weights not in {None, *self.weights}:
+                raise ValueError(
+                    f"experiments.{name}.teacher_weights: {experiment.teacher_weights!r} is not under weights"
+                )
         self._check_dataset("dataset", self.dataset)
         for name, declared in self.datasets.items():
             if declared.source and name not in data.DATASETS:
@@ -401,20 +478,67 @@ class Study(_Model):
             raise ValueError(f"protocol.flip: a mirrored image of {name} is another class; set flip: false")
 
 
+class Recipe(_Model):
+    """What, beside its path, decides a cell's numbers, or the data's: what the study says of the names in the path."""
+
+    dataset: DeclaredDataset | None = None
+    label_file: str | None = None
+    protocol: Protocol | None = None  # None where only data is made
+    weights: Weights | None = None  # None where the network is trained
+
+    @property
+    def declared(self) -> dict[str, Any] | None:
+        """The dataset as plain values, None where the study declares none."""
+        return self.dataset and self.dataset.model_dump()
+
+    @classmethod
+    def parse(cls, values: object) -> Recipe:
+        """Read what `kd.cells.recipe` or `kd.cells.data_recipe` wrote. Raises ConfigError."""
+        return _checked(cls, values)
+
+
 # -- loading ----------------------------------------------------------------------------------------------------------
 
 
 def read_yaml(path: Path) -> dict:
     """Read a YAML file of plain values. Raises ConfigError with file, line and fix."""
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a study with --configfile") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected keys and values, got {type(content).__name__}")
     return content
+
+
+def parse_yaml(text: str, where: str) -> object:
+    """Return the plain values that `text` spells. Raises ConfigError that begins with `where`."""
+    try:
+        return _PlainYaml(text).get_single_data()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except Exception as error:  # YAMLError, and what a scalar that belies its tag raises, which has no common type
+        raise ConfigError(f"{where}: not valid YAML: {error}") from error
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """YAML of plain values, in which no number is octal by surprise."""
+
+    def integer(self, node: yaml.ScalarNode) -> int:
+        """Return a whole number. Raises ConfigError for one with a leading zero: to YAML 1.1 `010` is 8."""
+        value, written = self.construct_yaml_int(node), node.value.replace("_", "")
+        if re.fullmatch("[-+]?0[0-9]+", written):
+            meant = " or ".join(map(str, dict.fromkeys((value, int(written)))))
+            line = node.start_mark.line + 1
+            raise ConfigError(f"line {line}: {node.value} begins with 0, which YAML reads as octal; write {meant}")
+        str(value)  # raises where a number is too long for any message to show it
+        return value
+
+
+_PlainYaml.add_constructor("tag:yaml.org,2002:int", _PlainYaml.integer)
 
 
 def merged(overlay: Mapping[str, object], base: Path = DEFAULT) -> dict:
@@ -425,12 +549,18 @@ def merged(overlay: Mapping[str, object], base: Path = DEFAULT) -> dict:
     return {**read_yaml(base), **overlay}
 
 
-def validate(values: Mapping[str, object]) -> Study:
+def validate(values: object) -> Study:
     """Return the Study that `values` describe. Raises ConfigError with the key path, what was got and the fix."""
+    return _checked(Study, values)
+
+
+def _checked(model: type[_M], values: object) -> _M:
     try:
-        return Study.model_validate(dict(values))
+        return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+    except RecursionError:
+        raise ConfigError("lists or keys within each other, too deep to read") from None
 
 
 def _explain(item: Any) -> str:

@@ -62,7 +62,7 @@ class Terminated(KdError):
 def understood(error: BaseException) -> BaseException:
     """Return `error` as the KdError that it amounts to: a full disk, a lack of memory or Ctrl-C; else itself."""
     if isinstance(error, MemoryError) or _is_torch_s_out_of_memory(error):
-        return OutOfMemory(f"out of memory: {_first_line(error)}; give it more, or train fewer cells at once")
+        return OutOfMemory(f"out of memory: {first_line(error)}; give it more, or train fewer cells at once")
     if isinstance(error, OSError):
         return StorageError(f"{error.filename or 'storage'}: {error.strerror or error}")
     if isinstance(error, KeyboardInterrupt):
@@ -77,7 +77,8 @@ def _is_torch_s_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; those of libraries go on with advice that is not for users."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

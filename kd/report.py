@@ -12,8 +12,8 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from kd.config import Protocol, Study
-from kd.errors import ConfigError, StorageError, nearest
+from kd.config import WEIGHTS, Protocol, Study
+from kd.errors import ConfigError, StorageError, first_line, nearest
 from kd.figures import draw as draw_figure
 from kd.figures import naming, style, wording
 from kd.files import write_atomic
@@ -123,12 +123,18 @@ def means(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
     rows = rows.assign(taught_by=taught_by(rows), against=rows["cell"].map(lambda cell: against.get(cell, "–")))
     shared = [*SETTING, "networks"]
     by = [*shared, "taught_by", "objectives", "objective", "against"]
-    test, train = (summarise(rows, by, value) for value in ("test_top1", "train_top1"))
-    lines = test.assign(train=[wording.half_words(line) for line in train.to_dict("records")])
+    lines = summarise(rows, by).assign(train=_train_words(rows, by))
     lines = lines.assign(order=lines["networks"].str.count(">")).sort_values(["noise_rate", "order"], kind="stable")
     groups = [(dict(zip(shared, key, strict=True)), group) for key, group in lines.groupby(shared, sort=False)]
     varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
     return [(naming.title(key, varied), _lines(group)) for key, group in groups]
+
+
+def _train_words(rows: pd.DataFrame, by: list[str]) -> list[str]:
+    """Say the train accuracy of each group of `by`; a network that was imported has none."""
+    known = rows["train_top1"].mask(rows["loss"] == WEIGHTS, 0.0)  # no NaN that `summarise` would refuse
+    lines = summarise(rows.assign(train_top1=known), by, "train_top1").to_dict("records")
+    return ["–" if naming.parse(line["objective"])[0] == WEIGHTS else wording.half_words(line) for line in lines]
 
 
 def _lines(group: pd.DataFrame) -> list[dict]:
@@ -181,9 +187,18 @@ def duration(seconds: float) -> str:
 # -- from and to the folder of a study --------------------------------------------------------------------------------
 
 
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
+        raise StorageError(
+            f"{path}: cannot read this table: {first_line(error)}; run snakemake to collect it"
+        ) from error
+
+
 def draw(folder: Path, experiment: str, figure: str) -> None:
     """Draw a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text."""
-    rows, curves = (pd.read_parquet(folder / f"{name}.parquet") for name in ("table", "curves"))
+    rows, curves = _read(folder / "table.parquet"), _read(folder / "curves.parquet")
     known = set(rows["experiment"])
     if experiment not in known:
         raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, known)}")
@@ -212,7 +227,7 @@ def how_trained(protocol: Protocol) -> str:
 
 def write_means(folder: Path) -> None:
     """Write `means.csv` from the table in `folder`: mean, sd, interval, n, diverged and gap of every group."""
-    rows = pd.read_parquet(folder / "table.parquet")
+    rows = _read(folder / "table.parquet")
     by = ["experiment", *SETTING, "networks", "objectives", "taught_by"]
     table = summarise(rows.assign(taught_by=taught_by(rows)), by)
     write_atomic(folder / "means.csv", table.to_csv(index=False, lineterminator="\n").encode())
@@ -220,7 +235,7 @@ def write_means(folder: Path) -> None:
 
 def write_page(study: Study, folder: Path) -> None:
     """Write `report.html` of a study from the table and the drawn figures in `folder`."""
-    rows = pd.read_parquet(folder / "table.parquet")
+    rows = _read(folder / "table.parquet")
     paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in study.drawn]
     captions = [path.with_suffix(".txt").read_text().strip() for path in paths]
     shown = [(*pair, path, caption) for pair, path, caption in zip(study.drawn, paths, captions, strict=True)]

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from kd.cells import (
     data_lock,
     spell_objective,
 )
-from kd.config import Protocol
+from kd.config import Protocol, Recipe
 from kd.data import source_of
 from kd.data.arrays import hold_out, open_dataset, subset
 from kd.data.examples import Examples
@@ -49,30 +49,16 @@ from kd.data.noise import open_labels
 from kd.data.prepare import prepare_dataset, prepare_labels
 from kd.data.views import Grid
 from kd.device import Place, compiling_pays, place
-from kd.errors import Diverged, StorageError
+from kd.errors import ConfigError, Diverged, StorageError
 from kd.fit import History, Plan, Row, Teacher, fit
 from kd.footprint import gpu_bytes
 from kd.state import State
 from kd.teachers import LiveTeacher, Need
+from kd.weights import load, measure
 
 log = logging.getLogger("kd")
 
 MODEL, METRICS, TIMINGS = "model.safetensors", "metrics.csv", "timings.csv"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What, beside its path, decides a cell's numbers: the protocol, and what the dataset is."""
-
-    dataset: Mapping | None = None  # as the study declares it
-    label_file: str | None = None
-    protocol: Protocol | None = None  # None where only data is made
-
-    @classmethod
-    def parse(cls, values: Mapping) -> Recipe:
-        """Read what `kd.cells.recipe` or `kd.cells.data_recipe` wrote."""
-        protocol = values.get("protocol")
-        return cls(**{**values, "protocol": protocol and Protocol.model_validate(protocol)})
 
 
 @dataclass(frozen=True)
@@ -91,7 +77,7 @@ def data(dataset: Dataset, recipe: Recipe) -> dict:
     folder = Path(DATA, dataset.name)
     with at_work(data_lock(dataset.name)):
         files.sweep(folder)
-        return prepare_dataset(dataset.name, recipe.dataset, folder, Path(DATA, "downloads"))
+        return prepare_dataset(dataset.name, recipe.declared, folder, Path(DATA, "downloads"))
 
 
 def labels(dataset: Dataset, recipe: Recipe) -> dict:
@@ -116,7 +102,7 @@ class Prepared:
 
 def prepared(cell: Cell, recipe: Recipe) -> Prepared:
     """Open the data that `cell` learns from, memory-mapped. Raises StorageError when it is damaged or not there."""
-    source = source_of(cell.dataset.name, recipe.dataset)
+    source = source_of(cell.dataset.name, recipe.declared)
     protocol = recipe.protocol
     dataset = open_dataset(Path(DATA, cell.dataset.name))
     given = open_labels(Path(DATA, cell.dataset.labelled)) if cell.dataset.noise else dataset.train_labels
@@ -144,13 +130,15 @@ def prepared(cell: Cell, recipe: Recipe) -> Prepared:
 def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False) -> dict:
     """Train the network of `cell`, going on from its state if there is one, and publish it; return its manifest.
 
+    Weights that come from a file are checked and published in the same way, after no epoch.
+
     A cell that is published already, from the same recipe, code and inputs, is left as it is. A cell that
     diverges is published as diverged. `fresh` discards the state.
     """
     with at_work(cell_lock(cell)), contextlib.ExitStack() as held:
         files.sweep(Path(cell.path))
         have = prepared(cell, recipe)
-        where = _place(cell, recipe, have, resources, held)
+        where = _place(cell, recipe, have, resources, held, trains=not cell.stage.weights)
         identity = _identity(cell, recipe, have, where)
         published = _published(cell, identity["fingerprint"])
         if published:
@@ -166,7 +154,10 @@ def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False)
             state.clear()
         history, network, cause = History(), None, ""
         try:
-            network = _fitted(cell, recipe, have, where, state, history)
+            if cell.stage.weights:
+                network = _imported(cell, recipe, have, where, history)
+            else:
+                network = _fitted(cell, recipe, have, where, state, history)
         except Diverged as error:
             cause = str(error)
             log.error("%s diverged: %s", cell, cause)
@@ -199,6 +190,10 @@ def _identity(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> dict:
         "code": code_behind(cell, recipe.protocol),
         "inputs": have.digests | mentor,
     }
+    if cell.stage.weights:
+        if recipe.weights is None:
+            raise ConfigError(f"{cell}: this recipe does not say what the weights {cell.stage.weights!r} are")
+        identity["weights"] = recipe.weights.claim
     return identity | {"fingerprint": files.sha256(files.canonical_json(identity).encode())}
 
 
@@ -227,6 +222,14 @@ def _demand_room(cell: Cell, network: nn.Module) -> None:
     files.demand(Path(cell.path), weights)
 
 
+def _imported(cell: Cell, recipe: Recipe, have: Prepared, where: Place, history: History) -> nn.Module:
+    """Return the network with its declared weights; `history` has what it reaches as the row of epoch 0."""
+    network = models.build(cell.stage.network, have.classes, have.channels)
+    load(network, cell.stage.network, recipe.weights)
+    history.rows.append(measure(network, have.examples, where, recipe.weights))
+    return network
+
+
 def _plan(cell: Cell, protocol: Protocol, grid: Grid) -> Plan:
     return Plan(
         objective=_objective(cell),
@@ -240,8 +243,7 @@ def _plan(cell: Cell, protocol: Protocol, grid: Grid) -> Plan:
 
 
 def _objective(cell: Cell) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
-    loss = losses.LOSSES[cell.stage.objective.loss]
-    resolved = loss.resolve(dict(cell.stage.objective.parameters))
+    loss, resolved = losses.LOSSES[cell.stage.objective.loss], cell.stage.objective.resolved
     log.info("%s is %s with %s", spell_objective(cell.stage.objective), loss.description, resolved)
     return functools.partial(loss.function, **resolved)
 
@@ -249,7 +251,7 @@ def _objective(cell: Cell) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
 def _summary(network: nn.Module | None, history: History) -> dict:
     """Return a run's results: the last epoch is the headline, the best on test stands beside it."""
     seconds = sum(timing["seconds"] for timing in history.timings)
-    summary = {"epochs": len(history.rows), "seconds": round(seconds, 3)}
+    summary = {"epochs": len(history.timings), "seconds": round(seconds, 3)}
     if network is None:
         return summary
     best = max(history.rows, key=lambda row: row["test_top1"])

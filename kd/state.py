@@ -9,14 +9,13 @@ from __future__ import annotations
 import io
 import logging
 import os
-import pickle
 import time
 from pathlib import Path
 
 import torch
 
 from kd import files
-from kd.errors import StorageError
+from kd.errors import StorageError, first_line
 
 log = logging.getLogger("kd")
 
@@ -85,5 +84,7 @@ def _unpacked(path: Path, payload: bytes) -> dict:
     """Return the content of a state. Tensors and plain values only: anything else is refused, and nothing runs."""
     try:
         return torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise StorageError(f"{path}: not a state that kd saved ({str(error).splitlines()[0]}); remove it") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # what a malformed pickle raises has no common type
+        raise StorageError(f"{path}: not a state that kd saved ({first_line(error)}); remove it") from error

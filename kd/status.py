@@ -69,7 +69,7 @@ def _of_cell(study: Study, cell: Cell) -> Standing:
         manifest = files.read_manifest(Path(cell.path))
     except StorageError as error:
         return Standing(cell.path, "failed", str(error))
-    reason = stale(cell, manifest, study.protocol) if manifest else None
+    reason = stale(cell, manifest, study) if manifest else None
     if manifest and not reason:
         status = "diverged" if manifest["status"] == "diverged" else "done"
         return Standing(cell.path, status, manifest.get("cause", ""))

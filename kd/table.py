@@ -17,7 +17,6 @@ from kd import files
 from kd.cells import DATA, Cell, all_cells, cells_of, spell_objective, stale, taught_by
 from kd.config import Study
 from kd.errors import DataError, StorageError
-from kd.losses import LOSSES
 
 ROWS, CURVES = "table", "curves"
 TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
@@ -82,7 +81,7 @@ def _read(study: Study, cell: Cell) -> Result:
     manifest = files.verified(Path(cell.path), "metrics.csv")
     if manifest["cell"] != cell.path:
         raise DataError(f"{cell}: a copy of {manifest['cell']}; remove it and run snakemake")
-    reason = stale(cell, manifest, study.protocol)
+    reason = stale(cell, manifest, study)
     if reason:
         raise DataError(f"{cell}: {reason}")
     epochs = _metrics(Path(cell.path, "metrics.csv"))
@@ -97,7 +96,8 @@ def _metrics(path: Path) -> pd.DataFrame:
 
 
 def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int) -> None:
-    if list(epochs["epoch"]) != list(range(1, expected + 1)):
+    # Imported weights, of no epoch, have one row: that of epoch 0.
+    if list(epochs["epoch"]) != list(range(min(1, expected), expected + 1)):
         raise DataError(f"{cell}: its metrics are not one row for each of {expected} epochs")
     for column in epochs:
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in epochs[column].tolist()):
@@ -109,7 +109,7 @@ def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int) -> None:
 
 def _row(experiment: str, result: Result) -> dict:
     cell, manifest = result.cell, result.manifest
-    resolved = LOSSES[cell.stage.objective.loss].resolve(dict(cell.stage.objective.parameters))
+    resolved = cell.stage.objective.resolved
     return {
         "experiment": experiment,
         "cell": cell.path,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from hypothesis import strategies as st
 
 from kd.config import Study, validate
 
@@ -46,3 +49,49 @@ def study(**changes: object) -> Study:
         },
     }
     return validate({**values, **changes})
+
+
+@st.composite
+def mutated_text(draw: st.DrawFn, whole: st.SearchStrategy[str], tokens: list[str]) -> str:
+    """A text in which a few places were cut out, doubled or written over by any character or by a token."""
+    text = draw(whole)
+    for _ in range(draw(st.integers(1, 3))):
+        begin, end = sorted(draw(st.tuples(*[st.integers(0, len(text))] * 2)))
+        put = draw(st.sampled_from(["", text[begin:end] * 2, *tokens]) | st.text(max_size=3))
+        text = text[:begin] + put + text[min(end, begin + 6) :]
+    return text
+
+
+@st.composite
+def mutated_tree(draw: st.DrawFn, tree: object, values: st.SearchStrategy, keys: list[str]) -> object:
+    """A tree of lists and dicts in which a few values were dropped, replaced or put in."""
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.sampled_from(list(_places(tree))))
+        tree = _with(tree, place, draw(st.sampled_from(["drop", "replace", "insert"])), draw(values), draw(_key(keys)))
+    return tree
+
+
+def _key(keys: list[str]) -> st.SearchStrategy[str]:
+    return st.sampled_from(keys) | st.text(max_size=5)
+
+
+def _places(tree: object, place: tuple = ()) -> Iterator[tuple]:
+    yield place
+    for key in tree if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ():
+        yield from _places(tree[key], (*place, key))
+
+
+def _with(tree: object, place: tuple, how: str, value: object, key: str) -> object:
+    """Return a copy of `tree` that differs at `place`."""
+    if len(place) > 1:
+        changed = copy.copy(tree)
+        changed[place[0]] = _with(tree[place[0]], place[1:], how, value, key)
+        return changed
+    if not place:
+        return {**tree, key: value} if isinstance(tree, dict) else value
+    items = dict(tree) if isinstance(tree, dict) else dict(enumerate(tree))
+    if how == "drop":
+        del items[place[0]]
+    else:
+        items[place[0] if how == "replace" else key] = value
+    return items if isinstance(tree, dict) else list(items.values())

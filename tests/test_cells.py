@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
-from conftest import study
+from conftest import mutated_text, study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kd import cells, data, losses, models
 from kd.cells import Cell, Dataset, Stage, all_cells, cells_of, parse_cell, parse_dataset, spell
-from kd.config import Noise, Objective, objective
+from kd.config import Noise, Objective, imported, objective
 from kd.errors import ConfigError
 
 
@@ -103,7 +104,8 @@ def _cells(draw: st.DrawFn) -> Cell:
     stage = st.builds(
         Stage, st.sampled_from(NETWORKS), _objectives(), st.integers(0, 99), st.sampled_from([None, 1, 120])
     )
-    stages = [Stage("wrn-16-2", Objective("ce"), 0), *draw(st.lists(stage, max_size=3))]
+    first = st.sampled_from([Objective("ce"), imported("borrowed"), imported("0_tau3")])
+    stages = [Stage("wrn-16-2", draw(first), 0), *draw(st.lists(stage, max_size=3))]
     return cells._cell(dataset, "paper", tuple(stages))
 
 
@@ -149,6 +151,30 @@ def test_any_text_is_a_cell_or_refused_with_a_message(text: str) -> None:
         assert str(error)
 
 
+MUTATED = mutated_text(_cells().map(str), [*TOKENS, "weights", "0", "²", "٣", "9" * 5000, "\0", "\n", "//", "/."])
+
+
+@settings(deadline=None, max_examples=500)
+@given(MUTATED)
+def test_a_path_that_was_tampered_with_is_a_cell_or_refused_with_a_message(text: str) -> None:
+    """Fault 57."""
+    try:
+        assert parse_cell(text).path == str(Path(text))
+    except ConfigError as error:
+        assert str(error)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.text(max_size=20) | mutated_text(_cells().map(lambda cell: str(cell.dataset)), [*TOKENS, "٣", "9" * 5000]))
+def test_any_text_is_a_dataset_that_reads_back_or_refused_with_a_message(text: str) -> None:
+    """Fault 57."""
+    try:
+        found = parse_dataset(text)
+        assert parse_dataset(str(found)) == found
+    except ConfigError as error:
+        assert str(error)
+
+
 @pytest.mark.parametrize(
     ("path", "match"),
     [
@@ -161,6 +187,12 @@ def test_any_text_is_a_cell_or_refused_with_a_message(text: str) -> None:
         ("results/cifar100/paper/wrn-16-2.ce.s0/wrn-10-1.ce.s0", "this recipe's path is .*paper/wrn-10-1.ce.s0"),
         ("results/cifar100/paper/wrn-16-2.kl-tau3.s0", "needs a teacher"),
         ("results/cifar100/paper/wrn-16-2.kl.s0", "tau: required"),
+        ("results/cifar100/paper/wrn-16-2.weights-a.s1", "this recipe's path is .*weights-a.s0"),
+        ("results/cifar100/paper/wrn-16-2.weights-a.s0-epochs9", "this recipe's path is .*weights-a.s0"),
+        ("results/cifar100/paper/wrn-16-2.ce.s0/wrn-10-1.weights-a.s0", "path is .*paper/wrn-10-1.weights-a.s0"),
+        ("results/cifar100/paper/wrn-16-2.weights.s0", "expected weights-NAME"),
+        ("results/cifar100/paper/wrn-16-2.weights-a-b.s0", "expected weights-NAME"),
+        ("results/cifar100/paper/wrn-16-2.weights-../x.s0", "not a stage"),
         ("results/cifar100/paper/wrn-17-2.ce.s0", "6n"),
         ("results/cifar100+sym0.40/paper/wrn-16-2.ce.s0", "this recipe's path is results/cifar100.sym0.4/"),
         ("results/cifar100+sim0.4/paper/wrn-16-2.ce.s0", "did you mean 'sym'"),
@@ -190,7 +222,44 @@ def test_a_recipe_holds_all_that_a_path_does_not() -> None:
     made = study(
         datasets={"photos": {"folder": "x", "size": 32}}, label_files={"human": "labels.csv"}, dataset="photos"
     )
-    recipe = cells.recipe(made, Dataset("photos", Noise("labels", "human")))
+    recipe = cells.recipe(made, parse_cell("results/photos+labels-human/quick/wrn-10-1.ce.s0"))
     assert recipe["protocol"]["epochs"] == 3
     assert recipe["dataset"]["folder"] == "x"
     assert recipe["label_file"] == "labels.csv"
+    assert "weights" not in recipe
+
+
+BORROWED = {"weights": {"borrowed": {"file": "x.pt", "sha256": "0" * 64, "top1": 80}}}
+
+
+def test_an_imported_teacher_has_one_path_whatever_the_seeds() -> None:
+    keys = {"teacher_weights": "borrowed", "teacher_seeds": [0, 1], "loss": ["ce", "mse"]}
+    made = study(dataset="cifar100", protocol={"name": "paper"}, **BORROWED, **grid(**keys))
+    teacher = "results/cifar100/paper/wrn-16-2.weights-borrowed.s0"
+    pairs = [("results/cifar100/paper", "ce"), (teacher, "mse")]
+    assert sorted(cell.path for cell in all_cells(made)) == sorted(
+        [teacher, *(f"{above}/wrn-10-1.{loss}.s{seed}" for seed in (0, 1) for above, loss in pairs)]
+    )
+    found = parse_cell(teacher)
+    assert (found.stage.weights, found.epochs(made.protocol), found.teacher) == ("borrowed", 0, None)
+
+
+def test_only_the_recipe_of_an_imported_cell_holds_weights_and_another_file_makes_it_stale() -> None:
+    made = study(**BORROWED, **grid(teacher_weights="borrowed", loss="mse"))
+    teacher, student = all_cells(made)[:2]
+    assert cells.recipe(made, teacher)["weights"] == {"file": "x.pt", "sha256": "0" * 64, "top1": 80.0}
+    assert "weights" not in cells.recipe(made, student)
+    manifest = {
+        "code": cells.code_behind(teacher, made.protocol),
+        "protocol": made.protocol.model_dump(mode="json"),
+        "weights": {"sha256": "0" * 64, "top1": 80.0},
+    }
+    assert cells.stale(teacher, manifest, made) is None
+    moved, other = (
+        study(weights={"borrowed": {**BORROWED["weights"]["borrowed"], **change}}, **grid(teacher_weights="borrowed"))
+        for change in ({"file": "y.pt"}, {"sha256": "1" * 64})
+    )
+    assert cells.stale(teacher, manifest, moved) is None  # where a file lies changes nothing
+    assert "1111" in cells.stale(teacher, manifest, other)
+    with pytest.raises(ConfigError, match="'borrowed' is not under weights; name the study"):
+        cells.recipe(study(), teacher)

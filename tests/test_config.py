@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, study
-from hypothesis import given, settings
+from conftest import ROOT, mutated_tree, study
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kd import config
@@ -75,6 +76,28 @@ def test_yaml_surprises_are_numbers_or_refused() -> None:
     refused("flip", **protocol(flip="yes"))
 
 
+@pytest.mark.parametrize(
+    ("written", "fixes"), [("010", "8 or 10"), ("-017", "-15 or -17"), ("0_10", "8 or 10"), ("007", "7"), ("00", "0")]
+)
+def test_a_number_with_a_leading_zero_is_refused_with_what_it_may_mean(
+    tmp_path: Path, written: str, fixes: str
+) -> None:
+    """Fault 39: 010 is 8 to YAML 1.1."""
+    path = tmp_path / "zero.yaml"
+    path.write_text(f"seeds: [0, 1]\nprotocol: {{name: p,\n  epochs: {written}}}\n")
+    with pytest.raises(ConfigError, match=rf"zero\.yaml: line 3: {written} begins with 0, .*; write {fixes}$"):
+        read_yaml(path)
+    path.write_text("a: [0, -0, 0.5, 00.5, 0x1F, '010', 10, 1_000, 08]\n")
+    assert read_yaml(path)["a"] == [0, 0, 0.5, 0.5, 31, "010", 10, 1000, "08"]
+
+
+def test_a_boolean_among_equal_numbers_is_refused_and_a_seed_has_at_most_nine_digits() -> None:
+    refused("seeds.1: got True, expected a number", seeds=[1, True])
+    refused("seeds", seeds=10**9)
+    refused("expected a number", seeds=10**400)
+    assert study(seeds=999_999_999).seeds == (999_999_999,)
+
+
 def test_spellings_of_one_number_are_one_objective() -> None:
     """Fault 40."""
     spelled = study(**experiment(loss={"kl": {"tau": [3, 3.0, "3", "3e0"], "alpha": ["0.10", 0.1, 1]}}))
@@ -99,6 +122,21 @@ def test_what_cannot_be_trained_is_refused() -> None:
     refused("kd's own", experiments={"teachers": {"student": "wrn-10-1", "loss": "ce"}})
     refused("an empty list", **experiment(loss=[]))
     refused("size: missing", datasets={"photos": {"folder": "x"}})
+
+
+def test_imported_weights_say_which_file_it_must_be_and_are_of_one_teacher() -> None:
+    given = {"weights": {"w": {"file": "w.pt", "sha256": "0a" * 32}}}
+    assert study(**given, **experiment(teacher_weights="w")).weights["w"].top1 is None
+    refused(r"grid\.teacher_weights: 'v' is not under weights", **given, **experiment(teacher_weights="v"))
+    refused("there is no teacher", **given, **experiment(teacher_weights="w", teacher=None))
+    refused("give one of the two", **given, **experiment(teacher_weights="w", teacher_epochs=3))
+    refused("of one network, not of", **given, **experiment(teacher_weights="w", teacher=["wrn-16-2", "wrn-16-4"]))
+    refused("no such loss", **given, **experiment(loss="weights-w"))
+    for wrong in ("0A" * 32, "0a" * 31, "", 10**63, None, "0a" * 32 + "\n"):
+        refused(r"weights\.w\.sha256", weights={"w": {"file": "w.pt", "sha256": wrong}})
+    refused(r"weights\.w\.sha256: Field required", weights={"w": {"file": "w.pt"}})
+    refused("unknown key; did you mean 'top1'", weights={"w": {"file": "w.pt", "sha256": "0a" * 32, "top": 80}})
+    refused("a name is letters", weights={"../w": {"file": "w.pt", "sha256": "0a" * 32}})
 
 
 @pytest.mark.parametrize("name", ["a;touch x", "../../x", "a b", "$(x)", "", "a/b", "-x", "a\nb"])
@@ -170,3 +208,46 @@ def test_no_experiment_crashes_the_parser(values: dict) -> None:
         study(**experiment(**values))
     except ConfigError as error:
         assert "experiments.grid" in str(error)
+
+
+TREES = [read_yaml(ROOT / name) for name in ("config.yaml", "workflow/studies/demo.yaml")]
+WORDS = sorted({*KEYS, *config.Experiment.model_fields, *config.Protocol.model_fields, "ce", "kl", "tau", "symmetric"})
+VALUES = JSON | st.sampled_from([*WORDS, True, "inf", "nan", "1e400", -1, 0, 10**400, [], {}, [[]], "../x", "²"])
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.sampled_from(TREES).flatmap(lambda tree: mutated_tree(tree, VALUES, WORDS)))
+def test_a_study_that_was_tampered_with_is_a_study_or_refused_with_a_message(values: object) -> None:
+    try:
+        assert isinstance(validate(values), config.Study)
+    except ConfigError as error:
+        assert str(error)
+
+
+SPECIMENS = [b"!!bool x", b"!!int ''", b"!!timestamp x", b"2001-99-99", b"{[]: 1}", b"0x" + b"f" * 9999, b"[" * 9999]
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.binary(max_size=40) | st.text("[]{}:,-&*!?|>#%@`'\"\n 01.ex~", max_size=40).map(str.encode))
+@example(b"\xff\xfe")
+@example(b"a: &a [*a]")
+def test_any_bytes_are_a_dict_or_refused_with_a_message(content: bytes) -> None:
+    _read_or_refused(content)
+
+
+@pytest.mark.parametrize("content", SPECIMENS, ids=lambda content: content[:12].decode())
+def test_values_that_belie_their_type_are_refused_with_a_message(content: bytes) -> None:
+    with pytest.raises(ConfigError, match=r"x\.yaml: not valid YAML: ."):
+        _read_or_refused(b"a: " + content, again=True)
+
+
+def _read_or_refused(content: bytes, again: bool = False) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.yaml")
+        path.write_bytes(content)
+        try:
+            assert isinstance(read_yaml(path), dict)
+        except ConfigError as error:
+            assert str(error).startswith(str(path))
+            if again:
+                raise

@@ -4,6 +4,7 @@ The CIFAR tests run torchvision's own loader on small archives of the right form
 archives in the place of the published ones. KD_TEST_IMAGES may name a folder of image folders of real photographs.
 """
 
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -191,17 +192,24 @@ def test_cifar_is_read_from_an_archive_its_folder_or_unpacked(cifar, tmp_path):
     assert os.listdir(archive.parent) == [archive.name]  # what the user gave is left as it was
 
 
-def test_cifar_is_downloaded_once_and_published(cifar, tmp_path, monkeypatch):
+@contextlib.contextmanager
+def _served(archive, name, monkeypatch):
+    """Let the archive be what is published at the dataset's URL."""
     import torchvision.datasets as tv
 
-    name, archive, content = cifar
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(archive.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/{archive.name}"
         monkeypatch.setattr(getattr(tv, name.upper()), "url", url)
-        _check_cifar(_build(name, download_root=tmp_path / "root"), name, content)
+        yield
         server.shutdown()
+
+
+def test_cifar_is_downloaded_once_and_published(cifar, tmp_path, monkeypatch):
+    name, archive, content = cifar
+    with _served(archive, name, monkeypatch):
+        _check_cifar(_build(name, download_root=tmp_path / "root"), name, content)
     manifest = prepare_dataset(name, None, tmp_path / "out", tmp_path / "root")  # the server is gone
     assert manifest["provenance"]["sha256"] == file_digest(archive)
     assert open_dataset(tmp_path / "out").classes == len(manifest["class_names"])
@@ -215,6 +223,7 @@ def _refused(name, fix="source: PATH", **options):
 
 
 def test_a_tampered_archive_is_refused_before_anything_in_it_runs(cifar, tmp_path):
+    """Fault 58: by its SHA-256, and unpacked by the MD5 of each file."""
     name, archive, _ = cifar
     trap = tmp_path / "trap"
 
@@ -234,7 +243,29 @@ def test_a_tampered_archive_is_refused_before_anything_in_it_runs(cifar, tmp_pat
     assert not trap.exists()
 
 
+def test_an_archive_of_which_the_md5_alone_is_right_is_refused_with_both_digests(cifar, tmp_path, monkeypatch):
+    """Fault 58: MD5 can be forged."""
+    import torchvision.datasets as tv
+
+    name, archive, _ = cifar
+    right = file_digest(archive)
+    archive.write_bytes(archive.read_bytes() + b"\0")
+    monkeypatch.setattr(getattr(tv, name.upper()), "tgz_md5", _md5(archive.read_bytes()))
+    message = _refused(name, source=archive)
+    assert f"damaged or not {name}: its sha256 is {file_digest(archive)}, not {right}" in message
+
+
+def test_a_download_of_other_bytes_is_refused_and_prepares_nothing(cifar, tmp_path, monkeypatch):
+    """Fault 58."""
+    name, archive, _ = cifar
+    archive.write_bytes(archive.read_bytes()[:-8] + bytes(8))
+    with _served(archive, name, monkeypatch), pytest.raises(DataError, match="put the archive"):
+        prepare_dataset(name, None, tmp_path / "out", tmp_path / "root")
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_wrong_byte_in_an_unpacked_file_is_refused_by_name(cifar, tmp_path):
+    """Fault 58."""
     name, archive, _ = cifar
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path, filter="data")

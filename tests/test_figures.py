@@ -161,10 +161,16 @@ def test_infinite_tau_stands_last() -> None:
         ("mse-weight0.5", "MSE/2"),
         ("smoothl1", "smooth L1 β=1"),
         ("smoothl1-beta0.5", "smooth L1 β=0.5"),
+        ("weights-tau3", "weights tau3"),
     ],
 )
 def test_objectives_have_readable_names(objective: str, name: str) -> None:
     assert naming.objective_name(objective) == name
+
+
+def test_a_grid_holds_all_of_an_objective_fixed_but_tau_and_alpha_and_imported_weights_have_neither() -> None:
+    assert naming.family("kl-tau3-alpha0.5-scaleone") == "kl-scaleone"
+    assert naming.family("weights-tau3") == "weights-tau3"
 
 
 def test_networks_have_readable_names() -> None:

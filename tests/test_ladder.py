@@ -33,6 +33,7 @@ LADDER = [
     "kd.progress",
     "kd.state",
     "kd.fit",
+    "kd.weights",
     "kd.teachers",
     "kd.bank",
     "kd.stages",

@@ -14,10 +14,15 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, mutated_text
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from kd.__main__ import main
+from kd.config import Protocol, Recipe, Study
 
+STUDY_KEYS = sorted(Study.model_fields)
+RECIPE_KEYS = sorted({*Recipe.model_fields, *Protocol.model_fields})
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 
 
@@ -62,6 +67,12 @@ def test_plan_counts_what_a_study_trains(small: Path, capsys) -> None:
         (["plan", "--config", "sedes=[1]"], "sedes: unknown key; did you mean 'seeds'"),
         (["plan", "--config", "seeds"], "expected KEY=VALUE"),
         (["plan", "--config", "seeds=[1"], "not valid YAML"),
+        (["plan", "--config", "seeds=[010]"], "--config seeds=[010]: line 1: 010 begins with 0"),
+        (["train", TEACHER, "--recipe", "{"], "--recipe {: not JSON"),
+        (["train", TEACHER, "--recipe", "{}"], "--recipe: protocol: missing"),
+        (["train", TEACHER, "--recipe", '{"protocl": 1}'], "protocl: unknown key; did you mean 'protocol'"),
+        (["train", TEACHER, "--threads", "0"], "--threads 0"),
+        (["labels", "digits+labels-human"], "'human' is not under label_files"),
         (["plan", "--configfile", "nowhere.yaml"], "nowhere.yaml: No such file"),
         (["data", "digits;rm"], "not a dataset"),
         (["data", "imagenett"], "neither built in nor declared"),
@@ -76,9 +87,64 @@ def test_what_cannot_be_helped_by_trying_again_exits_2_with_one_message(
     assert message in capsys.readouterr().err
 
 
+ANY = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(RECIPE_KEYS), inner, max_size=3),
+)
+
+
+def one_message(capsys, *arguments: str, codes: tuple[int, ...] = (2,)) -> None:
+    """Run kd; it succeeds, or stops with one of these exit codes and one message."""
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:  # argparse
+        code = stopped.code
+    printed = capsys.readouterr().err
+    assert code == 0 or (code in codes and printed.count("kd: ") + printed.count("error: ") == 1), printed
+
+
+@ANY
+@given(st.text(max_size=20) | st.builds("{}={}".format, st.sampled_from(STUDY_KEYS), st.text(max_size=20)))
+@example("seeds=[" + "[" * 9999)
+@example("seeds=!!int ''")
+def test_any_key_and_value_is_taken_or_refused_with_one_message(small: Path, capsys, text: str) -> None:
+    """Fault 38."""
+    one_message(capsys, "plan", "--config", text)
+
+
+@ANY
+@given(st.text(max_size=12) | st.text("0123:²٣-", max_size=12))
+@example("0:" + "9" * 5000)
+def test_any_need_is_taken_or_refused_with_one_message(small: Path, capsys, text: str) -> None:
+    one_message(capsys, "bank", TEACHER, "--needs", text, codes=(2, 74))  # 74: its data are not there
+
+
+@ANY
+@given(
+    st.text(max_size=20) | JSON.map(json.dumps) | mutated_text(JSON.map(json.dumps), ["NaN", "[" * 9999, "9" * 5000])
+)
+@example("{}")
+@example("[" * 99_999)
+@example('{"protocol": {"name": "quick"}, "weights": {"file": "x"}}')
+def test_any_recipe_is_taken_or_refused_with_one_message(small: Path, capsys, text: str) -> None:
+    one_message(capsys, "train", TEACHER, "--recipe", text, codes=(2, 74))
+    one_message(capsys, "data", "cifar", "--recipe", text, codes=(2, 74))
+    one_message(capsys, "collect", "--study-json", text)
+
+
 def test_a_cell_without_its_data_exits_74_and_says_what_to_do(small: Path, capsys) -> None:
     assert main(["train", TEACHER]) == 74
     assert "data/digits: no result here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 and no table"])
+def test_a_table_that_is_missing_or_damaged_exits_74_and_says_what_to_do(small: Path, capsys, content: bytes) -> None:
+    if content is not None:
+        Path("table.parquet").write_bytes(content)
+    for arguments in (["tables", "table.parquet"], ["figure", "table.parquet", "a", "dots"]):
+        assert main(arguments) == 74
+        assert "table.parquet: cannot read this table" in capsys.readouterr().err
 
 
 def test_a_diverged_cell_exits_65(small: Path) -> None:

@@ -29,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         stages.data(cells.Dataset("digits"), Recipe())
         for cell in cells.all_cells(SMALL):
-            stages.train(cell, Recipe.parse(cells.recipe(SMALL, cell.dataset)), Resources())
+            stages.train(cell, Recipe.parse(cells.recipe(SMALL, cell)), Resources())
     return folder
 
 
@@ -138,7 +138,7 @@ def test_a_diverged_cell_has_its_row_without_numbers(trained: Path, monkeypatch,
     monkeypatch.chdir(trained)
     wild = study(protocol={"name": "wild", "epochs": 3, "lr": 1e12, "precision": "fp32"}, seeds=[0])
     for cell in cells.all_cells(wild):
-        stages.train(cell, Recipe.parse(cells.recipe(wild, cell.dataset)), Resources())
+        stages.train(cell, Recipe.parse(cells.recipe(wild, cell)), Resources())
     table.collect(wild, tmp_path)
     rows = pd.read_parquet(tmp_path / "table.parquet")
     assert set(rows.status) == {"diverged"}

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
-from kd.files import lock
+from kd import models
+from kd.files import file_digest, lock
 
 STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
 SMALL = {
@@ -80,8 +82,8 @@ class Project:
     def planned(self, *arguments: str) -> tuple[Counter, set[str]]:
         """Return the jobs that a dry run names: how many of each rule, and the cells to train."""
         output = self.run("--dry-run", *arguments)
-        jobs = Counter(re.findall(r"^(?:local)?rule (\w+):$", output, re.MULTILINE))
-        return jobs, set(re.findall(r"^    output: results/(\S+)/manifest\.json,", output, re.MULTILINE))
+        jobs = Counter(re.findall(r"^ *(?:local)?rule (\w+):$", output, re.MULTILINE))  # indented in a group
+        return jobs, set(re.findall(r"^ +output: results/(\S+)/manifest\.json\b", output, re.MULTILINE))
 
     def published(self) -> dict[str, str]:
         """Return each cell's manifest, in which the seconds that its training took tell one training from another."""
@@ -163,6 +165,17 @@ def test_a_misspelt_key_on_the_command_line_stops_everything(tmp_path: Path) -> 
     project = Project(tmp_path)
     output = project.run("--dry-run", "--config", "sedes=[0]", code=1)
     assert "kd: sedes: unknown key; did you mean 'seeds'?" in output
+    assert "Traceback" not in output
+
+
+def test_a_number_with_a_leading_zero_stops_everything(tmp_path: Path) -> None:
+    """Fault 39: Snakemake reads the study, too, and would train seed 8."""
+    project = Project(tmp_path)
+    project.edit("study.yaml", "seeds:\n- 0\n", "seeds:\n- 010\n")
+    output = project.run("--dry-run", code=1)
+    assert re.search(
+        r"kd: \S*study\.yaml: line \d+: 010 begins with 0, which YAML reads as octal; write 8 or 10", output
+    )
     assert "Traceback" not in output
 
 
@@ -319,27 +332,60 @@ def test_a_temporary_bank_goes_with_its_last_student_and_returns_for_a_new_one(d
     assert "Nothing to be done" in done.run()
 
 
+def collect(project: Project) -> str:
+    """Collect the table by hand; return the exit code and what was said."""
+    command = [sys.executable, "-m", "kd", "collect", "--configfile", "study.yaml"]
+    run = subprocess.run(command, cwd=project.folder, env=project.environment, capture_output=True, text=True)
+    return f"{run.returncode} {run.stderr}"
+
+
 def test_the_table_refuses_and_names_what_is_missing_damaged_or_mixed(done: Project) -> None:
     """Faults 21 to 23, by hand, where no DAG has put things right before."""
 
-    def collect() -> str:
-        command = [sys.executable, "-m", "kd", "collect", "--configfile", "study.yaml"]
-        run = subprocess.run(command, cwd=done.folder, env=done.environment, capture_output=True, text=True)
-        return f"{run.returncode} {run.stderr}"
-
-    assert collect().startswith("0")
+    assert collect(done).startswith("0")
     lost = done.folder / "results" / sorted(KL3)[0]
     kept = (lost / "manifest.json").read_text()
     (lost / "manifest.json").unlink()
-    assert re.match(r"2 .*1 of the study's cells.*kl-tau3\.s0: not trained", collect(), re.DOTALL)
+    assert re.match(r"2 .*1 of the study's cells.*kl-tau3\.s0: not trained", collect(done), re.DOTALL)
     (lost / "manifest.json").write_text(re.sub(r'"code": "\w+"', '"code": "0123456789abcdef"', kept))
-    assert re.match(r"2 .*kl-tau3\.s0: trained with code 0123456789abcdef, the code is now", collect(), re.DOTALL)
+    assert re.match(r"2 .*kl-tau3\.s0: trained with code 0123456789abcdef, the code is now", collect(done), re.DOTALL)
     (lost / "manifest.json").write_text(kept)
     whole = (lost / "metrics.csv").read_text()
     (lost / "metrics.csv").write_text(whole.replace("1,", "1,9", 1))
-    assert re.match(r"2 .*metrics\.csv: damaged", collect(), re.DOTALL)
+    assert re.match(r"2 .*metrics\.csv: damaged", collect(done), re.DOTALL)
     (lost / "metrics.csv").write_text(whole)
-    assert collect().startswith("0")
+    assert collect(done).startswith("0")
+
+
+def test_an_imported_teacher_is_imported_once_and_anew_when_its_file_is_another(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.study(borrowing(project, seed=1))
+    project.run()
+    before = project.published()
+    assert set(before) == {BORROWED} | {f"{BORROWED}/resnet8.mse.s{seed}" for seed in (0, 1)}
+    assert "Nothing to be done" in project.run()
+    project.study(borrowing(project, seed=2))
+    assert "weights borrowed are" in collect(project)
+    jobs, cells = project.planned()
+    assert cells == set(before)
+    assert jobs["bank"] == 1
+    project.run()
+    assert changed(before, project.published()) == set(before)
+    assert "Nothing to be done" in project.run()
+
+
+BORROWED = "digits/quick/resnet14.weights-borrowed.s0"
+
+
+def borrowing(project: Project, seed: int) -> dict:
+    """A study whose teacher has weights that this seed drew."""
+    torch.manual_seed(seed)
+    path = project.folder / "borrowed.pt"
+    torch.save(models.build("resnet14", 10, 1).state_dict(), path)
+    return {
+        **with_losses("mse", teacher_weights="borrowed", figure="dots"),
+        "weights": {"borrowed": {"file": "borrowed.pt", "sha256": file_digest(path)}},
+    }
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 _FAMILIES = {"wrn": "WRN", "resnet": "ResNet", "vgg": "VGG", "mlp": "MLP", "cnn": "CNN"}
-_LOSSES = {"ce": "CE", "kl": "KL", "mse": "MSE", "smoothl1": "smooth L1"}
+_LOSSES = {"ce": "CE", "kl": "KL", "mse": "MSE", "smoothl1": "smooth L1", "weights": "weights"}
 _SYMBOLS = {"tau": "τ", "alpha": "α", "beta": "β", "gamma": "γ"}
 _NOISES = {"sym": "symmetric", "asym": "asymmetric"}
 _OPTIONS = ("scale", "reduction", "ensemble")  # hyperparameters that are words
@@ -22,6 +22,8 @@ def number(value: float) -> str:
 def parse(objective: str) -> tuple[str, dict[str, float], list[str]]:
     """Split "kl-tau3-scaleone" into its loss, its numbers and its words: kl, {tau: 3}, [scale one]."""
     loss, *tokens = objective.split("-")
+    if loss == "weights":  # a network that was imported; its name is no hyperparameter
+        return loss, {}, tokens
     numbers, words = dict(_DEFAULTS.get(loss, {})), []
     for token in tokens:
         option = next((option for option in _OPTIONS if token.startswith(option)), "")
@@ -35,6 +37,8 @@ def parse(objective: str) -> tuple[str, dict[str, float], list[str]]:
 
 def family(objective: str) -> str:
     """Return an objective without its tau and alpha: what a grid over those two holds fixed."""
+    if objective.startswith("weights-"):
+        return objective
     return "-".join(token for token in objective.split("-") if not re.match(r"(tau|alpha)(inf|\d)", token))
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kd.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kd.models.network import Network
 
 
@@ -24,6 +26,7 @@ class Family:
 
     A name matches `pattern` as a whole; its named groups, as integers (1 where absent), go to `function` of
     `module` together with `classes` and `channels`. `check` says what is wrong with the numbers, or nothing.
+    `translate`, also of `module`, gives weights that others published the names that they have here.
     """
 
     pattern: re.Pattern[str]
@@ -32,6 +35,7 @@ class Family:
     examples: tuple[str, ...]
     description: str
     check: Callable[[dict[str, int]], str] = lambda numbers: ""
+    translate: str = ""
 
     def numbers(self, name: str) -> dict[str, int] | None:
         """Return the numbers in `name`, or None where it is no name of this family."""
@@ -66,6 +70,7 @@ NETWORKS = (
         "ImageNetResNet",
         ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
         "residual network for 224x224 images, torchvision's",
+        translate="from_torchvision",
     ),
 )
 
@@ -85,6 +90,12 @@ def build(name: str, classes: int, channels: int = 3) -> Network:
     found = _known(name)
     constructor = getattr(importlib.import_module(found.module), found.function)
     return constructor(**found.numbers(name), classes=classes, channels=channels)
+
+
+def own_names(name: str, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return weights of network `name`, under its own names or those of its publisher, under its own."""
+    found = _known(name)
+    return getattr(importlib.import_module(found.module), found.translate)(weights) if found.translate else weights
 
 
 def _find(name: str) -> tuple[Family | None, str]:

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def data_recipe(name):
 
 def recipe(cell):
     """What, beside its path, decides a cell's numbers, as JSON: when it changes, the cell is trained anew."""
-    return json.dumps(cells.recipe(STUDY, cell.dataset), sort_keys=True)
+    return json.dumps(cells.recipe(STUDY, cell), sort_keys=True)
 
 
 def taught(w):
@@ -66,7 +67,7 @@ def current(cell):
         manifest = read_manifest(Path(cell.path))
     except StorageError:  # a damaged one: its cell and the table say so
         return False
-    fresh = manifest is not None and cells.stale(cell, manifest, STUDY.protocol) is None
+    fresh = manifest is not None and cells.stale(cell, manifest, STUDY) is None
     return fresh and (cell.teacher is None or current(cell.teacher))
 
 
