@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import time
@@ -17,8 +18,6 @@ from pathlib import Path
 
 from kd import files
 from kd.errors import KdError, StorageError, Terminated, understood
-
-_NEAR_THE_LIMIT = 60.0  # seconds before the end of a SLURM job: a signal that comes then is that of its time limit
 
 
 @contextlib.contextmanager
@@ -77,13 +76,8 @@ def _time_is_up() -> bool:
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         return False
-    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
-        # %L is the time left: [days-][hours:]minutes:seconds
-        command = ["squeue", "--noheader", f"--jobs={job}", "--format=%L"]
-        left = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.split()[0]
-        days, _, clock = left.rpartition("-")
-        seconds = 86_400 * int(days or 0)
-        for weight, part in zip((1, 60, 3600), reversed(clock.split(":")), strict=False):
-            seconds += weight * int(part)
-        return seconds < _NEAR_THE_LIMIT
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["squeue", "--noheader", f"--jobs={job}", "--format=%L"]  # the time left
+        left = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+        return re.fullmatch(r"INVALID|0:0\d", left) is not None  # the first is what squeue makes of a negative time
     return False
