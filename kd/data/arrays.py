@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kd.data.mix import mix, stream
-from kd.errors import ConfigError, DataError, StorageError
+from kd.errors import ConfigError, DataError, OutOfMemory, StorageError, understood
 from kd.files import canonical_json, publish, sha256, verified
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -149,6 +149,8 @@ def load_array(path: Path, mapped: bool = False) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        if isinstance(understood(error), OutOfMemory):  # nothing is wrong with the file
+            raise
         raise StorageError(f"{path}: {error}; {_rebuild(path.parent)}") from error
     array.flags.writeable = False
     return array
