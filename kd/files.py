@@ -54,15 +54,21 @@ def storage(path: Path, needed: int = 0) -> Iterator[None]:
 
 def free_bytes(path: Path) -> int:
     """Return how many bytes can still be written where `path` is, or will be."""
+    return shutil.disk_usage(_nearest_folder(path)).free
+
+
+def _nearest_folder(path: Path) -> Path:
     folder = Path(path).absolute()
     while not folder.is_dir():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
 
 
 def demand(path: Path, needed: int) -> None:
-    """Raise StorageError unless `needed` bytes are free where `path` will be: before the work, not after it."""
-    free = free_bytes(path)
+    """Raise StorageError unless `needed` bytes can be written where `path` will be: before the work, not after it."""
+    folder, free = _nearest_folder(path), free_bytes(path)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError(f"{path}: cannot write: {folder} is read-only, or another user's")
     if free < needed:
         raise StorageError(
             f"{path}: {needed:,} bytes are needed, {free:,} bytes are free; make space and run the same command again"
