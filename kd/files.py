@@ -20,6 +20,7 @@ from pathlib import Path
 from kd.errors import Busy, StorageError
 
 MANIFEST = "manifest.json"
+AGAIN = "run snakemake, or the kd verb that makes it"
 _PENDING = ".tmp-"  # prefix of files that are not there yet; the writer's pid follows
 
 
@@ -174,7 +175,7 @@ def read_manifest(folder: Path) -> dict | None:
     except FileNotFoundError:
         return None
     except (ValueError, UnicodeDecodeError) as error:
-        raise StorageError(f"{path}: not a manifest ({error}); remove it and run the same command again") from error
+        raise StorageError(f"{path}: not a manifest ({error}); remove it and {AGAIN}") from error
 
 
 def verified(folder: Path, *names: str) -> dict:
@@ -185,14 +186,14 @@ def verified(folder: Path, *names: str) -> dict:
     folder = Path(folder)
     manifest = read_manifest(folder)
     if manifest is None:
-        raise StorageError(f"{folder}: no result here (no {MANIFEST}); run snakemake, or the kd verb that makes it")
+        raise StorageError(f"{folder}: no result here (no {MANIFEST}); {AGAIN}")
     for name in names or manifest["files"]:
         path = folder / name
         found = file_digest(path) if path.exists() else "no such file"
         if found != manifest["files"].get(name):
             raise StorageError(
                 f"{path}: damaged: its manifest says sha256 {manifest['files'].get(name)}, found {found}; "
-                f"remove {folder / MANIFEST} and run the same command again to rebuild it"
+                f"remove {folder / MANIFEST} and {AGAIN}"
             )
     return manifest
 

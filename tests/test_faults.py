@@ -262,6 +262,47 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+DAMAGE = {
+    "flipped": lambda path: path.write_bytes(
+        path.read_bytes()[:-9] + bytes([path.read_bytes()[-9] ^ 1]) + path.read_bytes()[-8:]
+    ),
+    "truncated": lambda path: os.truncate(path, path.stat().st_size - 100),
+    "empty": lambda path: os.truncate(path, 0),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("victim", "rebuild"),
+    [
+        (f"{TEACHER}/model.safetensors", ["train", TEACHER]),
+        ("data/digits/train_images.npy", ["data", "digits"]),
+        ("data/digits/train_labels.npy", ["data", "digits"]),
+    ],
+    ids=["teacher", "images", "labels"],
+)
+def test_what_is_damaged_is_refused_by_name_and_doing_what_the_message_says_rebuilds_it(
+    undisturbed: Path, project: Path, victim: str, rebuild: list[str], damage: str, capsys
+) -> None:
+    """Faults 9 to 11: a flipped bit, a truncated, an empty and a deleted file, of a teacher and of prepared data."""
+    for tree in ("config.yaml", "data", "results"):
+        take = shutil.copytree if (undisturbed / tree).is_dir() else shutil.copy
+        take(undisturbed / tree, project / tree)
+    whole = Path(victim).read_bytes()
+    DAMAGE[damage](Path(victim))
+    assert main(["train", STUDENT]) == 74
+    said = capsys.readouterr().err
+    assert said.startswith(f"kd: {victim}: damaged: ")
+    assert not Path(STUDENT).exists()
+    Path(re.search(r"; remove (\S+) and run snakemake, or the kd verb that makes it", said)[1]).unlink()
+    assert main(rebuild) == 0
+    assert Path(victim).read_bytes() == whole
+    assert main(["train", STUDENT]) == 0
+
+
 # -- memory and workers -----------------------------------------------------------------------------------------------
 
 
