@@ -394,6 +394,7 @@ def test_one_class_is_not_a_classification(folder):
 @pytest.mark.parametrize("damage", [lambda good: good[:-40], lambda good: b"", lambda good: b"not an image" * 9])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_a_damaged_image_is_named(folder, damage, suffix):
+    """Fault 13: of what runs in threads, which is decoding an image folder; kd has no worker processes."""
     path = folder / "train" / "ant" / f"1.{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)).save(path)
     path.write_bytes(damage(path.read_bytes()))
