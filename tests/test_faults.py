@@ -165,7 +165,7 @@ def keep_saving(folder: str, times: float = math.inf) -> None:
 def kill_again_and_again(
     kills: int, longest: float, work: Callable[[], object], check: Callable[[], object] = lambda: None
 ) -> None:
-    """Fork a process that does `work`, kill it after a random time, and `check`; so often. Call it in a fresh Python."""
+    """Fork a process that does `work`, kill it after a random time, `check`; so often. Call it in a fresh Python."""
     torch.set_num_threads(1)  # threads do not survive a fork
     generator = random.Random(0)
     for _ in range(kills):
