@@ -39,6 +39,7 @@ onstart:
         if code := subprocess.run(command).returncode:
             sys.exit(code)
 
+
 # Snakemake would copy what a job may update, and when the job fails copy it back in place: over what kd published since.
 FileBackupMixin.backup_output = FileBackupMixin.restore_output = lambda persistence, path: False
 
