@@ -13,6 +13,7 @@ import re
 import socket
 import subprocess
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def _noted(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # lets go of what training held: to write takes memory, too
         error = understood(error)
         code = error.exit_code if isinstance(error, KdError) else 1
         with contextlib.suppress(StorageError):  # a full disk is cause enough; it must not hide itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -93,12 +94,18 @@ class Project:
     def processes(self, pattern: str) -> list[int]:
         """Return the processes of this project whose command matches; other tests run cells of the same name."""
         found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()
-        return [int(pid) for pid in found if Path(f"/proc/{pid}/cwd").resolve() == self.folder.resolve()]
+        return [int(pid) for pid in found if working_directory(pid) == str(self.folder.resolve())]
 
     def edit(self, name: str, old: str, new: str) -> None:
         text = (self.folder / name).read_text()
         assert old in text, f"{old!r} is not in {name}"
         (self.folder / name).write_text(text.replace(old, new, 1))
+
+
+def working_directory(pid: str) -> str | None:
+    with contextlib.suppress(OSError):  # it may have ended meanwhile
+        return os.readlink(f"/proc/{pid}/cwd")
+    return None
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
