@@ -121,6 +121,8 @@ class OnSlurm(Project):
             self.controller.wait()
         for job in self.jobs("running,pending,suspended,completing"):
             self.slurm("scancel", job)
+        for pid in self.processes("snakemake"):  # of a node that was down when its job was cancelled
+            os.kill(pid, 9)
 
     def said(self) -> str:
         return (self.folder / "started.log").read_text() + self.logs()
