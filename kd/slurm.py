@@ -81,3 +81,15 @@ def ask_on(plugin: ModuleType, patience: float = 3600.0) -> None:
         return states, seconds
 
     plugin.query_job_status = query
+
+
+def tell_of_packs(plugin: ModuleType) -> None:
+    """Have Snakemake print why a job that several cells share failed, or was refused, as it does for a job of one."""
+    report: Callable = plugin.Executor.report_job_error
+
+    def reported(self: Any, job_info: Any, msg: str | None = None, **rest: Any) -> None:
+        if msg and job_info.job.is_group():
+            self.logger.error(msg)
+        report(self, job_info, msg=msg, **rest)
+
+    plugin.Executor.report_job_error = reported

@@ -327,16 +327,17 @@ def test_a_job_whose_state_is_unknown_is_not_taken_for_done(project: OnSlurm) ->
 
 
 @pytest.mark.parametrize(
-    ("resource", "value", "message"),
+    ("resource", "value", "message", "cells"),
     [
-        ("slurm_partition", "nosuch", "invalid partition specified: nosuch"),
-        ("gres", "tpu:1", "Invalid generic resource"),
+        ("slurm_partition", "nosuch", "invalid partition specified: nosuch", "cells=1"),
+        ("gres", "tpu:1", "Invalid generic resource", "cells=4"),
     ],
 )
 def test_what_slurm_refuses_stops_at_once_with_its_words(
-    project: OnSlurm, resource: str, value: str, message: str
+    project: OnSlurm, resource: str, value: str, message: str, cells: str
 ) -> None:
-    """Fault 52."""
+    """Fault 52, for a job of one cell and for one of several."""
+    project.profile(**{"group-components": [cells]})
     project.resources("train", **{resource: value})
     began = time.monotonic()
     said = project.ended(project.start(), code=1)

@@ -12,7 +12,7 @@ from snakemake.persistence import FileBackupMixin
 
 from kd.errors import StorageError
 from kd.files import lock, read_manifest
-from kd.slurm import ask_on
+from kd.slurm import ask_on, tell_of_packs
 from kd.startup import KEEP_MEMORY, VARIABLE
 
 # Jobs keep their memory (kd/startup.py says why), and run the Python that runs Snakemake, activated or not. They end
@@ -24,9 +24,10 @@ if not workflow.deployment_settings.deployment_method:
     PREFIX += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
 shell.prefix(PREFIX)
 
-# Snakemake's way of asking SLURM gives up in silence; kd/slurm.py says what it does instead.
+# Snakemake's SLURM executor keeps to itself when SLURM does not answer, and what it says of packs; kd/slurm.py mends that.
 if "snakemake_executor_plugin_slurm" in sys.modules:
     ask_on(sys.modules["snakemake_executor_plugin_slurm"])
+    tell_of_packs(sys.modules["snakemake_executor_plugin_slurm"])
 
 PRESENCE = contextlib.ExitStack()
 WORTH_A_LOOK = 200  # cells; fewer find out by themselves, as they start, whether the disk has room for them
@@ -100,4 +101,5 @@ def group_of(w):
     if not workflow.is_main_process:
         # In that job Snakemake runs without the options of profiles/default; there, too, a failed cell fails alone.
         workflow.execution_settings.keep_going = True
-    return None if CELLS[w.cell] in TAUGHT else "cells"
+    several = workflow.group_settings and workflow.group_settings.group_components.get("cells", 1) > 1
+    return "cells" if several and CELLS[w.cell] not in TAUGHT else None
