@@ -96,7 +96,7 @@ def _metrics(path: Path) -> pd.DataFrame:
 
 
 def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int) -> None:
-    # Imported weights, of no epoch, have one row: that of epoch 0.
+    # Imported weights and ensembles, of no epoch, have one row: that of epoch 0.
     if list(epochs["epoch"]) != list(range(min(1, expected), expected + 1)):
         raise DataError(f"{cell}: its metrics are not one row for each of {expected} epochs")
     for column in epochs:
@@ -116,7 +116,7 @@ def _row(experiment: str, result: Result) -> dict:
         **_setting(cell),
         "protocol": cell.protocol,
         "stages": len(cell.stages),
-        "teacher": cell.teacher.stage.network if cell.teacher else "",
+        "teacher": cell.teacher.stage.title if cell.teacher else "",
         "loss": cell.stage.objective.loss,
         "tau": resolved.get("tau", math.nan),
         "alpha": resolved.get("alpha", math.nan),
@@ -135,9 +135,9 @@ def _setting(cell: Cell) -> dict:
         "dataset": cell.dataset.name,
         **_noise(cell),
         "fraction": cell.dataset.fraction,
-        "networks": " > ".join(stage.network for stage in cell.stages),
+        "networks": " > ".join(stage.title for stage in cell.stages),
         "objectives": " > ".join(spell_objective(stage.objective) for stage in cell.stages),
-        "student": cell.stage.network,
+        "student": cell.stage.title,
         "objective": spell_objective(cell.stage.objective),
         "seed": cell.stage.seed,
     }

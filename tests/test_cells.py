@@ -101,8 +101,14 @@ def _cells(draw: st.DrawFn) -> Cell:
     amount = "human" if kind == "labels" else draw(st.sampled_from([0.2, 0.45, 1.0]))
     seed = draw(st.integers(0, 3)) if kind else 0
     dataset = Dataset("cifar100", kind and Noise(kind, amount), seed, draw(st.sampled_from([1.0, 0.03, 0.5])))
+    several = {"min_size": 1, "max_size": 3}
     stage = st.builds(
-        Stage, st.sampled_from(NETWORKS), _objectives(), st.integers(0, 99), st.sampled_from([None, 1, 120])
+        cells.stage,
+        st.lists(st.sampled_from(NETWORKS), **several),
+        _objectives(),
+        st.lists(st.integers(0, 99), **several),
+        st.sampled_from([None, 1, 120]),
+        st.sampled_from(sorted(losses.ENSEMBLES)),
     )
     first = st.sampled_from([Objective("ce"), imported("borrowed"), imported("0_tau3")])
     stages = [Stage("wrn-16-2", draw(first), 0), *draw(st.lists(stage, max_size=3))]
@@ -129,6 +135,8 @@ TOKENS = [
     "wrn-16-2",
     ".ce",
     ".s0",
+    "+1",
+    "-meanprob",
     ".kl-tau",
     "3",
     "..",
@@ -190,6 +198,14 @@ def test_any_text_is_a_dataset_that_reads_back_or_refused_with_a_message(text: s
         ("results/cifar100/paper/wrn-16-2.weights-a.s1", "this recipe's path is .*weights-a.s0"),
         ("results/cifar100/paper/wrn-16-2.weights-a.s0-epochs9", "this recipe's path is .*weights-a.s0"),
         ("results/cifar100/paper/wrn-16-2.ce.s0/wrn-10-1.weights-a.s0", "path is .*paper/wrn-10-1.weights-a.s0"),
+        ("results/cifar100/paper/wrn-28-4+wrn-16-4.ce.s0", "path is .*paper/wrn-16-4.wrn-28-4.ce.s0"),
+        ("results/cifar100/paper/wrn-16-4+wrn-16-4.ce.s0", "path is .*paper/wrn-16-4.ce.s0"),
+        ("results/cifar100/paper/wrn-16-4.ce.s1+0", "path is .*paper/wrn-16-4.ce.s0.1"),
+        ("results/cifar100/paper/wrn-16-4.ce.s0-meanprob", "path is .*paper/wrn-16-4.ce.s0"),
+        ("results/cifar100/paper/wrn-16-4.ce.s0+1-meanlogit", "path is .*paper/wrn-16-4.ce.s0.1"),
+        ("results/cifar100/paper/wrn-16-4.ce.s0+1-meanprop", "did you mean 'meanprob'"),
+        ("results/cifar100/paper/wrn-16-4+wrn-28-4.weights-a.s0", "of one network, not of several"),
+        ("results/cifar100/paper/wrn-16-4+.ce.s0", "network ''"),
         ("results/cifar100/paper/wrn-16-2.weights.s0", "expected weights-NAME"),
         ("results/cifar100/paper/wrn-16-2.weights-a-b.s0", "expected weights-NAME"),
         ("results/cifar100/paper/wrn-16-2.weights-../x.s0", "not a stage"),
