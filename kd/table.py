@@ -66,6 +66,7 @@ def read_results(study: Study) -> dict[Cell, Result]:
             results[cell] = _read(study, cell)
         except (DataError, StorageError) as error:
             problems.append(str(error))
+    problems += filter(None, (_other_than_taught(result, results) for result in results.values()))
     if problems:
         rest = f"\n... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         listed = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
@@ -88,6 +89,17 @@ def _read(study: Study, cell: Cell) -> Result:
     if manifest["status"] == "ok":
         _check_sound(cell, epochs, cell.epochs(study.protocol))
     return Result(cell, manifest, epochs)
+
+
+def _other_than_taught(result: Result, results: dict[Cell, Result]) -> str | None:
+    """Return which network that led to a cell is another now, or None: its digest says so."""
+    cell, inputs = result.cell, result.manifest["inputs"]
+    then = {cell.teacher: inputs.get("teacher")} if cell.teacher else {}
+    then |= {member: inputs["members"].get(member.path) for member in cell.members if cell.is_ensemble}
+    for led, digest in then.items():
+        if led in results and results[led].manifest["files"]["model.safetensors"] != digest:
+            return f"{cell}: made from a {led} that is another now"
+    return None
 
 
 def _metrics(path: Path) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ from conftest import study
 from kd import cells, files, losses, stages, table
 from kd.cells import Cell, all_cells, cells_of, parse_cell, stage, taught_by
 from kd.config import Objective, Study
-from kd.errors import StorageError
+from kd.errors import DataError, StorageError
 from kd.fit import evaluate
 from kd.stages import MODEL, Recipe, Resources
 from kd.teachers import Ensemble
@@ -228,6 +229,20 @@ def test_a_member_that_is_another_makes_the_ensemble_and_its_students_others(dig
     for path in (BOTH, student):
         assert after[path]["fingerprint"] != before[path]["fingerprint"]
         assert after[path]["last"] != before[path]["last"]
+
+
+def test_no_table_holds_an_ensemble_or_a_student_of_what_is_another_now(digits: Path, tmp_path: Path) -> None:
+    made = seeds()
+    train_all(made)
+    table.collect(made, tmp_path)
+    forge(MEMBERS[1])
+    with pytest.raises(
+        DataError, match=rf"1 of the study's.*\n  {re.escape(BOTH)}: made from a {MEMBERS[1]} that"
+    ):
+        table.collect(made, tmp_path)
+    train(BOTH)
+    with pytest.raises(DataError, match=r"kl-tau3\.s0: made from a .*s0\+1 that is another now"):
+        table.collect(made, tmp_path)
 
 
 def forge(path: str) -> None:
