@@ -11,6 +11,7 @@ lineage anew, so that one recipe has one path and one path one recipe. A network
 
 Several networks can teach as one: `wrn-28-4.ce.s0+1+2` is an ensemble of three seeds, `wrn-16-4+wrn-28-4.ce.s0` of two
 networks, and `-meanprob` or `-sumlogit` at the end says what it answers where that is not the mean of the logits.
+`-frac0.1` ends a stage that learns from a tenth of what its first teacher saw; where all do, it stands in the dataset.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +37,7 @@ MEAN_LOGIT = next(iter(losses.ENSEMBLES))
 
 _STAGE = re.compile(
     r"(?P<networks>[a-z0-9+-]+)\.(?P<objective>.+)\.s(?P<seeds>[0-9]{1,9}(?:\+[0-9]{1,9})*)"
-    r"(?:-(?P<ensemble>[a-z]+))?(?:-epochs(?P<epochs>[0-9]{1,9}))?"
+    r"(?:-(?P<ensemble>[a-z]+))?(?:-epochs(?P<epochs>[0-9]{1,9}))?(?:-frac(?P<fraction>[0-9.]+))?"
 )
 _DATASET = re.compile(
     rf"(?P<name>{NAME})"
@@ -91,6 +92,7 @@ class Stage:
     epochs: int | None = None
     more_seeds: tuple[int, ...] = ()
     ensemble: str = MEAN_LOGIT
+    fraction: float = 1.0  # of the training set, class-balanced
 
     @property
     def needs_teacher(self) -> bool:
@@ -118,7 +120,7 @@ class Stage:
         if not self.is_ensemble:
             return (self,)
         each = itertools.product(self.networks, (self.seed, *self.more_seeds))
-        return tuple(Stage(network, self.objective, seed, self.epochs) for network, seed in each)
+        return tuple(replace(self, network=n, seed=s, more_seeds=(), ensemble=MEAN_LOGIT) for n, s in each)
 
     @property
     def title(self) -> str:
@@ -133,7 +135,8 @@ class Stage:
     def __str__(self) -> str:
         seeds = "+".join(map(str, (self.seed, *self.more_seeds)))
         early = f"-epochs{self.epochs}" if self.epochs else ""
-        return f"{self.network}.{spell_objective(self.objective)}.s{seeds}{self._combined}{early}"
+        part = f"-frac{spell(self.fraction)}" if self.fraction < 1 else ""
+        return f"{self.network}.{spell_objective(self.objective)}.s{seeds}{self._combined}{early}{part}"
 
 
 def stage(
@@ -142,11 +145,12 @@ def stage(
     seeds: Iterable[int],
     epochs: int | None = None,
     ensemble: str = MEAN_LOGIT,
+    fraction: float = 1.0,
 ) -> Stage:
     """Return the canonical stage of these: members in order, each once, and nothing to combine where there is one."""
     networks, (seed, *more) = sorted(set(networks)), sorted(set(seeds))
     several = len(networks) > 1 or more
-    return Stage("+".join(networks), chosen, seed, epochs, tuple(more), ensemble if several else MEAN_LOGIT)
+    return Stage("+".join(networks), chosen, seed, epochs, tuple(more), ensemble if several else MEAN_LOGIT, fraction)
 
 
 def spell_objective(chosen: Objective) -> str:
@@ -207,6 +211,11 @@ class Cell:
         return 0 if self.stage.weights or self.is_ensemble else self.stage.epochs or protocol.epochs
 
     @property
+    def fraction(self) -> float:
+        """Class-balanced share of the training set that this cell learns from."""
+        return min(self.dataset.fraction, self.stage.fraction)
+
+    @property
     def lineage(self) -> Iterator[Cell]:
         """The cells from the first teacher to this one, the members of an ensemble before it."""
         for n in range(1, len(self.stages) + 1):
@@ -245,6 +254,8 @@ def parse_cell(path: str | Path) -> Cell:
     if not re.fullmatch(NAME, parts[2]):
         raise ConfigError(f"{path}: {parts[2]!r} is not a protocol's name")
     cell = Cell(parse_dataset(parts[1]), parts[2], tuple(map(_parse_stage, parts[3:])))
+    if cell.dataset.fraction < 1 and any(stage.fraction < 1 for stage in cell.stages):
+        raise ConfigError(f"{path}: a fraction of a fraction; give the dataset's or the stages'")
     canonical = _cell(cell.dataset, cell.protocol, cell.stages)
     if Path(canonical.path) != Path(path):
         raise ConfigError(f"{path}: this recipe's path is {canonical.path}")
@@ -291,7 +302,8 @@ def _parse_stage(text: str) -> Stage:
     if chosen.weights and len(networks) > 1:
         raise ConfigError(f"{text!r}: the weights {chosen.weights!r} are of one network, not of several")
     epochs = int(match["epochs"]) if match["epochs"] else None
-    return stage(networks, chosen, seeds, epochs, _parse_ensemble(match["ensemble"], text))
+    fraction = _share(match["fraction"], text) if match["fraction"] else 1.0
+    return stage(networks, chosen, seeds, epochs, _parse_ensemble(match["ensemble"], text), fraction)
 
 
 def _parse_ensemble(found: str | None, where: str) -> str:
@@ -332,7 +344,11 @@ def _cell(dataset: Dataset, protocol: str, stages: tuple[Stage, ...]) -> Cell:
     first, *taught = stages[n:]
     if first.weights:  # a file has no seed, and nothing to stop
         first = Stage(first.network, first.objective, seed=0)
-    return Cell(dataset, protocol, (first, *taught))
+    stages = (first, *taught)
+    if first.fraction < 1 and len({stage.fraction for stage in stages}) == 1:
+        dataset = replace(dataset, fraction=first.fraction)
+        stages = tuple(replace(stage, fraction=1.0) for stage in stages)
+    return Cell(dataset, protocol, stages)
 
 
 def cells_of(study: Study, name: str) -> list[Cell]:
@@ -361,15 +377,17 @@ def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -
     mixes = [(first, *mix) for mix in taught] if len(networks) > 1 else [(o,) for o in experiment.loss]
     teacher_seeds = experiment.teacher_seeds or study.teacher_seeds
     combinations = experiment.ensemble or (MEAN_LOGIT,)
-    axes = itertools.product(mixes, teacher_seeds, combinations, experiment.seeds or study.seeds)
-    for mix, teachers_seeds, ensemble, seed in axes:
+    fractions, seeds = experiment.student_fraction, experiment.seeds or study.seeds
+    for mix, from_seeds, ensemble, part, seed in itertools.product(
+        mixes, teacher_seeds, combinations, fractions, seeds
+    ):
         *teach, last = zip(networks, mix, strict=True)
         yield (
             *(
-                stage(network.split("+"), chosen, teachers_seeds, None if n else early, ensemble)
+                stage(network.split("+"), chosen, from_seeds, None if n else early, ensemble, part if n else 1.0)
                 for n, (network, chosen) in enumerate(teach)
             ),
-            Stage(*last, seed),
+            Stage(*last, seed, fraction=part),
         )
 
 
@@ -441,7 +459,7 @@ def code_behind(cell: Cell, protocol: Protocol) -> str:
         modules += ["kd.weights" if cell.stage.weights else losses.family(cell.stage.objective.loss)]
     if cell.teacher:
         modules += ["kd.teachers"]
-    if cell.dataset.fraction < 1 or protocol.heldout:
+    if cell.fraction < 1 or protocol.heldout:
         modules += ["kd.data.arrays"]
     return code_digest(*modules)
 

@@ -425,7 +425,8 @@ class Experiment(_Model):
     loss: Losses = Field(description="what each taught network of the path is trained with; chains take every mix")
     dataset: Name | None = Field(None, description="by default the study's")
     label_noise: LabelNoise = (None,)
-    fraction: Fractions = (1.0,)
+    fraction: Fractions = Field((1.0,), description="class-balanced share of the training set")
+    student_fraction: Fractions = Field((1.0,), description="the same for all but the first teacher, which sees all")
     seeds: Seeds | None = None
     teacher_seeds: TeacherSeeds | None = Field(None, description="0+1+2 is an ensemble of three seeds")
     ensemble: Combinations | None = Field(None, description="what an ensemble answers; by default mean_logit")
@@ -446,6 +447,8 @@ class Experiment(_Model):
         needing = [o.loss for o in self.loss if o.needs_teacher]
         if needing and any(len(path) < 2 for path in self.networks):
             raise ValueError(f"teacher: missing; {needing[0]} needs one")
+        if min(self.fraction) < 1 and min(self.student_fraction) < 1:
+            raise ValueError("student_fraction: teachers see the fraction too; give one of the two")
         if self.teacher_weights:
             self._check_teacher_weights(self.teacher_weights)
         return self

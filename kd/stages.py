@@ -100,15 +100,18 @@ class Prepared:
     digests: dict[str, str]
 
 
-def prepared(cell: Cell, recipe: Recipe) -> Prepared:
-    """Open the data that `cell` learns from, memory-mapped. Raises StorageError when it is damaged or not there."""
+def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None) -> Prepared:
+    """Open the data that `cell` learns from, memory-mapped, or another `fraction` of them.
+
+    Raises StorageError when they are damaged or not there.
+    """
     source = source_of(cell.dataset.name, recipe.declared)
     protocol = recipe.protocol
     dataset = open_dataset(Path(DATA, cell.dataset.name))
     given = open_labels(Path(DATA, cell.dataset.labelled)) if cell.dataset.noise else dataset.train_labels
     # Chosen by the clean labels: the same examples are held out, or left out, at every noise and fraction.
     train, heldout = hold_out(dataset.train_labels, protocol.heldout)
-    train = subset(dataset.train_labels, cell.dataset.fraction, among=train)
+    train = subset(dataset.train_labels, cell.fraction if fraction is None else fraction, among=train)
     examples = Examples(
         images=_tensor(dataset.train_images),
         labels=_tensor(given),
@@ -176,7 +179,7 @@ def _place(
     protocol, need = recipe.protocol, 0
     if torch.cuda.is_available():
         banks = len(cell.teacher.members) if cell.teacher and protocol.teacher == "bank" else 0
-        rows = banks * have.grid.count * len(have.examples.train)
+        rows = round(banks * have.grid.count * len(have.examples.train) / cell.stage.fraction)
         need = max(
             gpu_bytes(network, have.classes, have.examples, protocol.batch, rows) for network in cell.stage.networks
         )
@@ -341,7 +344,7 @@ def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resourc
 
 
 def _bank_of_one(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources) -> None:
-    have = prepared(teacher, recipe)
+    have = _behind_bank(teacher, recipe)
     folder, identity = _bank_folder(teacher), _bank_identity(teacher, recipe, have)
     if files.read_manifest(Path(teacher.path))["status"] != "ok":
         log.error("%s diverged: its bank is empty, and its students will be published as diverged", teacher)
@@ -357,6 +360,11 @@ def _bank_of_one(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Re
             bank.fill(folder, identity, needs, have.grid, load_network(teacher, have), have.examples, where)
 
 
+def _behind_bank(cell: Cell, recipe: Recipe) -> Prepared:
+    """Return the data of a bank: all that any student may be given a part of."""
+    return prepared(cell, recipe, cell.dataset.fraction)
+
+
 def release(teacher: Cell) -> None:
     """Remove the bank of `teacher`, or of each member: its last student is trained."""
     for member in teacher.members:
@@ -366,6 +374,7 @@ def release(teacher: Cell) -> None:
 
 def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
     """Return what answers for the teacher of `cell`."""
+    have = have if cell.stage.fraction == 1 else _behind_bank(cell, recipe)
     voices = [_voice(member, recipe, have, plan, where) for member in cell.teacher.members]
     if not cell.teacher.is_ensemble:
         return voices[0]

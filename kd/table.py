@@ -146,7 +146,7 @@ def _setting(cell: Cell) -> dict:
     return {
         "dataset": cell.dataset.name,
         **_noise(cell),
-        "fraction": cell.dataset.fraction,
+        "fraction": cell.fraction,
         "networks": " > ".join(stage.title for stage in cell.stages),
         "objectives": " > ".join(spell_objective(stage.objective) for stage in cell.stages),
         "student": cell.stage.title,

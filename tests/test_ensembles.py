@@ -236,9 +236,7 @@ def test_no_table_holds_an_ensemble_or_a_student_of_what_is_another_now(digits: 
     train_all(made)
     table.collect(made, tmp_path)
     forge(MEMBERS[1])
-    with pytest.raises(
-        DataError, match=rf"1 of the study's.*\n  {re.escape(BOTH)}: made from a {MEMBERS[1]} that"
-    ):
+    with pytest.raises(DataError, match=rf"1 of the study's.*\n  {re.escape(BOTH)}: made from a {MEMBERS[1]} that"):
         table.collect(made, tmp_path)
     train(BOTH)
     with pytest.raises(DataError, match=r"kl-tau3\.s0: made from a .*s0\+1 that is another now"):
