@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := workflow/studies/demo.yaml
 
-.PHONY: demo test test-slow bench lint format clean
+.PHONY: demo test test-slow test-slurm bench lint format clean
 
 demo: .venv/installed
 	@$(BIN)/snakemake --cores all --configfile $(DEMO)
@@ -13,10 +13,17 @@ demo: .venv/installed
 	@echo "table    reports/demo/table.csv"
 
 test: .venv/installed
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto -m "not slow and not slurm"
 
 test-slow: .venv/installed
 	$(BIN)/pytest -n auto -m slow
+
+test-slurm: .venv/installed # as root on Debian: a SLURM on this machine, without and with accounting
+	tests/cluster.sh install
+	tests/cluster.sh start
+	KD_TEST_CLUSTER=plain $(BIN)/pytest -n 4 -m slurm; code=$$?; tests/cluster.sh stop; exit $$code
+	tests/cluster.sh start --accounting
+	KD_TEST_CLUSTER=accounting $(BIN)/pytest -m slurm -k accounting; code=$$?; tests/cluster.sh stop; exit $$code
 
 bench: .venv/installed # an hour's half, on a machine that does nothing else
 	$(BIN)/python -m bench.loops

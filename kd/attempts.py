@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 from kd import files
 from kd.errors import KdError, StorageError, Terminated, understood
-
-_NEAR_THE_LIMIT = 60.0  # seconds before the end of a SLURM job: a signal that comes then is that of its time limit
 
 
 @contextlib.contextmanager
@@ -40,6 +40,7 @@ def _noted(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # lets go of what training held: to write takes memory, too
         error = understood(error)
         code = error.exit_code if isinstance(error, KdError) else 1
         with contextlib.suppress(StorageError):  # a full disk is cause enough; it must not hide itself
@@ -77,13 +78,8 @@ def _time_is_up() -> bool:
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         return False
-    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
-        # %L is the time left: [days-][hours:]minutes:seconds
-        command = ["squeue", "--noheader", f"--jobs={job}", "--format=%L"]
-        left = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.split()[0]
-        days, _, clock = left.rpartition("-")
-        seconds = 86_400 * int(days or 0)
-        for weight, part in zip((1, 60, 3600), reversed(clock.split(":")), strict=False):
-            seconds += weight * int(part)
-        return seconds < _NEAR_THE_LIMIT
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["squeue", "--noheader", f"--jobs={job}", "--format=%L"]  # the time left
+        left = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+        return re.fullmatch(r"INVALID|0:0\d", left) is not None  # the first is what squeue makes of a negative time
     return False

@@ -6,6 +6,7 @@ Every message says where, what was got, what is allowed, and the next command.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -61,7 +62,7 @@ class Terminated(KdError):
 
 def understood(error: BaseException) -> BaseException:
     """Return `error` as the KdError that it amounts to: a full disk, a lack of memory or Ctrl-C; else itself."""
-    if isinstance(error, MemoryError) or _is_torch_s_out_of_memory(error):
+    if _is_lack_of_memory(error):
         return OutOfMemory(f"out of memory: {first_line(error)}; give it more, or train fewer cells at once")
     if isinstance(error, OSError):
         return StorageError(f"{error.filename or 'storage'}: {error.strerror or error}")
@@ -70,11 +71,23 @@ def understood(error: BaseException) -> BaseException:
     return error
 
 
-def _is_torch_s_out_of_memory(error: BaseException) -> bool:
+# What the libraries below say of it: torch's allocator, C++, oneDNN, threads, and the loader of shared libraries.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "std::bad_alloc",
+    "could not create a primitive",
+    "can't start new thread",
+    "failed to map segment",
+)
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
     # By name and text: this module must not import torch, which has a class for a GPU's memory and none for the host's.
-    return type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError | ImportError) and any(text in str(error) for text in _NO_MEMORY)
 
 
 def first_line(error: BaseException) -> str:

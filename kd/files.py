@@ -20,6 +20,7 @@ from pathlib import Path
 from kd.errors import Busy, StorageError
 
 MANIFEST = "manifest.json"
+AGAIN = "run snakemake, or the kd verb that makes it"
 _PENDING = ".tmp-"  # prefix of files that are not there yet; the writer's pid follows
 
 
@@ -54,15 +55,21 @@ def storage(path: Path, needed: int = 0) -> Iterator[None]:
 
 def free_bytes(path: Path) -> int:
     """Return how many bytes can still be written where `path` is, or will be."""
+    return shutil.disk_usage(_nearest_folder(path)).free
+
+
+def _nearest_folder(path: Path) -> Path:
     folder = Path(path).absolute()
     while not folder.is_dir():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
 
 
 def demand(path: Path, needed: int) -> None:
-    """Raise StorageError unless `needed` bytes are free where `path` will be: before the work, not after it."""
-    free = free_bytes(path)
+    """Raise StorageError unless `needed` bytes can be written where `path` will be: before the work, not after it."""
+    folder, free = _nearest_folder(path), free_bytes(path)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StorageError(f"{path}: cannot write: {folder} is read-only, or another user's")
     if free < needed:
         raise StorageError(
             f"{path}: {needed:,} bytes are needed, {free:,} bytes are free; make space and run the same command again"
@@ -168,7 +175,7 @@ def read_manifest(folder: Path) -> dict | None:
     except FileNotFoundError:
         return None
     except (ValueError, UnicodeDecodeError) as error:
-        raise StorageError(f"{path}: not a manifest ({error}); remove it and run the same command again") from error
+        raise StorageError(f"{path}: not a manifest ({error}); remove it and {AGAIN}") from error
 
 
 def verified(folder: Path, *names: str) -> dict:
@@ -179,14 +186,14 @@ def verified(folder: Path, *names: str) -> dict:
     folder = Path(folder)
     manifest = read_manifest(folder)
     if manifest is None:
-        raise StorageError(f"{folder}: no result here (no {MANIFEST}); run snakemake, or the kd verb that makes it")
+        raise StorageError(f"{folder}: no result here (no {MANIFEST}); {AGAIN}")
     for name in names or manifest["files"]:
         path = folder / name
         found = file_digest(path) if path.exists() else "no such file"
         if found != manifest["files"].get(name):
             raise StorageError(
                 f"{path}: damaged: its manifest says sha256 {manifest['files'].get(name)}, found {found}; "
-                f"remove {folder / MANIFEST} and run the same command again to rebuild it"
+                f"remove {folder / MANIFEST} and {AGAIN}"
             )
     return manifest
 

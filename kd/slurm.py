@@ -56,23 +56,28 @@ def ask_on(plugin: ModuleType, patience: float = 3600.0) -> None:
     lasts too long an end: the jobs go on by themselves, and the same command finds what they have published.
     """
     ask: Callable = plugin.query_job_status
-    since: list[float] = []
+    asked: set[str] = set()
+    failures: list[float] = []  # when each question since the last answer was asked
 
     async def query(command: str, logger: Any) -> tuple:
+        program = command.split()[0]
+        if program not in asked:
+            asked.add(program)
+            logger.info(f"SLURM's word on the jobs comes from {program}.")
         states, seconds = await ask(command, logger)
         if states is not None:
-            if since:
-                logger.warning(f"SLURM answers again: {command.split()[0]}")
-            since.clear()
+            if failures:
+                logger.warning(f"SLURM answers again: {program}.")
+            failures.clear()
             return states, seconds
-        since.append(time.monotonic())
-        lasted = since[-1] - since[0]
+        failures.append(time.monotonic())
+        lasted = failures[-1] - failures[0]
         if lasted > patience:
             raise RuntimeError(
-                f"{command.split()[0]} has failed for {lasted / 60:.0f} minutes. The jobs of this run go on; when "
-                f"SLURM answers again, the same command finds what they have published. It was: {command}"
+                f"{program} has failed for {lasted / 60:.0f} minutes. The jobs of this run go on; when SLURM answers "
+                f"again, the same command finds what they have published. The question was: {command}"
             )
-        logger.warning(f"SLURM does not answer ({command.split()[0]}, question {len(since)}); asking again")
+        logger.warning(f"SLURM does not answer ({program}, question {len(failures)}); asking again.")
         return states, seconds
 
     plugin.query_job_status = query

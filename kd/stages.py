@@ -316,10 +316,15 @@ def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: 
 
 
 def _published(cell: Cell, fingerprint: str) -> dict | None:
-    manifest = files.read_manifest(Path(cell.path))
-    if manifest is None or manifest.get("fingerprint") != fingerprint:
+    """Return the manifest of `cell` if it is published, undamaged, from the same recipe, code and inputs."""
+    try:
+        manifest = files.read_manifest(Path(cell.path))
+        if manifest is None or manifest.get("fingerprint") != fingerprint:
+            return None
+        return files.verified(Path(cell.path))
+    except StorageError as error:
+        log.warning("%s; training it anew", error)
         return None
-    return files.verified(Path(cell.path))
 
 
 def _csv(rows: list[Row]) -> bytes:

@@ -394,6 +394,7 @@ def test_one_class_is_not_a_classification(folder):
 @pytest.mark.parametrize("damage", [lambda good: good[:-40], lambda good: b"", lambda good: b"not an image" * 9])
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_a_damaged_image_is_named(folder, damage, suffix):
+    """Fault 13: of what runs in threads, which is decoding an image folder; kd has no worker processes."""
     path = folder / "train" / "ant" / f"1.{suffix}"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)).save(path)
     path.write_bytes(damage(path.read_bytes()))
@@ -501,8 +502,12 @@ def test_equal_content_has_an_equal_digest_and_any_change_another(digits, tmp_pa
     assert write_dataset(again, tmp_path / "again", {})["digest"] != digest
 
 
-def test_a_flipped_label_is_found_on_opening_a_flipped_pixel_on_verifying(digits):
-    for name, options in (("train_labels.npy", {}), ("test_images.npy", {"verify": True})):
+def test_a_flipped_bit_is_found_on_opening_and_in_large_images_on_verifying(digits, monkeypatch):
+    """Fault 9, of prepared data."""
+    for name, options in (("train_labels.npy", {}), ("test_images.npy", {}), ("test_images.npy", {"verify": True})):
+        if options:
+            monkeypatch.setattr(arrays, "_ALWAYS_CHECKED", 100)
+            open_dataset(digits)
         content = bytearray((digits / name).read_bytes())
         content[-8] ^= 1
         (digits / name).write_bytes(content)
@@ -513,16 +518,19 @@ def test_a_flipped_label_is_found_on_opening_a_flipped_pixel_on_verifying(digits
     open_dataset(digits, verify=True)
 
 
-def test_truncated_or_missing_images_are_found_on_opening(digits):
+def test_truncated_or_missing_images_are_found_on_opening(digits, monkeypatch):
+    """Fault 10, of prepared data too large to be read whole each time."""
+    monkeypatch.setattr(arrays, "_ALWAYS_CHECKED", 100)
     os.truncate(digits / "train_images.npy", 1000)
-    with pytest.raises(StorageError, match=r"train_images.npy: .*rebuild"):
+    with pytest.raises(StorageError, match=r"train_images.npy: .*remove .*manifest.json and run snakemake"):
         open_dataset(digits)
     (digits / "train_images.npy").unlink()
-    with pytest.raises(StorageError, match=r"train_images.npy: .*rebuild"):
+    with pytest.raises(StorageError, match=r"train_images.npy: .*remove .*manifest.json and run snakemake"):
         open_dataset(digits)
 
 
-def test_an_array_with_another_shape_than_its_manifest_is_refused(digits):
+def test_an_array_with_another_shape_than_its_manifest_is_refused(digits, monkeypatch):
+    monkeypatch.setattr(arrays, "_ALWAYS_CHECKED", 100)
     np.save(digits / "test_images.npy", np.zeros((3, 8, 8, 1), np.uint8))
     with pytest.raises(StorageError, match="not the 899 images"):
         open_dataset(digits)

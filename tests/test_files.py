@@ -90,7 +90,7 @@ def test_a_flipped_bit_a_truncated_or_a_missing_file_is_named(tmp_path: Path, da
     """Faults 9 and 10."""
     files.publish(tmp_path, {"a": b"11", "b": b"2"}, {})
     damage(tmp_path / "a")
-    with pytest.raises(StorageError, match=r"a: damaged: .*run the same command again"):
+    with pytest.raises(StorageError, match=r"a: damaged: .*remove .*manifest\.json and run snakemake"):
         files.verified(tmp_path)
     assert files.verified(tmp_path, "b")
 

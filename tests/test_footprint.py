@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import torch
+from conftest import study
 from test_fit import made_examples
 
-from kd.footprint import _FIXED, _kept_by_a_step, gpu_bytes
+from kd.cells import all_cells, augmentation, taught_by
+from kd.data import source_of
+from kd.data.views import Grid
+from kd.footprint import _FIXED, _kept_by_a_step, disk_bytes, gpu_bytes
 
 
 def test_a_step_of_wrn_16_2_keeps_each_norm_s_input_and_output() -> None:
@@ -27,3 +33,22 @@ def test_it_grows_with_the_batch_the_data_and_the_bank() -> None:
     assert gpu_bytes("resnet8", 10, small, 16, rows=1000) == need + 1000 * (20 + 8)
     larger = dataclasses.replace(small, images=torch.zeros(1000, 8, 8, 1, dtype=torch.uint8))
     assert gpu_bytes("resnet8", 10, larger, batch=16) == need + larger.images.nbytes - small.images.nbytes
+
+
+def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -> None:
+    small = study()
+    cells = all_cells(small)
+    sizes = {"resnet14": 4 * 175_258, "resnet8": 4 * 78_042}  # of CIFAR's, as long as the data are unknown
+    needed = disk_bytes(cells, small)
+    weights = sizes["resnet14"] + 4 * sizes["resnet8"]
+    assert abs(needed["results"] / weights - 1) < 0.1  # running statistics of batch norm, other last layer
+    assert needed["banks"] == 0
+    Path("data/digits").mkdir(parents=True)
+    manifest = {"counts": {"train": 1000}, "class_names": list("0123456789")}
+    Path("data/digits/manifest.json").write_text(json.dumps(manifest))
+    views = Grid(*augmentation(source_of("digits", None), small.protocol)).count
+    seen = views * (1 - (1 - 1 / views) ** 6)  # two seeds, three epochs each
+    assert disk_bytes(cells, small)["banks"] == round(1000 * seen * (20 + 8))
+    (teacher,) = taught_by(cells)
+    Path("banks", teacher.name).mkdir(parents=True)  # what a bank lacks is little
+    assert disk_bytes(cells, small)["banks"] == 0

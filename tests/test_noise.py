@@ -283,6 +283,7 @@ def test_the_manifest_states_the_realised_rate_and_the_digest_of_the_labels(digi
 
 
 def test_teacher_and_student_see_equal_labels_whoever_makes_them(digits, tmp_path):
+    """Fault 25."""
     prepare_labels(digits, "sym", 0.4, 1, tmp_path / "teacher")
     call = f"prepare_labels({str(digits)!r}, 'sym', 0.4, 1, {str(tmp_path / 'student')!r})"
     subprocess.run([sys.executable, "-c", f"from kd.data.prepare import prepare_labels; {call}"], check=True)

@@ -121,6 +121,7 @@ def test_diverged_cells_are_listed_and_counted() -> None:
 
 
 def test_differing_environments_are_pointed_out() -> None:
+    """Fault 24: what the manifests tell, the page shows."""
     mixed = rows()
     mixed.loc[0, "precision"] = "fp32"
     assert "not all trained alike" in report.render(STUDY, mixed, [])

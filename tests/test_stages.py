@@ -164,7 +164,9 @@ def test_a_damaged_teacher_is_refused_by_name(digits: Path, damage: str) -> None
     model.write_bytes({"truncate": content[:-100], "empty": b""}.get(damage, content))
     if damage == "remove":
         model.unlink()
-    with pytest.raises(StorageError, match=r"resnet14\.ce\.s0/model\.safetensors: damaged.*run the same command again"):
+    with pytest.raises(
+        StorageError, match=r"resnet14\.ce\.s0/model\.safetensors: damaged.*remove .*manifest\.json and run snakemake"
+    ):
         train(STUDENT)
     assert not Path(STUDENT, "manifest.json").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -93,12 +94,18 @@ class Project:
     def processes(self, pattern: str) -> list[int]:
         """Return the processes of this project whose command matches; other tests run cells of the same name."""
         found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()
-        return [int(pid) for pid in found if Path(f"/proc/{pid}/cwd").resolve() == self.folder.resolve()]
+        return [int(pid) for pid in found if working_directory(pid) == str(self.folder.resolve())]
 
     def edit(self, name: str, old: str, new: str) -> None:
         text = (self.folder / name).read_text()
         assert old in text, f"{old!r} is not in {name}"
         (self.folder / name).write_text(text.replace(old, new, 1))
+
+
+def working_directory(pid: str) -> str | None:
+    with contextlib.suppress(OSError):  # it may have ended meanwhile
+        return os.readlink(f"/proc/{pid}/cwd")
+    return None
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -422,6 +429,16 @@ def test_an_ensemble_of_a_member_that_diverged_does_not_stop_the_study(tmp_path:
     project.run()
     assert f"its teacher results/{TOGETHER} diverged" in project.published()[min(THEIRS)]
     assert "Nothing to be done" in project.run()
+
+
+def test_a_disk_that_is_too_small_for_the_study_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    """Fault 7."""
+    project = Project(tmp_path)
+    project.edit("workflow/rules/common.smk", "WORTH_A_LOOK = 200", "WORTH_A_LOOK = 1")
+    project.edit("kd/footprint.py", "{RESULTS: sum(", "{RESULTS: 10**15 + sum(")  # more than any disk of a test has
+    said = project.run(code=74)
+    assert "bytes are needed" in said
+    assert not project.published()
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from snakemake.persistence import FileBackupMixin
+
 from kd.errors import StorageError
 from kd.files import lock, read_manifest
 from kd.slurm import ask_on
@@ -38,6 +40,10 @@ onstart:
             sys.exit(code)
 
 
+# Snakemake would copy what a job may update, and when the job fails copy it back in place: over what kd published since.
+FileBackupMixin.backup_output = FileBackupMixin.restore_output = lambda persistence, path: False
+
+
 def data_recipe(name):
     """What the dataset is, as JSON: when the study declares it otherwise, it is prepared anew."""
     return json.dumps(cells.data_recipe(STUDY, cells.parse_dataset(name)), sort_keys=True)
@@ -53,12 +59,22 @@ def taught(w):
     cell = CELLS[w.cell]
     yield f"data/{cell.dataset.labelled}/manifest.json"
     yield from (f"{member}/manifest.json" for member in cell.members if cell.is_ensemble)
+    if os.path.exists(f"{cell}/manifest.json") and not current(cell):
+        yield changed()
     if cell.teacher:
         yield f"{cell.teacher}/manifest.json"
         # A student that is current has had its bank: it neither brings a deleted one back, nor is it retrained
         # when the bank grows for others.
         if STUDY.protocol.teacher == "bank" and not current(cell):
             yield from (f"banks/{member.name}/manifest.json" for member in cell.teacher.members)
+
+
+@cache
+def changed():
+    """A file newer than any result, for what is out of date: Snakemake's own records of params can be lost."""
+    path = Path(".snakemake/code_or_protocol_changed")
+    path.touch()
+    return str(path)
 
 
 @cache

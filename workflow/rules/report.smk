@@ -1,4 +1,5 @@
-# reports/STUDY: one tidy table, the figures and the page, from the published cells alone; no torch.
+# reports/STUDY: one tidy table, the figures and the page, from the published cells alone; no torch. All is
+# written whole or not at all, and updated: what another Snakemake is reading is never taken away.
 
 FIGURES = [f"{REPORTS}/figures/{name}.{figure}.png" for name, figure in STUDY.drawn]
 
@@ -15,7 +16,7 @@ rule collect:
     input:
         [f"{cell}/manifest.json" for cell in CELLS.values()],
     output:
-        multiext(f"{REPORTS}/", "table.csv", "table.parquet", "curves.csv", "curves.parquet"),
+        [update(f"{REPORTS}/{name}.{kind}") for name in ("table", "curves") for kind in ("csv", "parquet")],
     log:
         f"logs/{REPORTS}/collect.log",
     benchmark:
@@ -36,11 +37,11 @@ rule figure:
         curves=f"{REPORTS}/curves.parquet",
     output:
         report(
-            f"{REPORTS}/figures/{{experiment}}.{{figure}}.png",
+            update(f"{REPORTS}/figures/{{experiment}}.{{figure}}.png"),
             caption="../report/figure.rst",
             category="{experiment}",
         ),
-        multiext(f"{REPORTS}/figures/{{experiment}}.{{figure}}", ".pdf", ".svg", ".txt"),
+        [update(f"{REPORTS}/figures/{{experiment}}.{{figure}}.{kind}") for kind in ("pdf", "svg", "txt")],
     log:
         f"logs/{REPORTS}/{{experiment}}.{{figure}}.log",
     benchmark:
@@ -58,7 +59,7 @@ rule tables:
     input:
         f"{REPORTS}/table.parquet",
     output:
-        report(f"{REPORTS}/means.csv", caption="../report/means.rst", category="tables"),
+        report(update(f"{REPORTS}/means.csv"), caption="../report/means.rst", category="tables"),
     log:
         f"logs/{REPORTS}/tables.log",
     benchmark:
@@ -78,7 +79,7 @@ rule report:
         f"{REPORTS}/means.csv",
         f"{REPORTS}/table.parquet",
     output:
-        f"{REPORTS}/report.html",
+        update(f"{REPORTS}/report.html"),
     log:
         f"logs/{REPORTS}/report.log",
     benchmark:
