@@ -74,9 +74,12 @@ def plan(options: argparse.Namespace) -> None:
     print(f"study {study.study}: {study.dataset}, protocol {study.protocol.name}, {study.protocol.epochs} epochs")
     for name in study.experiments:
         print(f"  {name:20} {len(cells_of(study, name)):6} cells")
-    teachers = taught_by(cells)
+    ensembles = sum(cell.is_ensemble for cell in cells)
+    teachers = [cell for cell in taught_by(cells) if not cell.is_ensemble]
     epochs = sum(cell.epochs(study.protocol) for cell in cells)
-    print(f"{len(cells)} networks to train, {len(teachers)} of them teach; {epochs:,} epochs in all")
+    together = f", also as {ensembles} ensembles" if ensembles else ""
+    networks = f"{len(cells) - ensembles} networks to train, {len(teachers)} of them teach{together}"
+    print(f"{networks}; {epochs:,} epochs in all")
     _check_room(study, cells)
 
 

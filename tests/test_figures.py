@@ -176,6 +176,8 @@ def test_a_grid_holds_all_of_an_objective_fixed_but_tau_and_alpha_and_imported_w
 def test_networks_have_readable_names() -> None:
     assert naming.path_name("wrn-28-4 > wrn-16-2") == "WRN-28-4 → WRN-16-2"
     assert naming.network_name("resnet8x4") == "ResNet8x4"
+    assert naming.path_name("3*wrn-28-4 > wrn-16-2") == "3 × WRN-28-4 → WRN-16-2"
+    assert naming.network_name("wrn-16-4+wrn-28-4-meanprob") == "WRN-16-4 + WRN-28-4 (mean of probabilities)"
     assert naming.mix_name("ce > kl-tau3 > mse") == "KL τ=3 → MSE"
 
 

@@ -126,7 +126,8 @@ def _teachers(rows: pd.DataFrame) -> str:
     if not found:
         return ""
     if len(found) == 1:
-        return f", every student of a setting from one teacher (seed {found[0]}), whose own spread is not in it"
+        first = ", of an ensemble the first" if rows["teacher"].str.contains("[*+]").any() else ""
+        return f", every student of a setting from one teacher (seed {found[0]}{first}), whose own spread is not in it"
     return f", taught by teachers of seeds {', '.join(map(str, found))}, students of one counting as independent"
 
 
