@@ -200,10 +200,11 @@ def figure(options: argparse.Namespace) -> None:
 
 
 def tables(options: argparse.Namespace) -> None:
-    """Write the means of a table, with intervals."""
+    """Write the means of a table, with intervals, and its objectives compared two by two."""
     from kd import report
 
     report.write_means(options.table.parent)
+    report.write_comparisons(options.table.parent)
 
 
 def page(options: argparse.Namespace) -> None:

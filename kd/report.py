@@ -12,14 +12,16 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from kd.comparisons import COMPARED, comparisons
 from kd.config import WEIGHTS, Protocol, Study
 from kd.errors import ConfigError, StorageError, first_line, nearest
 from kd.figures import draw as draw_figure
 from kd.figures import naming, style, wording
 from kd.files import write_atomic
-from kd.statistics import SETTING, paired, settings, summarise, taught_by
+from kd.statistics import SETTING, UNDECIDED, paired, settings, summarise, taught_by
 
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
+_OBJECTIVES = 7  # of one experiment, whose 21 comparisons the page shows; those of more are in comparisons.csv
 _ENVIRONMENT = ["device", "precision", "threads"]
 
 
@@ -62,7 +64,13 @@ def _experiment(name: str, rows: pd.DataFrame, figures: Sequence[tuple], sentenc
         for experiment, figure, path, caption in figures
         if experiment == name
     ]
-    return {"name": name, "sentence": sentence or what_was_run(own), "figures": shown, "means": means(own)}
+    return {
+        "name": name,
+        "sentence": sentence or what_was_run(own),
+        "figures": shown,
+        "means": means(own),
+        "pairs": pairs(own),
+    }
 
 
 def _embedded(path: Path) -> str:
@@ -163,6 +171,29 @@ def _against_ce(rows: pd.DataFrame) -> dict[str, str]:
     return words
 
 
+def pairs(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
+    """Return (title, lines of words) of the objectives compared two by two; none where they are too many to read."""
+    if rows["objectives"].nunique() > _OBJECTIVES:
+        return []
+    table = comparisons(rows)
+    varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
+    groups = table.groupby(COMPARED, sort=False)
+    return [(naming.title(dict(zip(COMPARED, key, strict=True)), varied), _pairs(group)) for key, group in groups]
+
+
+def _pairs(group: pd.DataFrame) -> list[dict]:
+    return [
+        {
+            "pair": f"{naming.mix_name(line['a'])} against {naming.mix_name(line['b'])}",
+            "difference": wording.interval_words(line["difference"], line["low"], line["high"]),
+            "p": wording.p_words(line["p_holm"]),
+            "n": line["pairs"],
+            "says": line["statement"] if line["verdict"] == UNDECIDED else line["verdict"],
+        }
+        for line in group.to_dict("records")
+    ]
+
+
 def environments(cells: pd.DataFrame) -> list[dict]:
     """Return one line per device, precision and threads, with its cells, its seconds and the code digests.
 
@@ -231,6 +262,12 @@ def write_means(folder: Path) -> None:
     by = ["experiment", *SETTING, "networks", "objectives", "taught_by"]
     table = summarise(rows.assign(taught_by=taught_by(rows)), by)
     write_atomic(folder / "means.csv", table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def write_comparisons(folder: Path) -> None:
+    """Write `comparisons.csv` from the table in `folder`: every two objectives, with Holm's correction and power."""
+    table = comparisons(_read(folder / "table.parquet"))
+    write_atomic(folder / "comparisons.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def write_page(study: Study, folder: Path) -> None:

@@ -98,16 +98,41 @@ def paired(rows: pd.DataFrame, a: str, b: str, column: str = "objective", value:
 
 
 def contrast(left: pd.DataFrame, right: pd.DataFrame, value: str = "test_top1", name: str = "a contrast") -> Paired:
-    """Compare the rows `left` with the rows `right`, paired by seed; a side of several objectives is their mean.
+    """Compare the rows `left` with the rows `right`, paired by seed; a side of several objectives is their mean."""
+    return against(side(left, value), side(right, value), name)
+
+
+class Side(NamedTuple):
+    """One side of a comparison: its settings and teachers, and its value for each seed, with its teacher's or without.
+
+    A seed with a network that diverged is `wanted` and has no value.
+    """
+
+    settings: dict[str, set]
+    teachers: set[str]
+    wanted: list[set]
+    values: list[dict]
+
+
+def side(rows: pd.DataFrame, value: str = "test_top1") -> Side:
+    """Return `rows` as one side of a comparison."""
+    wanted = [set(rows[keys].itertuples(index=False, name=None)) for keys in _KEYS]
+    values = [_by_seed(rows, keys, value) for keys in _KEYS]
+    return Side({column: set(rows[column]) for column in SETTING}, set(taught_by(rows)), wanted, values)
+
+
+def against(left: Side, right: Side, name: str = "a contrast") -> Paired:
+    """Compare two sides over the seeds that both have.
 
     A pair shares the seed, and the teacher's seed too where both have the same teacher. The test is Student's t on
     the differences, in points. With fewer than two pairs, or no spread to judge by, the verdict is "undecided".
     """
-    both = pd.concat([left, right])
-    _comparable(both, name)
-    keys = _pairing(both)
-    differences = (_by_seed(left, keys, value) - _by_seed(right, keys, value)).dropna()
-    return judge(differences.to_numpy(dtype=float), len(both[keys].drop_duplicates()) - len(differences))
+    for column in SETTING:
+        _comparable(name, column, left.settings[column] | right.settings[column])
+    keys = _pairing(left.teachers | right.teachers)
+    a, b = left.values[keys], right.values[keys]
+    differences = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+    return judge(np.array(differences, dtype=float), len(left.wanted[keys] | right.wanted[keys]) - len(differences))
 
 
 def trend(rows: pd.DataFrame, over: str, value: str = "test_top1") -> Paired:
@@ -116,8 +141,9 @@ def trend(rows: pd.DataFrame, over: str, value: str = "test_top1") -> Paired:
     The rise of a seed is that of the straight line fitted to its values against the ranks of `over`: it has a place
     for tau = inf, and no single step decides. A seed that lacks a value at any point is left out.
     """
-    _comparable(rows, f"a trend over {over}")
-    keys = _pairing(rows)
+    for column in SETTING:
+        _comparable(f"a trend over {over}", column, set(rows[column]))
+    keys = _KEYS[_pairing(set(taught_by(rows)))]
     values = finished(rows, value).groupby([*keys, over])[value].mean().unstack()
     values = values.reindex(columns=sorted(rows[over].unique())).dropna()
     rises = values.to_numpy(dtype=float) @ rise_weights(values.shape[1])
@@ -130,25 +156,24 @@ def rise_weights(points: int) -> np.ndarray:
     return (points - 1) * ranks / (ranks**2).sum()
 
 
-def _pairing(rows: pd.DataFrame) -> list[str]:
-    teachers = set(taught_by(rows))
-    return ["seed", "teacher_seed"] if len(teachers) == 1 and "" not in teachers else ["seed"]
+_KEYS = [["seed"], ["seed", "teacher_seed"]]  # what pairs share
 
 
-def _by_seed(side: pd.DataFrame, keys: list[str], value: str) -> pd.Series:
-    """Return a side's value for each seed; a seed that lacks one of the side's objectives has none."""
-    ok = finished(side, value)
-    # Where a side has several teachers' students of a seed, their mean is that seed's value.
-    values = ok.groupby([*keys, "objectives"])[value].mean().unstack()
-    whole = values.reindex(columns=side["objectives"].unique())
-    return whole.dropna().mean(axis=1)
+def _pairing(teachers: set[str]) -> int:
+    return int(len(teachers) == 1 and "" not in teachers)
 
 
-def _comparable(rows: pd.DataFrame, name: str) -> None:
-    for column in SETTING:
-        found = rows[column].unique()
-        if len(found) > 1:
-            raise DataError(f"{name}: {column} differs ({', '.join(map(str, found))}); compare within one")
+def _by_seed(rows: pd.DataFrame, keys: list[str], value: str) -> dict:
+    """Return the value of `rows` for each seed; a seed that lacks one of their objectives has none."""
+    # Where they have several teachers' students of a seed, their mean is that seed's value.
+    values = finished(rows, value).groupby([*keys, "objectives"])[value].mean().unstack()
+    whole = values.reindex(columns=rows["objectives"].unique()).dropna().mean(axis=1)
+    return {seed if isinstance(seed, tuple) else (seed,): found for seed, found in whole.items()}
+
+
+def _comparable(name: str, column: str, found: set) -> None:
+    if len(found) > 1:
+        raise DataError(f"{name}: {column} differs ({', '.join(sorted(map(str, found)))}); compare within one")
 
 
 def judge(differences: np.ndarray, left_out: int) -> Paired:

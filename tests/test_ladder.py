@@ -40,6 +40,7 @@ LADDER = [
     # reporting
     "kd.table",
     "kd.statistics",
+    "kd.comparisons",
     "kd.figures.",
     "kd.report",
     "kd.__main__",

@@ -59,6 +59,7 @@ rule tables:
         f"{REPORTS}/table.parquet",
     output:
         report(f"{REPORTS}/means.csv", caption="../report/means.rst", category="tables"),
+        report(f"{REPORTS}/comparisons.csv", caption="../report/comparisons.rst", category="tables"),
     log:
         f"logs/{REPORTS}/tables.log",
     benchmark:
@@ -67,7 +68,7 @@ rule tables:
     conda:
         "../envs/kd.yaml"
     params:
-        code=code_digest("kd.statistics"),
+        code=code_digest("kd.comparisons"),
     shell:
         "python -m kd tables {input:q} &>> {log:q}"
 
