@@ -14,11 +14,12 @@ import pandas as pd
 
 from kd.comparisons import COMPARED, comparisons
 from kd.config import WEIGHTS, Protocol, Study
-from kd.errors import ConfigError, StorageError, first_line, nearest
+from kd.errors import ConfigError, StorageError, nearest
 from kd.figures import draw as draw_figure
 from kd.figures import naming, style, wording
 from kd.files import write_atomic
 from kd.statistics import SETTING, UNDECIDED, paired, settings, summarise, taught_by
+from kd.table import read_frame
 
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 _OBJECTIVES = 7  # of one experiment, whose 21 comparisons the page shows; those of more are in comparisons.csv
@@ -218,18 +219,9 @@ def duration(seconds: float) -> str:
 # -- from and to the folder of a study --------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
-        raise StorageError(
-            f"{path}: cannot read this table: {first_line(error)}; run snakemake to collect it"
-        ) from error
-
-
 def draw(folder: Path, experiment: str, figure: str) -> None:
     """Draw a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text."""
-    rows, curves = _read(folder / "table.parquet"), _read(folder / "curves.parquet")
+    rows, curves = read_frame(folder / "table.parquet"), read_frame(folder / "curves.parquet")
     known = set(rows["experiment"])
     if experiment not in known:
         raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, known)}")
@@ -258,7 +250,7 @@ def how_trained(protocol: Protocol) -> str:
 
 def write_means(folder: Path) -> None:
     """Write `means.csv` from the table in `folder`: mean, sd, interval, n, diverged and gap of every group."""
-    rows = _read(folder / "table.parquet")
+    rows = read_frame(folder / "table.parquet")
     by = ["experiment", *SETTING, "networks", "objectives", "taught_by"]
     table = summarise(rows.assign(taught_by=taught_by(rows)), by)
     write_atomic(folder / "means.csv", table.to_csv(index=False, lineterminator="\n").encode())
@@ -266,13 +258,13 @@ def write_means(folder: Path) -> None:
 
 def write_comparisons(folder: Path) -> None:
     """Write `comparisons.csv` from the table in `folder`: every two objectives, with Holm's correction and power."""
-    table = comparisons(_read(folder / "table.parquet"))
+    table = comparisons(read_frame(folder / "table.parquet"))
     write_atomic(folder / "comparisons.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def write_page(study: Study, folder: Path) -> None:
     """Write `report.html` of a study from the table and the drawn figures in `folder`."""
-    rows = _read(folder / "table.parquet")
+    rows = read_frame(folder / "table.parquet")
     paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in study.drawn]
     captions = [path.with_suffix(".txt").read_text().strip() for path in paths]
     shown = [(*pair, path, caption) for pair, path, caption in zip(study.drawn, paths, captions, strict=True)]
