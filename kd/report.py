@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from kd import verdict
 from kd.comparisons import COMPARED, comparisons
 from kd.config import WEIGHTS, Protocol, Study
 from kd.errors import ConfigError, StorageError, nearest
@@ -26,12 +27,18 @@ _OBJECTIVES = 7  # of one experiment, whose 21 comparisons the page shows; those
 _ENVIRONMENT = ["device", "precision", "threads"]
 
 
-def render(study: dict, rows: pd.DataFrame, figures: Sequence[tuple[str, str, Path, str]]) -> str:
+def render(
+    study: dict,
+    rows: pd.DataFrame,
+    figures: Sequence[tuple[str, str, Path, str]],
+    judged: tuple[Path, str] | None = None,
+) -> str:
     """Return the page as HTML that needs no other file.
 
     `study` holds `name`, `lines` (sentences about the study), `counts` (what: how many) and may hold `sentences`
     (experiment: what was run; else told from `rows`) and `commands` (how to reproduce). `figures` are (experiment,
     figure, path of its PNG, caption); an SVG beside the PNG is shown instead, since it stays sharp.
+    `judged` is the verdict's picture and its caption.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -45,6 +52,7 @@ def render(study: dict, rows: pd.DataFrame, figures: Sequence[tuple[str, str, Pa
     cells = rows.drop_duplicates("cell")  # a cell may serve several experiments
     return environment.get_template("report.html").render(
         study={"lines": [], "counts": {}, "commands": ["snakemake --cores all"]} | study,
+        verdict=_verdict(rows, *judged) if judged else None,
         experiments=[_experiment(name, rows, figures, sentences.get(name)) for name in names],
         environments=environments(cells),
         seconds=duration(cells["seconds"].sum()),
@@ -72,6 +80,11 @@ def _experiment(name: str, rows: pd.DataFrame, figures: Sequence[tuple], sentenc
         "means": means(own),
         "pairs": pairs(own),
     }
+
+
+def _verdict(rows: pd.DataFrame, path: Path, caption: str) -> dict:
+    lines = verdict.shown(verdict.judged(rows)).to_dict("records")
+    return {"source": _embedded(path), "caption": caption, "alt": caption.partition(": ")[0], "lines": lines}
 
 
 def _embedded(path: Path) -> str:
@@ -270,5 +283,6 @@ def write_page(study: Study, folder: Path) -> None:
     shown = [(*pair, path, caption) for pair, path, caption in zip(study.drawn, paths, captions, strict=True)]
     counts = {"experiments": len(study.experiments), "networks": rows["cell"].nunique()}
     about = {"name": study.study, "counts": counts, "lines": [how_trained(study.protocol)]}
-    page = render(about, rows, shown)
+    judged = folder / "figures" / "verdict.png"
+    page = render(about, rows, shown, (judged, judged.with_suffix(".txt").read_text().strip()))
     write_atomic(folder / "report.html", page.encode())

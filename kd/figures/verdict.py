@@ -36,7 +36,7 @@ def draw(lines: pd.DataFrame) -> Figure:
     place, ticks = 0.0, []
     for row in rows:
         middle = place + row["height"] / 2
-        ticks.append((middle, row["label"]))
+        ticks.append((middle, row))
         if row["sentence"]:
             axis.axhline(place, color="#e4e4e4", linewidth=0.5, zorder=0)
         if row["line"] is not None:
@@ -55,7 +55,7 @@ def _rows(lines: pd.DataFrame) -> list[dict]:
         records = group.to_dict("records")
         alone = len(records) == 1
         if alone and records[0]["networks"]:
-            sentence = textwrap.fill(f"{group['sentence'].iloc[0]} ({records[0]['setting']})", _LETTERS)
+            sentence += f"\n{textwrap.fill(records[0]['setting'], _LETTERS)}"
         rows.append(_row(sentence, records[0] if alone else None, True))
         rows += [] if alone else [_row(record["setting"], record, False) for record in records]
     return rows
@@ -85,19 +85,21 @@ def _words(line: dict) -> str:
     return f"{line['verdict']}{pairs}"
 
 
-def _frame(axis: Axes, lines: pd.DataFrame, ticks: list[tuple[float, str]], bottom: float) -> None:
+def _frame(axis: Axes, lines: pd.DataFrame, ticks: list[tuple[float, dict]], bottom: float) -> None:
     values = lines[["difference", "low", "high", "published_difference"]].to_numpy(dtype=float)
     far = max([abs(value) for value in values.ravel() if math.isfinite(value)], default=1.0)
-    ends = [tick for tick in (1, 3, 10, 30, 100) if tick <= max(far * 1.2, 1)]
+    ends = [tick for tick in (0.5, 1, 3, 10, 30, 100) if tick <= max(far * 1.2, 1)]
     axis.axvline(0, color=style.GREY, linestyle=":", linewidth=0.8, zorder=1)
-    axis.set_xscale("symlog", linthresh=_LINEAR, linscale=1.0)
+    axis.set_xscale("symlog", linthresh=_LINEAR, linscale=1.4)
     axis.set_xlim(-max(far * 1.25, 1.2), max(far * 1.25, 1.2))
     places = [*(-end for end in reversed(ends)), 0, *ends]
-    axis.set_xticks(places, [f"{value:+d}".replace("-", "−") if value else "0" for value in places], minor=False)
+    axis.set_xticks(places, [f"{value:+g}".replace("-", "−") if value else "0" for value in places])
     axis.set_xticks([], minor=True)
     axis.set_xlabel("difference in the direction of the claim (points of top-1;\nlogarithmic beyond ±1)")
     axis.set_ylim(bottom, 0)
-    axis.set_yticks([place for place, _ in ticks], [label for _, label in ticks])
+    axis.set_yticks([place for place, _ in ticks], [row["label"] for _, row in ticks])
+    for label, (_, row) in zip(axis.get_yticklabels(), ticks, strict=True):
+        label.set_color("#202020" if row["sentence"] else style.GREY)
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
 

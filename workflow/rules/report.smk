@@ -8,6 +8,7 @@ localrules:
     collect,
     figure,
     tables,
+    verdict,
     report,
 
 
@@ -73,9 +74,32 @@ rule tables:
         "python -m kd tables {input:q} &>> {log:q}"
 
 
+rule verdict:
+    input:
+        table=f"{REPORTS}/table.parquet",
+        published="kd/paper/published.csv",
+    output:
+        report(f"{REPORTS}/figures/verdict.png", caption="../report/verdict.rst", category="verdict"),
+        multiext(f"{REPORTS}/figures/verdict", ".pdf", ".svg", ".txt"),
+        report(f"{REPORTS}/verdict.csv", caption="../report/verdict.rst", category="verdict"),
+        multiext(f"{REPORTS}/verdict", ".md", ".tex"),
+    log:
+        f"logs/{REPORTS}/verdict.log",
+    benchmark:
+        f"benchmarks/{REPORTS}/verdict.tsv"
+    retries: 0
+    conda:
+        "../envs/kd.yaml"
+    params:
+        code=code_digest("kd.verdict"),
+    shell:
+        "python -m kd verdict {input.table:q} &>> {log:q}"
+
+
 rule report:
     input:
         FIGURES,
+        f"{REPORTS}/figures/verdict.png",
         f"{REPORTS}/means.csv",
         f"{REPORTS}/table.parquet",
     output:
