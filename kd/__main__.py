@@ -203,10 +203,18 @@ def figure(options: argparse.Namespace) -> None:
 
 
 def tables(options: argparse.Namespace) -> None:
-    """Write the means of a table, with intervals."""
+    """Write the means of a table, with intervals, and its objectives compared two by two."""
     from kd import report
 
     report.write_means(options.table.parent)
+    report.write_comparisons(options.table.parent)
+
+
+def verdict(options: argparse.Namespace) -> None:
+    """Judge the paper's claims by a table: published against measured."""
+    from kd import verdict as judgement
+
+    judgement.write(options.table.parent)
 
 
 def page(options: argparse.Namespace) -> None:
@@ -267,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--needs", nargs="+", required=True, metavar="SEED:EPOCHS", help="of its students")
     verb("release", release, study=False).add_argument("cell", help="path of the teacher's cell")
     verb("collect", collect)
-    for name, function in (("figure", figure), ("tables", tables)):
+    for name, function in (("figure", figure), ("tables", tables), ("verdict", verdict)):
         added = verb(name, function, study=False)
         added.add_argument("table", type=Path, help="such as reports/demo/table.parquet")
         if name == "figure":

@@ -16,7 +16,7 @@ import pandas as pd
 from kd import files
 from kd.cells import DATA, Cell, all_cells, cells_of, spell_objective, stale, taught_by
 from kd.config import Study
-from kd.errors import DataError, StorageError
+from kd.errors import DataError, StorageError, first_line
 
 ROWS, CURVES = "table", "curves"
 TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
@@ -53,6 +53,16 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     """Write a frame as `path`.csv, to be read by anyone, and `path`.parquet, which keeps types and every digit."""
     files.write_atomic(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n").encode())
     files.write_atomic(path.with_suffix(".parquet"), lambda pending: frame.to_parquet(pending, index=False))
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a frame that was written as parquet. Raises StorageError that says what to do."""
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
+        raise StorageError(
+            f"{path}: cannot read this table: {first_line(error)}; run snakemake to collect it"
+        ) from error
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

@@ -62,11 +62,11 @@ def drawn(name: str, rows: pd.DataFrame) -> tuple[Figure, str, list[Text]]:
     """Return figure, caption and the words on the page; each case is drawn once for all the laws."""
     if id(rows) not in _DRAWN:
         figure, caption = figures.draw(name, rows, made.curves(rows if name == "curves" else rows.head(1), EPOCHS))
-        _DRAWN[id(rows)] = figure, caption, _words(figure)
+        _DRAWN[id(rows)] = figure, caption, words_on(figure)
     return _DRAWN[id(rows)]
 
 
-def _words(figure: Figure) -> list[Text]:
+def words_on(figure: Figure) -> list[Text]:
     """Draw, and return the texts that were: an axis keeps labels of ticks outside its limits, which are not."""
     seen, draw = [], Text.draw
     with pytest.MonkeyPatch.context() as patch, style.paper():
@@ -76,7 +76,7 @@ def _words(figure: Figure) -> list[Text]:
 
 
 def test_every_figure_has_cases() -> None:
-    helpers = {"__init__", "naming", "style", "wording"}
+    helpers = {"__init__", "naming", "style", "wording", "verdict"}
     assert list(TABLES) == list(FIGURES)
     assert {path.stem for path in (HERE.parent / "kd/figures").glob("*.py")} - helpers == set(FIGURES)
 

@@ -213,8 +213,18 @@ def test_a_finished_study_has_its_table_figures_and_page(finished: Project) -> N
     figures = {
         f"figures/losses.{figure}.{kind}" for figure in ("dots", "curves") for kind in ("png", "pdf", "svg", "txt")
     }
-    tables = {"table.csv", "table.parquet", "curves.csv", "curves.parquet", "means.csv", "report.html"}
-    assert names == figures | tables
+    tables = {
+        "table.csv",
+        "table.parquet",
+        "curves.csv",
+        "curves.parquet",
+        "means.csv",
+        "comparisons.csv",
+        "report.html",
+    }
+    verdict = {f"verdict.{kind}" for kind in ("csv", "md", "tex")}
+    verdict |= {f"figures/verdict.{kind}" for kind in ("png", "pdf", "svg", "txt")}
+    assert names == figures | tables | verdict | {"report.html"}
 
 
 def test_run_again_it_does_nothing(finished: Project) -> None:
