@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 ACCOUNTING = os.environ.get("KD_TEST_CLUSTER") == "accounting"
-EPOCHS = 80  # ten seconds of an idle core
+EPOCHS = 50  # seconds of an idle core
 LONG = {
     **SMALL,
     "protocol": {"name": "long", "epochs": EPOCHS, "batch": 64, "precision": "fp32"},
@@ -182,14 +182,14 @@ def test_a_cell_that_fails_in_a_pack_fails_alone(tmp_path: Path) -> None:
 
 def test_a_cell_that_hits_its_time_limit_is_retried_and_goes_on(project: OnSlurm) -> None:
     """Faults 18, 19 and 45."""
-    project.study({**LONG, "protocol": {**LONG["protocol"], "epochs": 800}})
+    project.study({**LONG, "protocol": {**LONG["protocol"], "epochs": 1200}})
     project.resources("train", runtime="attempt")
     snakemake = project.start()
     wait_for(lambda: "time limit" in project.kd("status", "--configfile", "study.yaml"))
-    project.ended(snakemake, seconds=600)
-    assert_nothing_saved_was_trained_again(project, 800)
-    assert len(project.jobs()) == 2
-    assert len(pd.read_csv(project.folder / f"results/{CELL}/metrics.csv")) == 800
+    project.ended(snakemake, seconds=900)
+    assert_nothing_saved_was_trained_again(project, 1200)
+    assert len(project.jobs()) >= 2
+    assert len(pd.read_csv(project.folder / f"results/{CELL}/metrics.csv")) == 1200
 
 
 def test_a_cancelled_cell_keeps_its_state_and_a_plain_restart_goes_on(project: OnSlurm) -> None:

@@ -40,7 +40,8 @@ def printed(code: str, **environment: str) -> str:
 @glibc
 def test_memory_that_is_freed_is_used_again_without_asking_the_kernel() -> None:
     kept = int(printed(COUNT_FAULTS.format(start="from kd.startup import keep_memory; keep_memory()")))
-    given_back = int(printed(COUNT_FAULTS.format(start="")))
+    # glibc's threshold pinned to where it starts: by itself it moves, and one run in three would keep its memory, too
+    given_back = int(printed(COUNT_FAULTS.format(start=""), **{VARIABLE: "glibc.malloc.mmap_threshold=131072"}))
     assert kept < given_back / 10
 
 
