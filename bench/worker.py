@@ -105,6 +105,9 @@ class Turns(State):
             turn()
         return False
 
+    def save(self, content: dict) -> None:
+        """Keep nothing, after the last epoch neither."""
+
 
 def _place(options: dict) -> Place:
     return Place(torch.device("cpu"), options["precision"], options.get("compiles", False))
