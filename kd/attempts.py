@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import re
 import socket
@@ -19,6 +20,8 @@ from pathlib import Path
 
 from kd import files
 from kd.errors import KdError, StorageError, Terminated, understood
+
+_RESERVE = 2 << 20  # bytes of address space, let go of where memory has run out: to write the note takes some, too
 
 
 @contextlib.contextmanager
@@ -36,11 +39,13 @@ def _noted(path: Path) -> Iterator[None]:
         "pid": os.getpid(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
+    reserve = mmap.mmap(-1, _RESERVE)
     _write(path, note)
     try:
         yield
     except BaseException as error:
-        traceback.clear_frames(error.__traceback__)  # lets go of what training held: to write takes memory, too
+        reserve.close()
+        traceback.clear_frames(error.__traceback__)  # and with it of what training held
         error = understood(error)
         code = error.exit_code if isinstance(error, KdError) else 1
         with contextlib.suppress(StorageError):  # a full disk is cause enough; it must not hide itself
