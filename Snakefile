@@ -51,7 +51,7 @@ rule all:
         # the cells too, so that one that is deleted by hand comes back
         [f"{c}/{name}" for c in CELLS.values() for name in ("manifest.json", "model.safetensors", "metrics.csv")],
         f"{REPORTS}/report.html",
-        [] if STUDY.keep_banks else [f"banks/{c.name}/released.json" for c in TAUGHT],
+        [] if STUDY.keep_banks else [f"banks/{c.name}/released.json" for c in TAUGHT if not c.is_ensemble],
 
 
 include: "workflow/rules/common.smk"

@@ -74,9 +74,12 @@ def plan(options: argparse.Namespace) -> None:
     print(f"study {study.study}: {study.dataset}, protocol {study.protocol.name}, {study.protocol.epochs} epochs")
     for name in study.experiments:
         print(f"  {name:20} {len(cells_of(study, name)):6} cells")
-    teachers = taught_by(cells)
+    ensembles = sum(cell.is_ensemble for cell in cells)
+    teachers = [cell for cell in taught_by(cells) if not cell.is_ensemble]
     epochs = sum(cell.epochs(study.protocol) for cell in cells)
-    print(f"{len(cells)} networks to train, {len(teachers)} of them teach; {epochs:,} epochs in all")
+    together = f", also as {ensembles} ensembles" if ensembles else ""
+    networks = f"{len(cells) - ensembles} networks to train, {len(teachers)} of them teach{together}"
+    print(f"{networks}; {epochs:,} epochs in all")
     _check_room(study, cells)
 
 
@@ -200,10 +203,18 @@ def figure(options: argparse.Namespace) -> None:
 
 
 def tables(options: argparse.Namespace) -> None:
-    """Write the means of a table, with intervals."""
+    """Write the means of a table, with intervals, and its objectives compared two by two."""
     from kd import report
 
     report.write_means(options.table.parent)
+    report.write_comparisons(options.table.parent)
+
+
+def verdict(options: argparse.Namespace) -> None:
+    """Judge the paper's claims by a table: published against measured."""
+    from kd import verdict as judgement
+
+    judgement.write(options.table.parent)
 
 
 def page(options: argparse.Namespace) -> None:
@@ -264,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--needs", nargs="+", required=True, metavar="SEED:EPOCHS", help="of its students")
     verb("release", release, study=False).add_argument("cell", help="path of the teacher's cell")
     verb("collect", collect)
-    for name, function in (("figure", figure), ("tables", tables)):
+    for name, function in (("figure", figure), ("tables", tables), ("verdict", verdict)):
         added = verb(name, function, study=False)
         added.add_argument("table", type=Path, help="such as reports/demo/table.parquet")
         if name == "figure":

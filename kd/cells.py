@@ -8,6 +8,10 @@ A directory is a trained network; the directories inside it are the networks tha
 Numbers have one canonical spelling, so 0.10 and 0.1 are one cell, and a loss that needs no teacher starts a
 lineage anew, so that one recipe has one path and one path one recipe. A network whose weights come from a file is
 `wrn-28-4.weights-NAME.s0`.
+
+Several networks can teach as one: `wrn-28-4.ce.s0+1+2` is an ensemble of three seeds, `wrn-16-4+wrn-28-4.ce.s0` of two
+networks, and `-meanprob` or `-sumlogit` at the end says what it answers where that is not the mean of the logits.
+`-frac0.1` ends a stage that learns from a tenth of what its first teacher saw; where all do, it stands in the dataset.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +32,12 @@ from kd.errors import ConfigError, nearest
 RESULTS, STATE, BANKS, DATA, REPORTS, LOGS = "results", "state", "banks", "data", "reports", "logs"
 CONTROLLERS = f"{STATE}/controllers.lock"  # held, shared, by every Snakemake that is at work
 
+COMBINATIONS = {name.replace("_", ""): name for name in losses.ENSEMBLES}  # as paths spell them
+MEAN_LOGIT = next(iter(losses.ENSEMBLES))
+
 _STAGE = re.compile(
-    r"(?P<network>[a-z0-9-]+)\.(?P<objective>.+)\.s(?P<seed>[0-9]{1,9})(?:-epochs(?P<epochs>[0-9]{1,9}))?"
+    r"(?P<networks>[a-z0-9+-]+)\.(?P<objective>.+)\.s(?P<seeds>[0-9]{1,9}(?:\+[0-9]{1,9})*)"
+    r"(?:-(?P<ensemble>[a-z]+))?(?:-epochs(?P<epochs>[0-9]{1,9}))?(?:-frac(?P<fraction>[0-9.]+))?"
 )
 _DATASET = re.compile(
     rf"(?P<name>{NAME})"
@@ -72,12 +80,19 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Stage:
-    """One trained network of a lineage: network, objective, seed; `epochs` only where it stops early."""
+    """One trained network of a lineage: network, objective, seed; `epochs` only where it stops early.
+
+    Or an ensemble, one network for each name in `network` (joined by +) and each seed (`more_seeds` are those after the
+    first), which teach as one: `ensemble` says how their logits become one. Make one with `stage`.
+    """
 
     network: str
     objective: Objective
     seed: int
     epochs: int | None = None
+    more_seeds: tuple[int, ...] = ()
+    ensemble: str = MEAN_LOGIT
+    fraction: float = 1.0  # of the training set, class-balanced
 
     @property
     def needs_teacher(self) -> bool:
@@ -89,9 +104,53 @@ class Stage:
         """Name of the weights that this stage imports, None where it is trained."""
         return self.objective.weights
 
+    @property
+    def networks(self) -> list[str]:
+        """Names of the networks, more than one where this is an ensemble of networks."""
+        return self.network.split("+")
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether this is not one network but several."""
+        return bool(self.more_seeds) or "+" in self.network
+
+    @property
+    def members(self) -> tuple[Stage, ...]:
+        """Stages of the networks that teach as one: this one alone where it is no ensemble."""
+        if not self.is_ensemble:
+            return (self,)
+        each = itertools.product(self.networks, (self.seed, *self.more_seeds))
+        return tuple(replace(self, network=n, seed=s, more_seeds=(), ensemble=MEAN_LOGIT) for n, s in each)
+
+    @property
+    def title(self) -> str:
+        """What tables call it: the network; of an ensemble how many of which, such as 3*wrn-28-4-meanprob."""
+        times = f"{1 + len(self.more_seeds)}*" if self.more_seeds else ""
+        return "+".join(times + network for network in self.networks) + self._combined
+
+    @property
+    def _combined(self) -> str:
+        return "" if self.ensemble == MEAN_LOGIT else f"-{self.ensemble.replace('_', '')}"
+
     def __str__(self) -> str:
+        seeds = "+".join(map(str, (self.seed, *self.more_seeds)))
         early = f"-epochs{self.epochs}" if self.epochs else ""
-        return f"{self.network}.{spell_objective(self.objective)}.s{self.seed}{early}"
+        part = f"-frac{spell(self.fraction)}" if self.fraction < 1 else ""
+        return f"{self.network}.{spell_objective(self.objective)}.s{seeds}{self._combined}{early}{part}"
+
+
+def stage(
+    networks: Iterable[str],
+    chosen: Objective,
+    seeds: Iterable[int],
+    epochs: int | None = None,
+    ensemble: str = MEAN_LOGIT,
+    fraction: float = 1.0,
+) -> Stage:
+    """Return the canonical stage of these: members in order, each once, and nothing to combine where there is one."""
+    networks, (seed, *more) = sorted(set(networks)), sorted(set(seeds))
+    several = len(networks) > 1 or more
+    return Stage("+".join(networks), chosen, seed, epochs, tuple(more), ensemble if several else MEAN_LOGIT, fraction)
 
 
 def spell_objective(chosen: Objective) -> str:
@@ -101,7 +160,10 @@ def spell_objective(chosen: Objective) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """A network to train: its dataset, protocol and lineage. The last stage is the one that is trained."""
+    """A network to train: its dataset, protocol and lineage. The last stage is the one that is trained.
+
+    Where that is an ensemble nothing is trained: its members are, each a cell of its own.
+    """
 
     dataset: Dataset
     protocol: str
@@ -119,8 +181,22 @@ class Cell:
 
     @cached_property
     def teacher(self) -> Cell | None:
-        """Cell that teaches this one, or None."""
-        return Cell(self.dataset, self.protocol, self.stages[:-1]) if len(self.stages) > 1 else None
+        """Cell that teaches this one, or None; an ensemble has members instead."""
+        if len(self.stages) == 1 or self.is_ensemble:
+            return None
+        return Cell(self.dataset, self.protocol, self.stages[:-1])
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether this is not one network but several that teach as one."""
+        return self.stage.is_ensemble
+
+    @cached_property
+    def members(self) -> tuple[Cell, ...]:
+        """The cells whose logits are those of this one: itself alone where it is no ensemble."""
+        if not self.is_ensemble:
+            return (self,)
+        return tuple(Cell(self.dataset, self.protocol, (*self.stages[:-1], stage)) for stage in self.stage.members)
 
     @property
     def stage(self) -> Stage:
@@ -128,13 +204,25 @@ class Cell:
         return self.stages[-1]
 
     def epochs(self, protocol: Protocol) -> int:
-        """Return for how many epochs this cell is trained: the protocol's, unless it stops early or is imported."""
-        return 0 if self.stage.weights else self.stage.epochs or protocol.epochs
+        """Return for how many epochs this cell is trained: the protocol's, unless it stops early.
+
+        None where it is imported, or an ensemble.
+        """
+        return 0 if self.stage.weights or self.is_ensemble else self.stage.epochs or protocol.epochs
+
+    @property
+    def fraction(self) -> float:
+        """Class-balanced share of the training set that this cell learns from."""
+        return min(self.dataset.fraction, self.stage.fraction)
 
     @property
     def lineage(self) -> Iterator[Cell]:
-        """The cells from the first teacher to this one."""
-        return (Cell(self.dataset, self.protocol, self.stages[:n]) for n in range(1, len(self.stages) + 1))
+        """The cells from the first teacher to this one, the members of an ensemble before it."""
+        for n in range(1, len(self.stages) + 1):
+            cell = Cell(self.dataset, self.protocol, self.stages[:n])
+            if cell.is_ensemble:
+                yield from cell.members
+            yield cell
 
     def __str__(self) -> str:
         return self.path
@@ -166,6 +254,8 @@ def parse_cell(path: str | Path) -> Cell:
     if not re.fullmatch(NAME, parts[2]):
         raise ConfigError(f"{path}: {parts[2]!r} is not a protocol's name")
     cell = Cell(parse_dataset(parts[1]), parts[2], tuple(map(_parse_stage, parts[3:])))
+    if cell.dataset.fraction < 1 and any(stage.fraction < 1 for stage in cell.stages):
+        raise ConfigError(f"{path}: a fraction of a fraction; give the dataset's or the stages'")
     canonical = _cell(cell.dataset, cell.protocol, cell.stages)
     if Path(canonical.path) != Path(path):
         raise ConfigError(f"{path}: this recipe's path is {canonical.path}")
@@ -205,9 +295,23 @@ def _parse_stage(text: str) -> Stage:
     match = _STAGE.fullmatch(text)
     if match is None:
         raise ConfigError(f"{text!r}: not a stage; expected NETWORK.OBJECTIVE.sSEED, such as wrn-16-2.kl-tau3.s0")
-    models.family(match["network"])
+    networks, seeds = match["networks"].split("+"), map(int, match["seeds"].split("+"))
+    for network in networks:
+        models.family(network)
+    chosen = _parse_objective(match["objective"])
+    if chosen.weights and len(networks) > 1:
+        raise ConfigError(f"{text!r}: the weights {chosen.weights!r} are of one network, not of several")
     epochs = int(match["epochs"]) if match["epochs"] else None
-    return Stage(match["network"], _parse_objective(match["objective"]), int(match["seed"]), epochs)
+    fraction = _share(match["fraction"], text) if match["fraction"] else 1.0
+    return stage(networks, chosen, seeds, epochs, _parse_ensemble(match["ensemble"], text), fraction)
+
+
+def _parse_ensemble(found: str | None, where: str) -> str:
+    if found is None:
+        return MEAN_LOGIT
+    if found not in COMBINATIONS:
+        raise ConfigError(f"{where!r}: {found}: no such ensemble{nearest(found, COMBINATIONS)}")
+    return COMBINATIONS[found]
 
 
 def _parse_objective(text: str) -> Objective:
@@ -240,7 +344,11 @@ def _cell(dataset: Dataset, protocol: str, stages: tuple[Stage, ...]) -> Cell:
     first, *taught = stages[n:]
     if first.weights:  # a file has no seed, and nothing to stop
         first = Stage(first.network, first.objective, seed=0)
-    return Cell(dataset, protocol, (first, *taught))
+    stages = (first, *taught)
+    if first.fraction < 1 and len({stage.fraction for stage in stages}) == 1:
+        dataset = replace(dataset, fraction=first.fraction)
+        stages = tuple(replace(stage, fraction=1.0) for stage in stages)
+    return Cell(dataset, protocol, stages)
 
 
 def cells_of(study: Study, name: str) -> list[Cell]:
@@ -268,11 +376,18 @@ def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -
     taught = itertools.product(experiment.loss, repeat=len(networks) - 1) if len(networks) > 1 else [()]
     mixes = [(first, *mix) for mix in taught] if len(networks) > 1 else [(o,) for o in experiment.loss]
     teacher_seeds = experiment.teacher_seeds or study.teacher_seeds
-    for mix, teacher_seed, seed in itertools.product(mixes, teacher_seeds, experiment.seeds or study.seeds):
-        last = len(networks) - 1
-        yield tuple(
-            Stage(network, chosen, seed if n == last else teacher_seed, early if n == 0 and last else None)
-            for n, (network, chosen) in enumerate(zip(networks, mix, strict=True))
+    combinations = experiment.ensemble or (MEAN_LOGIT,)
+    fractions, seeds = experiment.student_fraction, experiment.seeds or study.seeds
+    for mix, from_seeds, ensemble, part, seed in itertools.product(
+        mixes, teacher_seeds, combinations, fractions, seeds
+    ):
+        *teach, last = zip(networks, mix, strict=True)
+        yield (
+            *(
+                stage(network.split("+"), chosen, from_seeds, None if n else early, ensemble, part if n else 1.0)
+                for n, (network, chosen) in enumerate(teach)
+            ),
+            Stage(*last, seed, fraction=part),
         )
 
 
@@ -323,11 +438,12 @@ def _weights(study: Study, name: str) -> Weights:
 
 
 def taught_by(cells: Iterable[Cell]) -> Mapping[Cell, list[Cell]]:
-    """Return, for each cell that teaches, the cells it teaches."""
+    """Return, for each cell that teaches, the cells it teaches: an ensemble's are those of its members too."""
     students: dict[Cell, list[Cell]] = {}
     for cell in cells:
         if cell.teacher:
-            students.setdefault(cell.teacher, []).append(cell)
+            for teacher in dict.fromkeys((cell.teacher, *cell.teacher.members)):
+                students.setdefault(teacher, []).append(cell)
     return students
 
 
@@ -336,11 +452,14 @@ def taught_by(cells: Iterable[Cell]) -> Mapping[Cell, list[Cell]]:
 
 def code_behind(cell: Cell, protocol: Protocol) -> str:
     """Return the digest of the code that decides what training `cell` gives, its data and its teacher aside."""
-    own = "kd.weights" if cell.stage.weights else losses.family(cell.stage.objective.loss)
-    modules = ["kd.fit", models.family(cell.stage.network), own]
+    modules = ["kd.fit", *map(models.family, cell.stage.networks)]
+    if cell.is_ensemble:
+        modules += ["kd.teachers", "kd.weights"]
+    else:
+        modules += ["kd.weights" if cell.stage.weights else losses.family(cell.stage.objective.loss)]
     if cell.teacher:
         modules += ["kd.teachers"]
-    if cell.dataset.fraction < 1 or protocol.heldout:
+    if cell.fraction < 1 or protocol.heldout:
         modules += ["kd.data.arrays"]
     return code_digest(*modules)
 

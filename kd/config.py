@@ -136,6 +136,31 @@ def _network(value: object) -> str:
     return value
 
 
+def _teacher(value: object) -> str:
+    """Read a network, or several that teach as one: `wrn-28-4+wrn-16-4`, spelled in the one order of their names."""
+    if not isinstance(value, str):
+        return _network(value)
+    names = [_network(name) for name in value.split("+")]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{value}: a network twice; several seeds of one are an ensemble by teacher_seeds: 0+1")
+    return "+".join(sorted(names))
+
+
+def _seeds_of_one(value: object) -> tuple[object, ...]:
+    """Read the seed of a teacher, or of several that teach as one: 0, or `0+1+2`."""
+    texts = value.split("+") if isinstance(value, str) else [value]
+    seeds = sorted(map(_whole, texts))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{value}: a seed twice in one ensemble")
+    return tuple(seeds)
+
+
+def _combination(value: object) -> str:
+    if not isinstance(value, str) or value not in losses.ENSEMBLES:
+        raise ValueError(f"{value!r}: no such ensemble{nearest(str(value), losses.ENSEMBLES)}")
+    return value
+
+
 def _figure(value: object) -> str:
     if not isinstance(value, str) or value not in figures.FIGURES:
         raise ValueError(f"{value!r}: no such figure{nearest(str(value), figures.FIGURES)}")
@@ -149,7 +174,7 @@ def _paths(value: object) -> tuple[tuple[str, ...], ...]:
     paths = [value] if isinstance(value[0], str) else value
     if not all(isinstance(path, list | tuple) and path for path in paths):
         raise ValueError(f"got {value!r}, expected a list of networks, or a list of such lists")
-    return tuple(tuple(map(_network, path)) for path in paths)
+    return tuple((*map(_teacher, path[:-1]), _network(path[-1])) for path in paths)
 
 
 def _objectives(value: object) -> tuple[Objective, ...]:
@@ -249,11 +274,24 @@ Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", 
 Sha256 = Annotated[str, BeforeValidator(_sha256), WithJsonSchema({"type": "string", "pattern": f"^{SHA256}$"})]
 Network = Annotated[str, BeforeValidator(_network), WithJsonSchema({"type": "string"})]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_several), _one_or_more({"type": "string"})]
+Teachers = Annotated[
+    tuple[Annotated[str, BeforeValidator(_teacher)], ...], BeforeValidator(_several), _one_or_more({"type": "string"})
+]
 Seed = Annotated[Whole, Field(ge=0, lt=10**9)]  # nine digits in a path, and exact in any arithmetic
 Seeds = Annotated[
     tuple[Seed, ...],
     BeforeValidator(_several),
     _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}),
+]
+TeacherSeeds = Annotated[
+    tuple[Annotated[tuple[Seed, ...], BeforeValidator(_seeds_of_one)], ...],
+    BeforeValidator(_several),
+    _one_or_more({"type": ["integer", "string"], "minimum": 0, "exclusiveMaximum": 10**9, "pattern": r"^\d+(\+\d+)*$"}),
+]
+Combinations = Annotated[
+    tuple[Annotated[str, BeforeValidator(_combination)], ...],
+    BeforeValidator(_several),
+    _one_or_more({"enum": list(losses.ENSEMBLES)}),
 ]
 Fractions = Annotated[
     tuple[Annotated[Number, Field(gt=0, le=1)], ...], BeforeValidator(_several), _one_or_more(_NUMERIC)
@@ -379,15 +417,19 @@ class Weights(_Model):
 class Experiment(_Model):
     """A product over axes, and the figures that show it."""
 
-    teacher: Networks | None = Field(None, description="the networks that teach, trained with cross-entropy")
+    teacher: Teachers | None = Field(
+        None, description="the networks that teach, trained with cross-entropy; A+B is an ensemble of networks"
+    )
     student: Networks | None = Field(None, description="the networks they teach")
     path: Paths | None = Field(None, description="a chain of networks, or a list of chains, instead of teacher/student")
     loss: Losses = Field(description="what each taught network of the path is trained with; chains take every mix")
     dataset: Name | None = Field(None, description="by default the study's")
     label_noise: LabelNoise = (None,)
-    fraction: Fractions = (1.0,)
+    fraction: Fractions = Field((1.0,), description="class-balanced share of the training set")
+    student_fraction: Fractions = Field((1.0,), description="the same for all but the first teacher, which sees all")
     seeds: Seeds | None = None
-    teacher_seeds: Seeds | None = None
+    teacher_seeds: TeacherSeeds | None = Field(None, description="0+1+2 is an ensemble of three seeds")
+    ensemble: Combinations | None = Field(None, description="what an ensemble answers; by default mean_logit")
     teacher_epochs: Annotated[Whole, Field(ge=1, lt=10**9)] | None = Field(
         None, description="stop the first teacher early"
     )
@@ -405,6 +447,8 @@ class Experiment(_Model):
         needing = [o.loss for o in self.loss if o.needs_teacher]
         if needing and any(len(path) < 2 for path in self.networks):
             raise ValueError(f"teacher: missing; {needing[0]} needs one")
+        if min(self.fraction) < 1 and min(self.student_fraction) < 1:
+            raise ValueError("student_fraction: teachers see the fraction too; give one of the two")
         if self.teacher_weights:
             self._check_teacher_weights(self.teacher_weights)
         return self
@@ -414,7 +458,7 @@ class Experiment(_Model):
             raise ValueError(f"teacher_weights: there is no teacher that could have the weights {name!r}")
         if self.teacher_epochs:
             raise ValueError("teacher_epochs: a teacher that has teacher_weights is not trained; give one of the two")
-        first = dict.fromkeys(path[0] for path in self.networks)
+        first = dict.fromkeys(network for path in self.networks for network in path[0].split("+"))
         if len(first) > 1:
             raise ValueError(f"teacher_weights: {name!r} are the weights of one network, not of {', '.join(first)}")
 
@@ -437,7 +481,7 @@ class Study(_Model):
     weights: dict[Name, Weights] = Field({}, description="networks that were trained elsewhere, by name")
     protocol: Protocol
     seeds: Seeds = Field((0, 1, 2), description="of the last network of each lineage")
-    teacher_seeds: Seeds = Field((0,), description="of the networks that teach")
+    teacher_seeds: TeacherSeeds = Field(((0,),), description="of the networks that teach; 0+1+2 is an ensemble")
     noise_seed: Seed = 0
     experiments: dict[Name, Experiment]
     keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
@@ -458,11 +502,20 @@ class Study(_Model):
                 raise ValueError(
                     f"experiments.{name}.teacher_weights: {experiment.teacher_weights!r} is not under weights"
                 )
+            if experiment.ensemble and not self._has_ensembles(experiment):
+                raise ValueError(
+                    f"experiments.{name}.ensemble: no teacher is one; write teacher: A+B or teacher_seeds: 0+1+2"
+                )
         self._check_dataset("dataset", self.dataset)
         for name, declared in self.datasets.items():
             if declared.source and name not in data.DATASETS:
                 raise ValueError(f"datasets.{name}.source: only a built-in dataset{nearest(name, data.DATASETS)}")
         return self
+
+    def _has_ensembles(self, experiment: Experiment) -> bool:
+        seeds = experiment.teacher_seeds or self.teacher_seeds
+        teachers = [network for path in experiment.networks for network in path[:-1]]
+        return any("+" in network for network in teachers) or (bool(teachers) and any(len(of) > 1 for of in seeds))
 
     @property
     def drawn(self) -> list[tuple[str, str]]:

@@ -43,9 +43,11 @@ def disk_bytes(cells: Iterable[Cell], study: Study) -> Mapping[str, int]:
     yet: what a bank lacks is little.
     """
     cells = list(cells)
-    needed = Counter({RESULTS: sum(_weight_bytes(cell.stage.network, _classes(cell)) for cell in cells)})
+    needed = Counter(
+        {RESULTS: sum(_weight_bytes(cell.stage.network, _classes(cell)) for cell in cells if not cell.is_ensemble)}
+    )
     for teacher, students in taught_by(cells).items() if study.protocol.teacher == "bank" else ():
-        if not Path(BANKS, teacher.name).exists():
+        if not teacher.is_ensemble and not Path(BANKS, teacher.name).exists():
             needed[BANKS] += _bank_bytes(teacher, students, study)
     return needed
 

@@ -12,23 +12,33 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from kd import verdict
+from kd.comparisons import COMPARED, comparisons
 from kd.config import WEIGHTS, Protocol, Study
-from kd.errors import ConfigError, StorageError, first_line, nearest
+from kd.errors import ConfigError, StorageError, nearest
 from kd.figures import draw as draw_figure
 from kd.figures import naming, style, wording
 from kd.files import write_atomic
-from kd.statistics import SETTING, paired, settings, summarise, taught_by
+from kd.statistics import SETTING, UNDECIDED, paired, settings, summarise, taught_by
+from kd.table import read_frame
 
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
+_OBJECTIVES = 7  # of one experiment, whose 21 comparisons the page shows; those of more are in comparisons.csv
 _ENVIRONMENT = ["device", "precision", "threads"]
 
 
-def render(study: dict, rows: pd.DataFrame, figures: Sequence[tuple[str, str, Path, str]]) -> str:
+def render(
+    study: dict,
+    rows: pd.DataFrame,
+    figures: Sequence[tuple[str, str, Path, str]],
+    judged: tuple[Path, str] | None = None,
+) -> str:
     """Return the page as HTML that needs no other file.
 
     `study` holds `name`, `lines` (sentences about the study), `counts` (what: how many) and may hold `sentences`
     (experiment: what was run; else told from `rows`) and `commands` (how to reproduce). `figures` are (experiment,
     figure, path of its PNG, caption); an SVG beside the PNG is shown instead, since it stays sharp.
+    `judged` is the verdict's picture and its caption.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -42,6 +52,7 @@ def render(study: dict, rows: pd.DataFrame, figures: Sequence[tuple[str, str, Pa
     cells = rows.drop_duplicates("cell")  # a cell may serve several experiments
     return environment.get_template("report.html").render(
         study={"lines": [], "counts": {}, "commands": ["snakemake --cores all"]} | study,
+        verdict=_verdict(rows, *judged) if judged else None,
         experiments=[_experiment(name, rows, figures, sentences.get(name)) for name in names],
         environments=environments(cells),
         seconds=duration(cells["seconds"].sum()),
@@ -62,7 +73,18 @@ def _experiment(name: str, rows: pd.DataFrame, figures: Sequence[tuple], sentenc
         for experiment, figure, path, caption in figures
         if experiment == name
     ]
-    return {"name": name, "sentence": sentence or what_was_run(own), "figures": shown, "means": means(own)}
+    return {
+        "name": name,
+        "sentence": sentence or what_was_run(own),
+        "figures": shown,
+        "means": means(own),
+        "pairs": pairs(own),
+    }
+
+
+def _verdict(rows: pd.DataFrame, path: Path, caption: str) -> dict:
+    lines = verdict.shown(verdict.judged(rows)).to_dict("records")
+    return {"source": _embedded(path), "caption": caption, "alt": caption.partition(": ")[0], "lines": lines}
 
 
 def _embedded(path: Path) -> str:
@@ -163,6 +185,29 @@ def _against_ce(rows: pd.DataFrame) -> dict[str, str]:
     return words
 
 
+def pairs(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
+    """Return (title, lines of words) of the objectives compared two by two; none where they are too many to read."""
+    if rows["objectives"].nunique() > _OBJECTIVES:
+        return []
+    table = comparisons(rows)
+    varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
+    groups = table.groupby(COMPARED, sort=False)
+    return [(naming.title(dict(zip(COMPARED, key, strict=True)), varied), _pairs(group)) for key, group in groups]
+
+
+def _pairs(group: pd.DataFrame) -> list[dict]:
+    return [
+        {
+            "pair": f"{naming.mix_name(line['a'])} against {naming.mix_name(line['b'])}",
+            "difference": wording.interval_words(line["difference"], line["low"], line["high"]),
+            "p": wording.p_words(line["p_holm"]),
+            "n": line["pairs"],
+            "says": line["statement"] if line["verdict"] == UNDECIDED else line["verdict"],
+        }
+        for line in group.to_dict("records")
+    ]
+
+
 def environments(cells: pd.DataFrame) -> list[dict]:
     """Return one line per device, precision and threads, with its cells, its seconds and the code digests.
 
@@ -187,18 +232,9 @@ def duration(seconds: float) -> str:
 # -- from and to the folder of a study --------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
-        raise StorageError(
-            f"{path}: cannot read this table: {first_line(error)}; run snakemake to collect it"
-        ) from error
-
-
 def draw(folder: Path, experiment: str, figure: str) -> None:
     """Draw a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text."""
-    rows, curves = _read(folder / "table.parquet"), _read(folder / "curves.parquet")
+    rows, curves = read_frame(folder / "table.parquet"), read_frame(folder / "curves.parquet")
     known = set(rows["experiment"])
     if experiment not in known:
         raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, known)}")
@@ -227,19 +263,26 @@ def how_trained(protocol: Protocol) -> str:
 
 def write_means(folder: Path) -> None:
     """Write `means.csv` from the table in `folder`: mean, sd, interval, n, diverged and gap of every group."""
-    rows = _read(folder / "table.parquet")
+    rows = read_frame(folder / "table.parquet")
     by = ["experiment", *SETTING, "networks", "objectives", "taught_by"]
     table = summarise(rows.assign(taught_by=taught_by(rows)), by)
     write_atomic(folder / "means.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
+def write_comparisons(folder: Path) -> None:
+    """Write `comparisons.csv` from the table in `folder`: every two objectives, with Holm's correction and power."""
+    table = comparisons(read_frame(folder / "table.parquet"))
+    write_atomic(folder / "comparisons.csv", table.to_csv(index=False, lineterminator="\n").encode())
+
+
 def write_page(study: Study, folder: Path) -> None:
     """Write `report.html` of a study from the table and the drawn figures in `folder`."""
-    rows = _read(folder / "table.parquet")
+    rows = read_frame(folder / "table.parquet")
     paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in study.drawn]
     captions = [path.with_suffix(".txt").read_text().strip() for path in paths]
     shown = [(*pair, path, caption) for pair, path, caption in zip(study.drawn, paths, captions, strict=True)]
     counts = {"experiments": len(study.experiments), "networks": rows["cell"].nunique()}
     about = {"name": study.study, "counts": counts, "lines": [how_trained(study.protocol)]}
-    page = render(about, rows, shown)
+    judged = folder / "figures" / "verdict.png"
+    page = render(about, rows, shown, (judged, judged.with_suffix(".txt").read_text().strip()))
     write_atomic(folder / "report.html", page.encode())

@@ -53,8 +53,8 @@ from kd.errors import ConfigError, Diverged, StorageError
 from kd.fit import History, Plan, Row, Teacher, fit
 from kd.footprint import gpu_bytes
 from kd.state import State
-from kd.teachers import LiveTeacher, Need
-from kd.weights import load, measure
+from kd.teachers import Ensemble, LiveTeacher, Need
+from kd.weights import at_epoch_0, load, measure
 
 log = logging.getLogger("kd")
 
@@ -100,15 +100,18 @@ class Prepared:
     digests: dict[str, str]
 
 
-def prepared(cell: Cell, recipe: Recipe) -> Prepared:
-    """Open the data that `cell` learns from, memory-mapped. Raises StorageError when it is damaged or not there."""
+def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None) -> Prepared:
+    """Open the data that `cell` learns from, memory-mapped, or another `fraction` of them.
+
+    Raises StorageError when they are damaged or not there.
+    """
     source = source_of(cell.dataset.name, recipe.declared)
     protocol = recipe.protocol
     dataset = open_dataset(Path(DATA, cell.dataset.name))
     given = open_labels(Path(DATA, cell.dataset.labelled)) if cell.dataset.noise else dataset.train_labels
     # Chosen by the clean labels: the same examples are held out, or left out, at every noise and fraction.
     train, heldout = hold_out(dataset.train_labels, protocol.heldout)
-    train = subset(dataset.train_labels, cell.dataset.fraction, among=train)
+    train = subset(dataset.train_labels, cell.fraction if fraction is None else fraction, among=train)
     examples = Examples(
         images=_tensor(dataset.train_images),
         labels=_tensor(given),
@@ -130,7 +133,8 @@ def prepared(cell: Cell, recipe: Recipe) -> Prepared:
 def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False) -> dict:
     """Train the network of `cell`, going on from its state if there is one, and publish it; return its manifest.
 
-    Weights that come from a file are checked and published in the same way, after no epoch.
+    Weights that come from a file are checked and published in the same way, after no epoch; so is an ensemble, of
+    which nothing but its members' names, digests and common accuracy is published.
 
     A cell that is published already, from the same recipe, code and inputs, is left as it is. A cell that
     diverges is published as diverged. `fresh` discards the state.
@@ -138,7 +142,7 @@ def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False)
     with at_work(cell_lock(cell)), contextlib.ExitStack() as held:
         files.sweep(Path(cell.path))
         have = prepared(cell, recipe)
-        where = _place(cell, recipe, have, resources, held, trains=not cell.stage.weights)
+        where = _place(cell, recipe, have, resources, held, trains=cell.epochs(recipe.protocol) > 0)
         identity = _identity(cell, recipe, have, where)
         published = _published(cell, identity["fingerprint"])
         if published:
@@ -154,7 +158,9 @@ def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False)
             state.clear()
         history, network, cause = History(), None, ""
         try:
-            if cell.stage.weights:
+            if cell.is_ensemble:
+                network = _combined(cell, recipe, have, where, history)
+            elif cell.stage.weights:
                 network = _imported(cell, recipe, have, where, history)
             else:
                 network = _fitted(cell, recipe, have, where, state, history)
@@ -170,11 +176,13 @@ def _place(
     cell: Cell, recipe: Recipe, have: Prepared, resources: Resources, held: contextlib.ExitStack, trains: bool = True
 ) -> Place:
     """Hold a place where `cell` is trained, or teaches, until `held` closes."""
-    protocol, network = recipe.protocol, cell.stage.network
-    need = 0
+    protocol, need = recipe.protocol, 0
     if torch.cuda.is_available():
-        views = have.grid.count * len(have.examples.train) if cell.teacher and protocol.teacher == "bank" else 0
-        need = gpu_bytes(network, have.classes, have.examples, protocol.batch, views)
+        banks = len(cell.teacher.members) if cell.teacher and protocol.teacher == "bank" else 0
+        rows = round(banks * have.grid.count * len(have.examples.train) / cell.stage.fraction)
+        need = max(
+            gpu_bytes(network, have.classes, have.examples, protocol.batch, rows) for network in cell.stage.networks
+        )
     where = held.enter_context(place(protocol.precision, resources.threads, resources.cells_per_gpu, need))
     pixels = have.examples.images[0, ..., 0].numel() * len(have.examples.train) * cell.epochs(protocol)
     return dataclasses.replace(where, compiles=trains and compiling_pays(pixels, protocol.compile))
@@ -183,12 +191,13 @@ def _place(
 def _identity(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> dict:
     """Return all that decides a cell's numbers on one kind of machine, and the fingerprint of it."""
     mentor = {"teacher": _manifest_of_teacher(cell)["files"][MODEL]} if cell.teacher else {}
+    members = {"members": {one.path: _digest_of(one) for one in cell.members}} if cell.is_ensemble else {}
     identity = {
         "cell": cell.path,
         "protocol": recipe.protocol.model_dump(mode="json")
         | {"precision": where.precision, "compile": "always" if where.compiles else "never"},  # what auto became
         "code": code_behind(cell, recipe.protocol),
-        "inputs": have.digests | mentor,
+        "inputs": have.digests | mentor | members,
     }
     if cell.stage.weights:
         if recipe.weights is None:
@@ -198,7 +207,19 @@ def _identity(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> dict:
 
 
 def _manifest_of_teacher(cell: Cell) -> dict:
-    return files.verified(Path(cell.teacher.path), MODEL)
+    """Return the manifest of who teaches `cell`. Raises StorageError if it is an ensemble of what is no more."""
+    teacher = cell.teacher
+    manifest = files.verified(Path(teacher.path), MODEL)
+    if teacher.is_ensemble:
+        known = manifest["inputs"]["members"]
+        changed = [one for one in teacher.members if known.get(one.path) != _digest_of(one)]
+        if changed:
+            raise StorageError(f"{teacher}: its member {changed[0]} is another now; run `kd train {teacher}`")
+    return manifest
+
+
+def _digest_of(cell: Cell) -> str:
+    return files.verified(Path(cell.path), MODEL)["files"][MODEL]
 
 
 def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History) -> nn.Module:
@@ -228,6 +249,19 @@ def _imported(cell: Cell, recipe: Recipe, have: Prepared, where: Place, history:
     load(network, cell.stage.network, recipe.weights)
     history.rows.append(measure(network, have.examples, where, recipe.weights))
     return network
+
+
+def _combined(cell: Cell, recipe: Recipe, have: Prepared, where: Place, history: History) -> nn.Module:
+    """Return the members of an ensemble; `history` has what they reach together as the row of epoch 0."""
+    for member in cell.members:
+        if files.verified(Path(member.path), MODEL)["status"] != "ok":
+            raise Diverged(f"its member {member} diverged")
+    networks = nn.ModuleList(load_network(member, have) for member in cell.members)
+    # As it teaches: in the teachers' precision, its probabilities those of tau = 1.
+    voices = [LiveTeacher(network, where, recipe.protocol.teacher_precision) for network in networks]
+    teacher = Ensemble(voices, cell.stage.ensemble)
+    history.rows.append(at_epoch_0(lambda inputs: teacher.logits(None, None, inputs), have.examples, where))
+    return networks
 
 
 def _plan(cell: Cell, protocol: Protocol, grid: Grid) -> Plan:
@@ -263,11 +297,15 @@ def _summary(network: nn.Module | None, history: History) -> dict:
 
 
 def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: dict) -> dict:
-    weights = network.state_dict() if network else {}  # a network that diverged has none to give
+    # A network that diverged has no weights to give; those of an ensemble are its members'.
+    weights = network.state_dict() if network and not cell.is_ensemble else {}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+    # By these digests the file, and so whoever is taught, knows when a member is another.
+    members = manifest["inputs"].get("members")
+    about = files.canonical_json({"cell": cell.path, "members": members}) if members else cell.path
     artefacts = {
         # one entry of metadata: the format keeps no order among several, and equal runs give equal bytes
-        MODEL: safetensors.torch.save(tensors, {"cell": cell.path}),
+        MODEL: safetensors.torch.save(tensors, {"cell": about}),
         METRICS: _csv(history.rows),
         TIMINGS: _csv(history.timings),
     }
@@ -302,8 +340,16 @@ def _csv(rows: list[Row]) -> bytes:
 
 
 def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources) -> None:
-    """Fill the bank of `teacher` with every view that students with these (seed, epochs) will see."""
-    have = prepared(teacher, recipe)
+    """Fill the bank of `teacher` with every view that students with these (seed, epochs) will see.
+
+    An ensemble has none: those of its members are filled.
+    """
+    for member in teacher.members:
+        _bank_of_one(member, recipe, needs, resources)
+
+
+def _bank_of_one(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources) -> None:
+    have = _behind_bank(teacher, recipe)
     folder, identity = _bank_folder(teacher), _bank_identity(teacher, recipe, have)
     if files.read_manifest(Path(teacher.path))["status"] != "ok":
         log.error("%s diverged: its bank is empty, and its students will be published as diverged", teacher)
@@ -319,22 +365,37 @@ def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resourc
             bank.fill(folder, identity, needs, have.grid, load_network(teacher, have), have.examples, where)
 
 
+def _behind_bank(cell: Cell, recipe: Recipe) -> Prepared:
+    """Return the data of a bank: all that any student may be given a part of."""
+    return prepared(cell, recipe, cell.dataset.fraction)
+
+
 def release(teacher: Cell) -> None:
-    """Remove the bank of `teacher`: its last student is trained."""
-    with files.lock(bank_lock(teacher)):
-        bank.release(_bank_folder(teacher))
+    """Remove the bank of `teacher`, or of each member: its last student is trained."""
+    for member in teacher.members:
+        with files.lock(bank_lock(member)):
+            bank.release(_bank_folder(member))
 
 
 def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
-    """Return what answers for the teacher of `cell`; a bank that lacks its views, or is another's, is filled first."""
+    """Return what answers for the teacher of `cell`."""
+    have = have if cell.stage.fraction == 1 else _behind_bank(cell, recipe)
+    voices = [_voice(member, recipe, have, plan, where) for member in cell.teacher.members]
+    if not cell.teacher.is_ensemble:
+        return voices[0]
+    return Ensemble(voices, cell.teacher.stage.ensemble, cell.stage.objective.resolved.get("tau", 1.0))
+
+
+def _voice(teacher: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
+    """Return what answers for one network; a bank that lacks the views, or is another's, is filled first."""
     if recipe.protocol.teacher == "online":
-        return LiveTeacher(load_network(cell.teacher, have), where, recipe.protocol.teacher_precision)
-    folder, needs = _bank_folder(cell.teacher), [(plan.seed, plan.epochs)]
-    identity = _bank_identity(cell.teacher, recipe, have)
+        return LiveTeacher(load_network(teacher, have), where, recipe.protocol.teacher_precision)
+    folder, needs = _bank_folder(teacher), [(plan.seed, plan.epochs)]
+    identity = _bank_identity(teacher, recipe, have)
     if not bank.serves(folder, identity, needs):
-        with at_work(bank_lock(cell.teacher)):
+        with at_work(bank_lock(teacher)):
             if not bank.serves(folder, identity, needs):  # else another process filled it while this one waited
-                network = load_network(cell.teacher, have)
+                network = load_network(teacher, have)
                 bank.fill(folder, identity, needs, have.grid, network, have.examples, where)
     return bank.open_bank(folder, identity, needs, have.grid, where.device)
 

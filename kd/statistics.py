@@ -42,6 +42,7 @@ class Paired(NamedTuple):
     n: int
     left_out: int
     verdict: str  # "higher", "lower" or "undecided": what may be said of a against b
+    sd: float = math.nan  # of the differences
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -92,44 +93,101 @@ def _summary(group: pd.DataFrame, value: str) -> dict:
 
 
 def paired(rows: pd.DataFrame, a: str, b: str, column: str = "objective", value: str = "test_top1") -> Paired:
-    """Compare `a` with `b`, two values of `column`, over the seeds that both have; `rows` are of one setting.
+    """Compare `a` with `b`, two values of `column`, over the seeds that both have; `rows` are of one setting."""
+    return contrast(*(rows[rows[column] == which] for which in (a, b)), value, f"{a} against {b}")
+
+
+def contrast(left: pd.DataFrame, right: pd.DataFrame, value: str = "test_top1", name: str = "a contrast") -> Paired:
+    """Compare the rows `left` with the rows `right`, paired by seed; a side of several objectives is their mean."""
+    return against(side(left, value), side(right, value), name)
+
+
+class Side(NamedTuple):
+    """One side of a comparison: its settings and teachers, and its value for each seed, with its teacher's or without.
+
+    A seed with a network that diverged is `wanted` and has no value.
+    """
+
+    settings: dict[str, set]
+    teachers: set[str]
+    wanted: list[set]
+    values: list[dict]
+
+
+def side(rows: pd.DataFrame, value: str = "test_top1") -> Side:
+    """Return `rows` as one side of a comparison."""
+    wanted = [set(rows[keys].itertuples(index=False, name=None)) for keys in _KEYS]
+    values = [_by_seed(rows, keys, value) for keys in _KEYS]
+    return Side({column: set(rows[column]) for column in SETTING}, set(taught_by(rows)), wanted, values)
+
+
+def against(left: Side, right: Side, name: str = "a contrast") -> Paired:
+    """Compare two sides over the seeds that both have.
 
     A pair shares the seed, and the teacher's seed too where both have the same teacher. The test is Student's t on
     the differences, in points. With fewer than two pairs, or no spread to judge by, the verdict is "undecided".
     """
-    sides = [rows[rows[column] == which] for which in (a, b)]
-    _comparable(pd.concat(sides), a, b)
-    keys = ["seed", "teacher_seed"] if _one_teacher(*sides) else ["seed"]
-    wanted = len(pd.concat(sides)[keys].drop_duplicates())
-    # Where one side has several teachers' students of a seed, their mean is that seed's value.
-    left, right = (finished(side, value).groupby(keys)[value].mean() for side in sides)
-    differences = (left - right).dropna()
-    return _judge(differences.to_numpy(dtype=float), wanted - len(differences))
-
-
-def _comparable(rows: pd.DataFrame, a: str, b: str) -> None:
     for column in SETTING:
-        found = rows[column].unique()
-        if len(found) > 1:
-            raise DataError(f"{a} against {b}: {column} differs ({', '.join(map(str, found))}); compare within one")
+        _comparable(name, column, left.settings[column] | right.settings[column])
+    keys = _pairing(left.teachers | right.teachers)
+    a, b = left.values[keys], right.values[keys]
+    differences = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+    return judge(np.array(differences, dtype=float), len(left.wanted[keys] | right.wanted[keys]) - len(differences))
 
 
-def _one_teacher(a: pd.DataFrame, b: pd.DataFrame) -> bool:
-    teachers = set(taught_by(a)) | set(taught_by(b))
-    return len(teachers) == 1 and "" not in teachers
+def trend(rows: pd.DataFrame, over: str, value: str = "test_top1") -> Paired:
+    """Judge how far `value` rises from the least to the greatest `over` (tau, alpha), seed by seed.
+
+    The rise of a seed is that of the straight line fitted to its values against the ranks of `over`: it has a place
+    for tau = inf, and no single step decides. A seed that lacks a value at any point is left out.
+    """
+    for column in SETTING:
+        _comparable(f"a trend over {over}", column, set(rows[column]))
+    keys = _KEYS[_pairing(set(taught_by(rows)))]
+    values = finished(rows, value).groupby([*keys, over])[value].mean().unstack()
+    values = values.reindex(columns=sorted(rows[over].unique())).dropna()
+    rises = values.to_numpy(dtype=float) @ rise_weights(values.shape[1])
+    return judge(rises, len(rows[keys].drop_duplicates()) - len(rises))
 
 
-def _judge(differences: np.ndarray, left_out: int) -> Paired:
+def rise_weights(points: int) -> np.ndarray:
+    """Return what turns `points` values into the rise of their fitted line from the first to the last."""
+    ranks = np.arange(points) - (points - 1) / 2
+    return (points - 1) * ranks / (ranks**2).sum()
+
+
+_KEYS = [["seed"], ["seed", "teacher_seed"]]  # what pairs share
+
+
+def _pairing(teachers: set[str]) -> int:
+    return int(len(teachers) == 1 and "" not in teachers)
+
+
+def _by_seed(rows: pd.DataFrame, keys: list[str], value: str) -> dict:
+    """Return the value of `rows` for each seed; a seed that lacks one of their objectives has none."""
+    # Where they have several teachers' students of a seed, their mean is that seed's value.
+    values = finished(rows, value).groupby([*keys, "objectives"])[value].mean().unstack()
+    whole = values.reindex(columns=rows["objectives"].unique()).dropna().mean(axis=1)
+    return {seed if isinstance(seed, tuple) else (seed,): found for seed, found in whole.items()}
+
+
+def _comparable(name: str, column: str, found: set) -> None:
+    if len(found) > 1:
+        raise DataError(f"{name}: {column} differs ({', '.join(sorted(map(str, found)))}); compare within one")
+
+
+def judge(differences: np.ndarray, left_out: int) -> Paired:
+    """Test whether the mean of paired `differences` (points) is other than 0, by Student's t, at 0.05."""
     n = len(differences)
     if n == 0:
         return Paired(math.nan, math.nan, math.nan, math.nan, 0, left_out, UNDECIDED)
     effect, low, high, _ = mean_interval(differences)
     # Equal differences are a coarse measure (few test images), not certainty: t would be infinite.
     if n == 1 or np.ptp(differences) < 1e-9:
-        return Paired(effect, low, high, math.nan, n, left_out, UNDECIDED)
+        return Paired(effect, low, high, math.nan, n, left_out, UNDECIDED, math.nan if n == 1 else 0.0)
     p = float(stats.ttest_1samp(differences, 0.0).pvalue)
     verdict = "higher" if low > 0 else "lower" if high < 0 else UNDECIDED
-    return Paired(effect, low, high, p, n, left_out, verdict)
+    return Paired(effect, low, high, p, n, left_out, verdict, float(np.std(differences, ddof=1)))
 
 
 def taught_by(rows: pd.DataFrame) -> pd.Series:

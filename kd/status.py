@@ -117,14 +117,15 @@ def _explained(standings: list[Standing]) -> list[Standing]:
 
 
 def _blocked(cells: Sequence[Cell], standings: list[Standing]) -> list[Standing]:
-    """Return `standings` of `cells`, where those that wait for a teacher that failed say so."""
+    """Return `standings` of `cells`, where those that wait for a teacher or a member that failed say so."""
     failed = {s.name for s in standings if s.status == "failed"}
-    return [
-        replace(s, detail=f"its teacher {cell.teacher} failed")
-        if s.status == "waiting" and cell.teacher and cell.teacher.path in failed
-        else s
-        for cell, s in zip(cells, standings, strict=True)
-    ]
+
+    def told(cell: Cell, standing: Standing) -> Standing:
+        awaited = [("teacher", cell.teacher), *(("member", member) for member in cell.members)]
+        lost = [f"its {what} {one} failed" for what, one in awaited if one and one != cell and one.path in failed]
+        return replace(standing, detail=lost[0]) if lost and standing.status == "waiting" else standing
+
+    return list(map(told, cells, standings))
 
 
 def controller_lives() -> bool:

@@ -16,7 +16,7 @@ import pandas as pd
 from kd import files
 from kd.cells import DATA, Cell, all_cells, cells_of, spell_objective, stale, taught_by
 from kd.config import Study
-from kd.errors import DataError, StorageError
+from kd.errors import DataError, StorageError, first_line
 
 ROWS, CURVES = "table", "curves"
 TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
@@ -55,6 +55,16 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     files.write_atomic(path.with_suffix(".parquet"), lambda pending: frame.to_parquet(pending, index=False))
 
 
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a frame that was written as parquet. Raises StorageError that says what to do."""
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
+        raise StorageError(
+            f"{path}: cannot read this table: {first_line(error)}; run snakemake to collect it"
+        ) from error
+
+
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -66,6 +76,7 @@ def read_results(study: Study) -> dict[Cell, Result]:
             results[cell] = _read(study, cell)
         except (DataError, StorageError) as error:
             problems.append(str(error))
+    problems += filter(None, (_other_than_taught(result, results) for result in results.values()))
     if problems:
         rest = f"\n... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         listed = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
@@ -90,13 +101,24 @@ def _read(study: Study, cell: Cell) -> Result:
     return Result(cell, manifest, epochs)
 
 
+def _other_than_taught(result: Result, results: dict[Cell, Result]) -> str | None:
+    """Return which network that led to a cell is another now, or None: its digest says so."""
+    cell, inputs = result.cell, result.manifest["inputs"]
+    then = {cell.teacher: inputs.get("teacher")} if cell.teacher else {}
+    then |= {member: inputs["members"].get(member.path) for member in cell.members if cell.is_ensemble}
+    for led, digest in then.items():
+        if led in results and results[led].manifest["files"]["model.safetensors"] != digest:
+            return f"{cell}: made from a {led} that is another now"
+    return None
+
+
 def _metrics(path: Path) -> pd.DataFrame:
     content = path.read_bytes()
     return pd.read_csv(io.BytesIO(content), keep_default_na=False) if content else pd.DataFrame({"epoch": []})
 
 
 def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int) -> None:
-    # Imported weights, of no epoch, have one row: that of epoch 0.
+    # Imported weights and ensembles, of no epoch, have one row: that of epoch 0.
     if list(epochs["epoch"]) != list(range(min(1, expected), expected + 1)):
         raise DataError(f"{cell}: its metrics are not one row for each of {expected} epochs")
     for column in epochs:
@@ -116,7 +138,7 @@ def _row(experiment: str, result: Result) -> dict:
         **_setting(cell),
         "protocol": cell.protocol,
         "stages": len(cell.stages),
-        "teacher": cell.teacher.stage.network if cell.teacher else "",
+        "teacher": cell.teacher.stage.title if cell.teacher else "",
         "loss": cell.stage.objective.loss,
         "tau": resolved.get("tau", math.nan),
         "alpha": resolved.get("alpha", math.nan),
@@ -134,10 +156,10 @@ def _setting(cell: Cell) -> dict:
     return {
         "dataset": cell.dataset.name,
         **_noise(cell),
-        "fraction": cell.dataset.fraction,
-        "networks": " > ".join(stage.network for stage in cell.stages),
+        "fraction": cell.fraction,
+        "networks": " > ".join(stage.title for stage in cell.stages),
         "objectives": " > ".join(spell_objective(stage.objective) for stage in cell.stages),
-        "student": cell.stage.network,
+        "student": cell.stage.title,
         "objective": spell_objective(cell.stage.objective),
         "seed": cell.stage.seed,
     }

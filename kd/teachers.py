@@ -1,12 +1,16 @@
 """How a frozen teacher answers: run on what the student sees, or read from rows that were computed before.
 
+Several can answer as one. An ensemble has no rows of its own: each member has, which its own students share, and a
+student of the ensemble combines them as it reads. That saves a bank for each combination, and combines at the student's
+own tau: the mean of probabilities at one temperature is not their mean at another.
+
 A row's key is (example index, view), never a position in any order: example index * views + view.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +18,8 @@ from torch import Tensor, nn
 from kd.data.examples import Examples
 from kd.data.views import Grid
 from kd.device import Place
+from kd.fit import Teacher
+from kd.losses.ensembles import ENSEMBLES
 
 Need = tuple[int, int]  # a student's seed and the epochs it trains: it sees the views of those
 
@@ -56,6 +62,17 @@ class StoredTeacher:
     def logits(self, index: Tensor, view: Tensor, inputs: Tensor | None = None) -> Tensor:
         """Return logits [B, K] float32 of examples `index` [B] in `view` [B]; `inputs` play no part."""
         return self._rows[torch.searchsorted(self._keys, index * self._views + view)].float()
+
+
+class Ensemble:
+    """Teachers that answer as one; `combination` is one of ENSEMBLES, `tau` the temperature of who asks."""
+
+    def __init__(self, members: Sequence[Teacher], combination: str, tau: float = 1.0) -> None:
+        self._members, self._combine, self._tau = members, ENSEMBLES[combination], tau
+
+    def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
+        """Return logits [B, K] float32 of examples `index` [B] in `view` [B], seen as `inputs` [B, C, H, W]."""
+        return self._combine(torch.stack([m.logits(index, view, inputs) for m in self._members]), self._tau)
 
 
 @contextlib.contextmanager

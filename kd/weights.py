@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -40,12 +40,7 @@ def measure(network: nn.Module, examples: Examples, place: Place, declared: Weig
 
     Raises DataError where they are not what is declared: with other data or classes, the right weights are wrong.
     """
-    network.eval().to(place.device, memory_format=torch.channels_last)
-    examples = examples.to(place.device)
-    row = {"epoch": 0} | evaluate(network, examples, examples.test_images, examples.test_labels, place, "test")
-    held = examples.heldout
-    if len(held):
-        row |= evaluate(network, examples, examples.images[held], examples.labels[held], place, "heldout")
+    row = at_epoch_0(network.eval().to(place.device, memory_format=torch.channels_last), examples, place)
     if not all(map(math.isfinite, row.values())):
         raise DataError(f"{declared.file}: with these weights the loss is no finite number: {row}")
     if declared.top1 is not None and abs(row["test_top1"] - declared.top1) > TOLERANCE:
@@ -53,6 +48,16 @@ def measure(network: nn.Module, examples: Examples, place: Place, declared: Weig
             f"{declared.file}: its test top-1 is {row['test_top1']:.2f} %, not {declared.top1:g} % as the study says; "
             "are the classes in the same order, and the images normalised in the same way?"
         )
+    return row
+
+
+def at_epoch_0(forward: Callable[[Tensor], Tensor], examples: Examples, place: Place) -> Row:
+    """Return the row of a network, or several, that no epoch has trained: loss and top-1 (%), as after training."""
+    examples = examples.to(place.device)
+    row = {"epoch": 0} | evaluate(forward, examples, examples.test_images, examples.test_labels, place, "test")
+    held = examples.heldout
+    if len(held):
+        row |= evaluate(forward, examples, examples.images[held], examples.labels[held], place, "heldout")
     return row
 
 

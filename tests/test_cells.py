@@ -70,6 +70,19 @@ def test_a_teacher_stopped_early_is_another_teacher() -> None:
     assert parse_cell(found[0]).teacher.stage.epochs == 10
 
 
+def test_students_may_learn_from_less_than_their_teacher() -> None:
+    """Without a teacher that is less data for all there is, so the two are one cell."""
+    assert paths(loss=["ce", "mse"], student_fraction=[0.1, 1]) == [
+        "results/cifar100+frac0.1/paper/wrn-10-1.ce.s0",
+        "results/cifar100/paper/wrn-10-1.ce.s0",
+        "results/cifar100/paper/wrn-16-2.ce.s0/wrn-10-1.mse.s0-frac0.1",
+        "results/cifar100/paper/wrn-16-2.ce.s0/wrn-10-1.mse.s0",
+    ]
+    assert parse_cell(paths(loss="mse", student_fraction=0.1)[0]).fraction == 0.1
+    with pytest.raises(ConfigError, match="student_fraction: teachers see the fraction too"):
+        paths(fraction=0.5, student_fraction=[0.1, 1])
+
+
 @pytest.mark.parametrize(
     ("number", "text"),
     [(3.0, "3"), (0.10, "0.1"), (1e-5, "0.00001"), (float("inf"), "inf"), (1e6, "1000000"), (0.3, "0.3"), (20, "20")],
@@ -101,8 +114,15 @@ def _cells(draw: st.DrawFn) -> Cell:
     amount = "human" if kind == "labels" else draw(st.sampled_from([0.2, 0.45, 1.0]))
     seed = draw(st.integers(0, 3)) if kind else 0
     dataset = Dataset("cifar100", kind and Noise(kind, amount), seed, draw(st.sampled_from([1.0, 0.03, 0.5])))
+    several = {"min_size": 1, "max_size": 3}
     stage = st.builds(
-        Stage, st.sampled_from(NETWORKS), _objectives(), st.integers(0, 99), st.sampled_from([None, 1, 120])
+        cells.stage,
+        st.lists(st.sampled_from(NETWORKS), **several),
+        _objectives(),
+        st.lists(st.integers(0, 99), **several),
+        st.sampled_from([None, 1, 120]),
+        st.sampled_from(sorted(losses.ENSEMBLES)),
+        st.just(1.0) if dataset.fraction < 1 else st.sampled_from([1.0, 0.1, 0.25]),
     )
     first = st.sampled_from([Objective("ce"), imported("borrowed"), imported("0_tau3")])
     stages = [Stage("wrn-16-2", draw(first), 0), *draw(st.lists(stage, max_size=3))]
@@ -129,6 +149,8 @@ TOKENS = [
     "wrn-16-2",
     ".ce",
     ".s0",
+    "+1",
+    "-meanprob",
     ".kl-tau",
     "3",
     "..",
@@ -190,6 +212,17 @@ def test_any_text_is_a_dataset_that_reads_back_or_refused_with_a_message(text: s
         ("results/cifar100/paper/wrn-16-2.weights-a.s1", "this recipe's path is .*weights-a.s0"),
         ("results/cifar100/paper/wrn-16-2.weights-a.s0-epochs9", "this recipe's path is .*weights-a.s0"),
         ("results/cifar100/paper/wrn-16-2.ce.s0/wrn-10-1.weights-a.s0", "path is .*paper/wrn-10-1.weights-a.s0"),
+        ("results/cifar100/paper/wrn-28-4+wrn-16-4.ce.s0", "path is .*paper/wrn-16-4.wrn-28-4.ce.s0"),
+        ("results/cifar100/paper/wrn-16-4+wrn-16-4.ce.s0", "path is .*paper/wrn-16-4.ce.s0"),
+        ("results/cifar100/paper/wrn-16-4.ce.s1+0", "path is .*paper/wrn-16-4.ce.s0.1"),
+        ("results/cifar100/paper/wrn-16-4.ce.s0-meanprob", "path is .*paper/wrn-16-4.ce.s0"),
+        ("results/cifar100/paper/wrn-16-4.ce.s0+1-meanlogit", "path is .*paper/wrn-16-4.ce.s0.1"),
+        ("results/cifar100/paper/wrn-16-4.ce.s0+1-meanprop", "did you mean 'meanprob'"),
+        ("results/cifar100/paper/wrn-16-4+wrn-28-4.weights-a.s0", "of one network, not of several"),
+        ("results/cifar100/paper/wrn-16-4+.ce.s0", "network ''"),
+        ("results/cifar100/paper/wrn-16-2.ce.s0-frac0.1", r"path is results/cifar100\+frac0.1/paper/wrn-16-2.ce.s0"),
+        ("results/cifar100/paper/wrn-16-2.ce.s0-frac1", "path is .*paper/wrn-16-2.ce.s0"),
+        ("results/cifar100+frac0.5/paper/wrn-16-2.ce.s0/wrn-10-1.mse.s0-frac0.1", "fraction of a fraction"),
         ("results/cifar100/paper/wrn-16-2.weights.s0", "expected weights-NAME"),
         ("results/cifar100/paper/wrn-16-2.weights-a-b.s0", "expected weights-NAME"),
         ("results/cifar100/paper/wrn-16-2.weights-../x.s0", "not a stage"),

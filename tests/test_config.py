@@ -37,6 +37,12 @@ def test_every_shipped_study_is_valid(path: Path) -> None:
     validate(read_yaml(path))
 
 
+def test_the_paper_s_small_twin_has_its_experiments_and_their_figures() -> None:
+    paper, small = (validate(read_yaml(ROOT / "workflow" / "studies" / f"{n}.yaml")) for n in ("paper", "paper-small"))
+    assert paper.drawn == small.drawn
+    assert list(paper.experiments) == list(small.experiments)
+
+
 def test_shipped_studies_share_no_protocol_name_with_other_values() -> None:
     """Two recipes never share a path."""
     seen: dict[tuple[str, str], object] = {}
@@ -137,6 +143,26 @@ def test_imported_weights_say_which_file_it_must_be_and_are_of_one_teacher() -> 
     refused(r"weights\.w\.sha256: Field required", weights={"w": {"file": "w.pt"}})
     refused("unknown key; did you mean 'top1'", weights={"w": {"file": "w.pt", "sha256": "0a" * 32, "top": 80}})
     refused("a name is letters", weights={"../w": {"file": "w.pt", "sha256": "0a" * 32}})
+
+
+def test_an_ensemble_is_networks_or_seeds_joined_by_a_plus() -> None:
+    found = study(**experiment(teacher="wrn-28-4+wrn-16-4", ensemble="mean_prob")).experiments["grid"]
+    assert (found.teacher, found.ensemble) == (("wrn-16-4+wrn-28-4",), ("mean_prob",))
+    found = study(**experiment(teacher_seeds=[3, "2+0"], ensemble=["mean_logit", "sum_logit"])).experiments["grid"]
+    assert found.teacher_seeds == ((3,), (0, 2))
+    assert study(teacher_seeds="0+1", **experiment(ensemble="sum_logit")).teacher_seeds == ((0, 1),)
+    refused("did you mean 'mean_prob'", **experiment(teacher_seeds="0+1", ensemble="mean_probs"))
+    refused(r"grid\.ensemble: no teacher is one; write teacher: A\+B", **experiment(ensemble="mean_prob"))
+    refused(r"grid\.ensemble: no teacher", teacher_seeds="0+1", **experiment(teacher=None, ensemble="mean_prob"))
+    refused("several seeds of one are an ensemble by teacher_seeds", **experiment(teacher="wrn-16-2+wrn-16-2"))
+    refused("a seed twice", **experiment(teacher_seeds="0+1+0"))
+    refused("did you mean 'wrn-16-4'", **experiment(teacher="wrn-28-4+wrm-16-4"))
+    refused("student", **experiment(student="wrn-16-2+wrn-10-1"))
+    refused("path", **experiment(teacher=None, student=None, path=["wrn-16-2", "wrn-10-1+wrn-16-1"]))
+    for wrong in ("0+", "0+x", True, "0+1.5", "-1+0", f"0+{10**9}", None):
+        refused("teacher_seeds", **experiment(teacher_seeds=[wrong]))
+    given = {"weights": {"w": {"file": "w.pt", "sha256": "0a" * 32}}}
+    refused("of one network, not of", **given, **experiment(teacher_weights="w", teacher="wrn-16-2+wrn-16-4"))
 
 
 @pytest.mark.parametrize("name", ["a;touch x", "../../x", "a b", "$(x)", "", "a/b", "-x", "a\nb"])

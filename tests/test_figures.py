@@ -62,11 +62,11 @@ def drawn(name: str, rows: pd.DataFrame) -> tuple[Figure, str, list[Text]]:
     """Return figure, caption and the words on the page; each case is drawn once for all the laws."""
     if id(rows) not in _DRAWN:
         figure, caption = figures.draw(name, rows, made.curves(rows if name == "curves" else rows.head(1), EPOCHS))
-        _DRAWN[id(rows)] = figure, caption, _words(figure)
+        _DRAWN[id(rows)] = figure, caption, words_on(figure)
     return _DRAWN[id(rows)]
 
 
-def _words(figure: Figure) -> list[Text]:
+def words_on(figure: Figure) -> list[Text]:
     """Draw, and return the texts that were: an axis keeps labels of ticks outside its limits, which are not."""
     seen, draw = [], Text.draw
     with pytest.MonkeyPatch.context() as patch, style.paper():
@@ -76,7 +76,7 @@ def _words(figure: Figure) -> list[Text]:
 
 
 def test_every_figure_has_cases() -> None:
-    helpers = {"__init__", "naming", "style", "wording"}
+    helpers = {"__init__", "naming", "style", "wording", "verdict"}
     assert list(TABLES) == list(FIGURES)
     assert {path.stem for path in (HERE.parent / "kd/figures").glob("*.py")} - helpers == set(FIGURES)
 
@@ -176,6 +176,8 @@ def test_a_grid_holds_all_of_an_objective_fixed_but_tau_and_alpha_and_imported_w
 def test_networks_have_readable_names() -> None:
     assert naming.path_name("wrn-28-4 > wrn-16-2") == "WRN-28-4 → WRN-16-2"
     assert naming.network_name("resnet8x4") == "ResNet8x4"
+    assert naming.path_name("3*wrn-28-4 > wrn-16-2") == "3 × WRN-28-4 → WRN-16-2"
+    assert naming.network_name("wrn-16-4+wrn-28-4-meanprob") == "WRN-16-4 + WRN-28-4 (mean of probabilities)"
     assert naming.mix_name("ce > kl-tau3 > mse") == "KL τ=3 → MSE"
 
 

@@ -40,7 +40,10 @@ LADDER = [
     # reporting
     "kd.table",
     "kd.statistics",
+    "kd.comparisons",
     "kd.figures.",
+    "kd.paper.",
+    "kd.verdict",
     "kd.report",
     "kd.__main__",
 ]
@@ -78,7 +81,7 @@ def test_parsing_a_study_loads_neither_torch_nor_pandas() -> None:
 
 
 def test_tables_and_figures_load_no_torch() -> None:
-    assert not {"torch", "torchvision"} & _loaded("import kd.table, kd.report, kd.figures.dots")
+    assert not {"torch", "torchvision"} & _loaded("import kd.table, kd.report, kd.verdict, kd.figures.dots")
 
 
 def test_training_a_wrn_loads_no_torchvision_and_no_snakemake() -> None:

@@ -142,7 +142,11 @@ def test_a_cell_without_its_data_exits_74_and_says_what_to_do(small: Path, capsy
 def test_a_table_that_is_missing_or_damaged_exits_74_and_says_what_to_do(small: Path, capsys, content: bytes) -> None:
     if content is not None:
         Path("table.parquet").write_bytes(content)
-    for arguments in (["tables", "table.parquet"], ["figure", "table.parquet", "a", "dots"]):
+    for arguments in (
+        ["tables", "table.parquet"],
+        ["verdict", "table.parquet"],
+        ["figure", "table.parquet", "a", "dots"],
+    ):
         assert main(arguments) == 74
         assert "table.parquet: cannot read this table" in capsys.readouterr().err
 

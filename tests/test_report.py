@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from conftest import study
 
-from kd import report
+from kd import report, verdict
 from kd.errors import ConfigError, StorageError
 
 PIXEL = base64.b64decode(
@@ -113,6 +113,13 @@ def test_means_are_grouped_by_path_and_data() -> None:
     ]
 
 
+def test_few_objectives_are_compared_two_by_two_on_the_page_and_many_are_not() -> None:
+    page = report.render(STUDY, rows(), [])
+    assert "Objectives of losses compared two by two" in page
+    assert "CE against MSE" in page
+    assert "Objectives of grid compared two by two" not in page
+
+
 def test_diverged_cells_are_listed_and_counted() -> None:
     page = report.render(STUDY, rows(), [])
     assert "1 of 66 networks diverged" in page
@@ -144,13 +151,17 @@ def test_figure_means_and_page_come_from_the_table_in_the_folder(tmp_path: Path)
     made.curves(table, 3).to_parquet(tmp_path / "curves.parquet")
     report.draw(tmp_path, "losses", "dots")
     report.write_means(tmp_path)
+    report.write_comparisons(tmp_path)
+    verdict.write(tmp_path)
     report.write_page(study(study="made"), tmp_path)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        f"losses.dots.{kind}" for kind in ("png", "pdf", "svg", "txt")
+        f"{name}.{kind}" for name in ("losses.dots", "verdict") for kind in ("png", "pdf", "svg", "txt")
     }
     assert len(pd.read_csv(tmp_path / "means.csv")) == 6
+    assert len(pd.read_csv(tmp_path / "comparisons.csv")) == 15
     page = (tmp_path / "report.html").read_text()
     checked(page)
+    assert "MSE beats KL (τ = 3)" in page
     assert "3 epochs of SGD, batch 64, learning rate 0.1, times 0.1 after epochs 2 and 2" in page
     with pytest.raises(ConfigError, match="did you mean 'losses'"):
         report.draw(tmp_path, "loses", "dots")

@@ -308,6 +308,17 @@ def test_fraction_and_held_out_share_are_class_balanced_and_disjoint(digits: Pat
     assert "heldout_top1" in train(path, made)["last"]
 
 
+def test_a_student_of_a_fraction_reads_the_bank_of_all_and_sees_its_part_alone(digits: Path) -> None:
+    train(TEACHER)
+    student = f"{TEACHER}/resnet8.kl-tau3.s0-frac0.1"
+    part, whole = train(student), train(STUDENT)
+    alone = train("results/digits+frac0.1/quick/resnet8.ce.s0")
+    assert part["inputs"]["examples"] == alone["inputs"]["examples"] != whole["inputs"]["examples"]
+    bank = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
+    assert bank["identity"]["examples"] == whole["inputs"]["examples"]
+    assert bank["computed"] == bank["shape"][0]  # the second student found every row there
+
+
 def test_students_that_differ_in_their_loss_start_from_the_same_weights(digits: Path, monkeypatch) -> None:
     starts = []
 

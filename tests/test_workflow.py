@@ -213,8 +213,18 @@ def test_a_finished_study_has_its_table_figures_and_page(finished: Project) -> N
     figures = {
         f"figures/losses.{figure}.{kind}" for figure in ("dots", "curves") for kind in ("png", "pdf", "svg", "txt")
     }
-    tables = {"table.csv", "table.parquet", "curves.csv", "curves.parquet", "means.csv", "report.html"}
-    assert names == figures | tables
+    tables = {
+        "table.csv",
+        "table.parquet",
+        "curves.csv",
+        "curves.parquet",
+        "means.csv",
+        "comparisons.csv",
+        "report.html",
+    }
+    verdict = {f"verdict.{kind}" for kind in ("csv", "md", "tex")}
+    verdict |= {f"figures/verdict.{kind}" for kind in ("png", "pdf", "svg", "txt")}
+    assert names == figures | tables | verdict | {"report.html"}
 
 
 def test_run_again_it_does_nothing(finished: Project) -> None:
@@ -395,6 +405,42 @@ def borrowing(project: Project, seed: int) -> dict:
     }
 
 
+TOGETHER = "digits/quick/resnet14.ce.s0+1"
+MEMBERS = {f"digits/quick/resnet14.ce.s{seed}" for seed in (0, 1)}
+THEIRS = {f"{TOGETHER}/resnet8.mse.s0"}
+
+
+def ensemble(**keys: object) -> dict:
+    """A study whose student has two seeds of a network for its teacher."""
+    return {**with_losses("mse", teacher_seeds="0+1", figure="dots"), "seeds": [0], **keys}
+
+
+def test_an_ensemble_follows_its_members_and_leads_its_students(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.study(ensemble(keep_banks=False))
+    project.run()
+    assert set(project.published()) == MEMBERS | {TOGETHER} | THEIRS
+    assert {str(path.parent.relative_to(tmp_path / "banks")) for path in tmp_path.rglob("released.json")} == MEMBERS
+    assert "Nothing to be done" in project.run()
+    table = pd.read_parquet(tmp_path / "reports" / "small" / "table.parquet").set_index("cell")
+    assert table.loc[f"results/{TOGETHER}", "test_top1"] > 0
+    # A member that is newer makes all that hangs on it out of date, and nothing else.
+    later = time.time() + 60
+    os.utime(project.folder / "results" / sorted(MEMBERS)[1] / "manifest.json", (later, later))
+    assert project.planned()[1] == {TOGETHER} | THEIRS
+    # Another combination shares the members.
+    project.study(ensemble(experiments={"e": {**ensemble()["experiments"]["losses"], "ensemble": "sum_logit"}}))
+    assert project.planned()[1] == {f"{TOGETHER}-sumlogit", f"{TOGETHER}-sumlogit/resnet8.mse.s0"}
+
+
+def test_an_ensemble_of_a_member_that_diverged_does_not_stop_the_study(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.study(ensemble(protocol={**SMALL["protocol"], "lr": 1e12}))
+    project.run()
+    assert f"its teacher results/{TOGETHER} diverged" in project.published()[min(THEIRS)]
+    assert "Nothing to be done" in project.run()
+
+
 def test_a_disk_that_is_too_small_for_the_study_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     """Fault 7."""
     project = Project(tmp_path)
@@ -547,6 +593,18 @@ def test_the_demo_shows_a_signal_and_is_incremental(tmp_path: Path) -> None:
     project.run()
     assert changed(before, project.published()) == {victim}
     assert "going on from epoch" in (project.folder / "logs" / f"{victim}.log").read_text()
+
+
+@pytest.mark.slow
+def test_every_experiment_of_the_paper_runs_to_its_figures_on_digits(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    small = yaml.safe_load((ROOT / "workflow" / "studies" / "paper-small.yaml").read_text())
+    project.study(small)
+    project.run()
+    table = pd.read_parquet(tmp_path / "reports" / "paper_small" / "table.parquet")
+    assert set(table.experiment) == {*small["experiments"], "teachers"}
+    assert (table.status == "ok").all()
+    assert "Nothing to be done" in project.run()
 
 
 def assert_signal(table: Path) -> None:

@@ -10,6 +10,7 @@ _FAMILIES = {"wrn": "WRN", "resnet": "ResNet", "vgg": "VGG", "mlp": "MLP", "cnn"
 _LOSSES = {"ce": "CE", "kl": "KL", "mse": "MSE", "smoothl1": "smooth L1", "weights": "weights"}
 _SYMBOLS = {"tau": "τ", "alpha": "α", "beta": "β", "gamma": "γ"}
 _NOISES = {"sym": "symmetric", "asym": "asymmetric"}
+_COMBINED = {"meanprob": "mean of probabilities", "sumlogit": "sum of logits"}  # of an ensemble; else mean of logits
 _OPTIONS = ("scale", "reduction", "ensemble")  # hyperparameters that are words
 _DEFAULTS = {"smoothl1": {"beta": 1.0}}  # paths leave these out, readers should not have to
 
@@ -63,9 +64,17 @@ def mix_name(objectives: str) -> str:
 
 
 def network_name(network: str) -> str:
-    """Spell a network for readers: WRN-16-2."""
+    """Spell a network for readers: WRN-16-2; or an ensemble: 3 × WRN-28-4 (sum of logits)."""
+    members, _, how = network.rpartition("-")
+    if how in _COMBINED:
+        return f"{network_name(members)} ({_COMBINED[how]})"
+    return " + ".join(map(_member_name, network.split("+")))
+
+
+def _member_name(member: str) -> str:
+    times, _, network = member.rpartition("*")
     prefix = re.match(r"[a-z]*", network)[0]
-    return _FAMILIES.get(prefix, prefix) + network.removeprefix(prefix)
+    return (f"{times} × " if times else "") + _FAMILIES.get(prefix, prefix) + network.removeprefix(prefix)
 
 
 def path_name(networks: str) -> str:

@@ -51,16 +51,30 @@ def paired_words(found: Paired, other: str) -> str:
         pairs = "1 pair" if found.n == 1 else f"{found.n} pairs, all equal"
         return f"{signed(found.effect)} points against {other} ({pairs}{missing}){verdict}"
     ends = f"[{signed(found.low)}, {signed(found.high)}]"
-    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}" if found.p < 0.1 else f"p = {found.p:.2f}"
+    p = p_words(found.p)
     return f"{signed(found.effect)} points against {other} {ends} ({found.n} pairs{missing}, {p}){verdict}"
+
+
+def p_words(p: float) -> str:
+    """Spell a p value: p = 0.010, p < 0.001; – where there was no test."""
+    if math.isnan(p):
+        return "–"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def interval_words(effect: float, low: float, high: float) -> str:
+    """Spell a difference: +1.87 [+1.20, +2.54], without ends where there is no interval, – where there is none."""
+    if math.isnan(effect):
+        return "–"
+    return signed(effect) + ("" if math.isnan(low) else f" [{signed(low)}, {signed(high)}]")
 
 
 def paired_short(found: Paired) -> str:
     """Spell a paired difference for a table: +1.87 [+1.20, +2.54], with "undecided" where it is."""
     if not found.n:
         return "undecided (no pair)"
-    ends = "" if math.isnan(found.p) else f" [{signed(found.low)}, {signed(found.high)}]"
-    return f"{signed(found.effect)}{ends}{' undecided' if found.verdict == 'undecided' else ''}"
+    ends = (math.nan, math.nan) if math.isnan(found.p) else (found.low, found.high)
+    return interval_words(found.effect, *ends) + (" undecided" if found.verdict == "undecided" else "")
 
 
 def best_words(
@@ -126,7 +140,8 @@ def _teachers(rows: pd.DataFrame) -> str:
     if not found:
         return ""
     if len(found) == 1:
-        return f", every student of a setting from one teacher (seed {found[0]}), whose own spread is not in it"
+        first = ", of an ensemble the first" if rows["teacher"].str.contains("[*+]").any() else ""
+        return f", every student of a setting from one teacher (seed {found[0]}{first}), whose own spread is not in it"
     return f", taught by teachers of seeds {', '.join(map(str, found))}, students of one counting as independent"
 
 

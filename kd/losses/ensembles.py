@@ -34,4 +34,5 @@ def sum_logit(logits: Tensor, tau: float = 1.0) -> Tensor:
     return logits.sum(0)
 
 
+# The first is what an ensemble is unless told otherwise.
 ENSEMBLES = {"mean_logit": mean_logit, "mean_prob": mean_prob, "sum_logit": sum_logit}

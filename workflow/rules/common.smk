@@ -56,9 +56,10 @@ def recipe(cell):
 
 
 def taught(w):
-    """The cell's data and, where it has a teacher, that teacher and its bank: small manifests, each with digests."""
+    """The cell's data, members and, where it has one, teacher with its banks: small manifests, each with digests."""
     cell = CELLS[w.cell]
     yield f"data/{cell.dataset.labelled}/manifest.json"
+    yield from (f"{member}/manifest.json" for member in cell.members if cell.is_ensemble)
     if os.path.exists(f"{cell}/manifest.json") and not current(cell):
         yield changed()
     if cell.teacher:
@@ -66,7 +67,7 @@ def taught(w):
         # A student that is current has had its bank: it neither brings a deleted one back, nor is it retrained
         # when the bank grows for others.
         if STUDY.protocol.teacher == "bank" and not current(cell):
-            yield f"banks/{cell.teacher.name}/manifest.json"
+            yield from (f"banks/{member.name}/manifest.json" for member in cell.teacher.members)
 
 
 @cache
@@ -85,7 +86,8 @@ def current(cell):
     except StorageError:  # a damaged one: its cell and the table say so
         return False
     fresh = manifest is not None and cells.stale(cell, manifest, STUDY) is None
-    return fresh and (cell.teacher is None or current(cell.teacher))
+    led = [cell.teacher] if cell.teacher else cell.members if cell.is_ensemble else []
+    return fresh and all(map(current, led))
 
 
 def needs(w):

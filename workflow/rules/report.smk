@@ -9,6 +9,7 @@ localrules:
     collect,
     figure,
     tables,
+    verdict,
     report,
 
 
@@ -60,6 +61,7 @@ rule tables:
         f"{REPORTS}/table.parquet",
     output:
         report(update(f"{REPORTS}/means.csv"), caption="../report/means.rst", category="tables"),
+        report(update(f"{REPORTS}/comparisons.csv"), caption="../report/comparisons.rst", category="tables"),
     log:
         f"logs/{REPORTS}/tables.log",
     benchmark:
@@ -68,14 +70,37 @@ rule tables:
     conda:
         "../envs/kd.yaml"
     params:
-        code=code_digest("kd.statistics"),
+        code=code_digest("kd.comparisons"),
     shell:
         "python -m kd tables {input:q} &>> {log:q}"
+
+
+rule verdict:
+    input:
+        table=f"{REPORTS}/table.parquet",
+        published="kd/paper/published.csv",
+    output:
+        report(update(f"{REPORTS}/figures/verdict.png"), caption="../report/verdict.rst", category="verdict"),
+        [update(f"{REPORTS}/figures/verdict.{kind}") for kind in ("pdf", "svg", "txt")],
+        report(update(f"{REPORTS}/verdict.csv"), caption="../report/verdict.rst", category="verdict"),
+        [update(f"{REPORTS}/verdict.{kind}") for kind in ("md", "tex")],
+    log:
+        f"logs/{REPORTS}/verdict.log",
+    benchmark:
+        f"benchmarks/{REPORTS}/verdict.tsv"
+    retries: 0
+    conda:
+        "../envs/kd.yaml"
+    params:
+        code=code_digest("kd.verdict"),
+    shell:
+        "python -m kd verdict {input.table:q} &>> {log:q}"
 
 
 rule report:
     input:
         FIGURES,
+        f"{REPORTS}/figures/verdict.png",
         f"{REPORTS}/means.csv",
         f"{REPORTS}/table.parquet",
     output:

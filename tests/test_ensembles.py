@@ -1,0 +1,253 @@
+"""Several networks that teach as one: what their cell is, what it answers, and what it makes of a member's fate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import study
+
+from kd import cells, files, losses, stages, table
+from kd.cells import Cell, all_cells, cells_of, parse_cell, stage, taught_by
+from kd.config import Objective, Study
+from kd.errors import DataError, StorageError
+from kd.fit import evaluate
+from kd.stages import MODEL, Recipe, Resources
+from kd.teachers import Ensemble
+
+PLACE = "results/digits/quick"
+MEMBERS = (f"{PLACE}/resnet14.ce.s0", f"{PLACE}/resnet14.ce.s1")
+BOTH = f"{PLACE}/resnet14.ce.s0+1"
+
+
+@pytest.fixture
+def digits(project: Path) -> Path:
+    """A project with the digits prepared."""
+    stages.data(cells.Dataset("digits"), Recipe())
+    return project
+
+
+def seeds(**keys: object) -> Study:
+    """A study of an ensemble of two seeds."""
+    experiment = {"teacher": "resnet14", "student": "resnet8", "loss": {"kl": {"tau": 3}}, "teacher_seeds": "0+1"}
+    protocol = {"name": "quick", "epochs": 2, "batch": 64, "precision": "fp32", **keys.pop("protocol", {})}
+    return study(experiments={"both": {**experiment, **keys}}, protocol=protocol, seeds=[0])
+
+
+def train(path: str | Cell, made: Study | None = None, **options: object) -> dict:
+    cell = parse_cell(str(path))
+    return stages.train(cell, Recipe.parse(cells.recipe(made or seeds(), cell)), Resources(), **options)
+
+
+def train_all(made: Study) -> dict[str, dict]:
+    return {cell.path: train(cell, made) for cell in all_cells(made)}
+
+
+# -- paths ------------------------------------------------------------------------------------------------------------
+
+
+def paths(**keys: object) -> list[str]:
+    made = study(dataset="cifar100", seeds=[0], protocol={"name": "paper"}, experiments={"e": {"loss": "mse", **keys}})
+    return [cell.path.removeprefix("results/cifar100/paper/") for cell in cells_of(made, "e")]
+
+
+def test_an_ensemble_stands_in_the_place_of_the_teacher() -> None:
+    one = {"teacher": "wrn-28-4", "student": "wrn-16-2"}
+    assert paths(**one, teacher_seeds=[2, "0+1+2"]) == [
+        "wrn-28-4.ce.s2/wrn-16-2.mse.s0",
+        "wrn-28-4.ce.s0+1+2/wrn-16-2.mse.s0",
+    ]
+    several = {"teacher": ["wrn-28-4+wrn-16-4", "wrn-28-4"], "student": "wrn-16-2"}
+    assert paths(**several) == ["wrn-16-4+wrn-28-4.ce.s0/wrn-16-2.mse.s0", "wrn-28-4.ce.s0/wrn-16-2.mse.s0"]
+    assert paths(**one, teacher_seeds="0+1", teacher_epochs=9, ensemble=["mean_prob", "sum_logit"]) == [
+        f"wrn-28-4.ce.s0+1-{how}-epochs9/wrn-16-2.mse.s0" for how in ("meanprob", "sumlogit")
+    ]
+    chain = paths(path=["wrn-28-4+wrn-16-4", "wrn-16-4", "wrn-16-2"], teacher_seeds="0+1")
+    assert chain == ["wrn-16-4+wrn-28-4.ce.s0+1/wrn-16-4.mse.s0+1/wrn-16-2.mse.s0"]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("wrn-28-4", "wrn-16-4", "wrn-40-2"))))
+def test_the_order_of_members_does_not_matter(order: tuple[str, ...]) -> None:
+    found = paths(teacher="+".join(order), student="wrn-16-2")
+    assert found == ["wrn-16-4+wrn-28-4+wrn-40-2.ce.s0/wrn-16-2.mse.s0"]
+    ce = Objective("ce")
+    assert stage(order, ce, [2, 0, 1]) == stage(sorted(order), ce, [0, 1, 2, 2])
+
+
+def test_an_ensemble_of_one_is_that_network_whatever_is_made_of_it() -> None:
+    alone = stage(["wrn-28-4"], Objective("ce"), [3], ensemble="mean_prob")
+    assert (str(alone), alone.members, alone.is_ensemble) == ("wrn-28-4.ce.s3", (alone,), False)
+    assert parse_cell(MEMBERS[0]).members == (parse_cell(MEMBERS[0]),)
+
+
+def test_members_are_ordinary_cells_trained_before_the_ensemble_and_shared() -> None:
+    made = seeds(teacher_seeds=[0, "0+1"], ensemble=["mean_logit", "sum_logit"])
+    listed = [cell.path for cell in all_cells(made)]
+    assert len(set(listed)) == len(listed) == 2 + 2 + 3
+    for path in (BOTH, f"{BOTH}-sumlogit"):
+        assert [member.path for member in parse_cell(path).members] == list(MEMBERS)
+        assert max(map(listed.index, MEMBERS)) < listed.index(path) < listed.index(f"{path}/resnet8.kl-tau3.s0")
+    ensemble = parse_cell(BOTH)
+    assert (ensemble.teacher, ensemble.epochs(made.protocol)) == (None, 0)
+    students = taught_by(all_cells(made))
+    assert len(students[ensemble.members[0]]) == 3  # whose views its bank holds
+    assert len(students[ensemble.members[1]]) == 2
+
+
+def test_an_ensemble_of_students_lies_inside_their_teacher() -> None:
+    path = f"{MEMBERS[0]}/resnet8.mse.s0+1"
+    cell = parse_cell(path)
+    assert [member.path for member in cell.members] == [f"{MEMBERS[0]}/resnet8.mse.s{seed}" for seed in (0, 1)]
+    assert [ancestor.path for ancestor in cell.lineage] == [MEMBERS[0], *(m.path for m in cell.members), path]
+
+
+# -- what it answers --------------------------------------------------------------------------------------------------
+
+
+def logits_of(path: str, images: torch.Tensor) -> torch.Tensor:
+    have = stages.prepared(parse_cell(path), Recipe.parse(cells.recipe(seeds(), parse_cell(path))))
+    with torch.no_grad():
+        return stages.load_network(parse_cell(path), have).eval()(images)
+
+
+class Says:
+    """A teacher that gives these logits."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self._logits = logits
+
+    def logits(self, index: object, view: object, inputs: object) -> torch.Tensor:
+        return self._logits
+
+
+@pytest.mark.parametrize("how", losses.ENSEMBLES)
+@pytest.mark.parametrize("tau", [0.5, 1.0, 4.0, math.inf])
+def test_a_teacher_of_several_answers_their_combination_at_the_tau_of_who_asks(how: str, tau: float) -> None:
+    members = torch.randn(3, 5, 10, generator=torch.Generator().manual_seed(0))
+    found = Ensemble([Says(one) for one in members], how, tau).logits(None, None, None)
+    assert found.equal(losses.ENSEMBLES[how](members, tau))
+    alone = Ensemble([Says(members[0])], how, tau).logits(None, None, None)
+    torch.testing.assert_close(alone, members[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["bank", "online"])
+@pytest.mark.parametrize(("how", "tau"), [("", 3.0), ("-meanprob", 3.0), ("-sumlogit", 1.0)])
+def test_a_student_reads_the_combination_of_its_members_logits(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, where: str, how: str, tau: float
+) -> None:
+    made, asked = seeds(protocol={"teacher": where}), {}
+    for member in MEMBERS:
+        train(member, made)
+    train(f"{BOTH}{how}", made)
+
+    def caught(network, examples, plan, teacher, place, state, history, name="") -> None:
+        index = examples.train[:20]
+        view = plan.grid.draw(plan.seed, 0, index)
+        inputs = examples.normalise(plan.grid.render(examples.images[index], view))
+        asked["answer"], asked["inputs"] = teacher.logits(index, view, inputs), inputs
+        raise stages.Diverged("seen enough")
+
+    monkeypatch.setattr(stages, "fit", caught)
+    train(f"{BOTH}{how}/resnet8.kl-tau{cells.spell(tau)}.s0", made)
+    members = torch.stack([logits_of(member, asked["inputs"]) for member in MEMBERS])
+    expected = losses.ENSEMBLES[parse_cell(f"{BOTH}{how}").stage.ensemble](members, tau)
+    # What is stored is rounded to float16.
+    torch.testing.assert_close(asked["answer"], expected, rtol=2e-3, atol=2e-3 if where == "bank" else 1e-4)
+
+
+def test_an_ensemble_stores_no_bank_and_fills_those_of_its_members(digits: Path) -> None:
+    for member in MEMBERS:
+        train(member)
+    train(BOTH)
+    cell = parse_cell(BOTH)
+    stages.bank_of(cell, Recipe.parse(cells.recipe(seeds(), cell)), [(0, 2)], Resources())
+    assert sorted(str(path.parent) for path in Path("banks").rglob("manifest.json")) == [
+        member.replace("results", "banks") for member in MEMBERS
+    ]
+    stages.release(cell)
+    assert not list(Path("banks").rglob("*.npy"))
+
+
+# -- what is published ------------------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_is_published_without_weights_with_its_members_digests_and_its_accuracy(digits: Path) -> None:
+    made = seeds()
+    manifests = train_all(made)
+    manifest = manifests[BOTH]
+    assert manifest["inputs"]["members"] == {m: manifests[m]["files"][MODEL] for m in MEMBERS}
+    assert (manifest["kind"], manifest["status"], manifest["epochs"]) == ("network", "ok", 0)
+    assert manifest["parameters"] == 2 * manifests[MEMBERS[0]]["parameters"]
+    assert Path(BOTH, MODEL).stat().st_size < 1000
+    have = stages.prepared(parse_cell(BOTH), Recipe.parse(cells.recipe(made, parse_cell(BOTH)))).examples
+
+    def mean(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.stack([logits_of(member, inputs) for member in MEMBERS]).mean(0)
+
+    with stages.place("fp32", 1, 1, 0) as where:
+        row = evaluate(mean, have, have.test_images, have.test_labels, where, "test")
+    assert manifest["last"] == pytest.approx({"epoch": 0, **row}, rel=1e-5)
+    assert manifest["last"]["test_loss"] <= max(manifests[m]["last"]["test_loss"] for m in MEMBERS)
+    student = manifests[f"{BOTH}/resnet8.kl-tau3.s0"]
+    assert student["inputs"]["teacher"] == manifest["files"][MODEL]
+    assert train(BOTH)["seconds"] == 0  # published: left alone
+
+
+def test_an_ensemble_has_its_row_in_the_table(digits: Path, tmp_path: Path) -> None:
+    made = seeds(ensemble=["mean_logit", "mean_prob"], label_noise={"symmetric": 0})
+    train_all(made)
+    table.collect(made, tmp_path)
+    rows = pd.read_parquet(tmp_path / "table.parquet").set_index("cell")
+    assert rows.loc[BOTH, ["experiment", "networks", "student", "objective", "stages", "epochs"]].tolist() == [
+        "teachers", "2*resnet14", "2*resnet14", "ce", 1, 0
+    ]  # fmt: skip
+    assert 0 < rows.loc[BOTH, "test_top1"] == rows.loc[BOTH, "best_test_top1"]
+    student = rows.loc[f"{BOTH}-meanprob/resnet8.kl-tau3.s0"]
+    assert (student.teacher, student.networks) == ("2*resnet14-meanprob", "2*resnet14-meanprob > resnet8")
+
+
+def test_a_member_that_diverged_makes_the_ensemble_and_its_students_diverged(digits: Path) -> None:
+    made = seeds(protocol={"lr": 1e12})
+    manifests = train_all(made)
+    assert {manifest["status"] for manifest in manifests.values()} == {"diverged"}
+    assert manifests[BOTH]["cause"] == f"its member {MEMBERS[0]} diverged"
+    assert manifests[f"{BOTH}/resnet8.kl-tau3.s0"]["cause"] == f"its teacher {BOTH} diverged"
+
+
+def test_a_member_that_is_another_makes_the_ensemble_and_its_students_others(digits: Path) -> None:
+    before = train_all(seeds())
+    forge(MEMBERS[1])
+    student = f"{BOTH}/resnet8.kl-tau3.s0"
+    with pytest.raises(StorageError, match=rf"its member {MEMBERS[1]} is another now; run `kd train results"):
+        train(student)
+    after = {path: train(path) for path in (BOTH, student)}
+    for path in (BOTH, student):
+        assert after[path]["fingerprint"] != before[path]["fingerprint"]
+        assert after[path]["last"] != before[path]["last"]
+
+
+def test_no_table_holds_an_ensemble_or_a_student_of_what_is_another_now(digits: Path, tmp_path: Path) -> None:
+    made = seeds()
+    train_all(made)
+    table.collect(made, tmp_path)
+    forge(MEMBERS[1])
+    with pytest.raises(DataError, match=rf"1 of the study's.*\n  {re.escape(BOTH)}: made from a {MEMBERS[1]} that"):
+        table.collect(made, tmp_path)
+    train(BOTH)
+    with pytest.raises(DataError, match=r"kl-tau3\.s0: made from a .*s0\+1 that is another now"):
+        table.collect(made, tmp_path)
+
+
+def forge(path: str) -> None:
+    """Give a published network the weights of one that was trained from another seed."""
+    other = path.replace(".s1", ".s7")
+    train(other)
+    (Path(path) / MODEL).write_bytes((Path(other) / MODEL).read_bytes())
+    manifest = files.read_manifest(Path(path))
+    manifest["files"][MODEL] = files.file_digest(Path(path, MODEL))
+    files.write_manifest(Path(path), manifest)
