@@ -93,7 +93,7 @@ def fit(
     examples = examples.to(place.device)
     optimiser = Sgd(network, plan)
     steps = math.ceil(len(examples.train) / plan.batch)
-    position = Position(torch.zeros(2, dtype=torch.float64, device=place.device))
+    position = Position(torch.zeros(5, dtype=torch.float64, device=place.device))
     _restore(state.load(), network, optimiser, position, history)
     progress = Progress(name, plan.epochs, steps)
     progress.at(position.epoch * steps + position.step)
@@ -109,7 +109,7 @@ def fit(
         loss = plan.objective(logits.float(), target, labels)  # [B]
         loss.mean().backward()
         optimiser.step(lr)
-        position.add(loss, logits, labels)
+        position.add(loss, logits, labels, examples.truth(index))
 
     with _signals() as arrived, contextlib.closing(progress):
         while position.epoch < plan.epochs:
@@ -180,17 +180,23 @@ def evaluate(
 class Position:
     """Where a run is: the epoch and the step to do next, and the sums of the epoch so far, on the device."""
 
-    sums: Tensor  # [2] float64: of the losses, of the right answers
+    sums: Tensor  # [5] float64: losses, right answers; mislabelled examples, answered as labelled, as they truly are
     seen: int = 0  # examples that are in the sums
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0  # that processes before this one spent on the epoch
     checked: int = 0  # steps whose losses are known to be finite
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a step's per-example losses [B] and right answers to the sums, without waiting for the device."""
-        right = (logits.detach().argmax(1) == labels).sum()
-        self.sums += torch.stack([loss.detach().sum(), right])
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, clean: Tensor | None) -> None:
+        """Add a step's per-example losses [B] and answers to the sums, without waiting for the device.
+
+        `clean` [B] are the true labels where some of `labels` [B] are wrong.
+        """
+        answer = logits.detach().argmax(1)
+        self.sums[:2] += torch.stack([loss.detach().sum(), (answer == labels).sum()])
+        if clean is not None:
+            wrong = labels != clean
+            self.sums[2:] += torch.stack([wrong, wrong & (answer == labels), wrong & (answer == clean)]).sum(1)
 
     def advance(self, examples: int) -> None:
         """Go to the next step; `examples` more are in the sums."""
@@ -206,9 +212,17 @@ class Position:
         self.checked = self.step
 
     def means(self, prefix: str) -> Row:
-        """Return the epoch's mean loss and top-1 accuracy (%) while it was trained."""
-        loss, right = (self.sums / self.seen).tolist()
-        return {f"{prefix}_loss": loss, f"{prefix}_top1": 100 * right}
+        """Return the epoch's mean loss and top-1 accuracy (%) while it was trained.
+
+        Where examples are mislabelled also how many of those (%) were answered with their wrong label, memorised, and
+        with their true one, recovered.
+        """
+        loss, right, mislabelled, memorised, recovered = self.sums.tolist()
+        row = {f"{prefix}_loss": loss / self.seen, f"{prefix}_top1": 100 * (right / self.seen)}
+        if mislabelled:
+            row[f"{prefix}_memorised"] = 100 * memorised / mislabelled
+            row[f"{prefix}_recovered"] = 100 * recovered / mislabelled
+        return row
 
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""

@@ -121,6 +121,7 @@ def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None) -> Prepa
         test_labels=_tensor(dataset.test_labels),
         mean=torch.tensor(dataset.mean),
         std=torch.tensor(dataset.std),
+        clean=_tensor(dataset.train_labels) if cell.dataset.noise else None,
     )
     grid = Grid(*augmentation(source, protocol))
     digests = {"data": dataset.digest, "labels": _digest(given), "examples": _digest(train)}

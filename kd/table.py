@@ -179,7 +179,8 @@ def _numbers(manifest: dict) -> dict:
     """Return the headline (last epoch), and the best on test beside it; NaN throughout where the cell diverged."""
     last = manifest.get("last", {}) if manifest["status"] == "ok" else {}
     best = manifest.get("best_on_test", {}) if last else {}
-    measured = ("train_loss", "train_top1", "test_loss", "test_top1", "heldout_loss", "heldout_top1")
+    measured = [f"{of}_{what}" for of in ("train", "test", "heldout") for what in ("loss", "top1")]
+    measured += ["train_memorised", "train_recovered"]  # of mislabelled examples
     numbers = {key: last.get(key, math.nan) for key in measured}
     best_top1 = best.get("test_top1", math.nan)
     return numbers | {
