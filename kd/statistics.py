@@ -79,7 +79,7 @@ def summarise(rows: pd.DataFrame, by: Sequence[str], value: str = "test_top1") -
     Groups keep the order of `rows`. A group whose networks all diverged has n = 0 and NaN for its mean.
     """
     finished(rows, value, by)
-    groups = rows[[*by, value, "best_gap", "status"]].groupby(list(by), dropna=False, sort=False)
+    groups = rows[[*by, *dict.fromkeys([value, "best_gap"]), "status"]].groupby(list(by), dropna=False, sort=False)
     lines = [dict(zip(by, key, strict=True)) | _summary(group, value) for key, group in groups]
     return pd.DataFrame(lines, columns=[*by, "mean", "sd", "low", "high", "n", "diverged", "best_gap"])
 

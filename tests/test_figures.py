@@ -53,7 +53,17 @@ TABLES = {
         made.lose(made.grid(**SMALL), "kl-tauinf-alpha0.1", 0, 1),
         made.losses(("wrn-16-2",), ["ce", *map(made.spell, made.TAUS), "mse", "mse-weight0.5"], seeds=(0,)),
     ],
+    "memorised": [
+        made.noise(taus=(1, 3)),
+        made.lose(made.noise(rates=(0.4,), taus=(1, 3), **SMALL), "mse", 0, 1),
+    ],
+    "selection": [
+        made.losses(("wrn-16-2",)),
+        made.lose(made.lose(made.losses(("wrn-16-2", "wrn-16-4")), "mse", 0, 1, 2), "kl-tau3", 1),
+        pd.concat([made.losses(("wrn-16-2",), seeds=(0,)), made.early(made.losses(("wrn-16-2",), seeds=(0,)))]),
+    ],
 }
+PER_EPOCH = {"curves", "memorised"}
 CASES = [pytest.param(name, rows, id=f"{name}-{n}") for name, all in TABLES.items() for n, rows in enumerate(all)]
 _DRAWN: dict[int, tuple[Figure, str, list[Text]]] = {}
 
@@ -61,7 +71,7 @@ _DRAWN: dict[int, tuple[Figure, str, list[Text]]] = {}
 def drawn(name: str, rows: pd.DataFrame) -> tuple[Figure, str, list[Text]]:
     """Return figure, caption and the words on the page; each case is drawn once for all the laws."""
     if id(rows) not in _DRAWN:
-        figure, caption = figures.draw(name, rows, made.curves(rows if name == "curves" else rows.head(1), EPOCHS))
+        figure, caption = figures.draw(name, rows, made.curves(rows if name in PER_EPOCH else rows.head(1), EPOCHS))
         _DRAWN[id(rows)] = figure, caption, words_on(figure)
     return _DRAWN[id(rows)]
 
@@ -76,7 +86,7 @@ def words_on(figure: Figure) -> list[Text]:
 
 
 def test_every_figure_has_cases() -> None:
-    helpers = {"__init__", "naming", "style", "wording", "verdict"}
+    helpers = {"__init__", "epochs", "naming", "style", "wording", "verdict"}
     assert list(TABLES) == list(FIGURES)
     assert {path.stem for path in (HERE.parent / "kd/figures").glob("*.py")} - helpers == set(FIGURES)
 
@@ -221,7 +231,8 @@ from kd import figures
 from kd.figures import naming, style
 tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(("wrn-16-2",)),
           "tau": made.noise(rates=(0.4,), taus=(1, 3)), "chains": made.chains(("mse",)),
-          "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1))}}
+          "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1)),
+          "memorised": made.noise(rates=(0.4,), taus=(1, 3)), "selection": made.losses(("wrn-16-2",))}}
 for name, rows in tables.items():
     figure, _ = figures.draw(name, rows, made.curves(rows, 20))
     style.save(figure, pathlib.Path({folder!r}) / f"{{name}}.tau0.5")

@@ -21,6 +21,8 @@ FIGURES: dict[str, str] = {
     "tau": "test top-1 against tau under label noise, CE and MSE as references",
     "chains": "sequential distillation: every path and mix of objectives",
     "curves": "learning curves by objective: test and train top-1 per epoch",
+    "memorised": "label noise: wrong labels memorised and true ones recovered, per epoch",
+    "selection": "best epoch on the test set against the last: what selecting on the test set adds",
 }
 
 
