@@ -14,7 +14,7 @@ import pandas as pd
 
 from kd import verdict
 from kd.comparisons import COMPARED, comparisons
-from kd.config import WEIGHTS, Protocol, Study
+from kd.config import Protocol, Study
 from kd.errors import ConfigError, StorageError, nearest
 from kd.figures import draw as draw_figure
 from kd.figures import naming, style, wording
@@ -153,10 +153,10 @@ def means(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
 
 
 def _train_words(rows: pd.DataFrame, by: list[str]) -> list[str]:
-    """Say the train accuracy of each group of `by`; a network that was imported has none."""
-    known = rows["train_top1"].mask(rows["loss"] == WEIGHTS, 0.0)  # no NaN that `summarise` would refuse
+    """Say the train accuracy of each group of `by`; a network of no epoch, imported or an ensemble, has none."""
+    known = rows["train_top1"].mask(rows["epochs"] == 0, 0.0)  # no NaN that `summarise` would refuse
     lines = summarise(rows.assign(train_top1=known), by, "train_top1").to_dict("records")
-    return ["–" if naming.parse(line["objective"])[0] == WEIGHTS else wording.half_words(line) for line in lines]
+    return [wording.half_words(line) if line["epochs"] else "–" for line in lines]
 
 
 def _lines(group: pd.DataFrame) -> list[dict]:

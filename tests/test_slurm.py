@@ -45,7 +45,8 @@ class OnSlurm(Project):
         self.shims.mkdir()
         for module, line, event in (
             ("progress", '        text = (\n            f"epoch', "epoch {self._name} {row['epoch']}"),
-            ("state", "        began = time.monotonic()\n", "saved {self.folder} {content['position']['epoch']}"),
+            # once it is on the disk: who is killed before has saved nothing
+            ("state", "        self._cost = self._saved_at", "saved {self.folder} {content['position']['epoch']}"),
         ):
             note = f'        with open("events.txt", "a") as events:\n            print(f"{event}", file=events)\n'
             self.edit(f"kd/{module}.py", line, note + line)
