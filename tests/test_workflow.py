@@ -44,6 +44,7 @@ class Project:
 
     def __init__(self, folder: Path, copy: bool = True) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         for name in ("Snakefile", "config.yaml", "kd", "profiles", "workflow") if copy else ():
             take = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             take(ROOT / name, folder / name)
