@@ -36,9 +36,12 @@ LADDER = [
     "kd.weights",
     "kd.teachers",
     "kd.bank",
+    "kd.answers",
     "kd.stages",
     # reporting
     "kd.table",
+    "kd.measures",
+    "kd.analyses",
     "kd.statistics",
     "kd.comparisons",
     "kd.figures.",
