@@ -10,7 +10,9 @@ from pathlib import Path
 
 from snakemake.persistence import FileBackupMixin
 
+from kd.code import code_digest
 from kd.errors import StorageError
+from kd.figures import ANALYSES
 from kd.files import lock, read_manifest
 from kd.slurm import ask_on, tell_of_packs
 from kd.startup import KEEP_MEMORY, VARIABLE

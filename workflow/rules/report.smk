@@ -4,6 +4,12 @@
 FIGURES = [f"{REPORTS}/figures/{name}.{figure}.png" for name, figure in STUDY.drawn]
 
 
+def shown_by(w):
+    """What a figure shows beside the table: an analysis of its experiment, or the curves."""
+    analysis = ANALYSES.get(w.figure)
+    return f"{REPORTS}/analyses/{w.experiment}.{analysis}.parquet" if analysis else f"{REPORTS}/curves.parquet"
+
+
 # seconds each: on a cluster they run beside Snakemake. What they refuse, trying again does not mend.
 localrules:
     collect,
@@ -35,7 +41,7 @@ rule collect:
 rule figure:
     input:
         table=f"{REPORTS}/table.parquet",
-        curves=f"{REPORTS}/curves.parquet",
+        more=shown_by,
     output:
         report(
             update(f"{REPORTS}/figures/{{experiment}}.{{figure}}.png"),
