@@ -25,8 +25,8 @@ from kd.losses.hard import ce
 from kd.table import setting, write_frame
 
 SPLITS = ("test", "train")
-# Quarters of a decade, and the temperatures that papers use.
-TAUS = sorted({*(round(10 ** (n / 4), 4) for n in range(-8, 13)), 0.5, 3, 4, 5, 20})
+# Quarters of a decade, closer where the one limit gives way to the other, and the temperatures that papers use.
+TAUS = sorted({*(round(10 ** (n / 4), 4) for n in range(-8, 13)), 0.5, 0.75, 1.3, 2.3, 3, 4, 5, 7, 14, 20, 25})
 TLD_BINS = np.linspace(-10, 20, 301)  # as in arXiv 2105.08919
 _BINS = 200  # of the other densities
 _POINTS = 200  # of a class, on a plane
