@@ -29,10 +29,7 @@ rule answers:
 
 rule measure:
     input:
-        lambda w: [
-            f"answers/{cell.name}/manifest.json"
-            for cell in dict.fromkeys(cell for pair in cells.measured(STUDY, w.experiment) for cell in pair if cell)
-        ],
+        measured,
     output:
         [update(f"{REPORTS}/analyses/{{experiment}}.{{analysis}}.{kind}") for kind in ("csv", "parquet")],
     log:

@@ -4,12 +4,6 @@
 FIGURES = [f"{REPORTS}/figures/{name}.{figure}.png" for name, figure in STUDY.drawn]
 
 
-def shown_by(w):
-    """What a figure shows beside the table: an analysis of its experiment, or the curves."""
-    analysis = ANALYSES.get(w.figure)
-    return f"{REPORTS}/analyses/{w.experiment}.{analysis}.parquet" if analysis else f"{REPORTS}/curves.parquet"
-
-
 # seconds each: on a cluster they run beside Snakemake. What they refuse, trying again does not mend.
 localrules:
     collect,
