@@ -29,7 +29,6 @@ LADDER = [
     "kd.status",
     # training
     "kd.device",
-    "kd.footprint",
     "kd.progress",
     "kd.state",
     "kd.fit",
@@ -37,6 +36,7 @@ LADDER = [
     "kd.teachers",
     "kd.bank",
     "kd.answers",
+    "kd.footprint",
     "kd.stages",
     # reporting
     "kd.table",
