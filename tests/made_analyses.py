@@ -25,6 +25,12 @@ def on_digits(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(dataset="digits", cell=rows["cell"].str.replace("cifar100", "digits"))
 
 
+def of_ensembles(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows as if two seeds of each teacher taught together."""
+    cells = rows["cell"].str.replace(".ce.s0/", ".ce.s0+1/")
+    return rows.assign(cell=cells, networks=rows["networks"].str.replace(r"(.*) > ", r"2*\1 > ", regex=True))
+
+
 def prepare(rows: pd.DataFrame) -> None:
     """Prepare digits, with the label noise of `rows`, in the working directory."""
     if not Path("data/digits").exists():

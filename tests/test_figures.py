@@ -63,6 +63,7 @@ ANSWERED = [
         made.lose(made.lose(made.losses(("wrn-16-2", "wrn-16-4")), "mse", 0, 1, 2), "kl-tau3", 1),
         made.losses(("wrn-28-4",), ["ce", "mse"]),  # the teacher is one of the baselines
         made.noise(rates=(0.0, 0.4), **SMALL),
+        made_analyses.of_ensembles(made.losses(("wrn-16-2",), ["ce", "mse"])),
     )
 ]
 TABLES |= dict.fromkeys(ANALYSES, ANSWERED)

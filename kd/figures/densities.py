@@ -49,8 +49,20 @@ def caption(rows: pd.DataFrame, frame: pd.DataFrame) -> str:
         "student and teacher, of the norm of the pre-logits, and of the logit of the true class minus the largest "
         "other one, which is above 0 where the answer is right. Lines are means over the seeds of the networks that "
         f"did not diverge, bands the range of those seeds, the thick grey line is the teacher.{left_out(shown, used)}"
+        f"{_outside(found)}"
     )
     return wording.compose(shows, [setting.title for setting in found], said, used)
+
+
+def _outside(found: list[Setting]) -> str:
+    """Say how many true logit differences lie outside their bins, where some do."""
+    tld = pd.concat([setting.frame[setting.frame["quantity"] == "tld"] for setting in found])
+    inside = (tld["density"] * (tld["high"] - tld["low"])).sum() / tld.groupby(["cell", "reference"]).ngroups
+    low, high = tld["low"].min(), tld["high"].max()
+    if inside > 0.9995:
+        return ""
+    lost = f"{100 * (1 - inside):.1f} % of the true logits"
+    return f" {lost} exceed the largest other one by less than {low:g} or more than {high:g}, and are not shown."
 
 
 def _found(rows: pd.DataFrame, frame: pd.DataFrame) -> list[Setting]:

@@ -26,17 +26,18 @@ def draw(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     found = analysed("planes", rows, frame)
     lines = [(setting, split) for setting in found for split in _SPLITS]
     names = _classes(frame)
-    figure = style.canvas(style.DOUBLE, 2.05 * len(lines) + 0.25)
+    figure = style.canvas(style.DOUBLE, 2.15 * len(lines) + 0.25)
     parts = figure.subfigures(len(lines), 1, squeeze=False).flat
     for part, (setting, split) in zip(parts, lines, strict=True):
         head(part, heading(setting, _SPLITS[split]))
-        axes = part.subplots(1, _PANELS)
-        for axis in axes[len(_networks(setting)) :]:
-            axis.remove()
-        for axis, (name, cell) in zip(axes, _networks(setting).items(), strict=False):
-            _panel(axis, _points(setting, cell), split, name)
-            axis.set(xlabel=f"{names[0]} → {names[1]}")
+        axes, networks = part.subplots(1, _PANELS), _networks(setting)
+        for axis in axes:
+            axis.set_xlabel(f"{names[0]} → {names[1]}")
         axes[0].set_ylabel(f"→ {names[2]}")
+        for axis in axes[len(networks) :]:
+            axis.axis("off")  # not removed: the others would grow
+        for axis, (name, cell) in zip(axes, networks.items(), strict=False):
+            _panel(axis, _points(setting, cell), split, name)
     _legend(figure, frame)
     return figure
 
