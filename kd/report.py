@@ -16,8 +16,8 @@ from kd import verdict
 from kd.comparisons import COMPARED, comparisons
 from kd.config import Protocol, Study
 from kd.errors import ConfigError, StorageError, nearest
+from kd.figures import ANALYSES, naming, style, wording
 from kd.figures import draw as draw_figure
-from kd.figures import naming, style, wording
 from kd.files import write_atomic
 from kd.statistics import SETTING, UNDECIDED, paired, settings, summarise, taught_by
 from kd.table import read_frame
@@ -234,13 +234,15 @@ def duration(seconds: float) -> str:
 
 def draw(folder: Path, experiment: str, figure: str) -> None:
     """Draw a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text."""
-    rows, curves = read_frame(folder / "table.parquet"), read_frame(folder / "curves.parquet")
+    analysis = f"analyses/{experiment}.{ANALYSES[figure]}" if figure in ANALYSES else "curves"
+    rows = read_frame(folder / "table.parquet")
     known = set(rows["experiment"])
     if experiment not in known:
         raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, known)}")
     # Curves may be empty: a network that diverged in its first epoch has none.
-    rows, curves = (frame[frame["experiment"] == experiment].reset_index(drop=True) for frame in (rows, curves))
-    drawn, caption = draw_figure(figure, rows, curves)
+    frames = rows, read_frame(folder / f"{analysis}.parquet")
+    rows, more = (frame[frame["experiment"] == experiment].reset_index(drop=True) for frame in frames)
+    drawn, caption = draw_figure(figure, rows, more)
     path = folder / "figures" / f"{experiment}.{figure}"
     style.save(drawn, path)
     write_atomic(path.with_name(f"{path.name}.txt"), f"{caption}\n".encode())

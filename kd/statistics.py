@@ -192,8 +192,12 @@ def judge(differences: np.ndarray, left_out: int) -> Paired:
 
 def taught_by(rows: pd.DataFrame) -> pd.Series:
     """Return the path of each cell's teacher without its seeds, "" for a network that had none."""
-    folder = rows["cell"].astype(str).str.rpartition("/")[0].str.replace(r"\.s\d+\b", "", regex=True)
-    return folder.where(rows["stages"] > 1, "")
+    return without_seeds(rows["cell"].astype(str).str.rpartition("/")[0]).where(rows["stages"] > 1, "")
+
+
+def without_seeds(paths: pd.Series) -> pd.Series:
+    """Return paths of cells without their seeds: what cells share that differ in seeds only."""
+    return paths.str.replace(r"\.s\d+\b", "", regex=True)
 
 
 def settings(rows: pd.DataFrame) -> list[tuple[dict, pd.DataFrame]]:

@@ -765,6 +765,7 @@ def test_kills_of_the_command_itself_change_no_byte(tmp_path: Path, undisturbed:
 
 # -- the list ---------------------------------------------------------------------------------------------------------
 
+
 def test_every_fault_of_the_list_has_its_test() -> None:
     """Count the numbers that the tests bear."""
     numbers = set()
