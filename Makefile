@@ -42,7 +42,7 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-clean: # results, data, banks and state stay: they are the user's
+clean: # results, data, banks, answers and state stay: they are the user's
 	rm -rf .venv kd.egg-info .pytest_cache .ruff_cache .hypothesis
 
 .venv/installed: pyproject.toml constraints.txt

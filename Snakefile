@@ -8,7 +8,6 @@ snakemake teachers --cores 8                                     or students, ch
 from snakemake.utils import min_version
 
 from kd import cells
-from kd.code import code_digest
 from kd.config import merged, read_yaml, validate
 from kd.errors import ConfigError
 
@@ -57,6 +56,7 @@ rule all:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/analyses.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -43,7 +43,7 @@ _SHOWN = 20  # cells of one status that are listed before the rest is counted
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return its exit code: 2 config, 65 diverged, 74 storage, 75 busy, 137 memory, 130, 143 stopped."""
     options = _parser().parse_args(arguments)
-    if arguments is None and options.verb in (train, bank):
+    if arguments is None and options.verb in (train, bank, answers):
         keep_memory()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     # Of the libraries, warnings only, and of processes that train together all but the first (torchrun sets RANK).
@@ -184,6 +184,14 @@ def bank(options: argparse.Namespace) -> None:
     stages.bank_of(cell, _recipe(options, cell), needs, _resources(options))
 
 
+def answers(options: argparse.Namespace) -> None:
+    """Write down what a network answers to the test set and to some of what it learnt from."""
+    from kd import stages
+
+    cell = parse_cell(options.cell)
+    stages.answers_of(cell, _recipe(options, cell), _resources(options))
+
+
 def release(options: argparse.Namespace) -> None:
     """Remove the stored logits of a teacher."""
     from kd import stages
@@ -197,6 +205,14 @@ def collect(options: argparse.Namespace) -> None:
 
     study = _study(options)
     table.collect(study, Path(REPORTS, study.study))
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Measure what the networks of an experiment answer."""
+    from kd import analyses
+
+    study = _study(options)
+    analyses.measure(study, options.experiment, options.analysis, Path(REPORTS, study.study, "analyses"))
 
 
 def figure(options: argparse.Namespace) -> None:
@@ -267,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
         added = verb(name, function)
         added.add_argument("dataset", help="such as cifar100 or cifar100+sym0.4")
         added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
-    for name, function in (("train", train), ("bank", bank)):
+    for name, function in (("train", train), ("bank", bank), ("answers", answers)):
         added = verb(name, function)
         added.add_argument("cell", help="path of a cell: results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/...")
         added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
@@ -278,10 +294,13 @@ def _parser() -> argparse.ArgumentParser:
                 "--workers", type=int, default=0, help="processes that decode streamed images (default 0)"
             )
             added.add_argument("--fresh", action="store_true", help="discard the saved state")
-        else:
+        elif name == "bank":
             added.add_argument("--needs", nargs="+", required=True, metavar="SEED:EPOCHS", help="of its students")
     verb("release", release, study=False).add_argument("cell", help="path of the teacher's cell")
     verb("collect", collect)
+    added = verb("measure", measure)
+    added.add_argument("experiment")
+    added.add_argument("analysis", help="measures, densities, planes or limits")
     for name, function in (("figure", figure), ("tables", tables), ("verdict", verdict)):
         added = verb(name, function, study=False)
         added.add_argument("table", type=Path, help="such as reports/demo/table.parquet")

@@ -24,12 +24,12 @@ from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 
-from kd import data, losses, models
+from kd import data, figures, losses, models
 from kd.code import code_digest
 from kd.config import NAME, WEIGHTS, Experiment, Noise, Objective, Protocol, Study, Weights, imported, objective
 from kd.errors import ConfigError, nearest
 
-RESULTS, STATE, BANKS, DATA, REPORTS, LOGS = "results", "state", "banks", "data", "reports", "logs"
+RESULTS, STATE, BANKS, ANSWERS, DATA, REPORTS, LOGS = "results", "state", "banks", "answers", "data", "reports", "logs"
 CONTROLLERS = f"{STATE}/controllers.lock"  # held, shared, by every Snakemake that is at work
 
 COMBINATIONS = {name.replace("_", ""): name for name in losses.ENSEMBLES}  # as paths spell them
@@ -236,6 +236,11 @@ def cell_lock(cell: Cell) -> Path:
 def bank_lock(teacher: Cell) -> Path:
     """Return the file that whoever fills the bank of `teacher` holds locked."""
     return Path(STATE, teacher.name, "bank.lock")
+
+
+def answers_lock(cell: Cell) -> Path:
+    """Return the file that whoever writes down the answers of `cell` holds locked."""
+    return Path(STATE, cell.name, "answers.lock")
 
 
 def data_lock(name: str) -> Path:
@@ -447,6 +452,37 @@ def taught_by(cells: Iterable[Cell]) -> Mapping[Cell, list[Cell]]:
     return students
 
 
+# -- analyses ---------------------------------------------------------------------------------------------------------
+
+
+def measured(study: Study, name: str) -> list[tuple[Cell, Cell | None]]:
+    """Return the cells that experiment `name` compares and those that teach them, each with whom it is measured by.
+
+    That is its teacher; where it has none, each teacher of the same network on the same data, but never itself.
+    """
+    cells = cells_of(study, name)
+    taught = [cell for cell in cells if cell.teacher]
+    teachers: dict[tuple, dict[Cell, None]] = {}
+    for cell in taught:
+        teachers.setdefault(_seen_alike(cell), {})[cell.teacher] = None
+    pairs = []
+    for cell in cells:
+        against = [cell.teacher] if cell.teacher else teachers.get(_seen_alike(cell), ())
+        pairs += [(cell, other) for other in against if other != cell] or [(cell, None)]
+    return list(dict.fromkeys([*pairs, *((cell.teacher, None) for cell in taught)]))
+
+
+def _seen_alike(cell: Cell) -> tuple:
+    return cell.dataset.labelled, cell.fraction, cell.protocol, cell.stage.title
+
+
+def analysed(study: Study) -> list[Cell]:
+    """Return the cells whose answers the figures of `study` need, each once."""
+    names = dict.fromkeys(name for name, figure in study.drawn if figure in figures.ANALYSES)
+    found = (cell for name in names for pair in measured(study, name) for cell in pair if cell)
+    return list(dict.fromkeys(found))
+
+
 # -- code behind a cell -----------------------------------------------------------------------------------------------
 
 
@@ -485,6 +521,11 @@ def stale(cell: Cell, manifest: Mapping, study: Study) -> str | None:
 def code_behind_bank(teacher: Cell) -> str:
     """Return the digest of the code that computes a bank of `teacher`."""
     return code_digest("kd.teachers", models.family(teacher.stage.network))
+
+
+def code_behind_answers(cell: Cell) -> str:
+    """Return the digest of the code that decides what the network of `cell` answers."""
+    return code_digest("kd.answers", *map(models.family, cell.stage.networks))
 
 
 def code_behind_data(study: Study, name: str) -> str:

@@ -95,7 +95,7 @@ def fit(
     examples = examples.to(place.device)
     optimiser = Sgd(network, plan)
     steps = math.ceil(len(examples.train) / plan.batch)
-    position = Position(torch.zeros(2, dtype=torch.float64, device=place.device))
+    position = Position(torch.zeros(5, dtype=torch.float64, device=place.device))
     _restore(state.load(), network, optimiser, position, history, peers)
     progress = Progress(name, plan.epochs, steps, peers.is_first)
     progress.at(position.epoch * steps + position.step)
@@ -112,7 +112,7 @@ def fit(
         loss = plan.objective(logits.float(), target, labels)  # [B]
         peers.mean(loss, len(batch)).backward()
         optimiser.step(lr)
-        position.add(loss, logits, labels)
+        position.add(loss, logits, labels, examples.truth(index))
 
     with _signals() as arrived, contextlib.closing(progress):
         while position.epoch < plan.epochs:
@@ -123,20 +123,20 @@ def fit(
             batches = list(zip(order.split(plan.batch), view.split(plan.batch), strict=True))
             network.train()
 
-            for batch, shown in examples.shown(batches[position.step :], peers.own):
-                step(batch, shown, lr)
+            with contextlib.closing(examples.shown(batches[position.step :], peers.own)) as ahead:
+                for batch, shown in ahead:
+                    step(batch, shown, lr)
 
-                position.advance(len(batch))
-                progress.at(epoch * steps + position.step)
-                stop, save = peers.agreed(arrived, state.due(epoch_ends=False))
-                if stop or save:
-                    position.seconds += time.monotonic() - resumed_at
-                    resumed_at = time.monotonic()
-                    _save(state, network, optimiser, position, history, peers)
+                    position.advance(len(batch))
+                    progress.at(epoch * steps + position.step)
+                    stop, save = peers.agreed(arrived, state.due(epoch_ends=False))
+                    if stop or save:
+                        position.seconds += time.monotonic() - resumed_at
+                        resumed_at = time.monotonic()
+                        _save(state, network, optimiser, position, history, peers)
                     if stop:
-                        raise Terminated(
-                            stop, f"stopped in epoch {epoch + 1}, step {position.step}, the state is saved"
-                        )
+                        where = f"stopped in epoch {epoch + 1}, step {position.step}, the state is saved"
+                        raise Terminated(stop, where)
 
             position.check_finite(peers)
             peers.same_buffers(network)
@@ -167,12 +167,14 @@ def evaluate(forward: Callable[[Tensor], Tensor], examples: Examples, part: str,
     `forward` is a network in evaluation mode, or what runs one: images [B, C, H, W] to logits [B, K].
     """
     sums = torch.zeros(2, dtype=torch.float64, device=place.device)
-    for inputs, truth in examples.evaluated(part, place.evaluation_batch, place.peers.own):
+    split, index, labels = examples.evaluated(part)
+    own, size = place.peers.own, place.evaluation_batch
+    for inputs, truth in zip(examples.plain(split, own(index), size), own(labels).split(size), strict=True):
         with place.autocast():
             logits = forward(inputs)
         logits = logits.float()
         sums += torch.stack([cross_entropy(logits, truth, reduction="sum"), (logits.argmax(1) == truth).sum()])
-    loss, correct = (place.peers.gathered(sums).sum(0) / len(examples.truth(part))).tolist()
+    loss, correct = (place.peers.gathered(sums).sum(0) / len(labels)).tolist()
     return {f"{part}_loss": loss, f"{part}_top1": 100 * correct}
 
 
@@ -180,17 +182,24 @@ def evaluate(forward: Callable[[Tensor], Tensor], examples: Examples, part: str,
 class Position:
     """Where a run is: the epoch and the step to do next, and the sums of the epoch so far, on the device."""
 
-    sums: Tensor  # [2] float64: of the losses, of the right answers; of this process's examples
+    # [5] float64, of this process: losses, right answers; mislabelled examples, answered as labelled, as they truly are
+    sums: Tensor
     seen: int = 0  # examples that are in the sums of all processes
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0  # that processes before this one spent on the epoch
     checked: int = 0  # steps whose losses are known to be finite
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a step's per-example losses [B] and right answers to the sums, without waiting for the device."""
-        right = (logits.detach().argmax(1) == labels).sum()
-        self.sums += torch.stack([loss.detach().sum(), right])
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, clean: Tensor | None) -> None:
+        """Add a step's per-example losses [B] and answers to the sums, without waiting for the device.
+
+        `clean` [B] are the true labels where some of `labels` [B] are wrong.
+        """
+        answer = logits.detach().argmax(1)
+        self.sums[:2] += torch.stack([loss.detach().sum(), (answer == labels).sum()])
+        if clean is not None:
+            wrong = labels != clean
+            self.sums[2:] += torch.stack([wrong, wrong & (answer == labels), wrong & (answer == clean)]).sum(1)
 
     def advance(self, examples: int) -> None:
         """Go to the next step; `examples` more are in the sums."""
@@ -206,9 +215,17 @@ class Position:
         self.checked = self.step
 
     def means(self, prefix: str, peers: Peers) -> Row:
-        """Return the epoch's mean loss and top-1 accuracy (%) while it was trained."""
-        loss, right = (peers.gathered(self.sums).sum(0) / self.seen).tolist()
-        return {f"{prefix}_loss": loss, f"{prefix}_top1": 100 * right}
+        """Return the epoch's mean loss and top-1 accuracy (%) while it was trained.
+
+        Where examples are mislabelled also how many of those (%) were answered with their wrong label, memorised, and
+        with their true one, recovered.
+        """
+        loss, right, mislabelled, memorised, recovered = peers.gathered(self.sums).sum(0).tolist()
+        row = {f"{prefix}_loss": loss / self.seen, f"{prefix}_top1": 100 * (right / self.seen)}
+        if mislabelled:
+            row[f"{prefix}_memorised"] = 100 * memorised / mislabelled
+            row[f"{prefix}_recovered"] = 100 * recovered / mislabelled
+        return row
 
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""

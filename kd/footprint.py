@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from kd import models
-from kd.cells import BANKS, DATA, RESULTS, Cell, augmentation, taught_by
+from kd.answers import SAMPLE
+from kd.cells import ANSWERS, BANKS, DATA, RESULTS, Cell, analysed, augmentation, taught_by
 from kd.config import Study
 from kd.data import source_of
 from kd.data.examples import Examples
@@ -35,10 +36,10 @@ def gpu_bytes(network: str, classes: int, examples: Examples, batch: int, rows: 
 
 
 def disk_bytes(cells: Iterable[Cell], study: Study) -> Mapping[str, int]:
-    """Return the bytes that training `cells` will add below results/ and banks/, by top folder.
+    """Return the bytes that training `cells` will add below results/, banks/ and answers/, by top folder.
 
-    A bank counts where the data are prepared, which is when the number of examples is known, and where there is none
-    yet: what a bank lacks is little.
+    Banks and answers count where the data are prepared, which is when the number of examples is known, and where there
+    are none yet: what a bank lacks is little.
     """
     cells = list(cells)
     needed = Counter(
@@ -47,6 +48,7 @@ def disk_bytes(cells: Iterable[Cell], study: Study) -> Mapping[str, int]:
     for teacher, students in taught_by(cells).items() if study.protocol.teacher == "bank" else ():
         if not teacher.is_ensemble and not Path(BANKS, teacher.name).exists():
             needed[BANKS] += _bank_bytes(teacher, students, study)
+    needed[ANSWERS] = sum(_answer_bytes(c) for c in analysed(study) if not Path(ANSWERS, c.name).exists())
     return needed
 
 
@@ -62,6 +64,16 @@ def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
     return round(manifest["counts"]["train"] * teacher.dataset.fraction * seen * row)
 
 
+def _answer_bytes(cell: Cell) -> int:
+    manifest = read_manifest(Path(DATA, cell.dataset.name))
+    if manifest is None:
+        return 0
+    counts, classes = manifest["counts"], _classes(cell)
+    inside = 0 if cell.is_ensemble else _width(cell.stage.network, classes)
+    row = 4 * classes + 2 * inside + 24  # float32 logits, float16 pre-logits, an index and two labels
+    return round((counts["test"] + min(SAMPLE, counts["train"] * cell.fraction)) * row)
+
+
 def _classes(cell: Cell) -> int:
     manifest = read_manifest(Path(DATA, cell.dataset.name))
     return len(manifest["class_names"]) if manifest else 100  # it decides the last layer only
@@ -71,6 +83,12 @@ def _classes(cell: Cell) -> int:
 def _weight_bytes(network: str, classes: int) -> int:
     with torch.device("meta"):
         return sum(tensor.nbytes for tensor in models.build(network, classes).state_dict().values())
+
+
+@functools.cache
+def _width(network: str, classes: int) -> int:
+    with torch.device("meta"):
+        return models.build(network, classes).classifier.in_features
 
 
 def _kept_by_a_step(network: str, classes: int, shape: tuple[int, ...]) -> int:

@@ -14,10 +14,10 @@ import pandas as pd
 
 from kd import verdict
 from kd.comparisons import COMPARED, comparisons
-from kd.config import WEIGHTS, Protocol, Study
+from kd.config import Protocol, Study
 from kd.errors import ConfigError, StorageError, nearest
+from kd.figures import ANALYSES, naming, style, wording
 from kd.figures import draw as draw_figure
-from kd.figures import naming, style, wording
 from kd.files import write_atomic
 from kd.statistics import SETTING, UNDECIDED, paired, settings, summarise, taught_by
 from kd.table import read_frame
@@ -153,10 +153,10 @@ def means(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
 
 
 def _train_words(rows: pd.DataFrame, by: list[str]) -> list[str]:
-    """Say the train accuracy of each group of `by`; a network that was imported has none."""
-    known = rows["train_top1"].mask(rows["loss"] == WEIGHTS, 0.0)  # no NaN that `summarise` would refuse
+    """Say the train accuracy of each group of `by`; a network of no epoch, imported or an ensemble, has none."""
+    known = rows["train_top1"].mask(rows["epochs"] == 0, 0.0)  # no NaN that `summarise` would refuse
     lines = summarise(rows.assign(train_top1=known), by, "train_top1").to_dict("records")
-    return ["–" if naming.parse(line["objective"])[0] == WEIGHTS else wording.half_words(line) for line in lines]
+    return [wording.half_words(line) if line["epochs"] else "–" for line in lines]
 
 
 def _lines(group: pd.DataFrame) -> list[dict]:
@@ -234,13 +234,15 @@ def duration(seconds: float) -> str:
 
 def draw(folder: Path, experiment: str, figure: str) -> None:
     """Draw a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text."""
-    rows, curves = read_frame(folder / "table.parquet"), read_frame(folder / "curves.parquet")
+    analysis = f"analyses/{experiment}.{ANALYSES[figure]}" if figure in ANALYSES else "curves"
+    rows = read_frame(folder / "table.parquet")
     known = set(rows["experiment"])
     if experiment not in known:
         raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, known)}")
     # Curves may be empty: a network that diverged in its first epoch has none.
-    rows, curves = (frame[frame["experiment"] == experiment].reset_index(drop=True) for frame in (rows, curves))
-    drawn, caption = draw_figure(figure, rows, curves)
+    frames = rows, read_frame(folder / f"{analysis}.parquet")
+    rows, more = (frame[frame["experiment"] == experiment].reset_index(drop=True) for frame in frames)
+    drawn, caption = draw_figure(figure, rows, more)
     path = folder / "figures" / f"{experiment}.{figure}"
     style.save(drawn, path)
     write_atomic(path.with_name(f"{path.name}.txt"), f"{caption}\n".encode())

@@ -26,18 +26,21 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kd import __version__, bank, files, losses, models
+from kd import __version__, answers, bank, files, losses, models
 from kd.attempts import at_work
 from kd.cells import (
+    ANSWERS,
     BANKS,
     DATA,
     STATE,
     Cell,
     Dataset,
+    answers_lock,
     augmentation,
     bank_lock,
     cell_lock,
     code_behind,
+    code_behind_answers,
     code_behind_bank,
     data_lock,
     spell_objective,
@@ -97,6 +100,7 @@ class Prepared:
     """A cell's data, opened: the examples, what they are, and the digests of all that was read."""
 
     examples: Examples
+    clean: np.ndarray  # [N] the training labels before label noise
     classes: int
     channels: int
     grid: Views
@@ -128,6 +132,7 @@ def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers:
         "test_labels": _tensor(dataset.test_labels),
         "mean": torch.tensor(dataset.mean),
         "std": torch.tensor(dataset.std),
+        "clean": _tensor(dataset.train_labels) if cell.dataset.noise else None,
     }
     pad, flip = augmentation(source, protocol)
     if dataset.files:
@@ -140,7 +145,7 @@ def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers:
         images, test_images = _tensor(dataset.train_images), _tensor(dataset.test_images)
         examples = Examples(images=images, test_images=test_images, **parts)
     digests = {"data": dataset.digest, "labels": _digest(given), "examples": _digest(train)}
-    return Prepared(examples, dataset.classes, examples.shape[0], grid, digests)
+    return Prepared(examples, dataset.train_labels, dataset.classes, examples.shape[0], grid, digests)
 
 
 # -- train ------------------------------------------------------------------------------------------------------------
@@ -217,7 +222,7 @@ def _place(
 
 def _identity(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> dict:
     """Return all that decides a cell's numbers on one kind of machine, and the fingerprint of it."""
-    mentor = {"teacher": _manifest_of_teacher(cell)["files"][MODEL]} if cell.teacher else {}
+    mentor = {"teacher": _manifest_of(cell.teacher)["files"][MODEL]} if cell.teacher else {}
     members = {"members": {one.path: _digest_of(one) for one in cell.members}} if cell.is_ensemble else {}
     identity = {
         "cell": cell.path,
@@ -235,15 +240,14 @@ def _identity(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> dict:
     return identity | {"fingerprint": files.sha256(files.canonical_json(identity).encode())}
 
 
-def _manifest_of_teacher(cell: Cell) -> dict:
-    """Return the manifest of who teaches `cell`. Raises StorageError if it is an ensemble of what is no more."""
-    teacher = cell.teacher
-    manifest = files.verified(Path(teacher.path), MODEL)
-    if teacher.is_ensemble:
+def _manifest_of(cell: Cell) -> dict:
+    """Return the manifest of a network. Raises StorageError if it is an ensemble of what is no more."""
+    manifest = files.verified(Path(cell.path), MODEL)
+    if cell.is_ensemble:
         known = manifest["inputs"]["members"]
-        changed = [one for one in teacher.members if known.get(one.path) != _digest_of(one)]
+        changed = [one for one in cell.members if known.get(one.path) != _digest_of(one)]
         if changed:
-            raise StorageError(f"{teacher}: its member {changed[0]} is another now; run `kd train {teacher}`")
+            raise StorageError(f"{cell}: its member {changed[0]} is another now; run `kd train {cell}`")
     return manifest
 
 
@@ -252,7 +256,7 @@ def _digest_of(cell: Cell) -> str:
 
 
 def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History) -> nn.Module:
-    if cell.teacher and _manifest_of_teacher(cell)["status"] != "ok":
+    if cell.teacher and _manifest_of(cell.teacher)["status"] != "ok":
         raise Diverged(f"its teacher {cell.teacher} diverged")
     plan = _plan(cell, recipe.protocol, have.grid)
     _demand_examples(len(have.examples.train), plan.batch, where.peers.count)
@@ -466,6 +470,47 @@ def load_network(cell: Cell, have: Prepared) -> nn.Module:
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise StorageError(f"{Path(cell.path, MODEL)}: not the weights of a {cell.stage.network}: {error}") from error
     return network
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+def answers_of(cell: Cell, recipe: Recipe, resources: Resources) -> dict:
+    """Publish what the network of `cell` answers, for its analyses; return the manifest.
+
+    Answers that are there already, of the same network, data and code, are left as they are. A network that diverged
+    has none.
+    """
+    have, trained, folder = prepared(cell, recipe), _manifest_of(cell), Path(ANSWERS, cell.name)
+    about = {
+        "kind": "answers",
+        "cell": cell.path,
+        "status": trained["status"],
+        "code": code_behind_answers(cell),
+        "inputs": {**have.digests, "network": trained["files"][MODEL]},
+    }
+    with contextlib.ExitStack() as held:
+        # The place before the lock, as for banks.
+        where = _place(cell, recipe, have, resources, held, trains=False)
+        held.enter_context(at_work(answers_lock(cell)))
+        files.sweep(folder)
+        published = _whole(folder)
+        if published and about.items() <= published.items():
+            os.utime(folder / files.MANIFEST)  # as good as new to who compares times
+            return published
+        where, tensors = dataclasses.replace(where, precision="fp32"), {}
+        if trained["status"] == "ok":
+            networks = [load_network(member, have) for member in cell.members]
+            tensors = answers.answered(networks, cell.stage.ensemble, have.examples, have.clean, where)
+        content = safetensors.torch.save(tensors, {"cell": cell.path})
+        return files.publish(folder, {answers.FILE: content}, about | where.describe())
+
+
+def _whole(folder: Path) -> dict | None:
+    """Return the manifest of a published folder, None where there is none or something in it is damaged."""
+    with contextlib.suppress(StorageError):
+        return files.verified(folder)
+    return None
 
 
 # -- small things -----------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def summarise(rows: pd.DataFrame, by: Sequence[str], value: str = "test_top1") -
     Groups keep the order of `rows`. A group whose networks all diverged has n = 0 and NaN for its mean.
     """
     finished(rows, value, by)
-    groups = rows[[*by, value, "best_gap", "status"]].groupby(list(by), dropna=False, sort=False)
+    groups = rows[[*by, *dict.fromkeys([value, "best_gap"]), "status"]].groupby(list(by), dropna=False, sort=False)
     lines = [dict(zip(by, key, strict=True)) | _summary(group, value) for key, group in groups]
     return pd.DataFrame(lines, columns=[*by, "mean", "sd", "low", "high", "n", "diverged", "best_gap"])
 
@@ -192,8 +192,12 @@ def judge(differences: np.ndarray, left_out: int) -> Paired:
 
 def taught_by(rows: pd.DataFrame) -> pd.Series:
     """Return the path of each cell's teacher without its seeds, "" for a network that had none."""
-    folder = rows["cell"].astype(str).str.rpartition("/")[0].str.replace(r"\.s\d+\b", "", regex=True)
-    return folder.where(rows["stages"] > 1, "")
+    return without_seeds(rows["cell"].astype(str).str.rpartition("/")[0]).where(rows["stages"] > 1, "")
+
+
+def without_seeds(paths: pd.Series) -> pd.Series:
+    """Return paths of cells without their seeds: what cells share that differ in seeds only."""
+    return paths.str.replace(r"\.s\d+\b", "", regex=True)
 
 
 def settings(rows: pd.DataFrame) -> list[tuple[dict, pd.DataFrame]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from kd import files, slurm
 from kd.attempts import last_attempt
 from kd.cells import (
+    ANSWERS,
     BANKS,
     CONTROLLERS,
     DATA,
@@ -20,6 +21,8 @@ from kd.cells import (
     RESULTS,
     Cell,
     all_cells,
+    analysed,
+    answers_lock,
     bank_lock,
     cell_lock,
     data_lock,
@@ -38,7 +41,7 @@ _THREADS = min(8, os.cpu_count() or 1)  # that wait for the disk and compute dig
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a piece of work stands: a cell, or a bank or dataset that cells wait for."""
+    """Where a piece of work stands: a cell, or a bank or dataset that cells wait for, or a cell's answers."""
 
     name: str
     status: str  # one of STATUSES
@@ -54,12 +57,13 @@ class Standing:
 
 
 def standings(study: Study) -> tuple[list[Standing], list[Standing]]:
-    """Return where every cell of `study` stands, and every bank and dataset that is being made or has failed."""
+    """Return where every cell of `study` stands, and what else is being made or has failed: banks, data, answers."""
     cells = all_cells(study)
     of_cells = [_of_cell(study, cell) for cell in cells]
     names = dict.fromkeys(name for cell in cells for name in (cell.dataset.name, cell.dataset.labelled))
     others = [_work(f"{DATA}/{name}", data_lock(name), f"{LOGS}/{DATA}/{name}.log") for name in names]
     others += [_work(f"{BANKS}/{t.name}", bank_lock(t), f"{LOGS}/{t.name}.bank.log") for t in taught_by(cells)]
+    others += [_work(f"{ANSWERS}/{c.name}", answers_lock(c), f"{LOGS}/{c.name}.answers.log") for c in analysed(study)]
     explained = _explained([*of_cells, *filter(None, others)])
     return _blocked(cells, explained[: len(cells)]), explained[len(cells) :]
 
@@ -139,9 +143,9 @@ def controller_lives() -> bool:
 def damaged(root: Path = Path()) -> tuple[int, list[tuple[Path, str]]]:
     """Return how many published folders are below `root`, and (folder, what is wrong) for each damaged one.
 
-    Every byte of results, data and banks is read and compared with the digests in the manifests.
+    Every byte of results, data, banks and answers is read and compared with the digests in the manifests.
     """
-    folders = [folder for top in (RESULTS, DATA, BANKS) for folder in _published(root / top)]
+    folders = [folder for top in (RESULTS, DATA, BANKS, ANSWERS) for folder in _published(root / top)]
     with ThreadPoolExecutor(_THREADS) as pool:  # hashing lets go of the interpreter
         wrong = list(pool.map(_wrong_with, folders))
     return len(folders), [(folder, what) for folder, what in zip(folders, wrong, strict=True) if what]

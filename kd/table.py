@@ -51,8 +51,9 @@ def memberships(study: Study) -> list[tuple[str, Cell]]:
 
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
     """Write a frame as `path`.csv, to be read by anyone, and `path`.parquet, which keeps types and every digit."""
-    files.write_atomic(path.with_suffix(".csv"), frame.to_csv(index=False, lineterminator="\n").encode())
-    files.write_atomic(path.with_suffix(".parquet"), lambda pending: frame.to_parquet(pending, index=False))
+    csv, parquet = (path.with_name(f"{path.name}.{kind}") for kind in ("csv", "parquet"))  # a name may hold dots
+    files.write_atomic(csv, frame.to_csv(index=False, lineterminator="\n").encode())
+    files.write_atomic(parquet, lambda pending: frame.to_parquet(pending, index=False))
 
 
 def read_frame(path: Path) -> pd.DataFrame:
@@ -135,7 +136,7 @@ def _row(experiment: str, result: Result) -> dict:
     return {
         "experiment": experiment,
         "cell": cell.path,
-        **_setting(cell),
+        **setting(cell),
         "protocol": cell.protocol,
         "stages": len(cell.stages),
         "teacher": cell.teacher.stage.title if cell.teacher else "",
@@ -152,7 +153,8 @@ def _row(experiment: str, result: Result) -> dict:
     }
 
 
-def _setting(cell: Cell) -> dict:
+def setting(cell: Cell) -> dict:
+    """Return the columns by which tables and analyses name a cell."""
     return {
         "dataset": cell.dataset.name,
         **_noise(cell),
@@ -179,7 +181,8 @@ def _numbers(manifest: dict) -> dict:
     """Return the headline (last epoch), and the best on test beside it; NaN throughout where the cell diverged."""
     last = manifest.get("last", {}) if manifest["status"] == "ok" else {}
     best = manifest.get("best_on_test", {}) if last else {}
-    measured = ("train_loss", "train_top1", "test_loss", "test_top1", "heldout_loss", "heldout_top1")
+    measured = [f"{of}_{what}" for of in ("train", "test", "heldout") for what in ("loss", "top1")]
+    measured += ["train_memorised", "train_recovered"]  # of mislabelled examples
     numbers = {key: last.get(key, math.nan) for key in measured}
     best_top1 = best.get("test_top1", math.nan)
     return numbers | {
@@ -190,5 +193,5 @@ def _numbers(manifest: dict) -> dict:
 
 
 def _curve(experiment: str, result: Result) -> pd.DataFrame:
-    identity = {"experiment": experiment, "cell": result.cell.path, **_setting(result.cell)}
+    identity = {"experiment": experiment, "cell": result.cell.path, **setting(result.cell)}
     return result.epochs.assign(**identity)[[*identity, *result.epochs.columns]]

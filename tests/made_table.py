@@ -79,6 +79,8 @@ def cell_row(
         "best_epoch": int(rng.integers(150, 200)),
         "best_gap": round(gap, 2),
         "heldout_top1": math.nan,
+        "train_memorised": 40 + 3 * rng.random() if noise_rate else math.nan,
+        "train_recovered": 30 + 3 * rng.random() if noise_rate else math.nan,
         "parameters": 703_284,
         "seconds": 700 + 30 * rng.random(),
         "device": "one GPU",
@@ -88,6 +90,7 @@ def cell_row(
     } | more
     if diverged:
         lost = ["train_loss", "train_top1", "test_loss", "test_top1", "best_test_top1", "best_gap"]
+        lost += ["train_memorised", "train_recovered"]
         row |= dict.fromkeys(lost, math.nan) | {"status": "diverged", "best_epoch": 0}
     return row
 
@@ -113,6 +116,7 @@ def lose(table: pd.DataFrame, objective: str, *seeds: int) -> pd.DataFrame:
     table = table.copy()
     lost = (table["objective"] == objective) & table["seed"].isin(seeds)
     metrics = ["train_loss", "train_top1", "test_loss", "test_top1", "best_test_top1", "best_gap"]
+    metrics += ["train_memorised", "train_recovered"]
     table.loc[lost, metrics] = math.nan
     table.loc[lost, "status"] = "diverged"
     return table
@@ -181,4 +185,5 @@ def _epochs(row: dict, epochs: int) -> pd.DataFrame:
         for k in ("experiment", "cell", "networks", "objectives", "objective", "student", "noise_rate", "seed")
     }
     numbers = {"epoch": epoch, "lr": lr, "train_loss": 2 - share, "train_top1": row["train_top1"] * share}
+    numbers |= {of: row[of] * share for of in ("train_memorised", "train_recovered") if row["noise_rate"]}
     return pd.DataFrame(identity | numbers | {"test_loss": 3 - share, "test_top1": row["test_top1"] * share})

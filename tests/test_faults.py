@@ -765,20 +765,14 @@ def test_kills_of_the_command_itself_change_no_byte(tmp_path: Path, undisturbed:
 
 # -- the list ---------------------------------------------------------------------------------------------------------
 
-TESTED_ELSEWHERE_SOON = {
-    **dict.fromkeys(range(43, 53), "test_slurm.py"),
-    **dict.fromkeys(range(53, 59), "test_weights.py, test_config.py"),
-}
 
-
-@pytest.mark.slow
 def test_every_fault_of_the_list_has_its_test() -> None:
-    """Count the numbers that the tests bear; the table above names what is still to come, and is to become empty."""
+    """Count the numbers that the tests bear."""
     numbers = set()
     for path in Path(__file__).parent.rglob("*.py"):
         for spelled in re.findall(r"[Ff]aults? (\d+(?:(?: to |, and | and |, )\d+)*)", path.read_text()):
             numbers |= spelled_numbers(spelled)
-    missing = sorted(set(range(1, 59)) - numbers - set(TESTED_ELSEWHERE_SOON))
+    missing = sorted(set(range(1, 59)) - numbers)
     assert not missing, f"no test bears these numbers of the list of faults: {missing}"
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import made_analyses
 import made_table as made
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from matplotlib.text import Text
 
 from kd import figures
 from kd.errors import ConfigError
-from kd.figures import FIGURES, naming, style
+from kd.figures import ANALYSES, FIGURES, naming, style
 
 HERE = Path(__file__).parent
 EPOCHS = 40
@@ -53,17 +54,55 @@ TABLES = {
         made.lose(made.grid(**SMALL), "kl-tauinf-alpha0.1", 0, 1),
         made.losses(("wrn-16-2",), ["ce", *map(made.spell, made.TAUS), "mse", "mse-weight0.5"], seeds=(0,)),
     ],
+    "memorised": [
+        made.noise(taus=(1, 3)),
+        made.lose(made.noise(rates=(0.4,), taus=(1, 3), **SMALL), "mse", 0, 1),
+    ],
+    "selection": [
+        made.losses(("wrn-16-2",)),
+        made.lose(made.lose(made.losses(("wrn-16-2", "wrn-16-4")), "mse", 0, 1, 2), "kl-tau3", 1),
+        pd.concat([made.losses(("wrn-16-2",), seeds=(0,)), made.early(made.losses(("wrn-16-2",), seeds=(0,)))]),
+    ],
 }
+PER_EPOCH = {"curves", "memorised"}
+ANSWERED = [
+    made_analyses.on_digits(rows)
+    for rows in (
+        made.losses(("wrn-16-2",)),
+        made.losses(("resnet8",), ["ce", "kl-tau3"], seeds=(0,)),
+        made.lose(made.lose(made.losses(("wrn-16-2", "wrn-16-4")), "mse", 0, 1, 2), "kl-tau3", 1),
+        made.losses(("wrn-28-4",), ["ce", "mse"]),  # the teacher is one of the baselines
+        made.noise(rates=(0.0, 0.4), **SMALL),
+        made_analyses.of_ensembles(made.losses(("wrn-16-2",), ["ce", "mse"])),
+    )
+]
+TABLES |= dict.fromkeys(ANALYSES, ANSWERED)
 CASES = [pytest.param(name, rows, id=f"{name}-{n}") for name, all in TABLES.items() for n, rows in enumerate(all)]
-_DRAWN: dict[int, tuple[Figure, str, list[Text]]] = {}
+_DRAWN: dict[tuple[str, int], tuple[Figure, str, list[Text]]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work where the data of made answers are, or will be."""
+    folder = tmp_path_factory.getbasetemp() / "figures"
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
 
 
 def drawn(name: str, rows: pd.DataFrame) -> tuple[Figure, str, list[Text]]:
     """Return figure, caption and the words on the page; each case is drawn once for all the laws."""
-    if id(rows) not in _DRAWN:
-        figure, caption = figures.draw(name, rows, made.curves(rows if name == "curves" else rows.head(1), EPOCHS))
-        _DRAWN[id(rows)] = figure, caption, words_on(figure)
-    return _DRAWN[id(rows)]
+    if (name, id(rows)) not in _DRAWN:
+        figure, caption = figures.draw(name, rows, beside(name, rows))
+        _DRAWN[name, id(rows)] = figure, caption, words_on(figure)
+    return _DRAWN[name, id(rows)]
+
+
+def beside(name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what a figure is drawn from beside the table: an analysis, or the curves."""
+    if name not in ANALYSES:
+        return made.curves(rows if name in PER_EPOCH else rows.head(1), EPOCHS)
+    made_analyses.prepare(rows)
+    return made_analyses.analysis(ANALYSES[name], rows)
 
 
 def words_on(figure: Figure) -> list[Text]:
@@ -76,7 +115,7 @@ def words_on(figure: Figure) -> list[Text]:
 
 
 def test_every_figure_has_cases() -> None:
-    helpers = {"__init__", "naming", "style", "wording", "verdict"}
+    helpers = {"__init__", "analysed", "epochs", "naming", "style", "wording", "verdict"}
     assert list(TABLES) == list(FIGURES)
     assert {path.stem for path in (HERE.parent / "kd/figures").glob("*.py")} - helpers == set(FIGURES)
 
@@ -97,7 +136,7 @@ def test_every_figure_draws_and_its_caption_says_what_it_owes(name: str, rows: p
 def test_axes_are_labelled_and_accuracy_has_its_unit(name: str, rows: pd.DataFrame) -> None:
     figure, _, _ = drawn(name, rows)
     labels = [label for axis in figure.axes for label in (axis.get_xlabel(), axis.get_ylabel())]
-    assert any("test top-1 (%)" in label for label in labels)
+    assert name in ANALYSES or any("test top-1 (%)" in label for label in labels)
     for label in labels:
         assert "top-1" not in label or "(%)" in label
     for axis in figure.axes:
@@ -125,7 +164,7 @@ def test_no_text_overlaps_leaves_the_page_or_is_too_small(name: str, rows: pd.Da
 @pytest.mark.parametrize(("name", "rows"), CASES)
 def test_what_diverged_is_named_in_the_figure(name: str, rows: pd.DataFrame) -> None:
     _, _, words = drawn(name, rows)
-    named = any(re.search(r"\b\d of \d\b", text.get_text()) for text in words)
+    named = any(re.search(r"\b\d+ of \d+\b", text.get_text()) for text in words)
     assert named == (rows["status"] == "diverged").any()
 
 
@@ -216,24 +255,36 @@ def test_the_table_of_contents_imports_nothing_heavy() -> None:
 
 _DRAW = """
 import sys; sys.path[:0] = [{tests!r}]
-import pathlib, made_table as made
+import pathlib, made_table as made, pandas as pd
 from kd import figures
 from kd.figures import naming, style
+from kd.figures import ANALYSES
 tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(("wrn-16-2",)),
           "tau": made.noise(rates=(0.4,), taus=(1, 3)), "chains": made.chains(("mse",)),
-          "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1))}}
+          "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1)),
+          "memorised": made.noise(rates=(0.4,), taus=(1, 3)), "selection": made.losses(("wrn-16-2",))}}
 for name, rows in tables.items():
     figure, _ = figures.draw(name, rows, made.curves(rows, 20))
     style.save(figure, pathlib.Path({folder!r}) / f"{{name}}.tau0.5")
+for name in ANALYSES:
+    rows, more = (pd.read_parquet(f"{{name}}.{{kind}}.parquet") for kind in ("rows", "analysis"))
+    style.save(figures.draw(name, rows, more)[0], pathlib.Path({folder!r}) / name)
 assert "torch" not in sys.modules
 """
 
 
 def test_same_table_same_bytes_in_every_process_without_torch(tmp_path: Path) -> None:
     running = []
+    for name in ANALYSES:
+        ANSWERED[1].to_parquet(tmp_path / f"{name}.rows.parquet")
+        beside(name, ANSWERED[1]).to_parquet(tmp_path / f"{name}.analysis.parquet")
     for seed in ("1", "2"):  # another PYTHONHASHSEED: sets and hash() come out in another order
         code = _DRAW.format(tests=str(HERE), folder=str(tmp_path / seed))
-        running.append(subprocess.Popen([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, cwd=HERE.parent))
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(HERE.parent)}, cwd=tmp_path
+            )
+        )
     assert [process.wait() for process in running] == [0, 0]
     digests = [
         {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / seed).iterdir()}

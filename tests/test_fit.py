@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 import os
@@ -160,6 +161,42 @@ def test_stopped_again_and_again_the_bytes_are_equal(undisturbed: tuple, tmp_pat
     weights, rows = run(tmp_path, plan())
     assert same(weights, undisturbed[0])
     assert rows == undisturbed[1]
+
+
+def mislabelled_examples() -> Examples:
+    made = made_examples()
+    wrong = made.labels.clone()
+    wrong[::4] = 1 - wrong[::4]
+    return dataclasses.replace(made, labels=wrong, clean=made.labels)
+
+
+def test_what_is_memorised_of_wrong_labels_is_what_one_counts_by_hand(tmp_path: Path) -> None:
+    made, once = mislabelled_examples(), plan(epochs=1, batch=70)
+    _, (row,) = run(tmp_path, once, made)
+    shown = once.grid.render(made.images[made.train], once.grid.draw(once.seed, 0, made.train))
+    with torch.no_grad():  # one step an epoch: it saw the network as it was drawn
+        answer = network().train()(made.normalise(shown)).argmax(1)
+    wrong = made.labels != made.clean
+    assert wrong.sum() == 18
+    assert row["train_memorised"] == 100 * (answer == made.labels)[wrong].double().mean()
+    assert row["train_recovered"] == 100 * (answer == made.clean)[wrong].double().mean()
+    assert row["train_top1"] == pytest.approx(100 * (answer == made.labels).double().mean().item())
+
+
+def test_wrong_labels_change_what_is_counted_and_stopping_changes_nothing(tmp_path: Path) -> None:
+    weights, rows = run(tmp_path / "undisturbed", plan(), mislabelled_examples())
+    assert rows[0]["train_memorised"] + rows[0]["train_recovered"] == pytest.approx(100)  # two classes
+    for _ in range(3):
+        with pytest.raises(Terminated):
+            run(tmp_path / "stopped", plan(objective=StopAt(4)), mislabelled_examples())
+    again, same_rows = run(tmp_path / "stopped", plan(), mislabelled_examples())
+    assert same(again, weights)
+    assert same_rows == rows
+    # the true labels are only looked at
+    unseen = dataclasses.replace(mislabelled_examples(), clean=None)
+    without, fewer = run(tmp_path / "unseen", plan(), unseen)
+    assert same(without, weights)
+    assert fewer == [{key: row[key] for key in fewer[0]} for row in rows]
 
 
 def test_control_c_saves_and_exits_130_and_signals_are_as_before_afterwards(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -
     assert abs(needed["results"] / weights - 1) < 0.1  # running statistics of batch norm, other last layer
     assert needed["banks"] == 0
     Path("data/digits").mkdir(parents=True)
-    manifest = {"counts": {"train": 1000}, "class_names": list("0123456789")}
+    manifest = {"counts": {"train": 1000, "test": 100}, "class_names": list("0123456789")}
     Path("data/digits/manifest.json").write_text(json.dumps(manifest))
     views = Grid(*augmentation(source_of("digits", None), small.protocol)).count
     seen = views * (1 - (1 - 1 / views) ** 6)  # two seeds, three epochs each
@@ -52,3 +52,15 @@ def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -
     (teacher,) = taught_by(cells)
     Path("banks", teacher.name).mkdir(parents=True)  # what a bank lacks is little
     assert disk_bytes(cells, small)["banks"] == 0
+
+
+def test_answers_count_where_a_figure_shows_them(project: Path) -> None:
+    one = {"teacher": "resnet14", "student": "resnet8", "loss": "mse"}
+    shown = study(seeds=[0], experiments={"e": {**one, "figure": "fidelity"}})
+    Path("data/digits").mkdir(parents=True)
+    manifest = {"counts": {"train": 50_000, "test": 100}, "class_names": list("0123456789")}
+    Path("data/digits/manifest.json").write_text(json.dumps(manifest))
+    rows, row = 100 + 10_000, 4 * 10 + 2 * 64 + 3 * 8
+    assert disk_bytes(all_cells(shown), shown)["answers"] == 2 * rows * row  # teacher and student
+    hidden = study(seeds=[0], experiments={"e": {**one, "figure": "dots"}})
+    assert disk_bytes(all_cells(hidden), hidden)["answers"] == 0

@@ -45,7 +45,8 @@ class OnSlurm(Project):
         self.shims.mkdir()
         for module, line, event in (
             ("progress", '        text = (\n            f"epoch', "epoch {self._name} {row['epoch']}"),
-            ("state", "        began = time.monotonic()\n", "saved {self.folder} {content['position']['epoch']}"),
+            # once it is on the disk: who is killed before has saved nothing
+            ("state", "        self._cost = self._saved_at", "saved {self.folder} {content['position']['epoch']}"),
         ):
             note = f'        with open("events.txt", "a") as events:\n            print(f"{event}", file=events)\n'
             self.edit(f"kd/{module}.py", line, note + line)
@@ -160,15 +161,23 @@ def assert_nothing_saved_was_trained_again(project: OnSlurm, epochs: int = EPOCH
     assert expected == epochs + 1
 
 
-def test_a_study_in_packs_ends_with_the_table_that_it_has_locally(finished: Project, tmp_path: Path) -> None:
-    project = OnSlurm(tmp_path)
-    project.profile(**{"group-components": ["cells=4"], "resources": ["lane=2"]})
+def test_the_demo_in_packs_ends_with_the_table_that_it_has_locally(tmp_path: Path) -> None:
+    here, project = Project(tmp_path / "here"), OnSlurm(tmp_path / "there")
+    demo = {**yaml.safe_load((ROOT / "workflow/studies/demo.yaml").read_text()), "seeds": [0]}
+    for each in (here, project):
+        each.study(demo)
+    here.run()
+    project.profile(**{"group-components": ["cells=10"], "resources": ["lane=2"]})
     project.run()
-    tables = [pd.read_csv(p.folder / "reports/small/table.csv") for p in (finished, project)]
+    tables = [pd.read_csv(p.folder / "reports/demo/table.csv") for p in (here, project)]
     pd.testing.assert_frame_equal(*(table.drop(columns="seconds") for table in tables))
-    for path in (finished.folder / "results").rglob("m*[sv]"):  # models and metrics
-        assert path.read_bytes() == (tmp_path / path.relative_to(finished.folder)).read_bytes(), path
-    assert len(project.jobs()) == 5  # data, teacher, bank, six cells in two packs
+    published = here.published()
+    assert len(published) == 24
+    for cell in published:
+        for name in ("model.safetensors", "metrics.csv"):
+            mine, theirs = (p.folder / "results" / cell / name for p in (here, project))
+            assert mine.read_bytes() == theirs.read_bytes(), theirs
+    assert len(project.jobs()) == 12  # data, labels, four teachers, their banks, twenty cells in two packs
     assert "0 damaged" in project.kd("verify")
 
 

@@ -20,7 +20,7 @@ from test_slurm import wait_for
 
 from kd import attempts, files, slurm
 from kd.__main__ import main
-from kd.cells import all_cells, bank_lock, cell_lock, data_lock, parse_cell
+from kd.cells import all_cells, answers_lock, bank_lock, cell_lock, data_lock, parse_cell
 from kd.errors import Diverged, OutOfMemory, StorageError, Terminated
 from kd.status import damaged, standings
 
@@ -77,6 +77,15 @@ def test_banks_and_datasets_that_failed_are_named_too(project: Path) -> None:
     failing(bank_lock(parse_cell(TEACHER)), StorageError("full"))
     failing(data_lock("digits"), StorageError("full"))
     assert of("banks/digits/quick/resnet14.ce.s0") == of("data/digits") == ("failed", "storage: full")
+
+
+def test_answers_that_failed_are_named_where_a_figure_shows_them(project: Path) -> None:
+    failing(answers_lock(parse_cell(TEACHER)), StorageError("full"))
+    one = {"teacher": "resnet14", "student": "resnet8", "loss": "mse"}
+    name = f"answers/{TEACHER.removeprefix('results/')}"
+    assert of(name, experiments={"e": {**one, "figure": "fidelity"}}) == ("failed", "storage: full")
+    with pytest.raises(ValueError, match="not enough values"):
+        of(name, experiments={"e": {**one, "figure": "dots"}})
 
 
 def test_a_killed_cell_is_told_from_a_running_one_by_its_lock(project: Path, monkeypatch) -> None:
@@ -197,14 +206,14 @@ def test_asking_ends_with_a_message_when_it_has_gone_on_for_too_long() -> None:
 
 @pytest.fixture
 def published(project: Path) -> Path:
-    for folder in ("results/a/b/c", "data/d", "banks/e"):
+    for folder in ("results/a/b/c", "data/d", "banks/e", "answers/f"):
         files.publish(Path(folder), {"one": b"1" * 1000, "two": b"2"}, {"kind": "test"})
     return project
 
 
 def test_verify_finds_every_damaged_file_and_says_how_it_is_rebuilt(published: Path, capsys) -> None:
     assert main(["verify"]) == 0
-    assert "3 published folders, 0 damaged" in capsys.readouterr().out
+    assert "4 published folders, 0 damaged" in capsys.readouterr().out
     Path("results/a/b/c/two").unlink()
     content = bytearray(Path("banks/e/one").read_bytes())
     content[500] ^= 1

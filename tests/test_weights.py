@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from conftest import study
 
-from kd import cells, files, models, report, stages, table
+from kd import cells, files, models, report, stages, table, verdict
 from kd.__main__ import main
 from kd.cells import all_cells, parse_cell
 from kd.config import Study, Weights
@@ -89,6 +89,7 @@ def test_an_imported_teacher_is_published_taught_by_and_drawn_like_any_other(dig
     assert row.test_top1 == manifest["last"]["test_top1"]
     report.draw(folder, "imported", "dots")
     report.write_means(folder)
+    verdict.write(folder)
     report.write_page(made, folder)
     assert "weights borrowed" in (folder / "report.html").read_text()
 

@@ -44,6 +44,7 @@ class Project:
 
     def __init__(self, folder: Path, copy: bool = True) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         for name in ("Snakefile", "config.yaml", "kd", "profiles", "workflow") if copy else ():
             take = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             take(ROOT / name, folder / name)
@@ -424,9 +425,9 @@ def test_an_ensemble_follows_its_members_and_leads_its_students(tmp_path: Path) 
     assert "Nothing to be done" in project.run()
     table = pd.read_parquet(tmp_path / "reports" / "small" / "table.parquet").set_index("cell")
     assert table.loc[f"results/{TOGETHER}", "test_top1"] > 0
-    # A member that is newer makes all that hangs on it out of date, and nothing else.
-    later = time.time() + 60
-    os.utime(project.folder / "results" / sorted(MEMBERS)[1] / "manifest.json", (later, later))
+    # A member that is another makes all that hangs on it out of date, and nothing else.
+    member = project.folder / "results" / sorted(MEMBERS)[1] / "manifest.json"
+    member.write_text(member.read_text().replace('"seconds"', '"seconds_of_another"'))
     assert project.planned()[1] == {TOGETHER} | THEIRS
     # Another combination shares the members.
     project.study(ensemble(experiments={"e": {**ensemble()["experiments"]["losses"], "ensemble": "sum_logit"}}))
@@ -449,6 +450,50 @@ def test_a_disk_that_is_too_small_for_the_study_is_refused_before_anything_is_tr
     said = project.run(code=74)
     assert "bytes are needed" in said
     assert not project.published()
+
+
+# -- what networks answer ---------------------------------------------------------------------------------------------
+
+
+def answering(*figures: str) -> dict:
+    """A study of four networks of an epoch each, with these figures."""
+    made = with_losses("ce", {"kl": {"tau": 3}}, "mse", figure=list(figures))
+    return {**made, "seeds": [0], "protocol": {**SMALL["protocol"], "epochs": 1}}
+
+
+def test_figures_of_answers_follow_the_networks_and_train_none(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.study(answering("dots"))
+    project.run()
+    before = project.published()
+    project.study(answering("dots", "fidelity", "limits"))
+    jobs, cells = project.planned()
+    assert (jobs["answers"], jobs["measure"], len(cells)) == (4, 2, 0)
+    project.run()
+    assert changed(before, project.published()) == set()
+    assert {path.name for path in (tmp_path / "reports" / "small" / "analyses").iterdir()} == {
+        f"losses.{analysis}.{kind}" for analysis in ("measures", "limits") for kind in ("csv", "parquet")
+    }
+    assert "Nothing to be done" in project.run()
+    # Answers can be deleted, and come back for what needs them.
+    shutil.rmtree(tmp_path / "answers")
+    assert "Nothing to be done" in project.run("--dry-run")
+    with open(project.folder / "kd" / "measures.py", "a") as file:
+        file.write("\nCHANGED = 1\n")
+    jobs, cells = project.planned()
+    assert (jobs["answers"], jobs["measure"], jobs["figure"], len(cells)) == (4, 2, 2, 0)
+    project.run()
+    # Other code behind the answers makes them anew, and no network.
+    with open(project.folder / "kd" / "answers.py", "a") as file:
+        file.write("\nCHANGED = 1\n")
+    jobs, cells = project.planned()
+    assert (jobs["answers"], jobs["measure"], jobs["figure"], len(cells)) == (4, 2, 2, 0)
+    # Another loss makes other networks, and their answers alone.
+    with open(project.folder / "kd" / "losses" / "mse.py", "a") as file:
+        file.write("\nCHANGED = 1\n")
+    project.run()
+    assert changed(before, project.published()) == {f"{TEACHER}/resnet8.mse.s0"}
+    assert "Nothing to be done" in project.run()
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------

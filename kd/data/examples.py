@@ -1,7 +1,7 @@
 """The examples of a cell, as training and the view bank read them.
 
 `fit` asks any examples, these or those of kd.data.streamed, for three things: what a step is given of each batch
-(`shown`), what the network sees of that (`inputs`), and what is only ever evaluated (`evaluated`). Where several
+(`shown`), what the network sees of that (`inputs`), and images as they are, to evaluate on (`plain`). Where several
 processes train one cell, `own` takes from a batch the part that is this process's.
 """
 
@@ -24,7 +24,8 @@ class Examples:
     """A dataset as training reads it, on one device.
 
     `images` [N, H, W, C] uint8 and `labels` [N] int64 are all there are; `train` and `heldout` are the
-    example indices in use; `test_images`, `test_labels` are only ever evaluated.
+    example indices in use; `test_images`, `test_labels` are only ever evaluated. `clean` [N] are the true labels where
+    some of `labels` are wrong: nothing is learned from them.
     """
 
     images: Tensor
@@ -35,6 +36,7 @@ class Examples:
     test_labels: Tensor
     mean: Tensor
     std: Tensor
+    clean: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -45,11 +47,15 @@ class Examples:
     @property
     def nbytes(self) -> int:
         """Bytes that these examples take of a device."""
-        return sum(tensor.nbytes for tensor in vars(self).values())
+        return sum(tensor.nbytes for tensor in vars(self).values() if tensor is not None)
 
     def to(self, device: torch.device) -> Examples:
         """Return the examples with every tensor on `device`."""
-        return Examples(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        return Examples(**{name: None if tensor is None else tensor.to(device) for name, tensor in vars(self).items()})
+
+    def truth(self, index: Tensor) -> Tensor | None:
+        """Return the true labels [B] of examples `index` [B], None where no label is wrong."""
+        return None if self.clean is None else self.clean[index]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images [B, C, H, W] as a network wants them, float32."""
@@ -64,13 +70,14 @@ class Examples:
         """Return examples `index` [B] in their views, `shown` [B], as a network wants them: [B, C, H, W]."""
         return self.normalise(grid.render(self.images[index], shown))
 
-    def truth(self, part: str) -> Tensor:
-        """Return all labels [N] of `test` or `heldout`."""
-        return self.test_labels if part == "test" else self.labels[self.heldout]
+    def plain(self, split: str, index: Tensor, size: int) -> Iterator[Tensor]:
+        """Yield images of `train` or `test` at `index` [N] as they are, `size` at a time, as a network wants them."""
+        images = self.test_images if split == "test" else self.images
+        for some in index.split(size):
+            yield self.normalise(images[some].permute(0, 3, 1, 2))
 
-    def evaluated(self, part: str, size: int, own: Own) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs [B, C, H, W] and labels [B] of this process's part of `test` or `heldout`, `size` at a time."""
-        images = self.test_images if part == "test" else self.images[self.heldout]
-        labels = self.truth(part)
-        for batch, truth in zip(own(images).split(size), own(labels).split(size), strict=True):
-            yield self.normalise(batch.permute(0, 3, 1, 2)), truth
+    def evaluated(self, part: str) -> tuple[str, Tensor, Tensor]:
+        """Return of `test` or `heldout` whether its images are those of `train` or `test`, indices [N], labels [N]."""
+        if part == "heldout":
+            return "train", self.heldout, self.labels[self.heldout]
+        return "test", torch.arange(len(self.test_labels), device=self.test_labels.device), self.test_labels

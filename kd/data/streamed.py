@@ -46,6 +46,7 @@ class StreamedExamples:
     test_labels: Tensor
     mean: Tensor
     std: Tensor
+    clean: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -60,7 +61,7 @@ class StreamedExamples:
     def to(self, device: torch.device) -> StreamedExamples:
         """Return the examples with what a step reads on `device`."""
         moved = {name: getattr(self, name).to(device) for name in ("labels", "test_labels", "mean", "std")}
-        return replace(self, **moved)
+        return replace(self, **moved, clean=None if self.clean is None else self.clean.to(device))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images [B, C, H, W] as a network wants them, float32."""
@@ -77,17 +78,21 @@ class StreamedExamples:
         """Return images [B, H, W, C] uint8, `shown`, as a network wants them: [B, C, H, W]."""
         return self.normalise(shown.permute(0, 3, 1, 2))
 
-    def truth(self, part: str) -> Tensor:
-        """Return all labels [N] of `test` or `heldout`."""
-        return self.test_labels if part == "test" else self.labels[self.heldout.to(self._device)]
+    def plain(self, split: str, index: Tensor, size: int) -> Iterator[Tensor]:
+        """Yield the images of `train` or `test` at `index` [N], their middle, as `Examples.plain` does."""
+        requests = [(split, some.numpy(), None) for some in index.split(size)]
+        for images in self.stream.read(requests, self._device):
+            yield self.normalise(images.permute(0, 3, 1, 2))
 
-    def evaluated(self, part: str, size: int, own: Own) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield inputs [B, C, H, W] and labels [B] of this process's part of `test` or `heldout`, `size` at a time."""
-        index = torch.arange(len(self.test_labels)) if part == "test" else self.heldout
-        requests = [("train" if part == "heldout" else part, some.numpy(), None) for some in own(index).split(size)]
-        images = self.stream.read(requests, self._device)
-        for batch, truth in zip(images, own(self.truth(part)).split(size), strict=True):
-            yield self.normalise(batch.permute(0, 3, 1, 2)), truth
+    def evaluated(self, part: str) -> tuple[str, Tensor, Tensor]:
+        """Return of `test` or `heldout` the split of its images, their indices [N] in memory, and labels [N]."""
+        if part == "heldout":
+            return "train", self.heldout, self.labels[self.heldout.to(self._device)]
+        return "test", torch.arange(len(self.test_labels)), self.test_labels
+
+    def truth(self, index: Tensor) -> Tensor | None:
+        """Return the true labels [B] of examples `index` [B], None where no label is wrong."""
+        return None if self.clean is None else self.clean[index]
 
     @property
     def _device(self) -> torch.device:
@@ -97,7 +102,8 @@ class StreamedExamples:
 class Stream:
     """The images of a streamed dataset, decoded in the order in which they are asked for.
 
-    `workers` processes decode, or the asking one if there are none. They start with the first request, and stay.
+    `workers` processes decode, or the asking one if there are none. They start with the first request and stay, unless
+    it is given up before its end.
     """
 
     def __init__(self, dataset: Dataset, crops: ResizedCrops, workers: int = 0) -> None:
@@ -110,15 +116,15 @@ class Stream:
     def read(self, requests: list[Request], device: torch.device) -> Iterator[Tensor]:
         """Yield the images [B, H, W, C] uint8 of each request on `device`. Raises DataError that names a file."""
         self._requests[:] = requests
-        if self._loader is None:
-            self._loader = self._started(device)
-        for images in self._loader:
+        loader, self._loader = self._loader or self._started(device), None
+        for images in loader:
             if isinstance(images, Exception):
                 try:
                     raise images
                 finally:
                     del images  # a cycle with its own traceback would keep the workers from being told to end
             yield images.to(device, non_blocking=True)
+        self._loader = loader
 
     def _started(self, device: torch.device) -> DataLoader:
         return DataLoader(

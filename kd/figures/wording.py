@@ -14,8 +14,13 @@ from kd.statistics import Paired, finished, paired, summarise
 
 def signed(value: float, digits: int = 2) -> str:
     """Spell a difference with its sign: +0.31, −1.20."""
-    text = f"{value:+.{digits}f}".replace("-", "−")
+    text = minus(f"{value:+.{digits}f}")
     return text if text.strip("+−0.") else text[1:]  # no sign on 0.00
+
+
+def minus(text: str) -> str:
+    """Return the spelling of a number with a minus sign in the place of a hyphen."""
+    return text.replace("-", "−")
 
 
 def count(n: int, diverged: int) -> str:

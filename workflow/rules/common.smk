@@ -1,5 +1,6 @@
 # What the rules share: which Python runs, what a cell waits for, and the parameters that say when it is out of date.
 import contextlib
+import itertools
 import json
 import os
 import shlex
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from snakemake.persistence import FileBackupMixin
 
+from kd.code import code_digest
 from kd.errors import StorageError
+from kd.figures import ANALYSES
 from kd.files import lock, read_manifest
 from kd.slurm import ask_on, tell_of_packs
 from kd.startup import KEEP_MEMORY, VARIABLE
@@ -96,6 +99,18 @@ def needs(w):
     if not STUDY.keep_banks:  # a bank that comes back comes back for those that are still to be trained
         students = [student for student in students if not current(student)] or students
     return sorted({f"{s.stage.seed}:{s.epochs(STUDY.protocol)}" for s in students})
+
+
+def measured(w):
+    """The answers of the networks that an experiment compares, and of those that these are measured against."""
+    pairs = cells.measured(STUDY, w.experiment)
+    return [f"answers/{cell.name}/manifest.json" for cell in dict.fromkeys(itertools.chain(*pairs)) if cell]
+
+
+def shown_by(w):
+    """What a figure shows beside the table: an analysis of its experiment, or the curves."""
+    analysis = ANALYSES.get(w.figure)
+    return f"{REPORTS}/analyses/{w.experiment}.{analysis}.parquet" if analysis else f"{REPORTS}/curves.parquet"
 
 
 def group_of(w):

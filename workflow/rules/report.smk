@@ -35,7 +35,7 @@ rule collect:
 rule figure:
     input:
         table=f"{REPORTS}/table.parquet",
-        curves=f"{REPORTS}/curves.parquet",
+        more=shown_by,
     output:
         report(
             update(f"{REPORTS}/figures/{{experiment}}.{{figure}}.png"),

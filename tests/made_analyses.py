@@ -1,0 +1,74 @@
+"""Made answers for the networks of a made table, and their analyses: what the figures that show them are tested on.
+
+The answers are invented, none of them was given; what is measured of them is measured as of real ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from kd import analyses, cells, stages
+from kd.analyses import Subject
+from kd.answers import Answers, Split
+from kd.cells import Cell, parse_cell
+from kd.config import Recipe
+from kd.statistics import settings
+
+CLASSES, WIDTH, EXAMPLES = 10, 16, 150
+
+
+def on_digits(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a made table as if it were of digits: a dataset whose labels and names of classes are at hand."""
+    return rows.assign(dataset="digits", cell=rows["cell"].str.replace("cifar100", "digits"))
+
+
+def of_ensembles(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows as if two seeds of each teacher taught together."""
+    cells = rows["cell"].str.replace(".ce.s0/", ".ce.s0+1/")
+    return rows.assign(cell=cells, networks=rows["networks"].str.replace(r"(.*) > ", r"2*\1 > ", regex=True))
+
+
+def prepare(rows: pd.DataFrame) -> None:
+    """Prepare digits, with the label noise of `rows`, in the working directory."""
+    if not Path("data/digits").exists():
+        stages.data(cells.Dataset("digits"), Recipe())
+    for cell in map(parse_cell, rows["cell"]):
+        if cell.dataset.noise and not Path("data", cell.dataset.labelled).exists():
+            stages.labels(cell.dataset, Recipe())
+
+
+def analysis(name: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return an analysis of the networks in `rows` that did not diverge, and of their teachers."""
+    ok = rows[rows["status"] == "ok"]
+    pairs: dict[tuple[Cell, Cell | None], None] = {}
+    for _, group in settings(ok) if len(ok) else ():
+        taught = {cell.teacher: None for cell in map(parse_cell, group["cell"]) if cell.teacher}
+        for cell in map(parse_cell, group["cell"]):
+            others = [cell.teacher] if cell.teacher else [other for other in taught if other != cell]
+            pairs |= dict.fromkeys([(cell, other) for other in others] or [(cell, None)])
+        pairs |= {(teacher, None): None for teacher in taught}
+    subjects = [Subject(cell, answers(cell), other, other and answers(other)) for cell, other in pairs]
+    return analyses.ANALYSES[name](subjects).assign(experiment=rows["experiment"].iloc[0])
+
+
+def answers(cell: Cell) -> Answers:
+    """Invent what a network answers, from its path alone."""
+    generator = torch.Generator().manual_seed(sum(cell.path.encode()) + len(cell.path))
+    near = torch.Generator().manual_seed(0)  # shared by all
+    weight = torch.randn(CLASSES, WIDTH, generator=near) + 0.3 * torch.randn(CLASSES, WIDTH, generator=generator)
+    bias = 0.1 * torch.randn(CLASSES, generator=generator)
+    splits = [_split(weight, bias, loose, generator) for loose in (2.0, 1.4)]
+    ensemble = {"weight": None, "bias": None} if cell.is_ensemble else {"weight": weight, "bias": bias}
+    if cell.is_ensemble:
+        splits = [Split(s.index, s.labels, s.clean, s.logits, None) for s in splits]
+    return Answers(*splits, **ensemble)
+
+
+def _split(weight: torch.Tensor, bias: torch.Tensor, loose: float, generator: torch.Generator) -> Split:
+    labels = torch.arange(EXAMPLES) % CLASSES
+    prelogits = (weight[labels] + loose * torch.randn(EXAMPLES, WIDTH, generator=generator)).relu().half()
+    logits = prelogits.float() @ weight.T + bias
+    return Split(torch.arange(EXAMPLES), labels, labels, logits, prelogits)

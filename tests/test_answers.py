@@ -1,0 +1,132 @@
+"""What networks answer: to all of the test set and the same part of the rest, in fp32, published like all else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import study
+
+from kd import answers, cells, files, stages
+from kd.cells import all_cells, parse_cell
+from kd.config import Study
+from kd.errors import StorageError
+from kd.stages import Recipe, Resources
+
+TEACHER = "results/digits/quick/resnet14.ce.s0"
+STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
+PROTOCOL = {"name": "quick", "epochs": 1, "batch": 128, "precision": "fp32"}
+
+
+@pytest.fixture
+def digits(project: Path) -> Path:
+    stages.data(cells.Dataset("digits"), Recipe())
+    return project
+
+
+def trained(path: str, **changes: object) -> dict:
+    """Train a network for an epoch and write down its answers; return their manifest."""
+    return after(path, stages.train, **changes) and after(path, stages.answers_of, **changes)
+
+
+def after(path: str, stage: object, **changes: object) -> dict:
+    made = study(**{"protocol": PROTOCOL, **changes})
+    return stage(parse_cell(path), Recipe.parse(cells.recipe(made, parse_cell(path))), Resources())
+
+
+def read(path: str) -> answers.Answers:
+    return answers.read(parse_cell(path))
+
+
+def test_answers_reach_the_accuracy_that_training_ended_with(digits: Path) -> None:
+    manifest = trained(TEACHER)
+    test, last = read(TEACHER).test, files.read_manifest(Path(TEACHER))["last"]
+    assert 100 * (test.logits.argmax(1) == test.labels).double().mean().item() == pytest.approx(last["test_top1"])
+    loss = torch.nn.functional.cross_entropy(test.logits.double(), test.labels).item()
+    assert loss == pytest.approx(last["test_loss"], rel=1e-6)
+    assert (manifest["kind"], manifest["status"], manifest["precision"]) == ("answers", "ok", "fp32")
+
+
+def test_logits_are_what_the_classifier_makes_of_the_pre_logits(digits: Path) -> None:
+    trained(TEACHER)
+    of = read(TEACHER)
+    for split in (of.test, of.train):
+        made = split.prelogits.float() @ of.weight.T + of.bias
+        torch.testing.assert_close(made, split.logits, rtol=2e-3, atol=2e-3)  # 11 bits of the pre-logits
+
+
+def test_a_network_trained_in_bfloat16_answers_in_float32(digits: Path) -> None:
+    rough = {**PROTOCOL, "precision": "bf16"}
+    assert trained(TEACHER, protocol=rough)["precision"] == "fp32"
+    test = read(TEACHER).test
+    assert not test.logits.equal(test.logits.bfloat16().float())
+
+
+def test_samples_are_balanced_and_the_same_for_every_seed_and_noise_and_within_each_other_for_fractions(
+    digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "SAMPLE", 300)
+    stages.labels(parse_cell("results/digits+sym0.4/quick/resnet8.ce.s0").dataset, Recipe())
+    noisy, fraction = "results/digits+sym0.4/quick/resnet8.ce.s0", "results/digits+frac0.4/quick/resnet8.ce.s1"
+    for path in (TEACHER, noisy, fraction):
+        trained(path)
+    whole, wrong, part = (read(path).train for path in (TEACHER, noisy, fraction))
+    assert abs(len(whole.index) - 300) <= 5  # a rounding in each class
+    counts = whole.clean.bincount()
+    assert counts.max() - counts.min() <= 2
+    assert whole.index.equal(wrong.index)
+    assert whole.labels.equal(whole.clean)
+    assert wrong.clean.equal(whole.clean)
+    assert 0.25 < (wrong.labels != wrong.clean).double().mean() < 0.55
+    assert len(set(part.index.tolist()) - set(whole.index.tolist())) <= 10  # of a rounding in each class
+    learnt = stages.prepared(parse_cell(fraction), Recipe.parse(cells.recipe(study(), parse_cell(fraction)))).examples
+    assert set(part.index.tolist()) <= set(learnt.train.tolist())
+
+
+def test_published_answers_are_left_alone_and_made_anew_where_they_are_damaged_or_of_another_network(
+    digits: Path,
+) -> None:
+    first = trained(TEACHER)
+    path = Path("answers", *Path(TEACHER).parts[1:], answers.FILE)
+    inode = path.stat().st_ino
+    assert after(TEACHER, stages.answers_of) == first
+    assert path.stat().st_ino == inode
+    path.write_bytes(b"")
+    with pytest.raises(StorageError, match="damaged"):
+        answers.manifest_of(parse_cell(TEACHER))
+    assert after(TEACHER, stages.answers_of) == first
+    longer = {**PROTOCOL, "epochs": 2}
+    after(TEACHER, stages.train, protocol=longer)
+    with pytest.raises(StorageError, match=r"not of the network that is in .*resnet14\.ce\.s0 now; run `kd answers"):
+        answers.manifest_of(parse_cell(TEACHER))
+    assert after(TEACHER, stages.answers_of, protocol=longer)["inputs"] != first["inputs"]
+    assert answers.manifest_of(parse_cell(TEACHER))["status"] == "ok"
+
+
+def test_a_network_that_diverged_has_no_answers(digits: Path) -> None:
+    manifest = trained(TEACHER, protocol={**PROTOCOL, "lr": 1e12})
+    assert manifest["status"] == "diverged"
+    assert Path("answers", *Path(TEACHER).parts[1:], answers.FILE).stat().st_size < 200
+
+
+@pytest.mark.parametrize("combination", ["mean_logit", "mean_prob"])
+def test_an_ensemble_answers_as_its_members_together_and_has_no_pre_logits(digits: Path, combination: str) -> None:
+    made = ensembles(combination)
+    members, both = [cell.path for cell in all_cells(made)][:2], all_cells(made)[2].path
+    for path in (*members, both):
+        trained(path)
+    logits = torch.stack([read(path).test.logits for path in members])
+    if combination == "mean_logit":
+        expected = logits.mean(0)
+    else:
+        expected = logits.softmax(-1).mean(0).log() + 0
+        expected += (logits.mean(0) - expected).mean(-1, keepdim=True)
+    torch.testing.assert_close(read(both).test.logits, expected, rtol=1e-5, atol=1e-5)
+    assert read(both).test.prelogits is None
+    assert read(both).weight is None
+
+
+def ensembles(combination: str) -> Study:
+    one = {"teacher": "resnet14", "teacher_seeds": "0+1", "student": "resnet8", "loss": "mse"}
+    return study(protocol=PROTOCOL, seeds=[0], experiments={"e": {**one, "ensemble": combination}})
