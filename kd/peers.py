@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
@@ -80,7 +81,8 @@ class Team(Peers):
         return loss.sum() * (self.count / examples)  # gradients are averaged over processes with unequal parts
 
     def parallel(self, network: nn.Module) -> nn.Module:
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch 2.15 has another name for it
+            return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
 
     def gathered(self, values: Tensor) -> Tensor:
         rows = [torch.empty_like(values) for _ in range(self.count)]

@@ -38,6 +38,20 @@ def test_a_cell_takes_as_much_of_a_gpu_as_its_memory_needs(project: Path, monkey
         device._gpu_shares({"GPU-a": 80}, 81, device.AUTO, held)
 
 
+def test_processes_that_train_together_get_a_gpu_each_all_at_once_or_none(project: Path, monkeypatch) -> None:
+    monkeypatch.setattr(device.time, "sleep", lambda _: pytest.fail("too few are free"))
+    two = {"GPU-a": 80, "GPU-b": 80}
+    with contextlib.ExitStack() as held:
+        assert device._gpu_shares(two, 0, 1, held, count=2) == [0, 1]
+    with contextlib.ExitStack() as held:
+        assert device._gpu_shares(two, 0, 1, held) == [0]
+        with pytest.raises(pytest.fail.Exception):
+            device._gpu_shares(two, 0, 1, held, count=2)
+        assert device._gpu_shares(two, 0, 1, held) == [1]  # nothing was kept of the attempt
+    with pytest.raises(ConfigError, match="to have 3 GPUs, but 2 are visible"), contextlib.ExitStack() as held:
+        device._gpu_shares(two, 0, 1, held, count=3)
+
+
 def test_a_cell_waits_for_a_slot_and_takes_the_one_that_is_freed(project: Path, monkeypatch) -> None:
     monkeypatch.setattr(device, "_POLL_SECONDS", 0.01)
     first, second, waiting = contextlib.ExitStack(), contextlib.ExitStack(), contextlib.ExitStack()

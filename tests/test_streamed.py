@@ -183,12 +183,19 @@ def test_a_damaged_image_is_named_with_the_fix(folder: Path, workers: int) -> No
         (None, "No such file"),
     ):
         path.write_bytes(content) if content else path.unlink()
-        with pytest.raises(DataError) as refused:
-            list(Stream(dataset, CROPS, workers).read(requests(), CPU))
-        assert str(refused.value).startswith(f"{path}: cannot read this image: ")
-        assert said in str(refused.value)
-        assert "Traceback" not in str(refused.value)
-        assert "remove the manifest.json" in str(refused.value)
+        message = refusal(Stream(dataset, CROPS, workers))
+        assert message.startswith(f"{path}: cannot read this image: ")
+        assert said in message
+        assert "Traceback" not in message
+        assert "remove the manifest.json" in message
+
+
+def refusal(stream: Stream) -> str:
+    try:
+        list(stream.read(requests(), CPU))
+    except DataError as error:  # not kept: with its frames it would keep the workers
+        return str(error)
+    return ""
 
 
 def test_an_image_of_16_bits_is_refused(folder: Path) -> None:
