@@ -270,12 +270,12 @@ def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: Sta
 
 
 def _demand_examples(train: int, batch: int, processes: int) -> None:
-    """Raise ConfigError unless every process has a part of every batch."""
+    """Raise ConfigError unless each of several processes has two examples, for batch normalisation, of every batch."""
     least = min(batch, train % batch or batch)
-    if least < processes:
+    if processes > 1 and least < 2 * processes:
         raise ConfigError(
-            f"protocol.batch: {train} examples in batches of {batch} leave one of {least}, which {processes} processes "
-            "cannot share; set another batch, or fewer gpus_per_cell"
+            f"protocol.batch: {train} examples in batches of {batch} leave one of {least}, of which {processes} "
+            "processes cannot have two each; set another batch, or fewer gpus_per_cell"
         )
 
 

@@ -49,11 +49,10 @@ def test_parts_of_a_batch_are_the_batch() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_training() -> None:
-    _demand_examples(100, 32, 4)
-    with pytest.raises(
-        ConfigError, match=r"97 examples in batches of 32 leave one of 1, which 2 processes cannot share"
-    ):
-        _demand_examples(97, 32, 2)
+    _demand_examples(100, 32, 2)
+    _demand_examples(97, 32, 1)
+    with pytest.raises(ConfigError, match=r"100 .* batches of 32 leave one of 4, of which 3 processes cannot"):
+        _demand_examples(100, 32, 3)
 
 
 def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_path: Path) -> None:
