@@ -32,7 +32,7 @@ def gpu_bytes(network: str, classes: int, examples: Examples, batch: int, rows: 
     """
     _, height, width, channels = examples.images.shape
     kept = _kept_by_a_step(network, classes, (batch, channels, height, width))
-    data = sum(tensor.nbytes for tensor in vars(examples).values())
+    data = sum(tensor.nbytes for tensor in vars(examples).values() if tensor is not None)
     bank = rows * (2 * classes + 8)  # as on the disk
     return math.ceil(_FIXED + data + bank + _SLACK * kept)
 
