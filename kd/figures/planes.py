@@ -32,7 +32,7 @@ def draw(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
         head(part, heading(setting, _SPLITS[split]))
         axes, networks = part.subplots(1, _PANELS), _networks(setting)
         for axis in axes:
-            axis.set_xlabel(f"{names[0]} → {names[1]}")
+            axis.set_xlabel(f"{names[0]} →\n{names[1]}")  # in two lines: panels are narrow
         axes[0].set_ylabel(f"→ {names[2]}")
         for axis in axes[len(networks) :]:
             axis.axis("off")  # not removed: the others would grow
