@@ -26,7 +26,7 @@ def draw(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     found = analysed("planes", rows, frame)
     lines = [(setting, split) for setting in found for split in _SPLITS]
     names = _classes(frame)
-    figure = style.canvas(style.DOUBLE, 2.15 * len(lines) + 0.25)
+    figure = style.canvas(style.DOUBLE, 2.3 * len(lines) + 0.25)
     parts = figure.subfigures(len(lines), 1, squeeze=False).flat
     for part, (setting, split) in zip(parts, lines, strict=True):
         head(part, heading(setting, _SPLITS[split]))
