@@ -81,7 +81,7 @@ def _panel(axis: Axes, setting: Setting, quantity: str) -> None:
     if len(taught):
         mean = taught.groupby("middle")["density"].mean()
         axis.plot(mean.index, mean, color="#b8b8b8", linewidth=3, zorder=1, label="the teacher")
-    for objective in some(objectives, _MOST):
+    for objective in some(bins["cell"].map(objectives), _MOST):
         _line(axis, objective, bins[bins["cell"].map(objectives) == objective])
     seen = pd.concat([bins, taught])
     seen = seen.loc[seen["density"] > _FAINT * seen["density"].max(), "middle"]

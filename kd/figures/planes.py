@@ -26,13 +26,13 @@ def draw(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     found = analysed("planes", rows, frame)
     lines = [(setting, split) for setting in found for split in _SPLITS]
     names = _classes(frame)
-    figure = style.canvas(style.DOUBLE, 2.15 * len(lines) + 0.25)
+    figure = style.canvas(style.DOUBLE, 2.3 * len(lines) + 0.25)
     parts = figure.subfigures(len(lines), 1, squeeze=False).flat
     for part, (setting, split) in zip(parts, lines, strict=True):
         head(part, heading(setting, _SPLITS[split]))
         axes, networks = part.subplots(1, _PANELS), _networks(setting)
         for axis in axes:
-            axis.set_xlabel(f"{names[0]} → {names[1]}")
+            axis.set_xlabel(f"{names[0]} →\n{names[1]}")  # in two lines: panels are narrow
         axes[0].set_ylabel(f"→ {names[2]}")
         for axis in axes[len(networks) :]:
             axis.axis("off")  # not removed: the others would grow
