@@ -57,16 +57,15 @@ class Place:
 
         A partial batch runs as it is: it comes once an epoch, and is not worth a compilation of its own.
         """
-        network = self.peers.parallel(network)
         if not self.compiles:
-            return network
+            return self.peers.parallel(network)
         # Beside the states, so that cells share it wherever they run; by processor, for the code is made for one.
         processor = f"{zlib.crc32((_cpu_name() + _cpu_info('flags')).encode()):08x}"
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((COMPILED / processor).absolute()))
         # Products may be added without rounding in between, which torch's own kernels do as well: 7 % of a step.
         options = {"cpp.enable_floating_point_contract_flag": "fast"}
         compiled = torch.compile(network, dynamic=False, options=options)
-        whole = {math.ceil(batch / self.peers.count), self.evaluation_batch}
+        whole = {batch, self.evaluation_batch}
         return lambda inputs: compiled(inputs) if len(inputs) in whole else network(inputs)
 
     def recorded(self, step: Callable[..., None]) -> Callable[..., None]:
@@ -162,12 +161,18 @@ def place(
             yield _place(f"cuda:{peers.told(shares)[peers.rank]}", precision, peers)
 
 
-def compiling_pays(pixels: float, wanted: str) -> bool:
+def compiling_pays(pixels: float, wanted: str, processes: int = 1) -> bool:
     """Say whether to compile a network that is trained on `pixels` pixels in all, epochs included.
+
+    Several `processes` run it as it is: compiled for them, a network has been seen to wait for ever.
 
     `wanted` is auto, always or never; auto is a rule, not a measurement, so that a cell has the same bits each time.
     Raises ConfigError for always where there is no C++ compiler, or nothing of Python for it to include.
     """
+    if processes > 1 and wanted == "always":
+        raise ConfigError(f"protocol.compile: always, but {processes} processes train uncompiled; set auto")
+    if processes > 1:
+        return False
     compiler, header = os.environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h")
     found = shutil.which(compiler) is not None and header.is_file()
     if wanted == "always" and not found:

@@ -217,7 +217,7 @@ def _place(
         need = max(gpu_bytes(network, have.classes, have.examples, batch, rows) for network in cell.stage.networks)
     where = held.enter_context(place(protocol.precision, threads, resources.cells_per_gpu, need, peers))
     pixels = math.prod(have.examples.shape[1:]) * len(have.examples.train) * cell.epochs(protocol)
-    return dataclasses.replace(where, compiles=trains and compiling_pays(pixels, protocol.compile))
+    return dataclasses.replace(where, compiles=trains and compiling_pays(pixels, protocol.compile, peers.count))
 
 
 def _identity(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> dict:

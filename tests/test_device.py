@@ -100,6 +100,9 @@ def test_long_cells_are_compiled_where_there_is_a_compiler_and_short_ones_are_no
     assert not device.compiling_pays(digits, "auto")
     assert device.compiling_pays(digits, "always")
     assert not device.compiling_pays(cifar, "never")
+    assert not device.compiling_pays(cifar, "auto", processes=2)
+    with pytest.raises(ConfigError, match="2 processes train uncompiled; set auto"):
+        device.compiling_pays(cifar, "always", processes=2)
     (tmp_path / "Python.h").unlink()
     assert not device.compiling_pays(cifar, "auto")
     with pytest.raises(ConfigError, match=r"protocol\.compile: always, but g"):

@@ -75,7 +75,7 @@ def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_pa
 
 @pytest.fixture
 def digits(project: Path) -> Path:
-    study = {**SMALL, "seeds": 0, "protocol": {**SMALL["protocol"], "epochs": 8}}
+    study = {**SMALL, "seeds": 0, "protocol": {**SMALL["protocol"], "epochs": 8, "batch": 60}}
     Path("study.yaml").write_text(yaml.safe_dump(study))
     Path("config.yaml").write_text((ROOT / "config.yaml").read_text())
     stages.data(Dataset("digits"), Recipe())
