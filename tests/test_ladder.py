@@ -28,7 +28,6 @@ LADDER = [
     "kd.slurm",
     "kd.status",
     # training
-    "kd.peers",
     "kd.device",
     "kd.progress",
     "kd.state",
