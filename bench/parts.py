@@ -265,7 +265,7 @@ def step_overhead(rounds: int) -> None:
         timed("bare step", lambda: [bare() for _ in range(step_count)], step_count)
         timed(
             "evaluation",
-            lambda: evaluate(bare.network, digits, digits.test_images, digits.test_labels, FP32, "test"),
+            lambda: evaluate(bare.network, digits, "test", FP32),
             step_count,
         )
     middle = {name: median(values) for name, values in seconds.items()}

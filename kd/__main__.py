@@ -4,6 +4,7 @@ kd plan                                                     what a study will tr
 kd status                                                   where it stands, and what failed
 kd train results/digits/demo/wrn-10-2.ce.s0                 train one cell, or go on with it
 kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 a student of it
+torchrun --nproc-per-node 4 -m kd train results/...         one cell on four GPUs
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -44,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and options.verb in (train, bank, answers):
         keep_memory()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("kd").setLevel(logging.INFO)  # of the libraries, warnings only
+    # Of the libraries, warnings only, and of processes that train together all but the first (torchrun sets RANK).
+    logging.getLogger("kd").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     if arguments is None:
         signal.signal(signal.SIGTERM, _terminate)  # in the training loop its own handler takes over
     try:
@@ -168,7 +171,8 @@ def train(options: argparse.Namespace) -> int:
 
     cell = parse_cell(options.cell)
     manifest = stages.train(cell, _recipe(options, cell), _resources(options), options.fresh)
-    return 0 if manifest["status"] == "ok" else Diverged.exit_code
+    # To torchrun, which makes 1 of every code, a cell that diverged has ended well.
+    return 0 if manifest["status"] == "ok" or "TORCHELASTIC_RUN_ID" in os.environ else Diverged.exit_code
 
 
 def bank(options: argparse.Namespace) -> None:
@@ -283,9 +287,12 @@ def _parser() -> argparse.ArgumentParser:
         added = verb(name, function)
         added.add_argument("cell", help="path of a cell: results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/...")
         added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
-        added.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+        added.add_argument("--threads", type=int, default=1, help="CPU threads, workers among them (default 1)")
         added.add_argument("--cells-per-gpu", type=int, default=1, help="cells to share a GPU (default 1; 0: as fit)")
         if name == "train":
+            added.add_argument(
+                "--workers", type=int, default=0, help="processes that decode streamed images (default 0)"
+            )
             added.add_argument("--fresh", action="store_true", help="discard the saved state")
         elif name == "bank":
             added.add_argument("--needs", nargs="+", required=True, metavar="SEED:EPOCHS", help="of its students")
@@ -354,9 +361,12 @@ def _recipe(options: argparse.Namespace, what: Cell | Dataset) -> Recipe:
 def _resources(options: argparse.Namespace) -> object:
     from kd.stages import Resources
 
-    if options.threads < 1 or options.cells_per_gpu < 0:
-        raise ConfigError(f"--threads {options.threads} --cells-per-gpu {options.cells_per_gpu}: too few")
-    return Resources(options.threads, options.cells_per_gpu)
+    workers = getattr(options, "workers", 0)
+    if options.threads < 1 or options.cells_per_gpu < 0 or workers < 0:
+        raise ConfigError(
+            f"--threads {options.threads} --cells-per-gpu {options.cells_per_gpu} --workers {workers}: too few"
+        )
+    return Resources(options.threads, options.cells_per_gpu, workers)
 
 
 def _need(text: str) -> tuple[int, int]:

@@ -68,12 +68,12 @@ def answered(
     given, before = examples.labels[chosen], torch.from_numpy(clean.copy())[chosen]
     every = torch.arange(len(examples.test_labels))
     splits = {
-        "test": (every, examples.test_labels, examples.test_labels, examples.test_images),
-        "train": (chosen, given, before, examples.images),
+        "test": (every, examples.test_labels, examples.test_labels),
+        "train": (chosen, given, before),
     }
     tensors = {}
-    for name, (index, labels, truth, images) in splits.items():
-        parts = [_run(network, images, index, examples, place) for network in networks]
+    for name, (index, labels, truth) in splits.items():
+        parts = [_run(network, name, index, examples, place) for network in networks]
         tensors |= {f"{name}.index": index, f"{name}.labels": labels, f"{name}.clean": truth}
         if len(networks) > 1:
             tensors[f"{name}.logits"] = ENSEMBLES[combination](torch.stack([logits for logits, _ in parts]))
@@ -86,13 +86,12 @@ def answered(
 
 
 @torch.inference_mode()
-def _run(network: Network, images: Tensor, index: Tensor, examples: Examples, place: Place) -> tuple[Tensor, Tensor]:
-    """Return the logits [M, K] and pre-logits [M, D] of the images [N, H, W, C] at `index` [M], float32."""
+def _run(network: Network, split: str, index: Tensor, examples: Examples, place: Place) -> tuple[Tensor, Tensor]:
+    """Return the logits [M, K] and pre-logits [M, D] of the images of `train` or `test` at `index` [M], float32."""
     network = network.to(place.device, memory_format=torch.channels_last).eval()
     logits, prelogits = [], []
-    for part in index.split(place.evaluation_batch):  # by parts: the images may be larger than memory
-        inputs = examples.normalise(images[part].permute(0, 3, 1, 2)).to(place.device)
-        features = network.features(inputs)
+    for inputs in examples.plain(split, index, place.evaluation_batch):  # by parts: they may be larger than memory
+        features = network.features(inputs.to(place.device))
         logits.append(network.classifier(features).cpu())
         prelogits.append(features.cpu())
     return torch.cat(logits), torch.cat(prelogits)

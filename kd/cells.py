@@ -497,6 +497,8 @@ def code_behind(cell: Cell, protocol: Protocol) -> str:
         modules += ["kd.teachers"]
     if cell.fraction < 1 or protocol.heldout:
         modules += ["kd.data.arrays"]
+    if protocol.crop == "resized":
+        modules += ["kd.data.streamed"]
     return code_digest(*modules)
 
 

@@ -355,7 +355,13 @@ class Protocol(_Model):
         None, description="epochs at which lr is multiplied by gamma; by default at 1/2 and 3/4 of the epochs"
     )
     gamma: Annotated[Number, Field(gt=0, le=1)] = 0.1
-    pad: Annotated[Whole, Field(ge=0)] | None = Field(None, description="random crop after padding; default: dataset's")
+    crop: Literal["padded", "resized"] = Field(
+        "padded",
+        description="random crops of an image's own size after padding; or of any part, resized: streamed data",
+    )
+    pad: Annotated[Whole, Field(ge=0)] | None = Field(
+        None, description="pixels on each side of padded crops; default: dataset's"
+    )
     flip: bool | None = Field(None, description="random horizontal flip; by default where mirror images are the same")
     heldout: Share = Field(0.0, description="share of the training set kept for evaluation; the paper has none")
     teacher: Literal["bank", "online"] = Field("bank", description="read stored logits, or run the teacher each step")
@@ -372,6 +378,10 @@ class Protocol(_Model):
             raise ValueError("nesterov needs a momentum above 0; set nesterov: false")
         if self.milestones and list(self.milestones) != sorted(m for m in set(self.milestones) if 0 < m < self.epochs):
             raise ValueError(f"milestones {list(self.milestones)} must increase, between 1 and {self.epochs - 1}")
+        if self.crop == "resized" and self.pad is not None:
+            raise ValueError("pad: resized crops are not padded; leave it out")
+        if self.crop == "resized" and self.teacher == "bank":
+            raise ValueError("teacher: resized crops are without number, no bank holds them; set teacher: online")
         return self
 
     @property
@@ -387,7 +397,12 @@ class DeclaredDataset(_Model):
 
     folder: str | None = Field(None, description="holds train/CLASS/*.jpg and val|test/CLASS/*")
     size: Annotated[Whole, Field(ge=4, le=512)] | None = Field(None, description="images become size x size pixels")
-    convert: Literal["rgb"] | None = Field(None, description="turn grey, palette and alpha images into RGB")
+    convert: Literal["rgb"] | None = Field(
+        None, description="turn grey, palette and alpha images into RGB; streamed ones always are"
+    )
+    streamed: bool | None = Field(
+        None, description="decode images when they are needed, each time, instead of once: for what fits into no memory"
+    )
     source: str | None = Field(None, description="local folder or archive of a built-in dataset, instead of a download")
 
     @model_validator(mode="after")
@@ -396,6 +411,8 @@ class DeclaredDataset(_Model):
             raise ValueError("give either folder (images) or source (a local copy of a built-in dataset)")
         if self.folder is not None and self.size is None:
             raise ValueError("size: missing; an image folder needs the size to resize to, such as 32")
+        if self.streamed and self.folder is None:
+            raise ValueError("streamed: only a folder of images can be")
         return self
 
 
@@ -486,6 +503,12 @@ class Study(_Model):
     experiments: dict[Name, Experiment]
     keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
     cells_per_gpu: CellsPerGpu = Field(1, description="cells that share one GPU; auto: as many as fit into its memory")
+    gpus_per_cell: Annotated[Whole, Field(ge=1, le=64)] = Field(
+        1, description="GPUs that train one cell together, each with its part of every batch; without GPUs, processes"
+    )
+    workers: Annotated[Whole, Field(ge=0, le=64)] = Field(
+        0, description="processes that decode streamed images for each GPU of a cell; they change no number"
+    )
 
     RESERVED: ClassVar = frozenset({"teachers"})  # the table's name for the networks that only teach
 
@@ -527,8 +550,18 @@ class Study(_Model):
         if name not in known:
             raise ValueError(f"{key}: {name!r} is neither built in nor under datasets{nearest(name, known)}")
         declared = self.datasets.get(name)
-        if self.protocol.flip and not data.source_of(name, declared and declared.model_dump()).mirrorable:
+        source = data.source_of(name, declared and declared.model_dump())
+        if self.protocol.flip and not source.mirrorable:
             raise ValueError(f"protocol.flip: a mirrored image of {name} is another class; set flip: false")
+        if source.streamed and self.protocol.crop == "padded":
+            raise ValueError(
+                f"protocol.crop: of {name}, which is streamed, only resized crops are made; set crop: resized"
+            )
+        if self.protocol.crop == "resized" and not source.streamed:
+            raise ValueError(
+                f"protocol.crop: resized crops are made of streamed images alone, which {name} has none of; set "
+                "crop: padded, or streamed: true beside its folder"
+            )
 
 
 class Recipe(_Model):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from kd import files
 from kd.errors import Busy, ConfigError
+from kd.peers import ALONE, Peers
 
 SHARES = Path("state/gpus")
 COMPILED = Path("state/compiled")
@@ -40,6 +41,7 @@ class Place:
     device: torch.device
     precision: str  # fp32 or bf16
     compiles: bool = False
+    peers: Peers = ALONE
 
     def autocast(self) -> torch.autocast:
         """Return the context in which a network runs: bfloat16 autocast, or nothing in fp32."""
@@ -56,7 +58,7 @@ class Place:
         A partial batch runs as it is: it comes once an epoch, and is not worth a compilation of its own.
         """
         if not self.compiles:
-            return network
+            return self.peers.parallel(network)
         # Beside the states, so that cells share it wherever they run; by processor, for the code is made for one.
         processor = f"{zlib.crc32((_cpu_name() + _cpu_info('flags')).encode()):08x}"
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((COMPILED / processor).absolute()))
@@ -67,8 +69,8 @@ class Place:
         return lambda inputs: compiled(inputs) if len(inputs) in whole else network(inputs)
 
     def recorded(self, step: Callable[..., None]) -> Callable[..., None]:
-        """Return `step` as it runs fastest here: on a GPU as one CUDA graph for each shape of its tensors."""
-        return _Recorded(step) if self.device.type == "cuda" else step
+        """Return `step` as it runs fastest here: alone on a GPU as one CUDA graph for each shape of its tensors."""
+        return _Recorded(step) if self.device.type == "cuda" and self.peers.count == 1 else step
 
     def scalar(self, value: float) -> float | Tensor:
         """Return a number that changes between steps in the form that a recorded step can read."""
@@ -77,6 +79,7 @@ class Place:
     def describe(self) -> dict:
         """Return what a manifest says of the machine: device, precision, compiled, threads and versions."""
         gpu = self.device.type == "cuda"
+        together = {"processes": self.peers.count} if self.peers.count > 1 else {}
         return {
             "device": torch.cuda.get_device_name(self.device) if gpu else _cpu_name(),
             "precision": self.precision,
@@ -84,6 +87,7 @@ class Place:
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
             "torch": torch.__version__,
+            **together,
         }
 
     def peak_memory(self) -> dict:
@@ -133,32 +137,42 @@ class _Recorded:
 
 
 @contextlib.contextmanager
-def place(precision: str, threads: int, cells_per_gpu: int = 1, gpu_bytes: int = 0) -> Iterator[Place]:
+def place(
+    precision: str, threads: int, cells_per_gpu: int = 1, gpu_bytes: int = 0, peers: Peers = ALONE
+) -> Iterator[Place]:
     """Hold a place to compute: a share of a GPU if there is one (or what KD_DEVICE names), else the CPU.
 
     The share is 1 / `cells_per_gpu`, or more if `gpu_bytes`, what the cell needs, are more. It is one of the GPUs that
-    are visible: all of a workstation, or those that SLURM gave to the job.
+    are visible: all of a workstation, or those that SLURM gave to the job. Of `peers` each has a share of its own GPU.
     """
     torch.set_num_threads(threads)
     wanted = os.environ.get("KD_DEVICE", "")
     if wanted:
-        yield _place(wanted, precision)
+        yield _place(wanted, precision, peers)
     elif not torch.cuda.is_available():
-        yield _place("cpu", precision)
+        yield _place("cpu", precision, peers)
     else:
         with contextlib.ExitStack() as held:
             cards = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
             # By UUID: two jobs of one node may both call their GPU 0, and nodes share the folder of the locks.
             memories = {str(card.uuid): card.total_memory for card in cards}
-            yield _place(f"cuda:{_gpu_share(memories, gpu_bytes, cells_per_gpu, held)}", precision)
+            # The first takes a share for each at once: two cells that took one by one could wait for each other.
+            shares = _gpu_shares(memories, gpu_bytes, cells_per_gpu, held, peers.count) if peers.is_first else []
+            yield _place(f"cuda:{peers.told(shares)[peers.rank]}", precision, peers)
 
 
-def compiling_pays(pixels: float, wanted: str) -> bool:
+def compiling_pays(pixels: float, wanted: str, processes: int = 1) -> bool:
     """Say whether to compile a network that is trained on `pixels` pixels in all, epochs included.
+
+    Several `processes` run it as it is: compiled for them, a network has been seen to wait for ever.
 
     `wanted` is auto, always or never; auto is a rule, not a measurement, so that a cell has the same bits each time.
     Raises ConfigError for always where there is no C++ compiler, or nothing of Python for it to include.
     """
+    if processes > 1 and wanted == "always":
+        raise ConfigError(f"protocol.compile: always, but {processes} processes train uncompiled; set auto")
+    if processes > 1:
+        return False
     compiler, header = os.environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h")
     found = shutil.which(compiler) is not None and header.is_file()
     if wanted == "always" and not found:
@@ -166,24 +180,41 @@ def compiling_pays(pixels: float, wanted: str) -> bool:
     return wanted == "always" or (wanted == "auto" and found and pixels >= _PIXELS_THAT_PAY)
 
 
-def _gpu_share(memories: dict[str, int], need: int, cells_per_gpu: int, held: contextlib.ExitStack) -> int:
-    """Lock a share of a visible GPU, the emptiest first, waiting while all are taken; return the GPU's number.
+def _gpu_shares(
+    memories: dict[str, int], need: int, cells_per_gpu: int, held: contextlib.ExitStack, count: int = 1
+) -> list[int]:
+    """Lock a share of each of `count` visible GPUs, the emptiest first, waiting while too few are free.
 
-    A share is a block of the `_PARTS` of a GPU, by its name with its bytes in `memories`: as many as hold `need` bytes,
-    at least 1 / `cells_per_gpu` of them.
+    Returns the GPUs' numbers. A share is a block of the `_PARTS` of a GPU, by its name with its bytes in `memories`: as
+    many as hold `need` bytes, at least 1 / `cells_per_gpu` of them.
     """
     least = _PARTS // cells_per_gpu if cells_per_gpu != AUTO else 1
     sizes = [max(least, math.ceil(_PARTS * need / memory)) for memory in memories.values()]
     if min(sizes) > _PARTS:
         largest = max(memories.values())
         raise ConfigError(f"this cell needs {need / 2**30:.1f} GiB; the largest GPU has {largest / 2**30:.1f}")
+    if count > len(memories):
+        raise ConfigError(f"gpus_per_cell: this cell is to have {count} GPUs, but {len(memories)} are visible")
     while True:
-        for block in range(_PARTS):
-            for number, (name, size) in enumerate(zip(memories, sizes, strict=True)):
-                parts = range(block * size, (block + 1) * size)
-                if parts.stop <= _PARTS and _locked_all([SHARES / f"{name}.{part}" for part in parts], held):
-                    return number
+        with contextlib.ExitStack() as trial:
+            taken = _free_shares(list(memories), sizes, trial, count)
+            if len(taken) == count:
+                held.push(trial.pop_all())
+                return taken
         time.sleep(_POLL_SECONDS)
+
+
+def _free_shares(names: list[str], sizes: list[int], held: contextlib.ExitStack, count: int) -> list[int]:
+    """Lock a free share of each of at most `count` GPUs into `held`; return their numbers."""
+    taken: list[int] = []
+    for block in range(_PARTS):
+        for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            parts = range(block * size, (block + 1) * size)
+            if len(taken) == count or number in taken or parts.stop > _PARTS:
+                continue
+            if _locked_all([SHARES / f"{name}.{part}" for part in parts], held):
+                taken.append(number)
+    return taken
 
 
 def _locked_all(paths: list[Path], held: contextlib.ExitStack) -> bool:
@@ -198,7 +229,7 @@ def _locked_all(paths: list[Path], held: contextlib.ExitStack) -> bool:
         return True
 
 
-def _place(name: str, precision: str) -> Place:
+def _place(name: str, precision: str, peers: Peers = ALONE) -> Place:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -207,7 +238,7 @@ def _place(name: str, precision: str) -> Place:
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # fp32 means fp32; torch's default rounds to 10 bits
-    return Place(device, _fastest(device) if precision == "auto" else precision)
+    return Place(device, _fastest(device) if precision == "auto" else precision, peers=peers)
 
 
 def _fastest(device: torch.device) -> str:

@@ -46,6 +46,10 @@ class Busy(KdError):
     exit_code = 75
 
 
+class Abandoned(KdError):
+    """One of several processes that trained a cell together is gone, and the others with it."""
+
+
 class OutOfMemory(KdError):
     """An allocation was refused, on the host or on a GPU. 137 is also what a shell says of a killed process."""
 
@@ -61,9 +65,14 @@ class Terminated(KdError):
 
 
 def understood(error: BaseException) -> BaseException:
-    """Return `error` as the KdError that it amounts to: a full disk, a lack of memory or Ctrl-C; else itself."""
+    """Return `error` as the KdError that it amounts to: a full disk, no memory, Ctrl-C, a lost peer; else itself."""
     if _is_lack_of_memory(error):
         return OutOfMemory(f"out of memory: {first_line(error)}; give it more, or train fewer cells at once")
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_PEER):
+        return Abandoned(
+            f"another process that trained this cell has ended ({first_line(error)}); the same command goes "
+            "on from the last saved state"
+        )
     if isinstance(error, OSError):
         return StorageError(f"{error.filename or 'storage'}: {error.strerror or error}")
     if isinstance(error, KeyboardInterrupt):
@@ -78,7 +87,10 @@ _NO_MEMORY = (
     "could not create a primitive",
     "can't start new thread",
     "failed to map segment",
+    "is killed by signal: Killed",  # a worker that decodes images
 )
+# What torch.distributed says of a process that has ended: its message, not this one, has the cause.
+_NO_PEER = ("gloo/transport", "Connection closed by peer")
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:

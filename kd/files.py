@@ -22,6 +22,7 @@ from kd.errors import Busy, StorageError
 MANIFEST = "manifest.json"
 AGAIN = "run snakemake, or the kd verb that makes it"
 _PENDING = ".tmp-"  # prefix of files that are not there yet; the writer's pid follows
+_OPEN_LOCKS: set[int] = set()  # file descriptors
 
 
 def sha256(content: bytes) -> str:
@@ -243,10 +244,22 @@ def lock(path: Path, wait: bool = True, shared: bool = False) -> Iterator[None]:
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    _OPEN_LOCKS.add(handle)
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
     except BlockingIOError as error:
         raise Busy(f"{path}: another process works on this") from error
     finally:
+        _OPEN_LOCKS.remove(handle)
         os.close(handle)
+
+
+def _close_locks() -> None:
+    for handle in _OPEN_LOCKS:
+        os.close(handle)
+    _OPEN_LOCKS.clear()
+
+
+# A lock is held by whoever has its file open: a worker that outlives its parent must not hold the parent's.
+os.register_at_fork(after_in_child=_close_locks)

@@ -24,6 +24,7 @@ from kd.data import views
 from kd.data.examples import Examples
 from kd.device import Place
 from kd.errors import Diverged, Terminated
+from kd.peers import Peers
 from kd.progress import Progress
 from kd.state import State
 
@@ -45,7 +46,7 @@ class Plan:
     """How one network is trained: the protocol's values, and what the cell adds to them."""
 
     objective: Objective
-    grid: views.Grid
+    grid: views.Views
     seed: int
     epochs: int  # to train: fewer than the schedule is made for where a teacher is stopped early
     schedule_epochs: int
@@ -88,26 +89,28 @@ def fit(
     Raises Diverged, before anything is saved, when a loss is no longer finite; Terminated, after the state is
     saved, when SIGTERM, SIGINT or SIGUSR1 arrives.
     """
+    peers = place.peers
     network.to(place.device, memory_format=torch.channels_last)
     forward = place.compiled(network, plan.batch)
     examples = examples.to(place.device)
     optimiser = Sgd(network, plan)
     steps = math.ceil(len(examples.train) / plan.batch)
     position = Position(torch.zeros(5, dtype=torch.float64, device=place.device))
-    _restore(state.load(), network, optimiser, position, history)
-    progress = Progress(name, plan.epochs, steps)
+    _restore(state.load(), network, optimiser, position, history, peers)
+    progress = Progress(name, plan.epochs, steps, peers.is_first)
     progress.at(position.epoch * steps + position.step)
 
     @place.recorded
-    def step(index: Tensor, view: Tensor, lr: float | Tensor) -> None:
+    def step(batch: Tensor, shown: Tensor, lr: float | Tensor) -> None:
+        index = peers.own(batch)
         labels = examples.labels[index]
-        inputs = examples.normalise(plan.grid.render(examples.images[index], view))
-        target = teacher.logits(index, view, inputs) if teacher else None
+        inputs = examples.inputs(index, shown, plan.grid)
+        target = teacher.logits(index, shown, inputs) if teacher else None
 
         with place.autocast():
             logits = forward(inputs)
         loss = plan.objective(logits.float(), target, labels)  # [B]
-        loss.mean().backward()
+        peers.mean(loss, len(batch)).backward()
         optimiser.step(lr)
         position.add(loss, logits, labels, examples.truth(index))
 
@@ -116,32 +119,32 @@ def fit(
             epoch, resumed_at = position.epoch, time.monotonic()
             lr = place.scalar(plan.lr_at(epoch))
             order = views.order(plan.seed, epoch, examples.train)
-            batches = order.split(plan.batch)
-            shown = plan.grid.draw(plan.seed, epoch, order).split(plan.batch)
+            view = plan.grid.draw(plan.seed, epoch, order)
+            batches = list(zip(order.split(plan.batch), view.split(plan.batch), strict=True))
             network.train()
 
-            while position.step < steps:
-                index = batches[position.step]
-                step(index, shown[position.step], lr)
+            with contextlib.closing(examples.shown(batches[position.step :], peers.own)) as ahead:
+                for batch, shown in ahead:
+                    step(batch, shown, lr)
 
-                position.advance(len(index))
-                progress.at(epoch * steps + position.step)
-                if arrived or state.due(epoch_ends=False):
-                    position.seconds += time.monotonic() - resumed_at
-                    resumed_at = time.monotonic()
-                    _save(state, network, optimiser, position, history)
-                    if arrived:
-                        raise Terminated(
-                            arrived[0], f"stopped in epoch {epoch + 1}, step {position.step}, the state is saved"
-                        )
+                    position.advance(len(batch))
+                    progress.at(epoch * steps + position.step)
+                    stop, save = peers.agreed(arrived, state.due(epoch_ends=False))
+                    if stop or save:
+                        position.seconds += time.monotonic() - resumed_at
+                        resumed_at = time.monotonic()
+                        _save(state, network, optimiser, position, history, peers)
+                    if stop:
+                        where = f"stopped in epoch {epoch + 1}, step {position.step}, the state is saved"
+                        raise Terminated(stop, where)
 
-            position.check_finite()
+            position.check_finite(peers)
+            peers.same_buffers(network)
             network.eval()
-            row = {"epoch": epoch + 1, "lr": plan.lr_at(epoch), **position.means("train")}
-            row |= evaluate(forward, examples, examples.test_images, examples.test_labels, place, "test")
+            row = {"epoch": epoch + 1, "lr": plan.lr_at(epoch), **position.means("train", peers)}
+            row |= evaluate(forward, examples, "test", place)
             if len(examples.heldout):
-                held = examples.heldout
-                row |= evaluate(forward, examples, examples.images[held], examples.labels[held], place, "heldout")
+                row |= evaluate(forward, examples, "heldout", place)
             if not math.isfinite(row["test_loss"]):
                 raise Diverged(f"the test loss after epoch {epoch + 1} is {row['test_loss']}")
 
@@ -152,36 +155,36 @@ def fit(
             progress.epoch(row, speed)
             position.next_epoch()
             # after the last one always: what comes now is publishing, and a full disk there must not cost the run
-            if position.epoch == plan.epochs or state.due(epoch_ends=True):
-                _save(state, network, optimiser, position, history)
+            _, save = peers.agreed([], position.epoch == plan.epochs or state.due(epoch_ends=True))
+            if save:
+                _save(state, network, optimiser, position, history, peers)
 
 
 @torch.inference_mode()
-def evaluate(
-    forward: Callable[[Tensor], Tensor], examples: Examples, images: Tensor, labels: Tensor, place: Place, prefix: str
-) -> Row:
-    """Return the mean cross-entropy and the top-1 accuracy (%) on images [N, H, W, C] uint8.
+def evaluate(forward: Callable[[Tensor], Tensor], examples: Examples, part: str, place: Place) -> Row:
+    """Return the mean cross-entropy and the top-1 accuracy (%) on `part` of the examples, `test` or `heldout`.
 
     `forward` is a network in evaluation mode, or what runs one: images [B, C, H, W] to logits [B, K].
     """
     sums = torch.zeros(2, dtype=torch.float64, device=place.device)
-    size = place.evaluation_batch
-    for batch, truth in zip(images.split(size), labels.split(size), strict=True):
-        inputs = examples.normalise(batch.permute(0, 3, 1, 2))
+    split, index, labels = examples.evaluated(part)
+    own, size = place.peers.own, place.evaluation_batch
+    for inputs, truth in zip(examples.plain(split, own(index), size), own(labels).split(size), strict=True):
         with place.autocast():
             logits = forward(inputs)
         logits = logits.float()
         sums += torch.stack([cross_entropy(logits, truth, reduction="sum"), (logits.argmax(1) == truth).sum()])
-    loss, correct = (sums / len(labels)).tolist()
-    return {f"{prefix}_loss": loss, f"{prefix}_top1": 100 * correct}
+    loss, correct = (place.peers.gathered(sums).sum(0) / len(labels)).tolist()
+    return {f"{part}_loss": loss, f"{part}_top1": 100 * correct}
 
 
 @dataclass
 class Position:
     """Where a run is: the epoch and the step to do next, and the sums of the epoch so far, on the device."""
 
-    sums: Tensor  # [5] float64: losses, right answers; mislabelled examples, answered as labelled, as they truly are
-    seen: int = 0  # examples that are in the sums
+    # [5] float64, of this process: losses, right answers; mislabelled examples, answered as labelled, as they truly are
+    sums: Tensor
+    seen: int = 0  # examples that are in the sums of all processes
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0  # that processes before this one spent on the epoch
@@ -203,21 +206,21 @@ class Position:
         self.seen += examples
         self.step += 1
 
-    def check_finite(self) -> None:
-        """Raise Diverged, naming the interval of steps, unless every loss so far is finite."""
-        if not math.isfinite(self.sums[0].item()):
+    def check_finite(self, peers: Peers) -> None:
+        """Raise Diverged, naming the interval of steps, unless every loss so far is finite, in every process."""
+        if not peers.gathered(self.sums).isfinite().all():
             raise Diverged(
                 f"the loss is no longer finite: epoch {self.epoch + 1}, steps {self.checked + 1} to {self.step}"
             )
         self.checked = self.step
 
-    def means(self, prefix: str) -> Row:
+    def means(self, prefix: str, peers: Peers) -> Row:
         """Return the epoch's mean loss and top-1 accuracy (%) while it was trained.
 
         Where examples are mislabelled also how many of those (%) were answered with their wrong label, memorised, and
         with their true one, recovered.
         """
-        loss, right, mislabelled, memorised, recovered = self.sums.tolist()
+        loss, right, mislabelled, memorised, recovered = peers.gathered(self.sums).sum(0).tolist()
         row = {f"{prefix}_loss": loss / self.seen, f"{prefix}_top1": 100 * (right / self.seen)}
         if mislabelled:
             row[f"{prefix}_memorised"] = 100 * memorised / mislabelled
@@ -272,16 +275,19 @@ class Sgd:
         torch._foreach_copy_(self._momenta, [m.to(own.device) for m, own in zip(momenta, self._momenta, strict=True)])
 
 
-def _save(state: State, network: nn.Module, optimiser: Sgd, position: Position, history: History) -> None:
-    position.check_finite()  # promise 5: a state that has diverged is never saved
+def _save(state: State, network: nn.Module, optimiser: Sgd, position: Position, history: History, peers: Peers) -> None:
+    position.check_finite(peers)  # promise 5: a state that has diverged is never saved
     content = {
         "network": network.state_dict(),
         "momenta": optimiser.state(),
         "generator": torch.get_rng_state(),  # for networks with dropout; order and views need none
-        "position": vars(position),
+        # The sums of each process: added up here, they would end with other last digits.
+        "position": {**vars(position), "sums": peers.gathered(position.sums)},
         "history": vars(history),
     }
-    state.save(content)
+    if peers.is_first:
+        state.save(content)
+    peers.told("saved")  # until then nobody ends: torchrun would end the first, too
 
 
 def _restore(
@@ -290,13 +296,14 @@ def _restore(
     optimiser: Sgd,
     position: Position,
     history: History,
+    peers: Peers,
 ) -> None:
     if saved is None:
         return
     network.load_state_dict(saved["network"])
     optimiser.restore(saved["momenta"])
     torch.set_rng_state(saved["generator"])
-    position.sums.copy_(saved["position"].pop("sums"))
+    position.sums.copy_(saved["position"].pop("sums")[peers.rank])
     vars(position).update(saved["position"])
     log.info("going on from epoch %d, step %d", position.epoch + 1, position.step + 1)
     vars(history).update(saved["history"])

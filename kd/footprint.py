@@ -30,11 +30,9 @@ def gpu_bytes(network: str, classes: int, examples: Examples, batch: int, rows: 
     Weights with gradients and momenta, what one batch keeps for its backward pass, and the data, which stay on the
     device. Activations count as float32: in bfloat16 it is less.
     """
-    _, height, width, channels = examples.images.shape
-    kept = _kept_by_a_step(network, classes, (batch, channels, height, width))
-    data = sum(tensor.nbytes for tensor in vars(examples).values() if tensor is not None)
+    kept = _kept_by_a_step(network, classes, (batch, *examples.shape))
     bank = rows * (2 * classes + 8)  # as on the disk
-    return math.ceil(_FIXED + data + bank + _SLACK * kept)
+    return math.ceil(_FIXED + examples.nbytes + bank + _SLACK * kept)
 
 
 def disk_bytes(cells: Iterable[Cell], study: Study) -> Mapping[str, int]:

@@ -15,12 +15,16 @@ log = logging.getLogger("kd")
 class Progress:
     """Show a run of `epochs` epochs of `steps` steps."""
 
-    def __init__(self, name: str, epochs: int, steps: int) -> None:
+    def __init__(self, name: str, epochs: int, steps: int, is_first: bool = True) -> None:
         self._name, self._epochs = name, epochs
         self._began = time.monotonic()
         self._done_before: int | None = None
         self._bar = tqdm(
-            total=epochs * steps, desc=name[-40:], unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
+            total=epochs * steps,
+            desc=name[-40:],
+            unit="step",
+            disable=not (is_first and sys.stderr.isatty()),
+            dynamic_ncols=True,
         )
 
     def at(self, step: int) -> None:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -50,11 +51,12 @@ from kd.data.arrays import hold_out, open_dataset, subset
 from kd.data.examples import Examples
 from kd.data.noise import open_labels
 from kd.data.prepare import prepare_dataset, prepare_labels
-from kd.data.views import Grid
+from kd.data.views import Grid, Views
 from kd.device import Place, compiling_pays, place
 from kd.errors import ConfigError, Diverged, StorageError
 from kd.fit import History, Plan, Row, Teacher, fit
 from kd.footprint import gpu_bytes
+from kd.peers import ALONE, Peers, joined
 from kd.state import State
 from kd.teachers import Ensemble, LiveTeacher, Need
 from kd.weights import at_epoch_0, load, measure
@@ -68,8 +70,9 @@ MODEL, METRICS, TIMINGS = "model.safetensors", "metrics.csv", "timings.csv"
 class Resources:
     """What a cell may use of the machine."""
 
-    threads: int = 1
+    threads: int = 1  # of all its processes, those that decode images among them
     cells_per_gpu: int = 1  # 0: as many as fit into its memory
+    workers: int = 0  # that decode streamed images for each process that trains
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -100,36 +103,49 @@ class Prepared:
     clean: np.ndarray  # [N] the training labels before label noise
     classes: int
     channels: int
-    grid: Grid
+    grid: Views
     digests: dict[str, str]
 
 
-def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None) -> Prepared:
+def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers: int = 0) -> Prepared:
     """Open the data that `cell` learns from, memory-mapped, or another `fraction` of them.
 
-    Raises StorageError when they are damaged or not there.
+    Where they are streamed, `workers` processes will decode them. Raises StorageError when they are damaged or not
+    there.
     """
     source = source_of(cell.dataset.name, recipe.declared)
     protocol = recipe.protocol
     dataset = open_dataset(Path(DATA, cell.dataset.name))
+    if (dataset.files is not None) != (protocol.crop == "resized"):
+        raise StorageError(
+            f"{DATA}/{cell.dataset.name}: was made when the study said otherwise whether it is streamed; run "
+            f"`kd data {cell.dataset.name}`, or snakemake"
+        )
     given = open_labels(Path(DATA, cell.dataset.labelled)) if cell.dataset.noise else dataset.train_labels
     # Chosen by the clean labels: the same examples are held out, or left out, at every noise and fraction.
     train, heldout = hold_out(dataset.train_labels, protocol.heldout)
     train = subset(dataset.train_labels, cell.fraction if fraction is None else fraction, among=train)
-    examples = Examples(
-        images=_tensor(dataset.train_images),
-        labels=_tensor(given),
-        train=_tensor(train),
-        heldout=_tensor(heldout),
-        test_images=_tensor(dataset.test_images),
-        test_labels=_tensor(dataset.test_labels),
-        mean=torch.tensor(dataset.mean),
-        std=torch.tensor(dataset.std),
-        clean=_tensor(dataset.train_labels) if cell.dataset.noise else None,
-    )
-    grid = Grid(*augmentation(source, protocol))
+    parts = {
+        "labels": _tensor(given),
+        "train": _tensor(train),
+        "heldout": _tensor(heldout),
+        "test_labels": _tensor(dataset.test_labels),
+        "mean": torch.tensor(dataset.mean),
+        "std": torch.tensor(dataset.std),
+        "clean": _tensor(dataset.train_labels) if cell.dataset.noise else None,
+    }
+    pad, flip = augmentation(source, protocol)
+    if dataset.files:
+        from kd.data.streamed import ResizedCrops, Stream, StreamedExamples  # and with it Pillow
+
+        grid = ResizedCrops(flip)
+        examples = StreamedExamples(stream=Stream(dataset, grid, workers), **parts)
+    else:
+        grid = Grid(pad, flip)
+        images, test_images = _tensor(dataset.train_images), _tensor(dataset.test_images)
+        examples = Examples(images=images, test_images=test_images, **parts)
     digests = {"data": dataset.digest, "labels": _digest(given), "examples": _digest(train)}
-    return Prepared(examples, dataset.train_labels, dataset.classes, dataset.train_images.shape[-1], grid, digests)
+    return Prepared(examples, dataset.train_labels, dataset.classes, examples.shape[0], grid, digests)
 
 
 # -- train ------------------------------------------------------------------------------------------------------------
@@ -144,10 +160,13 @@ def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False)
     A cell that is published already, from the same recipe, code and inputs, is left as it is. A cell that
     diverges is published as diverged. `fresh` discards the state.
     """
-    with at_work(cell_lock(cell)), contextlib.ExitStack() as held:
-        files.sweep(Path(cell.path))
-        have = prepared(cell, recipe)
-        where = _place(cell, recipe, have, resources, held, trains=cell.epochs(recipe.protocol) > 0)
+    with joined() as peers, contextlib.ExitStack() as held:
+        if peers.is_first:
+            held.enter_context(at_work(cell_lock(cell)))
+            files.sweep(Path(cell.path))
+        peers.told("go on")  # the others wait for the lock here; what they find then is what the first finds
+        have = prepared(cell, recipe, workers=resources.workers)
+        where = _place(cell, recipe, have, resources, held, peers, trains=cell.epochs(recipe.protocol) > 0)
         identity = _identity(cell, recipe, have, where)
         published = _published(cell, identity["fingerprint"])
         if published:
@@ -173,24 +192,32 @@ def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False)
             cause = str(error)
             log.error("%s diverged: %s", cell, cause)
         ended = {"kind": "network", "status": "diverged" if cause else "ok", "cause": cause}
+        if not peers.is_first:
+            return ended
         machine = where.describe() | {"memory": where.peak_memory(), "kd": __version__}
         return _publish(cell, network, history, ended | identity | _summary(network, history) | machine)
 
 
 def _place(
-    cell: Cell, recipe: Recipe, have: Prepared, resources: Resources, held: contextlib.ExitStack, trains: bool = True
+    cell: Cell,
+    recipe: Recipe,
+    have: Prepared,
+    resources: Resources,
+    held: contextlib.ExitStack,
+    peers: Peers = ALONE,
+    trains: bool = True,
 ) -> Place:
     """Hold a place where `cell` is trained, or teaches, until `held` closes."""
     protocol, need = recipe.protocol, 0
+    threads = max(1, resources.threads // peers.count - resources.workers)
     if torch.cuda.is_available():
         banks = len(cell.teacher.members) if cell.teacher and protocol.teacher == "bank" else 0
-        rows = round(banks * have.grid.count * len(have.examples.train) / cell.stage.fraction)
-        need = max(
-            gpu_bytes(network, have.classes, have.examples, protocol.batch, rows) for network in cell.stage.networks
-        )
-    where = held.enter_context(place(protocol.precision, resources.threads, resources.cells_per_gpu, need))
-    pixels = have.examples.images[0, ..., 0].numel() * len(have.examples.train) * cell.epochs(protocol)
-    return dataclasses.replace(where, compiles=trains and compiling_pays(pixels, protocol.compile))
+        rows = round(banks * have.grid.count * len(have.examples.train) / cell.stage.fraction) if banks else 0
+        batch = math.ceil(protocol.batch / peers.count)
+        need = max(gpu_bytes(network, have.classes, have.examples, batch, rows) for network in cell.stage.networks)
+    where = held.enter_context(place(protocol.precision, threads, resources.cells_per_gpu, need, peers))
+    pixels = math.prod(have.examples.shape[1:]) * len(have.examples.train) * cell.epochs(protocol)
+    return dataclasses.replace(where, compiles=trains and compiling_pays(pixels, protocol.compile, peers.count))
 
 
 def _identity(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> dict:
@@ -204,6 +231,8 @@ def _identity(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> dict:
         "code": code_behind(cell, recipe.protocol),
         "inputs": have.digests | mentor | members,
     }
+    if where.peers.count > 1:
+        identity["processes"] = where.peers.count
     if cell.stage.weights:
         if recipe.weights is None:
             raise ConfigError(f"{cell}: this recipe does not say what the weights {cell.stage.weights!r} are")
@@ -230,6 +259,7 @@ def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: Sta
     if cell.teacher and _manifest_of(cell.teacher)["status"] != "ok":
         raise Diverged(f"its teacher {cell.teacher} diverged")
     plan = _plan(cell, recipe.protocol, have.grid)
+    _demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     # The seed of the stage alone: students that differ in their loss start from the same weights, in pairs.
     torch.manual_seed(cell.stage.seed)
     network = models.build(cell.stage.network, have.classes, have.channels)
@@ -237,6 +267,16 @@ def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: Sta
     teacher = _teacher(cell, recipe, have, plan, where) if cell.teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
     return network
+
+
+def _demand_examples(train: int, batch: int, processes: int) -> None:
+    """Raise ConfigError unless each of several processes has two examples, for batch normalisation, of every batch."""
+    least = min(batch, train % batch or batch)
+    if processes > 1 and least < 2 * processes:
+        raise ConfigError(
+            f"protocol.batch: {train} examples in batches of {batch} leave one of {least}, of which {processes} "
+            "processes cannot have two each; set another batch, or fewer gpus_per_cell"
+        )
 
 
 def _demand_room(cell: Cell, network: nn.Module) -> None:
@@ -348,6 +388,8 @@ def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resourc
 
     An ensemble has none: those of its members are filled.
     """
+    if recipe.protocol.crop == "resized":
+        raise ConfigError("protocol.crop: resized crops are without number, no bank holds them; set teacher: online")
     for member in teacher.members:
         _bank_of_one(member, recipe, needs, resources)
 

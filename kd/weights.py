@@ -54,11 +54,8 @@ def measure(network: nn.Module, examples: Examples, place: Place, declared: Weig
 def at_epoch_0(forward: Callable[[Tensor], Tensor], examples: Examples, place: Place) -> Row:
     """Return the row of a network, or several, that no epoch has trained: loss and top-1 (%), as after training."""
     examples = examples.to(place.device)
-    row = {"epoch": 0} | evaluate(forward, examples, examples.test_images, examples.test_labels, place, "test")
-    held = examples.heldout
-    if len(held):
-        row |= evaluate(forward, examples, examples.images[held], examples.labels[held], place, "heldout")
-    return row
+    row = {"epoch": 0} | evaluate(forward, examples, "test", place)
+    return row | evaluate(forward, examples, "heldout", place) if len(examples.heldout) else row
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from kd.errors import ConfigError
 
 def test_cells_spread_over_gpus_before_they_share_one(project: Path) -> None:
     with contextlib.ExitStack() as held:
-        assert [device._gpu_share({"GPU-a": 80, "GPU-b": 80}, 0, 2, held) for _ in range(4)] == [0, 1, 0, 1]
+        assert [device._gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 2, held) for _ in range(4)] == [[0], [1], [0], [1]]
         assert {path.name.split(".")[0] for path in device.SHARES.iterdir()} == {"GPU-a", "GPU-b"}
 
 
@@ -27,30 +27,44 @@ def test_a_cell_takes_as_much_of_a_gpu_as_its_memory_needs(project: Path, monkey
     monkeypatch.setattr(device.time, "sleep", lambda _: pytest.fail("no share is free"))
     with contextlib.ExitStack() as held:  # 48 parts: 24 + 12 + 12
         for need in (40, 20, 15):
-            device._gpu_share({"GPU-a": 80}, need, device.AUTO, held)
+            device._gpu_shares({"GPU-a": 80}, need, device.AUTO, held)
         with pytest.raises(pytest.fail.Exception):
-            device._gpu_share({"GPU-a": 80}, 20, device.AUTO, held)
+            device._gpu_shares({"GPU-a": 80}, 20, device.AUTO, held)
     with contextlib.ExitStack() as held:  # two cells may share it, but this one needs more than half
-        device._gpu_share({"GPU-a": 80}, 50, 2, held)
+        device._gpu_shares({"GPU-a": 80}, 50, 2, held)
         with pytest.raises(pytest.fail.Exception):
-            device._gpu_share({"GPU-a": 80}, 1, 2, held)
+            device._gpu_shares({"GPU-a": 80}, 1, 2, held)
     with pytest.raises(ConfigError, match="needs"), contextlib.ExitStack() as held:
-        device._gpu_share({"GPU-a": 80}, 81, device.AUTO, held)
+        device._gpu_shares({"GPU-a": 80}, 81, device.AUTO, held)
+
+
+def test_processes_that_train_together_get_a_gpu_each_all_at_once_or_none(project: Path, monkeypatch) -> None:
+    monkeypatch.setattr(device.time, "sleep", lambda _: pytest.fail("too few are free"))
+    two = {"GPU-a": 80, "GPU-b": 80}
+    with contextlib.ExitStack() as held:
+        assert device._gpu_shares(two, 0, 1, held, count=2) == [0, 1]
+    with contextlib.ExitStack() as held:
+        assert device._gpu_shares(two, 0, 1, held) == [0]
+        with pytest.raises(pytest.fail.Exception):
+            device._gpu_shares(two, 0, 1, held, count=2)
+        assert device._gpu_shares(two, 0, 1, held) == [1]  # nothing was kept of the attempt
+    with pytest.raises(ConfigError, match="to have 3 GPUs, but 2 are visible"), contextlib.ExitStack() as held:
+        device._gpu_shares(two, 0, 1, held, count=3)
 
 
 def test_a_cell_waits_for_a_slot_and_takes_the_one_that_is_freed(project: Path, monkeypatch) -> None:
     monkeypatch.setattr(device, "_POLL_SECONDS", 0.01)
     first, second, waiting = contextlib.ExitStack(), contextlib.ExitStack(), contextlib.ExitStack()
-    device._gpu_share({"GPU-a": 80, "GPU-b": 80}, 0, 1, first)
-    device._gpu_share({"GPU-a": 80, "GPU-b": 80}, 0, 1, second)
+    device._gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 1, first)
+    device._gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 1, second)
     got = []
-    thread = threading.Thread(target=lambda: got.append(device._gpu_share({"GPU-a": 80, "GPU-b": 80}, 0, 1, waiting)))
+    thread = threading.Thread(target=lambda: got.append(device._gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 1, waiting)))
     thread.start()
     time.sleep(0.1)
     assert not got
     second.close()
     thread.join(5)
-    assert got == [1]
+    assert got == [[1]]
     first.close()
     waiting.close()
 
@@ -86,6 +100,9 @@ def test_long_cells_are_compiled_where_there_is_a_compiler_and_short_ones_are_no
     assert not device.compiling_pays(digits, "auto")
     assert device.compiling_pays(digits, "always")
     assert not device.compiling_pays(cifar, "never")
+    assert not device.compiling_pays(cifar, "auto", processes=2)
+    with pytest.raises(ConfigError, match="2 processes train uncompiled; set auto"):
+        device.compiling_pays(cifar, "always", processes=2)
     (tmp_path / "Python.h").unlink()
     assert not device.compiling_pays(cifar, "auto")
     with pytest.raises(ConfigError, match=r"protocol\.compile: always, but g"):

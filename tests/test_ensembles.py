@@ -190,7 +190,7 @@ def test_an_ensemble_is_published_without_weights_with_its_members_digests_and_i
         return torch.stack([logits_of(member, inputs) for member in MEMBERS]).mean(0)
 
     with stages.place("fp32", 1, 1, 0) as where:
-        row = evaluate(mean, have, have.test_images, have.test_labels, where, "test")
+        row = evaluate(mean, have, "test", where)
     assert manifest["last"] == pytest.approx({"epoch": 0, **row}, rel=1e-5)
     assert manifest["last"]["test_loss"] <= max(manifests[m]["last"]["test_loss"] for m in MEMBERS)
     student = manifests[f"{BOTH}/resnet8.kl-tau3.s0"]

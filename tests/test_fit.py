@@ -295,7 +295,7 @@ def test_metrics_are_what_evaluating_the_network_gives() -> None:
     assert history.rows[-1]["test_loss"] == pytest.approx(
         nn.functional.cross_entropy(logits, examples.test_labels).item(), rel=1e-5
     )
-    again = evaluate(trained, examples, examples.test_images, examples.test_labels, CPU, "test")
+    again = evaluate(trained, examples, "test", CPU)
     assert again["test_loss"] == history.rows[-1]["test_loss"]
 
 

@@ -28,6 +28,7 @@ LADDER = [
     "kd.slurm",
     "kd.status",
     # training
+    "kd.peers",
     "kd.device",
     "kd.progress",
     "kd.state",

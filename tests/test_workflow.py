@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from made_imagenet import made_imagenet
 
 from kd import models
 from kd.files import file_digest, lock
@@ -650,6 +651,30 @@ def test_every_experiment_of_the_paper_runs_to_its_figures_on_digits(tmp_path: P
     assert set(table.experiment) == {*small["experiments"], "teachers"}
     assert (table.status == "ok").all()
     assert "Nothing to be done" in project.run()
+
+
+@pytest.mark.slow
+def test_the_study_of_imagenet_runs_to_its_figures_on_made_images_one_seed_of_it_in_two_processes(tmp_path) -> None:
+    project = Project(tmp_path)
+    small = yaml.safe_load((ROOT / "workflow" / "studies" / "imagenet-small.yaml").read_text())
+    whole = yaml.safe_load((ROOT / "workflow" / "studies" / "imagenet.yaml").read_text())
+    assert small["experiments"].keys() < whole["experiments"].keys()
+    assert small["protocol"].keys() - whole["protocol"].keys() == {"precision"}
+    made_imagenet(tmp_path / "data" / "small", train=19)  # the last of 4 batches has 9 examples
+    project.study(small)
+    project.run()
+    first = project.published()
+    assert not project.planned("--config", "gpus_per_cell=2", "workers=0")[1]  # what is trained stays as it is
+    project.study({**small, "seeds": [0, 1], "gpus_per_cell": 2})
+    project.run()
+    new = changed(first, project.published())
+    assert {name.rpartition(".")[2] for name in new} == {"s1"}
+    assert all('"processes": 2' in project.published()[name] for name in new)
+    table = pd.read_parquet(tmp_path / "reports" / "imagenet_small" / "table.parquet")
+    assert (table.status == "ok").all()
+    assert len(table) == 2 * 4 + 1
+    assert not (tmp_path / "banks").exists()
+    assert sum(path.stat().st_size for path in (tmp_path / "data").rglob("*.npy")) < 10_000  # no pixels
 
 
 def assert_signal(table: Path) -> None:

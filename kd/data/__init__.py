@@ -31,6 +31,7 @@ class Source:
     mirrorable: bool = True  # False where a mirrored image is another class
     pad: int = 4  # pixels: the crop that the dataset is usually trained with
     downloads: bool = False  # takes `source` (a local copy) and `download_root`
+    streamed: bool = False  # its images are decoded as they are read, and not before
 
     @property
     def module(self) -> str:
@@ -61,6 +62,9 @@ DATASETS: dict[str, Source] = {
 
 # What a study declares under `datasets: {NAME: {folder: ..., size: ...}}`.
 FOLDER = Source("kd.data.folder:image_folder", "a folder of images: train/CLASS/*.jpg and val|test/CLASS/*")
+STREAMED = Source(
+    "kd.data.folder:image_folder", "the same, but its images are read when they are needed", streamed=True
+)
 
 NOISES: dict[str, Noise] = {
     "sym": Noise("symmetric", "kd.data.noise:symmetric", "this share of all examples, to any other class"),
@@ -72,7 +76,7 @@ NOISES: dict[str, Noise] = {
 def source_of(name: str, declared: Mapping | None) -> Source:
     """Return where dataset `name` comes from: a folder where the study declares one, else what is built in."""
     if declared and declared.get("folder"):
-        return FOLDER
+        return STREAMED if declared.get("streamed") else FOLDER
     if name not in DATASETS:
         raise ConfigError(f"dataset {name!r}: neither built in nor declared with a folder{nearest(name, DATASETS)}")
     return DATASETS[name]

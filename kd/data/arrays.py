@@ -1,4 +1,7 @@
-"""A dataset on disk: uint8 images and int64 labels by example index, with one digest; its parts."""
+"""A dataset on disk: uint8 images and int64 labels by example index, with one digest; its parts.
+
+In the place of pixels a streamed dataset has one record for each image, of the file that holds it.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,19 @@ _ALWAYS_CHECKED = 256 << 20  # bytes of a file that is read whole whenever it is
 _SUBSET, _HOLD_OUT = stream("subset"), stream("holdout")
 
 
+@dataclass(frozen=True)
+class Files:
+    """Where the images of a streamed dataset are, and how many pixels of them are shown: size x size."""
+
+    folder: str
+    size: int
+
+
 @dataclass
 class Images:
     """What a builder returns: images [N, H, W, C], labels [N], and how to normalise (in units of 255)."""
 
-    train_images: np.ndarray  # uint8 [N, H, W, C]
+    train_images: np.ndarray  # uint8 [N, H, W, C]; or records [N] of `files`
     train_labels: np.ndarray  # int64 [N]
     test_images: np.ndarray
     test_labels: np.ndarray
@@ -30,13 +41,14 @@ class Images:
     mean: tuple[float, ...]  # [C] in [0, 1]
     std: tuple[float, ...]
     provenance: dict = field(default_factory=dict)
+    files: Files | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A published dataset, its images memory-mapped and read-only."""
 
-    train_images: np.ndarray  # uint8 [N, H, W, C]
+    train_images: np.ndarray  # uint8 [N, H, W, C]; or records [N] of `files`
     train_labels: np.ndarray  # int64 [N]
     test_images: np.ndarray
     test_labels: np.ndarray
@@ -44,6 +56,7 @@ class Dataset:
     mean: tuple[float, ...]  # [C] in [0, 1]
     std: tuple[float, ...]
     digest: str
+    files: Files | None = None  # of a streamed dataset
 
     @property
     def classes(self) -> int:
@@ -76,6 +89,10 @@ def write_dataset(images: Images, folder: Path, spec: dict) -> dict:
     _check(images, folder)
     arrays = {name: np.ascontiguousarray(getattr(images, name)) for name in ARRAYS}
     content = {name: _array_digest(array) for name, array in arrays.items()}
+    streamed = {}
+    if images.files:
+        content["size"] = images.files.size  # not the folder: a dataset that is moved is the same dataset
+        streamed["streamed"] = vars(images.files)
     manifest = {
         "kind": "dataset",
         "spec": spec,
@@ -85,6 +102,7 @@ def write_dataset(images: Images, folder: Path, spec: dict) -> dict:
         "mean": list(images.mean),
         "std": list(images.std),
         "provenance": images.provenance,
+        **streamed,
         "digest": sha256(canonical_json({**content, "mean": images.mean, "std": images.std}).encode()),
     }
     return publish(folder, {f"{name}.npy": npy(array) for name, array in arrays.items()}, manifest)
@@ -104,14 +122,16 @@ def _array_digest(array: np.ndarray) -> str:
 def _check(images: Images, folder: Path) -> None:
     for split in ("train", "test"):
         pixels, labels = getattr(images, f"{split}_images"), getattr(images, f"{split}_labels")
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != images.train_images.shape[1:]:
+        if not images.files and (
+            pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != images.train_images.shape[1:]
+        ):
             raise DataError(f"{folder}: {split}_images: got {pixels.dtype} {pixels.shape}, expected uint8 [N, H, W, C]")
         if labels.dtype != np.int64 or labels.shape != pixels.shape[:1]:
             raise DataError(f"{folder}: {split}_labels: got {labels.dtype} {labels.shape} for {len(pixels)} images")
         check_range(labels, len(images.class_names), f"{folder}: {split}_labels")
         if not len(labels):
             raise DataError(f"{folder}: {split}_images: there are none")
-    channels = images.train_images.shape[-1]
+    channels = 3 if images.files else images.train_images.shape[-1]
     if not len(images.mean) == len(images.std) == channels:
         raise DataError(
             f"{folder}: mean {images.mean} and std {images.std}: expected one number for each of {channels}"
@@ -143,7 +163,9 @@ def open_dataset(folder: Path, verify: bool = False) -> Dataset:
                 f"{folder / split}_images.npy: not the {count} images of its manifest; {_rebuild(folder)}"
             )
     mean, std, names = (tuple(manifest[key]) for key in ("mean", "std", "class_names"))
-    return Dataset(**arrays, class_names=names, mean=mean, std=std, digest=manifest["digest"])
+    streamed = manifest.get("streamed")
+    listed = Files(**streamed) if streamed else None
+    return Dataset(**arrays, class_names=names, mean=mean, std=std, digest=manifest["digest"], files=listed)
 
 
 def _is_quickly_read(path: Path) -> bool:

@@ -1,13 +1,22 @@
-"""The examples of a cell, as training and the view bank read them."""
+"""The examples of a cell, as training and the view bank read them.
+
+`fit` asks any examples, these or those of kd.data.streamed, for three things: what a step is given of each batch
+(`shown`), what the network sees of that (`inputs`), and images as they are, to evaluate on (`plain`). Where several
+processes train one cell, `own` takes from a batch the part that is this process's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kd.data import views
+
+Own = Callable[[Tensor], Tensor]  # [B, ...] -> a part of it
+Batch = tuple[Tensor, Tensor]  # example indices [B], and the views [B] in which they are shown
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,17 @@ class Examples:
     std: Tensor
     clean: Tensor | None = None
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        _, height, width, channels = self.images.shape
+        return channels, height, width
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that these examples take of a device."""
+        return sum(tensor.nbytes for tensor in vars(self).values() if tensor is not None)
+
     def to(self, device: torch.device) -> Examples:
         """Return the examples with every tensor on `device`."""
         return Examples(**{name: None if tensor is None else tensor.to(device) for name, tensor in vars(self).items()})
@@ -40,3 +60,24 @@ class Examples:
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images [B, C, H, W] as a network wants them, float32."""
         return views.normalise(images, self.mean, self.std)
+
+    def shown(self, batches: Iterable[Batch], own: Own) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the indices [B] of each batch, and what `inputs` needs of this process's part: its views."""
+        for index, view in batches:
+            yield index, own(view)
+
+    def inputs(self, index: Tensor, shown: Tensor, grid: views.Grid) -> Tensor:
+        """Return examples `index` [B] in their views, `shown` [B], as a network wants them: [B, C, H, W]."""
+        return self.normalise(grid.render(self.images[index], shown))
+
+    def plain(self, split: str, index: Tensor, size: int) -> Iterator[Tensor]:
+        """Yield images of `train` or `test` at `index` [N] as they are, `size` at a time, as a network wants them."""
+        images = self.test_images if split == "test" else self.images
+        for some in index.split(size):
+            yield self.normalise(images[some].permute(0, 3, 1, 2))
+
+    def evaluated(self, part: str) -> tuple[str, Tensor, Tensor]:
+        """Return of `test` or `heldout` whether its images are those of `train` or `test`, indices [N], labels [N]."""
+        if part == "heldout":
+            return "train", self.heldout, self.labels[self.heldout]
+        return "test", torch.arange(len(self.test_labels), device=self.test_labels.device), self.test_labels

@@ -16,20 +16,25 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
-from kd.data.arrays import Images, normalisation
+from kd.data.arrays import Files, Images, normalisation
 from kd.errors import ConfigError, DataError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
-_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")  # no decoder that runs a program, as that of EPS does
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")  # no decoder that runs a program, as that of EPS does
 _CONVERTIBLE = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # 8 bits a channel
+# Mean and standard deviation of ImageNet's training pixels, as all who stream images normalise them, ImageNet's or not.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def image_folder(folder: str | Path, size: int, convert: str | None = None) -> Images:
+def image_folder(folder: str | Path, size: int, convert: str | None = None, streamed: bool = False) -> Images:
     """Return the images below `folder` as RGB, size x size pixels.
 
     An image of another size is cropped to its central square and resized, bilinear with antialiasing. Grey,
     palette, transparent and CMYK images are refused unless `convert` is "rgb", which makes them RGB, transparent
     ones over black. Raises DataError that names the folder or file and the fix.
+
+    `streamed` looks at no image: what is returned is the list of the files. They are decoded when they are needed, at
+    any size, all made RGB (kd.data.streamed), and normalised with ImageNet's mean and deviation.
     """
     if convert not in (None, "rgb"):
         raise ConfigError(f"convert: got {convert!r}, allowed is rgb")
@@ -37,6 +42,11 @@ def image_folder(folder: str | Path, size: int, convert: str | None = None) -> I
     train, test = _splits(folder)
     names = _class_names(train)
     _check_same_classes(train, names, test, _class_names(test))
+    if streamed:
+        (train_files, train_labels), (test_files, test_labels) = (_listed(split, names) for split in (train, test))
+        provenance = {"source": str(folder), "test": test.name}
+        at = Files(str(folder.absolute()), size)
+        return Images(train_files, train_labels, test_files, test_labels, names, *_IMAGENET, provenance, at)
     train_images, train_labels, odd = _read(train, names, size, convert)
     test_images, test_labels, odd_test = _read(test, names, size, convert)
     provenance = {"source": str(folder), "test": test.name, "size": size, "pillow": PIL.__version__}
@@ -94,14 +104,31 @@ def _files(folder: Path) -> list[str]:
     return [os.path.join(folder, name) for name in found]
 
 
+def _labelled(split: Path, names: list[str]) -> tuple[list[str], np.ndarray]:
+    """Return the paths of all images of a split, by class and name, and their labels [N]."""
+    files = [_files(split / name) for name in names]
+    labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(members) for members in files])
+    return [path for members in files for path in members], labels
+
+
+def _listed(split: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return records [N] of a split's images, (name from the folder that holds the split, bytes), and labels [N]."""
+    paths, labels = _labelled(split, names)
+    sizes = np.array([os.path.getsize(path) for path in paths], np.int64)
+    if not sizes.all():
+        raise DataError(f"{paths[sizes.argmin()]}: an empty file; replace or remove it")
+    encoded = [os.fsencode(path)[len(os.fsencode(split.parent)) + 1 :] for path in paths]
+    records = np.empty(len(paths), [("name", f"S{max(map(len, encoded))}"), ("bytes", np.int64)])
+    records["name"], records["bytes"] = encoded, sizes
+    return records, labels
+
+
 # -- decoding ---------------------------------------------------------------------------------------------------------
 
 
 def _read(split: Path, names: list[str], size: int, convert: str | None) -> tuple[np.ndarray, np.ndarray, Counter]:
     """Return images [N, size, size, 3], labels [N] and how many images were of which other mode than RGB."""
-    files = [_files(split / name) for name in names]
-    labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(members) for members in files])
-    paths = [path for members in files for path in members]
+    paths, labels = _labelled(split, names)
     images = np.empty((len(paths), size, size, 3), np.uint8)
 
     def decode(index: int) -> str:
@@ -131,18 +158,19 @@ def _refusal(paths: list[str], modes: list[str], odd: Counter) -> str:
 def _decode(path: str, size: int, convert: str | None) -> tuple[str, np.ndarray | None]:
     """Return the mode of an image and its pixels [size, size, 3]; None when it is not RGB and may not become so."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=FORMATS) as image:
             mode = "RGB+alpha" if image.mode == "RGB" and image.has_transparency_data else image.mode
             if mode != "RGB" and not convert:
                 return mode, None
-            if image.mode not in _CONVERTIBLE:
-                raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
-            return mode, np.asarray(_square(_rgb(image), size))
+            return mode, np.asarray(_square(rgb(image), size))
     except Exception as error:  # what decoders raise on damaged files has no common type
         raise DataError(f"{path}: cannot read this image: {error}; replace or remove the file") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
+    """Return an image as RGB, what is transparent over black. Raises ValueError where that would lose depth."""
+    if image.mode not in _CONVERTIBLE:
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")

@@ -8,6 +8,7 @@ each of them can be computed once, and because they depend on no generator's sta
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,13 @@ _ORDER, _VIEW = 1, 2  # independent streams of the same seed and epoch
 _WORD = 1 << 64
 # Constants of splitmix64 (Steele, Lea, Flood 2014).
 _GAMMA, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+class Views(Protocol):
+    """The ways in which an image may be shown, each with a number."""
+
+    def draw(self, seed: int, epoch: int, index: Tensor) -> Tensor:
+        """Return the view [B] int64 that each example index [B] shows in this epoch."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Grid:
 
     def draw(self, seed: int, epoch: int, index: Tensor) -> Tensor:
         """Return the view [B] int64 that each example index [B] shows in this epoch."""
-        return _upper_bits(_words(seed, epoch, _VIEW, index)) % self.count
+        return _upper_bits(words(seed, epoch, index)) % self.count
 
     def render(self, images: Tensor, view: Tensor) -> Tensor:
         """Return view [B] of images [B, H, W, C] uint8 as [B, C, H, W] uint8 with channels last in memory."""
@@ -64,6 +72,11 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return uint8 images [B, C, H, W] as float32 with mean 0 and deviation 1 per channel (`mean`, `std` in 0..1)."""
     scale = 1 / (255 * std)
     return images.float().mul_(scale[:, None, None]).sub_((mean / std)[:, None, None])
+
+
+def words(seed: int, epoch: int, index: Tensor) -> Tensor:
+    """Return the 64-bit word (int64 [B]) that decides which view each example index [B] shows in this epoch."""
+    return _words(seed, epoch, _VIEW, index)
 
 
 def _words(seed: int, epoch: int, stream: int, index: Tensor) -> Tensor:

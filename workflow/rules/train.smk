@@ -1,6 +1,10 @@
 # results/CELL: a trained network. banks/CELL: the logits of a network that teaches, for all its students.
 
 
+TOGETHER = f"python -m torch.distributed.run --standalone --nproc-per-node {STUDY.gpus_per_cell}"  # torchrun
+TRAINING = TOGETHER if STUDY.gpus_per_cell > 1 else "python"
+
+
 localrules:
     release,
 
@@ -21,15 +25,17 @@ rule train:
         group_of
     conda:
         "../envs/kd.yaml"
-    threads: 1  # cells side by side with one thread each beat fewer cells with more
+    # Cells side by side with one thread each beat fewer cells with more; but what decodes images needs its own.
+    threads: STUDY.gpus_per_cell * (1 + STUDY.workers)
     resources:
         cells_per_gpu=STUDY.cells_per_gpu,
+        workers=STUDY.workers,
     params:
         code=lambda w: cells.code_behind(CELLS[w.cell], STUDY.protocol),
         recipe=lambda w: recipe(CELLS[w.cell]),
     shell:
-        "python -m kd train results/{wildcards.cell:q} --recipe {params.recipe:q} --threads {threads}"
-        " --cells-per-gpu {resources.cells_per_gpu} &>> {log:q} || ended $? {log:q}"
+        "{TRAINING} -m kd train results/{wildcards.cell:q} --recipe {params.recipe:q} --threads {threads}"
+        " --cells-per-gpu {resources.cells_per_gpu} --workers {resources.workers} &>> {log:q} || ended $? {log:q}"
 
 
 rule bank:

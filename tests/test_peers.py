@@ -1,0 +1,140 @@
+"""Several processes train one cell: the same gradients, one who writes, all who stop."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from test_workflow import SMALL
+from together import trained
+
+from kd import stages
+from kd.cells import Dataset
+from kd.config import Recipe
+from kd.errors import ConfigError
+from kd.files import verified
+from kd.peers import Team
+from kd.stages import _demand_examples
+
+CELL = "results/digits/quick/resnet8.ce.s0"
+
+
+def torchrun(*arguments: str, **options: object) -> subprocess.Popen:
+    """Start two processes in the working directory, in which kd is not."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))), "KD_DEVICE": "cpu"}
+    return subprocess.Popen(
+        command, env={**os.environ, **paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def test_parts_of_a_batch_are_the_batch() -> None:
+    batch = torch.arange(7)
+    parts = []
+    for rank in range(3):
+        team = Team.__new__(Team)  # without the others
+        team.rank, team.count = rank, 3
+        parts.append(team.own(batch))
+    assert [len(part) for part in parts] == [3, 2, 2]
+    assert torch.cat(parts).equal(batch)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_before_training() -> None:
+    _demand_examples(100, 32, 2)
+    _demand_examples(97, 32, 1)
+    with pytest.raises(ConfigError, match=r"100 .* batches of 32 leave one of 4, of which 3 processes cannot"):
+        _demand_examples(100, 32, 3)
+
+
+def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_path: Path) -> None:
+    """To float32's last digits, which depend on the order of sums; the last batch is divided 4 to 3."""
+    run = torchrun(str(ROOT / "tests" / "together.py"), str(tmp_path))
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, output
+    alone, *both = trained(), *(torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert (alone["count"], both[0]["count"]) == (1, 2)
+    for name, tensor in alone["weights"].items():
+        torch.testing.assert_close(both[0]["weights"][name], tensor, rtol=1e-5, atol=1e-6)
+        assert both[1]["weights"][name].equal(both[0]["weights"][name])
+    for one, other in zip(alone["rows"], both[0]["rows"], strict=True):
+        assert other == pytest.approx(one, rel=1e-5)
+    assert both[1]["rows"] == both[0]["rows"]
+
+
+# -- a cell -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def digits(project: Path) -> Path:
+    study = {**SMALL, "seeds": 0, "protocol": {**SMALL["protocol"], "epochs": 8, "batch": 60}}
+    Path("study.yaml").write_text(yaml.safe_dump(study))
+    Path("config.yaml").write_text((ROOT / "config.yaml").read_text())
+    stages.data(Dataset("digits"), Recipe())
+    return project
+
+
+def train() -> subprocess.Popen:
+    return torchrun("-m", "kd", "train", CELL, "--configfile", "study.yaml", "--threads", "2")
+
+
+def finished() -> dict[str, str]:
+    run = train()
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, output
+    return verified(Path(CELL))["files"]
+
+
+def read_until(run: subprocess.Popen, pattern: str) -> str:
+    output = ""
+    while not re.search(pattern, output):
+        line = run.stdout.readline()
+        assert line, output
+        output += line
+    return output
+
+
+@pytest.mark.slow
+def test_promise_4_two_processes_that_are_stopped_or_lose_one_end_with_the_same_bytes(digits: Path) -> None:
+    straight = finished()
+    assert verified(Path(CELL))["processes"] == 2
+    Path("results").rename("straight")
+
+    run = train()
+    read_until(run, "epoch 2/8")
+    run.send_signal(signal.SIGTERM)  # as Snakemake and SLURM do
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert output.count("the state is saved") == 2
+    assert not Path(CELL, "manifest.json").exists()
+
+    run = train()
+    output = read_until(run, "epoch 4/8")
+    assert "going on from epoch" in output
+    began = time.monotonic()
+    os.kill(children(run.pid)[1], signal.SIGKILL)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert time.monotonic() - began < 45  # it does not wait for who is gone
+    assert "another process that trained this cell has ended" in output
+
+    again = finished()
+    assert {name: again[name] for name in ("model.safetensors", "metrics.csv")} == {
+        name: straight[name] for name in ("model.safetensors", "metrics.csv")
+    }
+    before = Path(CELL, "manifest.json").stat().st_ino
+    finished()
+    assert Path(CELL, "manifest.json").stat().st_ino == before  # published already: left alone
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True).stdout
+    return sorted(map(int, found.split()))
