@@ -7,8 +7,6 @@ import sys
 import time
 from collections.abc import Mapping
 
-from tqdm import tqdm
-
 log = logging.getLogger("kd")
 
 
@@ -19,19 +17,17 @@ class Progress:
         self._name, self._epochs = name, epochs
         self._began = time.monotonic()
         self._done_before: int | None = None
-        self._bar = tqdm(
-            total=epochs * steps,
-            desc=name[-40:],
-            unit="step",
-            disable=not (is_first and sys.stderr.isatty()),
-            dynamic_ncols=True,
-        )
+        self._bar = None
+        if is_first and sys.stderr.isatty():
+            from tqdm import tqdm  # nobody else needs it
+
+            self._bar = tqdm(total=epochs * steps, desc=name[-40:], unit="step", dynamic_ncols=True)
 
     def at(self, step: int) -> None:
         """Say that `step` steps of the whole run are done."""
         if self._done_before is None:
             self._done_before = step  # steps of an earlier process tell nothing of this one's speed
-        if not self._bar.disable:
+        if self._bar:
             self._bar.update(step - self._bar.n)
 
     def epoch(self, row: Mapping[str, float], images_per_second: float) -> None:
@@ -41,11 +37,12 @@ class Progress:
             f"train {row['train_loss']:.4f} {row['train_top1']:.2f} %  "
             f"test {row['test_loss']:.4f} {row['test_top1']:.2f} %  {images_per_second:,.0f} images/s"
         )
-        if self._bar.disable:
-            log.info(text)
-        else:
+        if self._bar:
             self._bar.set_postfix_str(f"test {row['test_top1']:.2f} %")
+        else:
+            log.info(text)
 
     def close(self) -> None:
         """Take the bar off the terminal."""
-        self._bar.close()
+        if self._bar:
+            self._bar.close()
