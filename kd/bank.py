@@ -38,7 +38,7 @@ log = logging.getLogger("kd")
 
 RELEASED = "released.json"
 
-_FILL_BATCH = {"cpu": 64, "cuda": 1024}  # fastest: on a CPU the activations stay in the cache (bench/parts.py)
+FILL_BATCH = {"cpu": 64, "cuda": 1024}  # fastest: on a CPU the activations stay in the cache (bench/parts.py)
 _FLUSH_SECONDS = 10.0
 _BLOCK, _CHECKED = 65_536, 4  # rows that share a digest, and how many such blocks are checked when a bank is opened
 
@@ -107,11 +107,11 @@ def fill(
     filling = _Filling(folder, f"rows-{tag}.npy", (len(keys), _classes(teacher)))
     missing = filling.take(folder, before, keys)
 
-    live = LiveTeacher(teacher, place, identity.precision)
-    began, passes, batch = time.monotonic(), 0, _FILL_BATCH[place.device.type]
+    live, examples = LiveTeacher(teacher, place, identity.precision), examples.to(place.device)
+    began, passes, batch = time.monotonic(), 0, FILL_BATCH[place.device.type]
     for start in range(filling.done, len(missing), batch):
         at = missing[start : start + batch]
-        rows = live.answers(torch.from_numpy(keys[at]), examples, grid)
+        rows = live.answers(torch.from_numpy(keys[at]).to(place.device), examples, grid)
         filling.put(at, rows.numpy(), start + len(at))
         passes += len(at)
     filling.finish()

@@ -46,10 +46,9 @@ class LiveTeacher:
             return self._network(inputs).float()
 
     def answers(self, keys: Tensor, examples: Examples, grid: Grid) -> Tensor:
-        """Return the rows [B, K] float16, on the CPU, of these keys [B]."""
+        """Return the rows [B, K] float16, on the CPU, of these keys [B]; all that is read is on the device."""
         index, view = keys // grid.count, keys % grid.count
-        # Gathered and cropped where the images are; the device gets what the network reads.
-        inputs = examples.normalise(grid.render(examples.images[index], view)).to(self._device)
+        inputs = examples.normalise(grid.render(examples.images[index], view))
         return self.logits(index, view, inputs).half().cpu()
 
 

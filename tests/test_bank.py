@@ -131,7 +131,7 @@ def test_the_bank_of_a_teacher_that_was_retrained_is_made_anew(tmp_path: Path, t
 
 def test_an_interrupted_fill_goes_on_where_it_stopped(tmp_path: Path, teacher: nn.Module, monkeypatch) -> None:
     monkeypatch.setattr(bank, "_FLUSH_SECONDS", 0.0)
-    monkeypatch.setitem(bank._FILL_BATCH, "cpu", 16)
+    monkeypatch.setitem(bank.FILL_BATCH, "cpu", 16)
     logits = LiveTeacher.logits
     calls = []
 
