@@ -371,6 +371,7 @@ class Protocol(_Model):
         description="of a teacher's logits; the others are faster and change a student's gradient by up to 10 %",
     )
     compile: Literal["auto", "always", "never"] = Field("auto", description="auto: where a cell is long enough to gain")
+    deterministic: bool = Field(False, description="the same bits each time on a GPU too, by slower kernels")
 
     @model_validator(mode="after")
     def _consistent(self) -> Protocol:

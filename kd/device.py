@@ -138,14 +138,21 @@ class _Recorded:
 
 @contextlib.contextmanager
 def place(
-    precision: str, threads: int, cells_per_gpu: int = 1, gpu_bytes: int = 0, peers: Peers = ALONE
+    precision: str,
+    threads: int,
+    cells_per_gpu: int = 1,
+    gpu_bytes: int = 0,
+    peers: Peers = ALONE,
+    deterministic: bool = False,
 ) -> Iterator[Place]:
     """Hold a place to compute: a share of a GPU if there is one (or what KD_DEVICE names), else the CPU.
 
     The share is 1 / `cells_per_gpu`, or more if `gpu_bytes`, what the cell needs, are more. It is one of the GPUs that
     are visible: all of a workstation, or those that SLURM gave to the job. Of `peers` each has a share of its own GPU.
+    `deterministic` takes no GPU kernels but those that give the same bits each time, as all of a CPU's do.
     """
     torch.set_num_threads(threads)
+    _choose_kernels(deterministic)
     wanted = os.environ.get("KD_DEVICE", "")
     if wanted:
         yield _place(wanted, precision, peers)
@@ -159,6 +166,12 @@ def place(
             # The first takes a share for each at once: two cells that took one by one could wait for each other.
             shares = _gpu_shares(memories, gpu_bytes, cells_per_gpu, held, peers.count) if peers.is_first else []
             yield _place(f"cuda:{peers.told(shares)[peers.rank]}", precision, peers)
+
+
+def _choose_kernels(deterministic: bool) -> None:
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # to set it imports the compiler, half a second
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first product
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def compiling_pays(pixels: float, wanted: str, processes: int = 1) -> bool:

@@ -215,7 +215,9 @@ def _place(
         rows = round(banks * have.grid.count * len(have.examples.train) / cell.stage.fraction) if banks else 0
         batch = math.ceil(protocol.batch / peers.count)
         need = max(gpu_bytes(network, have.classes, have.examples, batch, rows) for network in cell.stage.networks)
-    where = held.enter_context(place(protocol.precision, threads, resources.cells_per_gpu, need, peers))
+    where = held.enter_context(
+        place(protocol.precision, threads, resources.cells_per_gpu, need, peers, protocol.deterministic)
+    )
     pixels = math.prod(have.examples.shape[1:]) * len(have.examples.train) * cell.epochs(protocol)
     return dataclasses.replace(where, compiles=trains and compiling_pays(pixels, protocol.compile, peers.count))
 
