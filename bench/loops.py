@@ -40,12 +40,14 @@ class Contestant:
     processes: int = 1
     keeps_memory: bool = True
     images: int = TRAIN * FAST  # that one process trains on in a turn
+    environment: dict[str, str] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     memory: dict = field(default_factory=dict)
 
     def start(self) -> None:
-        environment = {**os.environ, VARIABLE: KEEP_MEMORY if self.keeps_memory else ""}
-        options = json.dumps({"student": self.student, "threads": 2 // self.processes, "epochs": FAST, **self.options})
+        environment = {**os.environ, VARIABLE: KEEP_MEMORY if self.keeps_memory else "", **self.environment}
+        shared = {"student": self.student, "threads": max(1, 2 // self.processes), "epochs": FAST}
+        options = json.dumps({**shared, **self.options})
         self.workers = [
             subprocess.Popen(
                 [sys.executable, "-m", "bench.worker", options],
@@ -56,7 +58,6 @@ class Contestant:
             )
             for _ in range(self.processes)
         ]
-        self.wait()
 
     def wait(self) -> None:
         for worker in self.workers:
@@ -142,15 +143,23 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {here['device']}, {versions}, {datetime.date.today()}."
 
 
-def measured(group: list[Contestant], rounds: int) -> list[dict]:
-    """Give each of `group` its turns, and return a row for each."""
+def in_turns(group: list[Contestant], rounds: int) -> None:
+    """Start all of `group`, give each its turns, and end them."""
     for contestant in group:
         contestant.start()
+    for contestant in group:
+        contestant.wait()  # until it has warmed up, and compiled: all at once, what is timed comes after
     for _ in range(rounds):
         for contestant in group:
             contestant.turn()
     for contestant in group:
         contestant.stop()
+
+
+def measured(group: list[Contestant], rounds: int) -> list[dict]:
+    """Give each of `group` its turns, and return a row for each."""
+    in_turns(group, rounds)
+    for contestant in group:
         print(f"{contestant.student:10} {contestant.name:45} {contestant.rate:8.1f} images/s", flush=True)
     return [
         {

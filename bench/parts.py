@@ -26,7 +26,6 @@ from torch.nn.functional import cross_entropy
 from bench import RESULTS, write
 from bench.worker import BATCH, GRID, convolve, examples, layers_of, network, plan
 from kd import models
-from kd.config import Protocol
 from kd.data import views
 from kd.data.arrays import Images, write_dataset
 from kd.data.examples import Examples
@@ -167,18 +166,18 @@ def roofline(rounds: int) -> None:
         "step": Step(name, BF16, compiled=True),
     }
     seconds = interleaved(variants, rounds)
-    traffic, bandwidth = _traffic(name), 2 * source.nbytes / seconds["copy"]
-    floor = seconds["convolutions"] + traffic / bandwidth
+    moved, bandwidth = traffic(name), 2 * source.nbytes / seconds["copy"]
+    floor = seconds["convolutions"] + moved / bandwidth
     part = f"roofline of {name}, bf16"
     note(part, "convolutions", 1e3 * seconds["convolutions"], "ms a step")
-    note(part, "the rest reads and writes", traffic / 1e6, "MB a step")
+    note(part, "the rest reads and writes", moved / 1e6, "MB a step")
     note(part, "memory, one thread copying", bandwidth / 1e9, "GB/s")
     note(part, "floor: both", 1e3 * floor, "ms a step")
     note(part, "compiled step", 1e3 * seconds["step"], "ms a step")
     note(part, "floor / compiled step", floor / seconds["step"], "")
 
 
-def _traffic(name: str) -> float:
+def traffic(name: str) -> float:
     """Return the bytes that norms, ReLUs and additions cannot help but move in a step, if all that can be is fused.
 
     A norm with its ReLU reads its input for the sums, reads it again and writes; backwards it reads gradient and input
@@ -296,6 +295,8 @@ def _digits(n: int) -> Examples:
 
 def fixed_costs(rounds: int) -> None:
     """What `kd train` takes beside its epochs: start to first step, last step to published. 50,000 images, eager."""
+    from kd.config import Protocol  # and with it pydantic, which bench.gpu has to do without
+
     protocol = Protocol(name="bench", epochs=1, compile="never")
     recipe = json.dumps({"protocol": protocol.model_dump(), "dataset": None, "label_file": None})
     teacher = "results/cifar100+frac0.02/bench/wrn-16-2.ce.s0"

@@ -6,6 +6,8 @@ arXiv 2105.08919. Network, batch, optimiser, augmentation and loss are kd's, so 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 WORKERS = 2
+CPU = torch.device("cpu")
 
 
 class Pictures(Dataset):
@@ -36,9 +39,18 @@ class Pictures(Dataset):
 class Mdistiller:
     """One epoch of training, then the test set, in float32 and NCHW."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, train: Dataset, test: Dataset, batch: int) -> None:
-        self.student, self.teacher = student, teacher
-        loading = {"batch_size": batch, "num_workers": WORKERS, "persistent_workers": True}
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        train: Dataset,
+        test: Dataset,
+        batch: int,
+        device: torch.device = CPU,
+        workers: int = WORKERS,
+    ) -> None:
+        self.student, self.teacher, self.device = student, teacher, device
+        loading = {"batch_size": batch, "num_workers": workers, "persistent_workers": True}
         self.train_loader = DataLoader(train, shuffle=True, **loading)
         self.test_loader = DataLoader(test, **loading)
         self.optimiser = torch.optim.SGD(student.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -46,7 +58,7 @@ class Mdistiller:
     def epoch(self) -> None:
         """Train on every batch and evaluate."""
         self.student.train()
-        for images, labels in self.train_loader:
+        for images, labels in self.batches(self.train_loader):
             with torch.no_grad():  # habit: the teacher runs in every step of every student
                 target = self.teacher(images)
             logits = self.student(images)
@@ -57,6 +69,11 @@ class Mdistiller:
             loss.item()  # habit: a synchronisation in every step, for the progress bar
             self.top_1_and_5(logits, labels)
         self.evaluate(self.test_loader)
+
+    def batches(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+        """Habit: the copy to the device is waited for."""
+        for images, labels in loader:
+            yield images.to(self.device), labels.to(self.device)
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         tau = 3.0
@@ -70,7 +87,7 @@ class Mdistiller:
     @torch.no_grad()
     def evaluate(self, loader: DataLoader) -> None:
         self.student.eval()
-        for images, labels in loader:
+        for images, labels in self.batches(loader):
             logits = self.student(images)
             cross_entropy(logits, labels).item()
             self.top_1_and_5(logits, labels)
@@ -85,7 +102,7 @@ class Paper(Mdistiller):
 
     @torch.no_grad()
     def evaluate_train(self) -> None:
-        for images, labels in self.train_loader:
+        for images, labels in self.batches(self.train_loader):
             logits = self.student(images)
             self.loss(logits, self.teacher(images)).item()
             self.top_1_and_5(logits, labels)

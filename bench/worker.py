@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kd import bank, losses, models
+from kd import fit as fit_module
 from kd.data.examples import Examples
 from kd.data.views import Grid
 from kd.device import Place
@@ -42,8 +45,10 @@ def main() -> None:
 
 def turn() -> None:
     """Say that the last turn is over, and wait for the next."""
-    resident = {key: int(value.split()[0]) // 1024 for key, value in _status().items() if key.startswith("Rss")}
-    print(json.dumps(resident), flush=True)
+    memory = {key: int(value.split()[0]) // 1024 for key, value in _status().items() if key.startswith("Rss")}
+    if torch.cuda.is_initialized():
+        memory["gpu"] = torch.cuda.max_memory_reserved() >> 20
+    print(json.dumps(memory), flush=True)
     if not sys.stdin.readline():
         raise EOFError
 
@@ -65,11 +70,47 @@ def repeat(work: Callable[[], None]) -> None:
 
 def kd(options: dict) -> None:
     """Run kd.fit.fit itself; after each few epochs its state asks whether to save, and waits for its turn."""
+    train_for_ever(options, Turns(options["epochs"], turn))
+
+
+def train_for_ever(options: dict, state: State) -> None:
+    """Train a student of a bank, or of a teacher that runs beside it, or a network alone."""
     place = _place(options)
-    kl = functools.partial(losses.LOSSES["kl"].function, tau=3.0)
-    made = plan(objective=kl, epochs=10**9, schedule_epochs=10**9)
-    teacher = stored(Path(options["bank"])) if options["teacher"] == "bank" else LiveTeacher(network(TEACHER), place)
-    fit(network(options["student"]), examples(), made, teacher, place, Turns(options["epochs"]), History())
+    objective = functools.partial(losses.LOSSES["kl"].function, tau=3.0)
+    if options["teacher"] == "bank":
+        teacher = stored(Path(options["bank"]), place.device)
+    elif options["teacher"] == "online":
+        teacher = LiveTeacher(network(TEACHER), place)
+    else:
+        teacher, objective = None, losses.LOSSES["ce"].function
+    made = plan(objective=objective, epochs=10**9, schedule_epochs=10**9)
+    have = examples(options.get("train", TRAIN), options.get("test", TEST))
+    fit(network(options["student"]), have, made, teacher, place, state, History())
+
+
+def together(options: dict) -> None:
+    """Run several cells in this process, each in a thread with a CUDA stream of its own."""
+    count = options["cells"]
+    meeting = threading.Barrier(count, action=turn)
+    first_done = [threading.Event() for _ in range(count)]
+    fit_module._signals = contextlib.nullcontext  # only a main thread can have handlers
+
+    def one(number: int) -> None:
+        def pause() -> None:
+            first_done[number].set()
+            meeting.wait()
+
+        stream = torch.cuda.Stream() if torch.cuda.is_available() else None
+        with contextlib.suppress(EOFError, threading.BrokenBarrierError), torch.cuda.stream(stream):
+            train_for_ever(options, Turns(options["epochs"], pause))
+
+    threads = [threading.Thread(target=one, args=[number]) for number in range(count)]
+    for thread, ready in zip(threads, first_done, strict=True):
+        thread.start()
+        while thread.is_alive() and not ready.wait(1):  # one records its graphs at a time
+            pass
+    for thread in threads:
+        thread.join()
 
 
 def plan(**changes: object) -> Plan:
@@ -93,16 +134,17 @@ def plan(**changes: object) -> Plan:
 
 
 class Turns(State):
-    """A state that keeps nothing; an epoch's end is the end of a turn."""
+    """A state that keeps nothing; the end of every so many epochs is the end of a turn."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, turn_ends: Callable[[], None]) -> None:
         super().__init__(Path("nowhere"), {})
+        self._turn_ends = turn_ends
         self._epochs, self._done = epochs, -1  # the first epoch warms up
 
     def due(self, epoch_ends: bool) -> bool:
         self._done += epoch_ends
         if epoch_ends and self._done % self._epochs == 0:
-            turn()
+            self._turn_ends()
         return False
 
     def save(self, content: dict) -> None:
@@ -110,18 +152,33 @@ class Turns(State):
 
 
 def _place(options: dict) -> Place:
-    return Place(torch.device("cpu"), options["precision"], options.get("compiles", False))
+    """Return where a contestant runs; on a GPU its steps are recorded as CUDA graphs unless it is told otherwise."""
+    device = torch.device(options.get("device", "cpu"))
+    if device.type == "cuda":
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # as kd.device.place does
+    if options.get("deterministic"):
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
+    kind = Place if options.get("recorded", True) else Unrecorded
+    return kind(device, options["precision"], options.get("compiles", False))
+
+
+class Unrecorded(Place):
+    """A place that launches every kernel of every step by itself."""
+
+    def recorded(self, step: Callable[..., None]) -> Callable[..., None]:
+        return step
 
 
 def network(name: str) -> nn.Module:
     return models.build(name, CLASSES, 3)
 
 
-def examples(train: int = TRAIN) -> Examples:
+def examples(train: int = TRAIN, test: int = TEST) -> Examples:
     """Return images of noise; a small part of them is an epoch, spread over all of them."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (IMAGES + TEST, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, CLASSES, (IMAGES + TEST,), generator=generator)
+    images = torch.randint(0, 256, (IMAGES + test, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, CLASSES, (IMAGES + test,), generator=generator)
     return Examples(
         images=images[:IMAGES],
         labels=labels[:IMAGES],
@@ -143,9 +200,9 @@ def write_bank(path: Path) -> None:
     rows.flush()
 
 
-def stored(path: Path) -> StoredTeacher:
-    rows = torch.from_numpy(np.load(path, mmap_mode="c"))
-    return StoredTeacher(torch.arange(len(rows)), rows, GRID)
+def stored(path: Path, device: torch.device) -> StoredTeacher:
+    rows = torch.from_numpy(np.load(path, mmap_mode="c")).to(device)
+    return StoredTeacher(torch.arange(len(rows), device=device), rows, GRID)
 
 
 # -- its peers, and its limits ----------------------------------------------------------------------------------------
@@ -155,11 +212,13 @@ def peer(options: dict) -> None:
     """Run a peer's epoch."""
     from bench import peers
 
-    have = examples()
+    have = examples(options.get("train", TRAIN), options.get("test", TEST))
     train = peers.Pictures(have.images[have.train], have.labels[have.train], train=True)
     test = peers.Pictures(have.test_images, have.test_labels, train=False)
+    device = torch.device(options.get("device", "cpu"))
     loop = getattr(peers, options["peer"])
-    repeat(loop(network(options["student"]), network(TEACHER).eval(), train, test, BATCH).epoch)
+    student, teacher = network(options["student"]).to(device), network(TEACHER).to(device).eval()
+    repeat(loop(student, teacher, train, test, BATCH, device, options.get("workers", peers.WORKERS)).epoch)
 
 
 def convolutions(options: dict) -> None:
@@ -203,8 +262,8 @@ def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, gradient: Tensor, inne
 
 def fill(options: dict) -> None:
     """Fill a bank, kd.bank.fill itself, with the views of one epoch."""
-    place, have, teacher = _place(options), examples(options["rows"]), network(TEACHER)
-    identity = bank.Identity("t", "d", "e", "c", options["precision"], GRID.pad, GRID.flip)
+    place, have, teacher = _place(options), examples(options["rows"]), network(options.get("network", TEACHER))
+    identity = _identity(options)
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -215,19 +274,58 @@ def fill(options: dict) -> None:
 
 def passes(options: dict) -> None:
     """Run the bare forward passes that such a bank needs."""
-    place, teacher = _place(options), network(TEACHER).to(memory_format=torch.channels_last).eval()
-    images = torch.randn(64, 3, 32, 32).to(memory_format=torch.channels_last)
+    place, batch = _place(options), bank.FILL_BATCH[options.get("device", "cpu")]
+    teacher = network(options.get("network", TEACHER)).to(place.device, memory_format=torch.channels_last).eval()
+    images = torch.randn(batch, 3, 32, 32, device=place.device).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def work() -> None:
-        for _ in range(options["rows"] // 64):
+        for _ in range(options["rows"] // batch):
             with place.autocast():
                 teacher(images)
+        if place.device.type == "cuda":
+            torch.cuda.synchronize()
 
     repeat(work)
 
 
-CONTESTANTS = {"kd": kd, "peer": peer, "convolutions": convolutions, "fill": fill, "passes": passes}
+# -- whole runs: no turns, one line at the end ------------------------------------------------------------------------
+
+
+def whole_bank(options: dict) -> None:
+    """Fill the bank that a student of so many epochs reads, in options["folder"]."""
+    place, have = _place(options), examples(options["train"], options["test"])
+    folder, needs = Path(options["folder"], "bank"), [(0, options["epochs"])]
+    manifest = bank.fill(folder, _identity(options), needs, GRID, network(TEACHER), have, place)
+    print(json.dumps({"rows": manifest["shape"][0], "seconds": manifest["seconds"]}))
+
+
+def whole_cell(options: dict) -> None:
+    """Train a student from that bank, saving its state as kd does, and write its weights."""
+    folder, place = Path(options["folder"]), _place(options)
+    objective = functools.partial(losses.LOSSES["kl"].function, tau=3.0)
+    made = plan(objective=objective, epochs=options["epochs"], schedule_epochs=options["schedule"])
+    teacher = bank.open_bank(folder / "bank", _identity(options), [(0, options["epochs"])], GRID, place.device)
+    have, history, student = examples(options["train"], options["test"]), History(), network(options["student"])
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        fit(student, have, made, teacher, place, State(Path(own), {}), history)
+        torch.save(student.state_dict(), Path(own, "weights.pt"))
+    print(json.dumps({"seconds": [row["seconds"] for row in history.timings], "images": len(have.train)}))
+
+
+def _identity(options: dict) -> bank.Identity:
+    return bank.Identity("t", "d", "e", "c", options["precision"], GRID.pad, GRID.flip)
+
+
+CONTESTANTS = {
+    "kd": kd,
+    "together": together,
+    "peer": peer,
+    "convolutions": convolutions,
+    "fill": fill,
+    "passes": passes,
+}
+CONTESTANTS |= {"whole_bank": whole_bank, "whole_cell": whole_cell}
 
 if __name__ == "__main__":
     main()

@@ -86,6 +86,26 @@ def test_parts_are_measured_and_written(tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_gpus_can_be_rehearsed_without_one(tmp_path) -> None:
+    command = [sys.executable, "-m", "bench.gpu", "--device", "cpu", "--networks", "wrn-10-1", "--rounds", "1"]
+    parts = ["cell", "together", "peers", "roofline"]
+    subprocess.run([*command, "--out", str(tmp_path), "--parts", *parts], cwd=ROOT, check=True)
+    measured = pd.read_csv(tmp_path / "gpu.csv")
+    assert {"2 streams", "2 processes"} <= set(measured.variant)
+    assert (measured[measured.unit == "images/s"].value > 0).all()
+    shares = measured[measured.unit == "%"].value
+    assert shares.sum() == pytest.approx(100, abs=1)
+    assert len(pd.read_csv(tmp_path / "gpu_kernels.csv")) == 25
+
+
+def test_the_benchmark_of_gpus_runs_where_little_is_installed() -> None:
+    """A machine with a GPU may have torch, torchvision and pandas and nothing else that kd's studies need."""
+    absent = ("jinja2", "matplotlib", "pydantic", "safetensors", "scipy", "seaborn", "snakemake", "tqdm", "yaml")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import bench.gpu, bench.worker, tests.test_gpu"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.slow
 def test_contestants_take_their_turns(monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     with tempfile.TemporaryDirectory() as folder:  # the bank has its full size

@@ -1,0 +1,363 @@
+"""kd on a GPU: python -m bench.gpu [--parts ...]. Writes gpu.csv, gpu_kernels.csv and gpu.txt.
+
+Each part is made to end within eight minutes on one H200 with 16 cores. What is compared are processes that take turns,
+as in bench.loops. Needs torch, torchvision and pandas, and of kd what trains: no Snakemake, no configuration.
+
+`--device cpu` runs the same code on a few images where there is no GPU, to see that it runs: its numbers mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import RESULTS, write
+from bench.loops import Contestant, in_turns
+from bench.parts import interleaved, traffic
+from bench.worker import BATCH, GRID, IMAGES, TEACHER, Turns, layers_of, network, train_for_ever, write_bank
+from kd import __version__
+from kd.device import Place
+
+EPOCHS = 200
+ALL_VIEWS = IMAGES * GRID.count
+KINDS = {  # of kernels, by what their names contain, the first that fits
+    "convolutions and products": r"conv|xmma|cutlass|gemm|dgrad|wgrad|fprop|mma|cudnn",
+    "copies": r"^Mem(cpy|set)",
+    "optimiser": r"multi_tensor|foreach",
+    "norms, activations, loss, views": r"",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much work each part does."""
+
+    train: int  # images of an epoch
+    test: int
+    epochs: int  # of a turn
+    rows: int  # of a bank
+    whole: tuple[int, int, int]  # images, test images and epochs of the cell that is run whole
+    measured: int  # epochs from which 200 are extrapolated
+    cells: tuple[int, ...]  # at once
+    workers: int  # of a peer's loader
+    side: int  # of the matrices that are multiplied
+    copied: int  # bytes
+
+
+FULL = Size(12_800, 2_560, 4, 49_152, (IMAGES, 10_000, EPOCHS), 6, (1, 2, 4, 8, 16), 8, 8192, 4 << 30)
+TINY = Size(256, 128, 1, 128, (256, 128, 3), 2, (2,), 1, 256, 1 << 20)
+
+
+class Bench:
+    """One measurement: where, how much, and the rows that it has so far."""
+
+    def __init__(self, device: str, networks: list[str], rounds: int) -> None:
+        self.device, self.networks, self.rounds = device, networks, rounds
+        self.size = FULL if self.is_gpu else TINY
+        self.rows: list[dict] = []
+        self.kernels: list[dict] = []
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether this is a measurement, and not a rehearsal."""
+        return self.device.startswith("cuda")
+
+    def note(self, part: str, variant: str, value: float, unit: str) -> None:
+        self.rows.append({"part": part, "variant": variant, "value": float(f"{value:.4g}"), "unit": unit})
+        print(f"{part:40} {variant:44} {value:12.4g} {unit}", flush=True)
+
+    def kd(self, name: str, student: str, processes: int = 1, **options: object) -> Contestant:
+        """Return a contestant that runs kd.fit: bf16, compiled and recorded, unless `options` say otherwise."""
+        size = self.size
+        fixed = {"loop": "kd", "precision": "bf16", "compiles": self.is_gpu, "teacher": "none", "threads": 1}
+        epoch = {"device": self.device, "train": size.train, "test": size.test, "epochs": size.epochs}
+        images = size.train * size.epochs * options.get("cells", 1)
+        return Contestant(name, student, {**fixed, **epoch, **options}, processes, images=images)
+
+    def measured(self, part: str, group: list[Contestant]) -> dict[str, float]:
+        """Give each its turns; return and note images a second."""
+        in_turns(group, self.rounds)
+        for one in group:
+            self.note(part, one.name, one.rate, "images/s")
+            if "gpu" in one.memory:
+                self.note(f"{part}, memory", one.name, one.memory["gpu"], "MiB of the GPU at most, a process")
+        return {one.name: one.rate for one in group}
+
+
+# -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def steps(bench: Bench) -> None:
+    """Training with cross-entropy, evaluation included: what compiler, CUDA graphs and precision are worth."""
+    for name in bench.networks:
+        variants = {
+            "fp32, eager": {"precision": "fp32", "compiles": False, "recorded": False},
+            "fp32, compiled, recorded": {"precision": "fp32", "compiles": True},
+            "bf16, eager": {"compiles": False, "recorded": False},
+            "bf16, recorded": {"compiles": False},
+            "bf16, compiled": {"compiles": True, "recorded": False},
+            "bf16, compiled, recorded": {"compiles": True},
+            "bf16, compiled, recorded, deterministic": {"compiles": True, "deterministic": True},
+        }
+        bench.measured(f"training {name}", [bench.kd(key, name, **options) for key, options in variants.items()])
+
+
+def bank(bench: Bench) -> None:
+    """Filling the teacher's bank, beside the bare forward passes."""
+    group = []
+    loops = {"fill": ("fp32", "tf32", "bf16"), "passes": ("fp32", "bf16")}
+    for loop, precision in ((loop, one) for loop, precisions in loops.items() for one in precisions):
+        options = {"loop": loop, "precision": precision, "rows": bench.size.rows, "device": bench.device, "threads": 4}
+        group.append(Contestant(f"{loop}, {precision}", TEACHER, options, images=bench.size.rows))
+    for name, rate in bench.measured(f"bank of {TEACHER}", group).items():
+        if name.startswith("fill"):
+            bench.note(f"bank of {TEACHER}", f"{name}, all {GRID.count} views", ALL_VIEWS / rate, "s")
+
+
+def cell(bench: Bench) -> None:
+    """A student of WRN-28-4 from its bank: 200 epochs from a few, and one run whole, each a process of its own."""
+    images, test, epochs = bench.size.whole
+    with tempfile.TemporaryDirectory() as folder:
+        same = {"device": bench.device, "precision": "bf16", "compiles": bench.is_gpu, "threads": 4, "folder": folder}
+        same |= {"train": images, "test": test, "schedule": epochs}
+        filled, wall = _run({**same, "loop": "whole_bank", "epochs": epochs})
+        part = f"bank for one student, {epochs} epochs"
+        bench.note(part, f"{filled['rows']:,} rows, bf16", wall, "s, process and disk included")
+        for name in bench.networks:
+            short = min(bench.size.measured, epochs)
+            ran, wall = _run({**same, "loop": "whole_cell", "student": name, "epochs": short})
+            _note_cell(bench, f"cell {name}, {epochs} epochs", f"from {short - 1} epochs", ran, wall, epochs)
+        ran, wall = _run({**same, "loop": "whole_cell", "student": bench.networks[0], "epochs": epochs})
+        part = f"cell {bench.networks[0]}, {epochs} epochs"
+        bench.note(part, "whole", wall, "s, process, saving and evaluation included")
+        _note_cell(bench, part, "whole, from its epochs", ran, wall, epochs)
+
+
+def _note_cell(bench: Bench, part: str, variant: str, ran: dict, wall: float, epochs: int) -> None:
+    beside = wall - sum(ran["seconds"])
+    bench.note(part, f"{variant}: all epochs", epochs * median(ran["seconds"][1:]), "s")
+    bench.note(part, f"{variant}: first epoch, compiling and recording", ran["seconds"][0], "s")
+    bench.note(part, f"{variant}: beside its epochs", beside, "s")
+    bench.note(part, f"{variant}: training and evaluation", ran["images"] / median(ran["seconds"][1:]), "images/s")
+
+
+def _run(options: dict) -> tuple[dict, float]:
+    """Run a worker to its end; return what it says and its seconds from start to exit."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "bench.worker", json.dumps(options)]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(said.splitlines()[-1]), time.perf_counter() - began
+
+
+def together(bench: Bench) -> None:
+    """Several cells at once on one GPU: processes, processes under MPS, threads with a stream each in one process."""
+    student = bench.networks[0]
+    with tempfile.TemporaryDirectory() as folder, _mps(Path(folder)) as shared:
+        rows = Path(folder, "rows.npy")
+        write_bank(rows)
+        from_bank = {"teacher": "bank", "bank": str(rows)}
+        for count in bench.size.cells:
+            group = [
+                bench.kd("1 process", student, **from_bank),
+                bench.kd(f"{count} processes", student, count, **from_bank),
+                bench.kd(f"{count} streams", student, **from_bank, loop="together", cells=count),
+            ]
+            if shared:
+                group.append(bench.kd(f"{count} processes, MPS", student, count, **from_bank))
+                group[-1].environment = shared
+            for name, rate in bench.measured(f"{count} cells of {student} at once", group).items():
+                seconds = EPOCHS * IMAGES / rate
+                bench.note(f"{count} cells of {student} at once", f"{name}: seconds a cell of 200 epochs", seconds, "s")
+
+
+@contextlib.contextmanager
+def _mps(folder: Path) -> Iterator[dict[str, str] | None]:
+    """Run NVIDIA's multi-process service; give the environment of its clients, None where there is none."""
+    control = shutil.which("nvidia-cuda-mps-control")
+    if control is None or not torch.cuda.is_available():
+        print("no nvidia-cuda-mps-control here: processes are measured without it")
+        yield None
+        return
+    environment = {"CUDA_MPS_PIPE_DIRECTORY": str(folder / "pipe"), "CUDA_MPS_LOG_DIRECTORY": str(folder / "log")}
+    for path in environment.values():
+        Path(path).mkdir()
+    subprocess.run([control, "-d"], env={**os.environ, **environment}, check=True)
+    try:
+        yield environment
+    finally:
+        subprocess.run([control], input="quit\n", env={**os.environ, **environment}, text=True, check=True)
+
+
+def peers(bench: Bench) -> None:
+    """kd's loops against the peers', in the same run."""
+    student, workers = bench.networks[0], bench.size.workers
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder, "rows.npy")
+        write_bank(rows)
+        same = {"device": bench.device, "train": bench.size.train, "test": bench.size.test, "threads": 8}
+        group = [
+            Contestant(
+                name, student, {"loop": "peer", "peer": kind, "workers": workers, **same}, images=bench.size.train
+            )
+            for name, kind in (("as the paper's code", "Paper"), ("as mdistiller", "Mdistiller"))
+        ]
+        group.append(bench.kd("kd, teacher online", student, teacher="online"))
+        group.append(bench.kd("kd, bank", student, teacher="bank", bank=str(rows)))
+        part = f"{TEACHER} -> {student}, one cell"
+        rates = bench.measured(part, group)
+    for name, rate in rates.items():
+        if name.startswith("kd"):
+            bench.note(part, f"{name}, of mdistiller's", rate / rates["as mdistiller"], "x")
+            bench.note(part, f"{name}, of the paper's", rate / rates["as the paper's code"], "x")
+
+
+def roofline(bench: Bench) -> None:
+    """What memory and arithmetic allow, how much of it training reaches, and where its time goes."""
+    bandwidth, rate = _ceilings(bench)
+    for name in bench.networks:
+        part = f"roofline of {name}, bf16"
+        flops, moved = _flops(name), _bytes(name)
+        floor = max(flops / rate, moved / bandwidth)
+        bench.note(part, "arithmetic", flops / 1e9, "GFLOP an image")
+        bench.note(part, "memory, all fused that can be", moved / 1e6, "MB an image")
+        bench.note(part, "floor", 1 / floor, "images/s")
+        images, seconds, spent = _profiled(bench, name)
+        bench.note(part, "training and evaluation, under the profiler", images / seconds, "images/s")
+        bench.note(part, "share of the floor", images / seconds * floor, "")
+        for kind in KINDS:
+            of_kind = sum(taken for kernel, taken in spent.items() if _kind(kernel) == kind)
+            bench.note(part, f"time in {kind}", 100 * of_kind / seconds, "%")
+        bench.note(part, "time in no kernel", 100 * (1 - sum(spent.values()) / seconds), "%")
+        longest = sorted(spent.items(), key=lambda pair: -pair[1])[:25]
+        bench.kernels += [
+            {"network": name, "kernel": kernel, "kind": _kind(kernel), "percent": round(100 * taken / seconds, 2)}
+            for kernel, taken in longest
+        ]
+
+
+def _ceilings(bench: Bench) -> tuple[float, float]:
+    """Return bytes a second of a large copy, read and written, and operations a second of a large product in bf16."""
+    device, size = torch.device(bench.device), bench.size
+    source, target = (torch.empty(size.copied // 2, dtype=torch.uint8, device=device).random_() for _ in range(2))
+    left, right = (torch.randn(size.side, size.side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    variants = {"copy": _waited(lambda: target.copy_(source)), "product": _waited(lambda: left @ right)}
+    seconds = interleaved(variants, 4 * bench.rounds)
+    bandwidth, rate = 2 * source.nbytes / seconds["copy"], 2 * size.side**3 / seconds["product"]
+    bench.note("card", "copy, read and written", bandwidth / 1e12, "TB/s")
+    bench.note("card", f"product of {size.side} x {size.side} matrices, bf16", rate / 1e12, "TFLOP/s")
+    return bandwidth, rate
+
+
+def _waited(work: Callable[[], object]) -> Callable[[], None]:
+    def done() -> None:
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return done
+
+
+def _flops(name: str) -> float:
+    """Return the floating-point operations of a training step, for each image."""
+    built = network(name)
+    with FlopCounterMode(display=False) as counter:
+        built(torch.zeros(2, 3, 32, 32)).sum().backward()
+    return counter.get_total_flops() / 2
+
+
+def _bytes(name: str) -> float:
+    """Return the bytes that a training step in bf16 moves at least, for each image.
+
+    A convolution reads its input and writes its output; backwards it reads both gradients' sides twice: three times
+    each. What stands between convolutions, `traffic` counts.
+    """
+    layers = layers_of(network(name), 1, torch.bfloat16)
+    return 2 * sum(3 * (x.numel() + gradient.numel()) for _, x, _, gradient in layers) + traffic(name) / BATCH
+
+
+def _profiled(bench: Bench, name: str) -> tuple[int, float, dict[str, float]]:
+    """Return images and seconds of two epochs of kd.fit after two to warm up, and the seconds of each kernel."""
+    activity = torch.profiler.ProfilerActivity.CUDA if bench.is_gpu else torch.profiler.ProfilerActivity.CPU
+    profiler = torch.profiler.profile(activities=[activity])
+    times: list[float] = []
+
+    class Enough(Exception):
+        pass
+
+    def pause() -> None:
+        times.append(time.perf_counter())
+        if len(times) == 2:
+            profiler.start()
+            times[-1] = time.perf_counter()
+        if len(times) == 3:
+            profiler.stop()
+            raise Enough
+
+    options = {
+        "device": bench.device,
+        "precision": "bf16",
+        "compiles": bench.is_gpu,
+        "teacher": "none",
+        "student": name,
+    }
+    with contextlib.suppress(Enough):
+        train_for_ever(options | {"train": bench.size.train, "test": bench.size.test}, Turns(2, pause))
+    time_of = "self_device_time_total" if bench.is_gpu else "self_cpu_time_total"
+    spent = {event.key: getattr(event, time_of) / 1e6 for event in profiler.key_averages()}
+    return 2 * bench.size.train, times[2] - times[1], spent
+
+
+def _kind(kernel: str) -> str:
+    return next(kind for kind, names in KINDS.items() if re.search(names, kernel))
+
+
+PARTS = {part.__name__: part for part in (steps, bank, cell, together, peers, roofline)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--networks", nargs="+", default=["wrn-16-2", "wrn-16-4", TEACHER])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("bench.gpu: no GPU here (--device cpu runs the same code on a few images)")
+    bench = Bench(options.device, options.networks, options.rounds)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "gpu.txt").write_text(machine(options.device) + "\n")
+    for part in options.parts:
+        PARTS[part](bench)
+        write(options.out / "gpu.csv", bench.rows, by="part")  # after each: what comes next may be cut off
+        if bench.kernels:
+            pd.DataFrame(bench.kernels).to_csv(options.out / "gpu_kernels.csv", index=False)
+
+
+def machine(device: str) -> str:
+    """Return what this was measured on, in a sentence."""
+    here = Place(torch.device(device), "bf16").describe()
+    cuda = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, " if device == "cuda" else ""
+    versions = f"{cuda}torch {here['torch']}, Python {here['python']}, kd {__version__}"
+    return f"{here['device']} with {os.cpu_count()} processors, {versions}, {datetime.date.today()}."
+
+
+if __name__ == "__main__":
+    main()
