@@ -20,7 +20,7 @@ from kd import answers, files, measures
 from kd.answers import Answers, Split
 from kd.cells import DATA, Cell, measured
 from kd.config import Study
-from kd.errors import ConfigError, DataError, StorageError, nearest
+from kd.errors import ConfigError, DataError, StorageError, itemised, nearest
 from kd.losses.hard import ce
 from kd.table import setting, write_frame
 
@@ -30,7 +30,6 @@ TAUS = sorted({*(round(10 ** (n / 4), 4) for n in range(-8, 13)), 0.5, 0.75, 1.3
 TLD_BINS = np.linspace(-10, 20, 301)  # as in arXiv 2105.08919
 _BINS = 200  # of the other densities
 _POINTS = 200  # of a class, on a plane
-_SHOWN = 10  # cells that an error names before it counts the rest
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,8 @@ def _well(cells: Iterable[Cell]) -> set[Cell]:
         except StorageError as error:
             problems.append(str(error))
     if problems:
-        rest = f"\n... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        listed = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
-        raise DataError(f"the answers of {len(problems)} networks cannot be used; run snakemake\n{listed}{rest}")
+        count = len(problems)
+        raise DataError(f"the answers of {count} networks cannot be used; run snakemake\n{itemised(problems)}")
     return well
 
 

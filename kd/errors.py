@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class KdError(Exception):
@@ -100,6 +100,12 @@ def _is_lack_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError | ImportError) and any(text in str(error) for text in _NO_MEMORY)
+
+
+def itemised(problems: Sequence[str], most: int = 10) -> str:
+    """Return problems one to a line, `most` of them before the rest is counted."""
+    rest = [f"... and {len(problems) - most} more"] if len(problems) > most else []
+    return "\n".join([*(f"  {problem}" for problem in problems[:most]), *rest])
 
 
 def first_line(error: BaseException) -> str:

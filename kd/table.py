@@ -16,11 +16,10 @@ import pandas as pd
 from kd import files
 from kd.cells import DATA, Cell, all_cells, cells_of, spell_objective, stale, taught_by
 from kd.config import Study
-from kd.errors import DataError, StorageError, first_line
+from kd.errors import DataError, StorageError, first_line, itemised
 
 ROWS, CURVES = "table", "curves"
 TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
-_SHOWN = 10  # cells that an error names before it counts the rest
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,8 @@ def read_results(study: Study) -> dict[Cell, Result]:
             problems.append(str(error))
     problems += filter(None, (_other_than_taught(result, results) for result in results.values()))
     if problems:
-        rest = f"\n... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        listed = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
         raise DataError(
-            f"no table: {len(problems)} of the study's cells cannot stand in it; run snakemake\n{listed}{rest}"
+            f"no table: {len(problems)} of the study's cells cannot stand in it; run snakemake\n{itemised(problems)}"
         )
     return results
 

@@ -101,6 +101,17 @@ def examples(frame: pd.DataFrame) -> str:
     return f"{' to '.join(f'{n:,}' for n in dict.fromkeys((counts.min(), counts.max())))} test images"
 
 
+def measures_caption(
+    figure: str, shows: str, measures: Sequence[Measure], rows: pd.DataFrame, frame: pd.DataFrame
+) -> str:
+    """Return what a figure `shows`, "{on}" in it for the images, and between which objectives each measure lies."""
+    found = analysed(figure, rows, frame)
+    used = wording.union(setting.rows for setting in found)
+    said = ["; ".join([*(ends_words(setting, m) for m in measures), counted(setting)]) for setting in found]
+    on = f"{examples(frame)} ({wording.where(used)})"
+    return wording.compose(shows.format(on=on), [setting.title for setting in found], said, used)
+
+
 # -- a panel for each measure -----------------------------------------------------------------------------------------
 
 

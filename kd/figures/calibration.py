@@ -5,8 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kd.figures import wording
-from kd.figures.analysed import Measure, analysed, counted, ends_words, examples, panels
+from kd.figures.analysed import Measure, analysed, measures_caption, panels
 
 _MEASURES = [
     Measure("ece", "calibration\nerror (%)", "calibration error", " %", taught=True),
@@ -23,13 +22,10 @@ def draw(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
 
 def caption(rows: pd.DataFrame, frame: pd.DataFrame) -> str:
     """Say for each measure between which objectives it lies."""
-    found = analysed("calibration", rows, frame)
-    used = wording.union(setting.rows for setting in found)
-    said = ["; ".join([*(ends_words(setting, m) for m in _MEASURES), counted(setting)]) for setting in found]
     shows = (
-        f"Probabilities at τ = 1 on {examples(frame)} ({wording.where(used)}): expected calibration error over 15 bins "
+        "Probabilities at τ = 1 on {on}: expected calibration error over 15 bins "
         "of equal width, negative log-likelihood, mean entropy; and the gap between top-1 on training images, as they "
         "are and by the labels that were learnt, and on test images. Marks are means, bars their intervals, small dots "
         "seeds."
     )
-    return wording.compose(shows, [setting.title for setting in found], said, used)
+    return measures_caption("calibration", shows, _MEASURES, rows, frame)

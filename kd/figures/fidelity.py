@@ -8,8 +8,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kd.figures import wording
-from kd.figures.analysed import Measure, analysed, counted, ends_words, examples, panels
+from kd.figures.analysed import Measure, analysed, measures_caption, panels
 
 _MEASURES = [
     Measure("agreement", "agreement with\nthe teacher (%)", "agreement", " %", taught=False),
@@ -26,13 +25,10 @@ def draw(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
 
 def caption(rows: pd.DataFrame, frame: pd.DataFrame) -> str:
     """Say for each measure between which objectives it lies."""
-    found = analysed("fidelity", rows, frame)
-    used = wording.union(setting.rows for setting in found)
-    said = ["; ".join([*(ends_words(setting, m) for m in _MEASURES), counted(setting)]) for setting in found]
     shows = (
-        f"Students beside their teacher, on {examples(frame)} ({wording.where(used)}): share of images at which both "
+        "Students beside their teacher, on {on}: share of images at which both "
         "have the highest logit at one class; mean KL(teacher || student) at τ = 1; linear CKA of the pre-logits; mean "
         "logit over classes and images, which KL leaves free at every τ and MSE does not. CE learnt without the "
         "teacher. Marks are means, bars their intervals, small dots seeds."
     )
-    return wording.compose(shows, [setting.title for setting in found], said, used)
+    return measures_caption("fidelity", shows, _MEASURES, rows, frame)
