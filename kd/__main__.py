@@ -35,7 +35,7 @@ from kd.cells import (
 from kd.config import Recipe, Study, merged, parse_yaml, read_yaml, schema, validate
 from kd.errors import ConfigError, Diverged, KdError, StorageError, Terminated, understood
 from kd.files import MANIFEST, demand, free_bytes
-from kd.startup import keep_memory
+from kd.startup import keep_memory, leave
 
 _SHOWN = 20  # cells of one status that are listed before the rest is counted
 
@@ -51,13 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         signal.signal(signal.SIGTERM, _terminate)  # in the training loop its own handler takes over
     try:
-        return options.verb(options) or 0
+        code = options.verb(options) or 0
     except BaseException as error:
         known = understood(error)
         if not isinstance(known, KdError):
             raise
         print(f"kd: {known}", file=sys.stderr)
-        return known.exit_code
+        code = known.exit_code
+    if arguments is None and "torch" in sys.modules:
+        leave(code)
+    return code
 
 
 def _terminate(number: int, frame: object) -> None:

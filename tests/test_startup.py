@@ -50,3 +50,28 @@ def test_the_command_starts_again_once_with_its_arguments_and_the_user_s_own_set
     code = f"from kd.startup import *; keep_memory(); print(os.environ[{VARIABLE!r}], sys.argv)"
     assert printed(code) == f"{KEEP_MEMORY} ['-c']"
     assert printed(code, **{VARIABLE: "glibc.malloc.check=0"}) == "glibc.malloc.check=0 ['-c']"
+
+
+LEAVE = """
+import atexit, logging, multiprocessing, os, sys, time
+from kd.startup import leave
+atexit.register(print, "taken apart")
+print("said")  # into a pipe: it is kept back until it is flushed
+{before}
+leave(3)
+"""
+
+
+def ended(before: str) -> subprocess.CompletedProcess:
+    code = LEAVE.format(before=before)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_process_that_leaves_says_all_it_has_said_and_takes_nothing_apart() -> None:
+    run = ended("")
+    assert (run.returncode, run.stdout) == (3, "said\n")
+
+
+def test_a_process_that_has_started_others_ends_them() -> None:
+    run = ended("multiprocessing.get_context('fork').Process(target=time.sleep, args=[60], daemon=True).start()")
+    assert (run.returncode, run.stdout) == (0, "said\ntaken apart\n")
