@@ -13,10 +13,10 @@ demo: .venv/installed
 	@echo "table    reports/demo/table.csv"
 
 test: .venv/installed
-	$(BIN)/pytest -n auto -m "not slow and not slurm"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not slurm"
 
 test-slow: .venv/installed
-	$(BIN)/pytest -n auto -m slow
+	$(BIN)/pytest -n auto --dist worksteal -m slow
 
 test-slurm: .venv/installed # as root on Debian: a SLURM on this machine, without and with accounting
 	tests/cluster.sh install

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,7 +12,7 @@ import torch
 from conftest import ROOT
 
 from bench import loops, peers, precision, report
-from bench.worker import GRID, write_bank
+from bench.worker import GRID
 from kd import models
 from kd.teachers import keys_seen
 
@@ -88,7 +86,7 @@ def test_parts_are_measured_and_written(tmp_path) -> None:
 @pytest.mark.slow
 def test_the_benchmark_of_gpus_can_be_rehearsed_without_one(tmp_path) -> None:
     command = [sys.executable, "-m", "bench.gpu", "--device", "cpu", "--networks", "wrn-10-1", "--rounds", "1"]
-    parts = ["cell", "together", "peers", "roofline"]
+    parts = ["cell", "together", "roofline"]
     subprocess.run([*command, "--out", str(tmp_path), "--parts", *parts], cwd=ROOT, check=True)
     measured = pd.read_csv(tmp_path / "gpu.csv")
     assert {"2 streams", "2 processes"} <= set(measured.variant)
@@ -108,10 +106,9 @@ def test_the_benchmark_of_gpus_runs_where_little_is_installed() -> None:
 @pytest.mark.slow
 def test_contestants_take_their_turns(monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
-    with tempfile.TemporaryDirectory() as folder:  # the bank has its full size
-        bank = Path(folder, "rows.npy")
-        write_bank(bank)
-        eager = next(c for c in loops.contestants("wrn-10-1", bank) if c.name == "kd, bank, bf16, eager")
-        rows = loops.measured([loops.teachers()[2], eager], rounds=2)
-    assert [row["loop"] for row in rows] == ["fill, bf16", "kd, bank, bf16, eager"]
+    same = {"precision": "fp32", "threads": 1, "network": "wrn-10-1"}
+    passes = loops.Contestant("passes", "bank", {"loop": "passes", "rows": 64, **same}, images=64)
+    alone = loops.Contestant("kd", "wrn-10-1", {"loop": "kd", "teacher": "none", "train": 128, **same}, images=512)
+    rows = loops.measured([passes, alone], rounds=2)
+    assert [row["loop"] for row in rows] == ["passes", "kd"]
     assert all(0 < row["slowest"] <= row["images_per_second"] <= row["fastest"] for row in rows)
