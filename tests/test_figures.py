@@ -243,6 +243,14 @@ def test_a_figure_with_nothing_to_show_says_what_it_needs(name: str) -> None:
         figures.draw(name, lost.head(0) if name == "dots" else lost, curves)
 
 
+def test_curves_of_few_epochs_have_no_end_to_enlarge() -> None:
+    rows = made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1))
+    for epochs, axes in ((2, 2), (20, 3)):
+        figure, caption = figures.draw("curves", rows, made.curves(rows, epochs))
+        assert len(figure.axes) == axes
+        assert ("enlarged" in caption) == (axes == 3)
+
+
 def test_an_unknown_figure_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'heatmap'"):
         figures.draw("heatmaps", made.grid(), pd.DataFrame())

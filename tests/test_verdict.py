@@ -211,8 +211,11 @@ def test_the_caption_counts_and_says_how() -> None:
 @pytest.mark.parametrize(
     "rows", [built(TRUE), pd.concat([made.losses(), made.noise(), made.chains()])], ids=["few", "all"]
 )
-def test_the_figure_keeps_its_words_apart(rows: pd.DataFrame) -> None:
+@pytest.mark.parametrize("far", [None, 9, 30, 170])  # points: what few seeds leave open
+def test_the_figure_keeps_its_words_apart(rows: pd.DataFrame, far: float | None) -> None:
     lines = judged(rows)
+    if far:
+        lines.loc[lines.index[0], ["low", "high"]] = -far, far
     with style.paper():
         drawn = figure.draw(lines.assign(setting=shown(lines)["setting"]))
     boxes = [(text.get_text(), text.get_window_extent()) for text in words_on(drawn)]

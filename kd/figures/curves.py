@@ -14,10 +14,11 @@ from kd.statistics import settings
 
 _WARM = 0.05  # share of the epochs that the accuracy axis may cut off at the start
 _END = 0.7  # share of the epochs that the enlarged end leaves out
+_FEWEST = 3  # epochs that are worth enlarging
 
 
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
-    """Draw test, its end and train side by side, for each setting and handful of objectives."""
+    """Draw test, its end where the run is long, and train side by side, for each setting and handful of objectives."""
     return epochs.draw(epochs.panels("curves", rows, curves), _views)
 
 
@@ -27,8 +28,9 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     found = settings(rows)
     used = wording.union(frame for _, frame in found)
     said = [wording.best_words(frame, naming.objective_name) for _, frame in found]
+    enlarged = ", the end of test enlarged, and" if any(len(_views(panel.epochs)) > 2 for panel in panels) else " and"
     shows = (
-        f"Top-1 per epoch by objective ({wording.where(used)}): test, the end of test enlarged, and train. Lines are "
+        f"Top-1 per epoch by objective ({wording.where(used)}): test{enlarged} train. Lines are "
         f"means over the seeds of the networks that did not diverge, bands the range of those seeds."
         f"{epochs.falls(panels)}"
     )
@@ -37,11 +39,13 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
 
 
 def _views(shown: pd.DataFrame) -> list[View]:
-    """Return the three axes of a panel; the end begins with the last learning rate of a schedule."""
+    """Return the axes of a panel; the end, if epochs enough are in it, begins with the last learning rate."""
     last = shown["epoch"].max()
     begin = max([_END * last, *(step for step in epochs.steps(shown) if step < 0.9 * last)])
     end = shown[shown["epoch"] >= begin]
     views = [("test", shown, "test_top1"), ("test, the end", end, "test_top1"), ("train", shown, "train_top1")]
+    if end["epoch"].nunique() < _FEWEST:
+        del views[1]
     return [View(title, of, value, style.AXES[value], _limits(of, value)) for title, of, value in views]
 
 

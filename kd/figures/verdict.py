@@ -88,7 +88,7 @@ def _words(line: dict) -> str:
 def _frame(axis: Axes, lines: pd.DataFrame, ticks: list[tuple[float, dict]], bottom: float) -> None:
     values = lines[["difference", "low", "high", "published_difference"]].to_numpy(dtype=float)
     far = max([abs(value) for value in values.ravel() if math.isfinite(value)], default=1.0)
-    ends = [tick for tick in (0.5, 1, 3, 10, 30, 100) if tick <= max(far * 1.2, 1)]
+    ends = [tick for tick in ((0.5, 1, 3, 10) if far <= 10 else (1, 10, 100)) if tick <= max(far * 1.2, 1)]
     axis.axvline(0, color=style.GREY, linestyle=":", linewidth=0.8, zorder=1)
     axis.set_xscale("symlog", linthresh=_LINEAR, linscale=1.4)
     axis.set_xlim(-max(far * 1.25, 1.2), max(far * 1.25, 1.2))
