@@ -35,7 +35,8 @@ def mean_words(line: pd.Series) -> str:
         return f"no mean ({counted})"
     if line["n"] == 1:
         return f"{line['mean']:.2f} % ({counted}, so no interval)"
-    return f"{line['mean']:.2f} % [{line['low']:.2f}, {line['high']:.2f}] ({counted})"
+    ends = f"[{line['low']:.2f}, {line['high']:.2f}]".replace("-", "−")
+    return f"{line['mean']:.2f} % {ends} ({counted})"
 
 
 def half_words(line: pd.Series, digits: int = 2) -> str:

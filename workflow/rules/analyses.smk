@@ -14,6 +14,8 @@ rule answers:
         "logs/{cell}.answers.log",
     benchmark:
         "benchmarks/{cell}.answers.tsv"
+    group:
+        group_of
     conda:
         "../envs/kd.yaml"
     threads: 1
