@@ -338,14 +338,15 @@ _LATEX = {
 
 
 def latex(words: pd.DataFrame, about: str) -> str:
-    """Return the lines as a longtable; it needs the packages booktabs and longtable."""
-    widths = [0.24, 0.13, 0.15, 0.15, 0.12, 0.14]
-    columns = "".join(rf"p{{{width}\linewidth}}" for width in widths)
+    """Return the lines as a longtable; it needs the packages array, booktabs and longtable."""
+    widths = [0.22, 0.12, 0.17, 0.15, 0.12, 0.14]
+    columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}\linewidth}}" for width in widths)
     rows = [_latex_row(row) for row in words[COLUMNS].to_numpy()]
     return "\n".join(
         [
-            r"% \usepackage{booktabs,longtable}",
-            rf"{{\footnotesize\setlength{{\tabcolsep}}{{2pt}}\begin{{longtable}}{{{columns}}}",
+            r"% \usepackage{array,booktabs,longtable}",
+            r"{\footnotesize\setlength{\tabcolsep}{3pt}\setlength{\LTcapwidth}{\linewidth}",
+            rf"\begin{{longtable}}{{{columns}}}",
             rf"\caption{{{_latex_text(' '.join(about.splitlines()))}}}\\",
             r"\toprule",
             _latex_row(COLUMNS),
