@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -338,6 +338,7 @@ class _Model(BaseModel):
 
 
 _M = TypeVar("_M", bound=_Model)
+_N = TypeVar("_N", int, float)
 
 
 class Protocol(_Model):
@@ -612,11 +613,25 @@ def parse_yaml(text: str, where: str) -> object:
 
 
 class _PlainYaml(yaml.SafeLoader):
-    """YAML of plain values, in which no number is octal by surprise."""
+    """YAML of plain values, in which no number is octal by surprise and no key is lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Return keys and values. Raises ConfigError for a key that is there twice: YAML would keep the last."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            line, name = key.start_mark.line + 1, key.value
+            if isinstance(key, yaml.ScalarNode) and name != "<<":
+                if name in lines:
+                    raise ConfigError(
+                        f"line {line}: {name} is there already, on line {lines[name]}, and YAML would keep the last "
+                        "alone; remove one, or give it another name"
+                    )
+                lines[name] = line
+        return super().construct_mapping(node, deep)
 
     def integer(self, node: yaml.ScalarNode) -> int:
         """Return a whole number. Raises ConfigError for one with a leading zero: to YAML 1.1 `010` is 8."""
-        value, written = self.construct_yaml_int(node), node.value.replace("_", "")
+        value, written = self._decimal(node, self.construct_yaml_int), node.value.replace("_", "")
         if re.fullmatch("[-+]?0[0-9]+", written):
             meant = " or ".join(map(str, dict.fromkeys((value, int(written)))))
             line = node.start_mark.line + 1
@@ -624,8 +639,20 @@ class _PlainYaml(yaml.SafeLoader):
         str(value)  # raises where a number is too long for any message to show it
         return value
 
+    def real(self, node: yaml.ScalarNode) -> float:
+        """Return a number. Raises ConfigError for one to the base of 60."""
+        return self._decimal(node, self.construct_yaml_float)
+
+    def _decimal(self, node: yaml.ScalarNode, construct: Callable[[yaml.ScalarNode], _N]) -> _N:
+        value = construct(node)
+        if ":" in node.value:  # to YAML 1.1 `1:30` is 90
+            line = node.start_mark.line + 1
+            raise ConfigError(f"line {line}: {node.value} is {value} to YAML, which counts by sixties; write {value}")
+        return value
+
 
 _PlainYaml.add_constructor("tag:yaml.org,2002:int", _PlainYaml.integer)
+_PlainYaml.add_constructor("tag:yaml.org,2002:float", _PlainYaml.real)
 
 
 def merged(overlay: Mapping[str, object], base: Path = DEFAULT) -> dict:

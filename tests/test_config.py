@@ -97,6 +97,28 @@ def test_a_number_with_a_leading_zero_is_refused_with_what_it_may_mean(
     assert read_yaml(path)["a"] == [0, 0, 0.5, 0.5, 31, "010", 10, 1000, "08"]
 
 
+@pytest.mark.parametrize(("written", "read"), [("1:30", "90"), ("-1:0:0", "-3600"), ("1:30.5", "90.5")])
+def test_a_number_that_yaml_counts_by_sixties_is_refused(tmp_path: Path, written: str, read: str) -> None:
+    path = tmp_path / "sixty.yaml"
+    path.write_text(f"a: '1:30'\nb: {written}\n")
+    with pytest.raises(ConfigError, match=rf"sixty\.yaml: line 2: {written} is {read} to YAML, .* write {read}$"):
+        read_yaml(path)
+
+
+def test_a_key_that_is_there_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    for text, name, lines in (
+        ("seeds: 0\nexperiments:\n  a: {loss: ce}\n  b: {}\n  a: {loss: mse}\n", "a", (5, 3)),
+        ("protocol: {epochs: 2, lr: 1, epochs: 3}\n", "epochs", (1, 1)),
+        ("seeds: 0\n'seeds': 1\n", "seeds", (2, 1)),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=rf"twice\.yaml: line {lines[0]}: {name} is there .* on line {lines[1]},"):
+            read_yaml(path)
+    path.write_text("a: &a {x: 1, y: 1}\nb: {<<: *a, x: 2}\nx: 3\n")
+    assert read_yaml(path)["b"] == {"x": 2, "y": 1}
+
+
 def test_a_boolean_among_equal_numbers_is_refused_and_a_seed_has_at_most_nine_digits() -> None:
     refused("seeds.1: got True, expected a number", seeds=[1, True])
     refused("seeds", seeds=10**9)
