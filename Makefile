@@ -21,7 +21,7 @@ test-slow: .venv/installed
 test-slurm: .venv/installed # as root on Debian: a SLURM on this machine, without and with accounting
 	tests/cluster.sh install
 	tests/cluster.sh start
-	KD_TEST_CLUSTER=plain $(BIN)/pytest -n 4 -m slurm; code=$$?; tests/cluster.sh stop; exit $$code
+	KD_TEST_CLUSTER=plain $(BIN)/pytest -n 4 --dist worksteal -m slurm; code=$$?; tests/cluster.sh stop; exit $$code
 	tests/cluster.sh start --accounting
 	KD_TEST_CLUSTER=accounting $(BIN)/pytest -m slurm -k accounting; code=$$?; tests/cluster.sh stop; exit $$code
 
