@@ -4,7 +4,7 @@ kd plan                                                     what a study will tr
 kd status                                                   where it stands, and what failed
 kd train results/digits/demo/wrn-10-2.ce.s0                 train one cell, or go on with it
 kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 a student of it
-torchrun --nproc-per-node 4 -m kd train results/...         one cell on four GPUs
+kd train results/... --processes 4                          one cell on four GPUs
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from kd.cells import (
 from kd.config import Recipe, Study, merged, parse_yaml, read_yaml, schema, validate
 from kd.errors import ConfigError, Diverged, KdError, StorageError, Terminated, understood
 from kd.files import MANIFEST, demand, free_bytes
-from kd.startup import keep_memory, leave
+from kd.startup import keep_memory, leave, start_together
 
+_LEAST = {"threads": 1, "cells_per_gpu": 0, "processes": 1, "workers": 0}
 _SHOWN = 20  # cells of one status that are listed before the rest is counted
 
 
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         signal.signal(signal.SIGTERM, _terminate)  # in the training loop its own handler takes over
     try:
+        _demand_counts(options)
         code = options.verb(options) or 0
     except BaseException as error:
         known = understood(error)
@@ -61,6 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and "torch" in sys.modules:
         leave(code)
     return code
+
+
+def _demand_counts(options: argparse.Namespace) -> None:
+    for name, least in _LEAST.items():
+        given = getattr(options, name, least)
+        if given < least:
+            raise ConfigError(f"--{name.replace('_', '-')} {given}: expected {least} or more")
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -170,10 +179,12 @@ def labels(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """Train one cell, or go on with it, and publish it."""
+    cell = parse_cell(options.cell)
+    recipe = _recipe(options, cell)
+    start_together(options.processes)
     from kd import stages
 
-    cell = parse_cell(options.cell)
-    manifest = stages.train(cell, _recipe(options, cell), _resources(options), options.fresh)
+    manifest = stages.train(cell, recipe, _resources(options), options.fresh)
     # To torchrun, which makes 1 of every code, a cell that diverged has ended well.
     return 0 if manifest["status"] == "ok" or "TORCHELASTIC_RUN_ID" in os.environ else Diverged.exit_code
 
@@ -296,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument(
                 "--workers", type=int, default=0, help="processes that decode streamed images (default 0)"
             )
+            added.add_argument("--processes", type=int, default=1, help="to train together, a GPU each (default 1)")
             added.add_argument("--fresh", action="store_true", help="discard the saved state")
         elif name == "bank":
             added.add_argument("--needs", nargs="+", required=True, metavar="SEED:EPOCHS", help="of its students")
@@ -364,12 +376,7 @@ def _recipe(options: argparse.Namespace, what: Cell | Dataset) -> Recipe:
 def _resources(options: argparse.Namespace) -> object:
     from kd.stages import Resources
 
-    workers = getattr(options, "workers", 0)
-    if options.threads < 1 or options.cells_per_gpu < 0 or workers < 0:
-        raise ConfigError(
-            f"--threads {options.threads} --cells-per-gpu {options.cells_per_gpu} --workers {workers}: too few"
-        )
-    return Resources(options.threads, options.cells_per_gpu, workers)
+    return Resources(options.threads, options.cells_per_gpu, getattr(options, "workers", 0))
 
 
 def _need(text: str) -> tuple[int, int]:

@@ -29,6 +29,13 @@ def keep_memory() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def start_together(processes: int) -> None:
+    """Start this command again as so many processes that train together, unless it is one of them."""
+    if processes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        os.execv(sys.executable, [sys.executable, *torchrun, *sys.orig_argv[1:]])
+
+
 def leave(code: int) -> None:
     """End this process at once, unless it has others to end: to take torch apart takes a tenth of a short cell."""
     import multiprocessing  # only who has imported torch comes here, and so has this

@@ -28,12 +28,15 @@ from kd.stages import _demand_examples
 CELL = "results/digits/quick/resnet8.ce.s0"
 
 
-def torchrun(*arguments: str, **options: object) -> subprocess.Popen:
-    """Start two processes in the working directory, in which kd is not."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
+def python(*arguments: str) -> subprocess.Popen:
+    """Start Python in the working directory, in which kd is not."""
     paths = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))), "KD_DEVICE": "cpu"}
     return subprocess.Popen(
-        command, env={**os.environ, **paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        [sys.executable, *arguments],
+        env={**os.environ, **paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -57,7 +60,8 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_training() -> None:
 
 def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_path: Path) -> None:
     """To float32's last digits, which depend on the order of sums; the last batch is divided 4 to 3."""
-    run = torchrun(str(ROOT / "tests" / "together.py"), str(tmp_path))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = python(*torchrun, str(ROOT / "tests" / "together.py"), str(tmp_path))
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 0, output
     alone, *both = trained(), *(torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
@@ -83,7 +87,7 @@ def digits(project: Path) -> Path:
 
 
 def train() -> subprocess.Popen:
-    return torchrun("-m", "kd", "train", CELL, "--configfile", "study.yaml", "--threads", "2")
+    return python("-m", "kd", "train", CELL, "--configfile", "study.yaml", "--threads", "2", "--processes", "2")
 
 
 def finished() -> dict[str, str]:

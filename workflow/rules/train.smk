@@ -1,10 +1,6 @@
 # results/CELL: a trained network. banks/CELL: the logits of a network that teaches, for all its students.
 
 
-TOGETHER = f"python -m torch.distributed.run --standalone --nproc-per-node {STUDY.gpus_per_cell}"  # torchrun
-TRAINING = TOGETHER if STUDY.gpus_per_cell > 1 else "python"
-
-
 localrules:
     release,
 
@@ -29,13 +25,15 @@ rule train:
     threads: STUDY.gpus_per_cell * (1 + STUDY.workers)
     resources:
         cells_per_gpu=STUDY.cells_per_gpu,
+        gpus_per_cell=STUDY.gpus_per_cell,
         workers=STUDY.workers,
     params:
         code=lambda w: cells.code_behind(CELLS[w.cell], STUDY.protocol),
         recipe=lambda w: recipe(CELLS[w.cell]),
     shell:
-        "{TRAINING} -m kd train results/{wildcards.cell:q} --recipe {params.recipe:q} --threads {threads}"
-        " --cells-per-gpu {resources.cells_per_gpu} --workers {resources.workers} &>> {log:q} || ended $? {log:q}"
+        "python -m kd train results/{wildcards.cell:q} --recipe {params.recipe:q} --threads {threads}"
+        " --processes {resources.gpus_per_cell} --workers {resources.workers} --cells-per-gpu {resources.cells_per_gpu}"
+        " &>> {log:q} || ended $? {log:q}"
 
 
 rule bank:
