@@ -231,7 +231,9 @@ def test_promise_6_the_code_has_no_loader_or_shell_that_runs_data() -> None:
             assert "weights_only=True" in call, path
     for path in (ROOT / "workflow" / "rules").glob("*.smk"):
         for command in re.findall(r'"python -m kd [^\n]*(?:\n\s+"[^\n]*)*', path.read_text()):
-            assert not re.search(r"\{(?!threads|resources\.cells_per_gpu)[^{}]*(?<!:q)\}", command), command
+            assert not re.search(
+                r"\{(?!threads|resources\.(?:cells_per_gpu|gpus_per_cell|workers))[^{}]*(?<!:q)\}", command
+            ), command
 
 
 def test_a_student_without_its_teacher_is_refused(digits: Path) -> None:
