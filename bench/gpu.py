@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
 import re
@@ -29,11 +28,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import RESULTS, write
-from bench.loops import Contestant, in_turns
+from bench.loops import Contestant, in_turns, machine
 from bench.parts import interleaved, traffic
 from bench.worker import BATCH, GRID, IMAGES, TEACHER, Turns, layers_of, network, train_for_ever, write_bank
-from kd import __version__
-from kd.device import Place
 
 EPOCHS = 200
 ALL_VIEWS = IMAGES * GRID.count
@@ -293,7 +290,7 @@ def _bytes(name: str) -> float:
 
 
 def _profiled(bench: Bench, name: str) -> tuple[int, float, dict[str, float]]:
-    """Return images and seconds of two epochs of kd.fit after two to warm up, and the seconds of each kernel."""
+    """Return images and seconds of two epochs of kd.fit after three to warm up, and the seconds of each kernel."""
     activity = torch.profiler.ProfilerActivity.CUDA if bench.is_gpu else torch.profiler.ProfilerActivity.CPU
     profiler = torch.profiler.profile(activities=[activity])
     times: list[float] = []
@@ -349,14 +346,6 @@ def main() -> None:
         write(options.out / "gpu.csv", bench.rows, by="part")  # after each: what comes next may be cut off
         if bench.kernels:
             pd.DataFrame(bench.kernels).to_csv(options.out / "gpu_kernels.csv", index=False)
-
-
-def machine(device: str) -> str:
-    """Return what this was measured on, in a sentence."""
-    here = Place(torch.device(device), "bf16").describe()
-    cuda = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, " if device == "cuda" else ""
-    versions = f"{cuda}torch {here['torch']}, Python {here['python']}, kd {__version__}"
-    return f"{here['device']} with {os.cpu_count()} processors, {versions}, {datetime.date.today()}."
 
 
 if __name__ == "__main__":

@@ -136,11 +136,15 @@ def main() -> None:
     (options.out / "machine.txt").write_text(machine() + "\n")
 
 
-def machine() -> str:
+def machine(device: str = "cpu") -> str:
     """Return what this was measured on, in a sentence."""
-    here = Place(torch.device("cpu"), "bf16").describe()
+    here = Place(torch.device(device), "bf16").describe()
+    where = f"{os.cpu_count()} cores of {here['device']}"
+    if device != "cpu":
+        cuda = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+        where = f"{here['device']} and {os.cpu_count()} cores, {cuda}"
     versions = f"torch {here['torch']}, Python {here['python']}, kd {__version__}"
-    return f"{os.cpu_count()} cores of {here['device']}, {versions}, {datetime.date.today()}."
+    return f"{where}, {versions}, {datetime.date.today()}."
 
 
 def in_turns(group: list[Contestant], rounds: int) -> None:

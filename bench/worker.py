@@ -324,8 +324,9 @@ CONTESTANTS = {
     "convolutions": convolutions,
     "fill": fill,
     "passes": passes,
+    "whole_bank": whole_bank,
+    "whole_cell": whole_cell,
 }
-CONTESTANTS |= {"whole_bank": whole_bank, "whole_cell": whole_cell}
 
 if __name__ == "__main__":
     main()

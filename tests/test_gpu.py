@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.worker import Unrecorded
 from kd import bank, losses, models
 from kd.data.examples import Examples
 from kd.data.views import Grid
@@ -82,13 +83,6 @@ def plan(epochs: int = 4, objective: object = losses.LOSSES["ce"].function) -> P
 def network(name: str = "wrn-10-1") -> nn.Module:
     torch.manual_seed(0)
     return models.build(name, 10, 3)
-
-
-class Unrecorded(Place):
-    """A place that launches each kernel by itself."""
-
-    def recorded(self, step: object) -> object:
-        return step
 
 
 def trained(where: Place, folder: Path, teacher: object = None, made: Plan | None = None) -> tuple[dict, list]:
