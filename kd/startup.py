@@ -1,7 +1,7 @@
 """How a process that trains starts and ends.
 
-What has to be said before the interpreter starts is how the C library keeps memory between steps.
-A training step allocates and frees the same hundred megabytes again and again. By default glibc gives them back to the
+What has to be said before the interpreter starts is how the C library keeps memory between steps. A training step
+allocates and frees the same hundred megabytes again and again. By default glibc gives them back to the
 kernel each time and gets them back page by page, 12,000 page faults a step; told to keep them, in huge pages, it makes
 a step of a small network a tenth to a quarter faster (bench/parts.py). Elsewhere than on glibc nothing changes.
 """
