@@ -1,8 +1,8 @@
 """Files that are whole or absent: atomic writes, digests, manifests, sealed state, locks.
 
-Publishing order (promise 1): every artefact to a temporary name, fsync, rename; then the directory;
-then `manifest.json`, which names the artefacts and their digests, in the same way. A directory without
-a manifest is not a result.
+Publishing order (promise 1): every artefact to a temporary name, fsync, rename; then the directory; then the manifest,
+which names the artefacts with their digests and sizes, in the same way. What has no manifest does not exist.
+A manifest ends with a digest of itself, so that a changed bit in any of its numbers is found when it is read.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from pathlib import Path
 from kd.errors import Busy, StorageError
 
 MANIFEST = "manifest.json"
+FORMAT = 2  # of manifests; one of another format is made anew
 AGAIN = "run snakemake, or the kd verb that makes it"
 _PENDING = ".tmp-"  # prefix of files that are not there yet; the writer's pid follows
+_SEAL = b',\n "manifest_sha256": "'  # the last key of a manifest: the digest of all that stands before it
 _OPEN_LOCKS: set[int] = set()  # file descriptors
 
 
@@ -118,48 +120,55 @@ def _written(path: Path, content: bytes | Callable[[Path], object]) -> Iterator[
             pending.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what dead writers left unfinished in `folder`. Call it while holding the folder's lock."""
-    for pending in Path(folder).glob(f"{_PENDING}*"):
+def sweep(folder: Path, names: str = "*") -> None:
+    """Remove what dead writers left unfinished of files of these names. Call it while holding the lock of them."""
+    for pending in Path(folder).glob(f"{_PENDING}*-{names}"):
         pending.unlink(missing_ok=True)
 
 
-def publish(folder: Path, artefacts: Mapping[str, bytes | Callable[[Path], object]], manifest: dict) -> dict:
-    """Publish a directory: its artefacts, then the manifest that makes it exist.
+def publish(
+    folder: Path, artefacts: Mapping[str, bytes | Callable[[Path], object]], manifest: dict, at: Path | None = None
+) -> dict:
+    """Publish artefacts in `folder`, then the manifest that makes them exist: `at`, or manifest.json beside them.
 
-    Returns the manifest as written, with `files: {name: sha256}` added. A crash while names change leaves no manifest,
-    so the directory counts as absent and is made again; until then what was there before stays whole. To publish what
-    is there already changes nothing, so that whoever reads it meanwhile is not disturbed.
+    Returns the manifest as written, with `files: {name: sha256}` and `sizes: {name: bytes}` added. A crash while names
+    change leaves no manifest, so what it would name counts as absent and is made again; until then what was there
+    before stays whole. Artefacts that are there already, to the byte, are not replaced: only the manifest is, in one
+    step, so that whoever reads them meanwhile is not disturbed.
     """
     folder = Path(folder)
+    at = at or folder / MANIFEST
     with contextlib.ExitStack() as held:
         pending = {name: held.enter_context(_written(folder / name, content)) for name, content in artefacts.items()}
-        manifest = {**manifest, "files": {name: digest for name, (_, digest) in pending.items()}}
-        if _stands(folder, manifest):
-            os.utime(folder / MANIFEST)  # as good as new to who compares times
-            return manifest
-        with storage(folder / MANIFEST):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / MANIFEST).unlink(missing_ok=True)  # never an old manifest beside new artefacts
-            for number, (name, (path, _)) in enumerate(pending.items()):
-                _crash_point(f"publish:{number}")
-                os.replace(path, folder / name)
-            _sync_directory(folder)
+        sizes = {name: path.stat().st_size for name, (path, _) in pending.items()}
+        manifest = {**manifest, "files": {name: digest for name, (_, digest) in pending.items()}, "sizes": sizes}
+        if not _are_there(folder, manifest["files"], at):
+            with storage(at):
+                folder.mkdir(parents=True, exist_ok=True)
+                at.unlink(missing_ok=True)  # never an old manifest beside new artefacts
+                for number, (name, (path, _)) in enumerate(pending.items()):
+                    _crash_point(f"publish:{number}")
+                    os.replace(path, folder / name)
+                for changed in {(folder / name).parent for name in pending} | {folder}:
+                    _sync_directory(changed)
         _crash_point(f"publish:{len(pending)}")
-    write_manifest(folder, manifest)
-    return manifest
+    return write_manifest(at, manifest)
 
 
-def _stands(folder: Path, manifest: dict) -> bool:
-    """Say whether `folder` has this manifest and is undamaged."""
+def _are_there(folder: Path, digests: Mapping[str, str], at: Path) -> bool:
+    """Say whether these artefacts are published in `folder`, undamaged."""
     with contextlib.suppress(StorageError):
-        return read_manifest(folder) == json.loads(json.dumps(manifest)) and bool(verified(folder))
+        manifest = read_manifest(folder, at)
+        return manifest is not None and manifest["files"] == digests and bool(verified(folder, at=at))
     return False
 
 
-def write_manifest(folder: Path, manifest: dict) -> None:
-    """Write the manifest of `folder`, which makes what it names exist."""
-    write_atomic(Path(folder) / MANIFEST, (json.dumps(manifest, indent=1, allow_nan=False) + "\n").encode())
+def write_manifest(path: Path, manifest: dict) -> dict:
+    """Write a manifest, which makes what it names exist; return it as `read_manifest` will."""
+    body = json.dumps({"format": FORMAT, **manifest}, indent=1, allow_nan=False)[:-2].encode()
+    digest = sha256(body)
+    write_atomic(path, body + _SEAL + digest.encode() + b'"\n}\n')
+    return json.loads(body + b"}") | {"manifest_sha256": digest}
 
 
 def _crash_point(name: str) -> None:
@@ -168,33 +177,72 @@ def _crash_point(name: str) -> None:
         os._exit(137)
 
 
-def read_manifest(folder: Path) -> dict | None:
-    """Return the manifest of a published directory, or None where there is no result."""
-    path = Path(folder) / MANIFEST
+def read_manifest(folder: Path, at: Path | None = None) -> dict | None:
+    """Return the manifest of a published folder (or the one `at` a path), None where there is none.
+
+    Raises StorageError that names it when a bit of it has changed, or another version of kd wrote it.
+    """
+    path = at or Path(folder) / MANIFEST
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise StorageError(f"{path}: not a manifest ({error}); remove it and {AGAIN}") from error
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read this manifest: {error.strerror}") from error
+    return parsed_manifest(content, path)
 
 
-def verified(folder: Path, *names: str) -> dict:
+def discard(manifest: Path) -> None:
+    """Make what this manifest is of count as absent, so that it is made anew."""
+    with storage(manifest):
+        manifest.unlink(missing_ok=True)
+
+
+def parsed_manifest(content: bytes, path: Path) -> dict:
+    """Return the manifest that `content` spells. Raises StorageError that names `path` when it is not intact."""
+    body, _, end = content.rpartition(_SEAL)
+    if end != sha256(body).encode() + b'"\n}\n':
+        raise StorageError(
+            f"{path}: not a manifest of this version of kd, or damaged (it does not match its own digest); "
+            f"remove it and {AGAIN}"
+        )
+    manifest = json.loads(content)
+    if manifest.get("format") != FORMAT:
+        raise StorageError(
+            f"{path}: a manifest of format {manifest.get('format')}, not {FORMAT}; remove it and {AGAIN}"
+        )
+    return manifest
+
+
+def lacking(folder: Path, manifest: dict) -> str | None:
+    """Return which file that a manifest names is not there with the size that it names, or None: no file is read."""
+    for name, size in manifest["sizes"].items():
+        try:
+            found = os.stat(os.path.join(folder, name)).st_size
+        except OSError:
+            return f"{name} is gone"
+        if found != size:
+            return f"{name} has {found:,} bytes instead of {size:,}"
+    return None
+
+
+def verified(folder: Path, *names: str, at: Path | None = None) -> dict:
     """Return the manifest of `folder` once the named artefacts (default: all) have the digests it states.
 
     Raises StorageError that names the first damaged or missing file and how to have it rebuilt.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    at = at or folder / MANIFEST
+    manifest = read_manifest(folder, at)
     if manifest is None:
-        raise StorageError(f"{folder}: no result here (no {MANIFEST}); {AGAIN}")
+        raise StorageError(f"{folder}: no result here (no {at.name}); {AGAIN}")
     for name in names or manifest["files"]:
         path = folder / name
         found = file_digest(path) if path.exists() else "no such file"
         if found != manifest["files"].get(name):
             raise StorageError(
                 f"{path}: damaged: its manifest says sha256 {manifest['files'].get(name)}, found {found}; "
-                f"remove {folder / MANIFEST} and {AGAIN}"
+                f"remove {at} and {AGAIN}"
             )
     return manifest
 
@@ -219,13 +267,13 @@ def unseal(path: Path) -> tuple[dict, bytes]:
 
 
 def is_locked(path: Path) -> bool:
-    """Say whether some process holds `path` locked, without waiting for it."""
+    """Say whether some process holds `path` locked alone, without waiting for it. To read the file is enough."""
     try:
-        handle = os.open(path, os.O_RDWR)
+        handle = os.open(path, os.O_RDONLY)
     except OSError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except BlockingIOError:
         return True
@@ -241,18 +289,41 @@ def lock(path: Path, wait: bool = True, shared: bool = False) -> Iterator[None]:
     when another process holds it.
     """
     path = Path(path)
-    with storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    _OPEN_LOCKS.add(handle)
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    handle = _locked(path, how)
     try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         yield
-    except BlockingIOError as error:
-        raise Busy(f"{path}: another process works on this") from error
     finally:
         _OPEN_LOCKS.remove(handle)
         os.close(handle)
+
+
+def _locked(path: Path, how: int) -> int:
+    """Return a handle that holds the file that is at `path` now: one that is deleted meanwhile keeps nobody out."""
+    while True:
+        with storage(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask: a group may share the folder
+        _OPEN_LOCKS.add(handle)
+        held = False
+        try:
+            fcntl.flock(handle, how)
+            held = _is_at(handle, path)
+        except BlockingIOError as error:
+            raise Busy(f"{path}: another process works on this") from error
+        finally:
+            if not held:
+                _OPEN_LOCKS.remove(handle)
+                os.close(handle)
+        if held:
+            return handle
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _close_locks() -> None:
