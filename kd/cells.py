@@ -30,7 +30,7 @@ from kd.config import NAME, WEIGHTS, Experiment, Noise, Objective, Protocol, Stu
 from kd.errors import ConfigError, nearest
 
 RESULTS, STATE, BANKS, ANSWERS, DATA, REPORTS, LOGS = "results", "state", "banks", "answers", "data", "reports", "logs"
-CONTROLLERS = f"{STATE}/controllers.lock"  # held, shared, by every Snakemake that is at work
+TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
 
 COMBINATIONS = {name.replace("_", ""): name for name in losses.ENSEMBLES}  # as paths spell them
 MEAN_LOGIT = next(iter(losses.ENSEMBLES))
@@ -427,11 +427,17 @@ def augmentation(source: data.Source, protocol: Protocol) -> tuple[int, bool]:
 
 
 def recipe(study: Study, cell: Cell) -> dict:
-    """Return what, beside its path, decides a cell's numbers: the protocol's values, the dataset, imported weights."""
-    name = cell.stage.weights
-    # Only where there are some: for every other cell Snakemake would see a parameter that has changed.
-    imports = {"weights": _weights(study, name).model_dump()} if name else {}
-    return {"protocol": study.protocol.model_dump(), **data_recipe(study, cell.dataset), **imports}
+    """Return what, beside its path, decides the numbers of a cell and of those that led to it.
+
+    That is the protocol's values, the dataset, and imported weights, which only the first of a lineage can have.
+    """
+    return data_recipe(study, cell.dataset) | training_recipe(study, cell.stages[0].weights)
+
+
+def training_recipe(study: Study, weights: str | None) -> dict:
+    """Return the protocol's values and, where a lineage begins with imported weights, what these are."""
+    imports = {"weights": _weights(study, weights).model_dump()} if weights else {}
+    return {"protocol": study.protocol.model_dump(mode="json"), **imports}
 
 
 def _weights(study: Study, name: str) -> Weights:
@@ -450,6 +456,12 @@ def taught_by(cells: Iterable[Cell]) -> Mapping[Cell, list[Cell]]:
             for teacher in dict.fromkeys((cell.teacher, *cell.teacher.members)):
                 students.setdefault(teacher, []).append(cell)
     return students
+
+
+def memberships(study: Study) -> list[tuple[str, Cell]]:
+    """Return (experiment, cell) for every row of the table; those that teach are an experiment of their own."""
+    pairs = [(name, cell) for name in study.experiments for cell in cells_of(study, name)]
+    return pairs + [(TEACHERS, cell) for cell in taught_by(all_cells(study))]
 
 
 # -- analyses ---------------------------------------------------------------------------------------------------------
@@ -502,25 +514,10 @@ def code_behind(cell: Cell, protocol: Protocol) -> str:
     return code_digest(*modules)
 
 
-def stale(cell: Cell, manifest: Mapping, study: Study) -> str | None:
-    """Return why a published cell is not what this study would train now, or None. Its teacher is not looked at."""
-    protocol, name = study.protocol, cell.stage.weights
-    code = code_behind(cell, protocol)
-    if manifest["code"] != code:
-        return f"trained with code {manifest['code']}, the code is now {code}"
-    # The manifest has what `auto` became on its machine.
-    values = protocol.model_dump(mode="json")
-    for key in values.keys() - {"precision", "compile"}:
-        if manifest["protocol"].get(key) != values[key]:
-            return f"trained with {key} {manifest['protocol'].get(key)}, protocol {protocol.name} has {values[key]}"
-    if name and manifest.get("weights") != _weights(study, name).claim:
-        return f"imported from {manifest.get('weights')}, the study's weights {name} are {_weights(study, name).claim}"
-    return None
-
-
-def code_behind_bank(teacher: Cell) -> str:
+def code_behind_bank(teacher: Cell, protocol: Protocol) -> str:
     """Return the digest of the code that computes a bank of `teacher`."""
-    return code_digest("kd.teachers", models.family(teacher.stage.network))
+    chosen = ["kd.data.arrays"] if teacher.dataset.fraction < 1 or protocol.heldout else []
+    return code_digest("kd.teachers", models.family(teacher.stage.network), *chosen)
 
 
 def code_behind_answers(cell: Cell) -> str:
@@ -528,9 +525,9 @@ def code_behind_answers(cell: Cell) -> str:
     return code_digest("kd.answers", *map(models.family, cell.stage.networks))
 
 
-def code_behind_data(study: Study, name: str) -> str:
-    """Return the digest of the code that prepares the images of dataset `name`."""
-    return code_digest(data.source_of(name, _declared(study, name)).module)
+def code_behind_data(name: str, declared: Mapping | None) -> str:
+    """Return the digest of the code that prepares the images of dataset `name`, declared so by a study."""
+    return code_digest(data.source_of(name, declared).module)
 
 
 def code_behind_labels(noise: Noise) -> str:

@@ -32,6 +32,13 @@ PLUMBING = frozenset(
         "kd.attempts",
         "kd.slurm",
         "kd.status",
+        "kd.products",
+        "kd.judge",
+        "kd.stamps",
+        "kd.making",
+        "kd.controllers",
+        "kd.patches",
+        "kd.delete",
         "kd.state",
         "kd.progress",
         "kd.losses.spec",
@@ -79,7 +86,7 @@ def _tree(name: str) -> ast.Module:
     source = _source(name)
     if source is None:
         raise ModuleNotFoundError(f"no module {name} in kd")
-    return ast.parse(source.read_text())
+    return ast.parse(source.read_text(encoding="utf-8"))
 
 
 @cache
