@@ -16,10 +16,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kd import __version__
+from kd import __version__, files, making, products
 from kd.cells import (
     REPORTS,
     Cell,
@@ -33,8 +33,11 @@ from kd.cells import (
     taught_by,
 )
 from kd.config import Recipe, Study, merged, parse_yaml, read_yaml, schema, validate
-from kd.errors import ConfigError, Diverged, KdError, StorageError, Terminated, understood
-from kd.files import MANIFEST, demand, free_bytes
+from kd.errors import ConfigError, Diverged, KdError, StorageError, Terminated, nearest, understood
+from kd.figures import ANALYSES, FIGURES
+from kd.files import demand, free_bytes
+from kd.judge import Judge, replaced, told
+from kd.products import Product
 from kd.startup import keep_memory, leave, start_together
 
 _LEAST = {"threads": 1, "cells_per_gpu": 0, "processes": 1, "workers": 0}
@@ -44,8 +47,7 @@ _SHOWN = 20  # cells of one status that are listed before the rest is counted
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return its exit code: 2 config, 65 diverged, 74 storage, 75 busy, 137 memory, 130, 143 stopped."""
     options = _parser().parse_args(arguments)
-    if arguments is None and options.verb in (train, bank, answers):
-        keep_memory()
+    options.as_command = arguments is None
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     # Of the libraries, warnings only, and of processes that train together all but the first (torchrun sets RANK).
     logging.getLogger("kd").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
@@ -80,7 +82,7 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Say what a study will train, cell by cell with --cells."""
+    """Say what a study will train, what is to do and why; cell by cell with --cells."""
     study = _study(options)
     cells = all_cells(study)
     if options.cells:
@@ -95,15 +97,24 @@ def plan(options: argparse.Namespace) -> None:
     together = f", also as {ensembles} ensembles" if ensembles else ""
     networks = f"{len(cells) - ensembles} networks to train, {len(teachers)} of them teach{together}"
     print(f"{networks}; {epochs:,} epochs in all")
-    _check_room(study, cells)
+    judge = Judge.of_study(study)
+    _say_what_is_to_do(judge)
+    _check_room(judge)
 
 
-def _check_room(study: Study, cells: list) -> None:
-    """Say what the cells that are not published will take of the disk. Raises StorageError if it has less."""
+def _say_what_is_to_do(judge: Judge) -> None:
+    lines = told(judge.all_to_do)
+    print("to do:\n" + "\n".join(f"  {line}" for line in lines) if lines else "nothing is to do")
+    if warning := replaced(judge):
+        print(f"note: {warning}")
+
+
+def _check_room(judge: Judge) -> None:
+    """Say what is to be trained will take of the disk. Raises StorageError if it has less."""
     from kd.footprint import disk_bytes
 
-    missing = [cell for cell in cells if not Path(cell.path, MANIFEST).exists()]
-    needed = disk_bytes(missing, study)
+    missing = [parse_cell(one.name) for one in judge.all_to_do if one.kind == "network" and not judge.manifest(one)]
+    needed = disk_bytes(missing, judge.study)
     free = free_bytes(Path())
     listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
     print(f"{len(missing)} are not trained yet; they take {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
@@ -112,10 +123,12 @@ def _check_room(study: Study, cells: list) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """Say which cells are done, running, waiting, stale or failed and why, and what the next command does."""
-    from kd.status import STATUSES, controller_lives, standings
+    from kd.controllers import alive
+    from kd.status import STATUSES, standings
 
     study = _study(options)
-    cells, others = standings(study)
+    judge = Judge.of_study(study)
+    cells, others = standings(judge)
     by_status = {name: [cell for cell in cells if cell.status == name] for name in STATUSES}
     if options.cells:
         print("\n".join(f"{cell.status:9}{cell}" for cell in cells))
@@ -130,30 +143,27 @@ def status(options: argparse.Namespace) -> None:
     blocked = sum(bool(cell.detail) for cell in by_status["waiting"])
     if blocked:
         print(f"\nwaiting for a teacher that failed: {blocked}")
-    print("\n" + _next(by_status, controller_lives()))
+    print()
+    _say_what_is_to_do(judge)
+    if judge.all_to_do:
+        print("next: " + ("a Snakemake is at work here; what it gives up, t" if alive() else "t") + _NEXT)
 
 
-def _next(by_status: dict[str, list], controller: bool) -> str:
-    missing = {name: len(by_status[name]) for name in ("waiting", "failed", "stale", "running")}
-    if not any(missing.values()):
-        return "next: nothing is left to train; snakemake draws what is missing or out of date"
-    counts = ", ".join(f"{count} {name}" for name, count in missing.items() if count)
-    if controller:
-        return f"next: a Snakemake is at work here ({counts}); what it gives up, the same command tries again"
-    return f"next: the snakemake command of this study trains what is not done ({counts}); each goes on from its state"
+_NEXT = "he snakemake command of this study makes what is to do; each cell goes on from its state"
 
 
 def verify(options: argparse.Namespace) -> int:
     """Compare every published file with its digest; name what is damaged and how it is rebuilt."""
-    from kd.status import controller_lives, damaged, discard
+    from kd.controllers import alive
+    from kd.status import damaged
 
     count, wrong = damaged()
-    for folder, what in wrong:
+    for manifest, what in wrong:
         print(f"kd: {what}", file=sys.stderr)
         if options.discard:
-            discard(folder)
-    print(f"{count} published folders, {len(wrong)} damaged")
-    print("a Snakemake is at work here" if controller_lives() else "no Snakemake is at work here")
+            files.discard(manifest)
+    print(f"{count} published products, {len(wrong)} damaged")
+    print("a Snakemake is at work here" if alive() else "no Snakemake is at work here")
     if wrong and options.discard:
         print("next: the damaged ones count as absent now; the snakemake command of their study makes them anew")
     elif wrong:
@@ -162,101 +172,201 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def data(options: argparse.Namespace) -> None:
-    """Prepare the images of a dataset."""
+    """Prepare the images of a dataset, anew where its folder holds other files than it did."""
+    dataset = parse_dataset(options.dataset)
+    given = _recipe(options, dataset)
+    judge = Judge.of_recipe(given)
+    if (given.declared or {}).get("folder") is None and making.done(judge, products.data(dataset.name), options.stamp):
+        return
     from kd import stages
 
-    dataset = parse_dataset(options.dataset)
-    stages.data(dataset, _recipe(options, dataset))
+    stages.data(judge, dataset, given, options.stamp)
 
 
 def labels(options: argparse.Namespace) -> None:
     """Make the noisy labels of a dataset."""
-    from kd import stages
-
     dataset = parse_dataset(options.dataset)
-    stages.labels(dataset, _recipe(options, dataset))
+    given = _recipe(options, dataset)
+    judge = Judge.of_recipe(given)
+    if not making.done(judge, products.labels(dataset.labelled), options.stamp):
+        from kd import stages
+
+        stages.labels(judge, dataset, given, options.stamp)
 
 
 def train(options: argparse.Namespace) -> int:
     """Train one cell, or go on with it, and publish it."""
     cell = parse_cell(options.cell)
-    recipe = _recipe(options, cell)
-    start_together(options.processes)
-    from kd import stages
+    given = _recipe(options, cell)
+    judge = Judge.of_recipe(given)
+    product = products.network(cell)
+    if not _is_one_of_several() and making.done(judge, product, options.stamp):
+        status = judge.manifest(product)["status"]
+    else:
+        _prepare_to_train(options)
+        start_together(options.processes)
+        from kd import stages
 
-    manifest = stages.train(cell, recipe, _resources(options), options.fresh)
+        status = stages.train(judge, cell, given, _resources(options), options.fresh, options.stamp)
     # To torchrun, which makes 1 of every code, a cell that diverged has ended well.
-    return 0 if manifest["status"] == "ok" or "TORCHELASTIC_RUN_ID" in os.environ else Diverged.exit_code
+    return 0 if status == "ok" or _is_one_of_several() else Diverged.exit_code
+
+
+def _is_one_of_several() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _prepare_to_train(options: argparse.Namespace) -> None:
+    if options.as_command:
+        keep_memory()
 
 
 def bank(options: argparse.Namespace) -> None:
-    """Store the logits of a teacher for every view that its students will see."""
-    from kd import stages
-
+    """Store the logits of a teacher for every view that its students which are to be trained will see."""
     cell = parse_cell(options.cell)
-    needs = [_need(text) for text in options.needs]
-    stages.bank_of(cell, _recipe(options, cell), needs, _resources(options))
+    for member in cell.members:
+        product = products.bank(member)
+        if options.needs:
+            given = _recipe(options, member)
+            judge = Judge.of_recipe(given).asked({product: {_need(text) for text in options.needs}})
+        else:
+            judge = Judge.of_study(_study(options))
+            given = judge.recipe_of(member)
+            if not judge.needs(product):
+                raise ConfigError(f"{cell}: teaches nobody in this study; say whose views with --needs SEED:EPOCHS")
+        if not making.done(judge, product, options.stamp):
+            _prepare_to_train(options)
+            from kd import stages
+
+            stages.bank_of(judge, member, given, judge.needs(product), _resources(options), options.stamp)
 
 
 def answers(options: argparse.Namespace) -> None:
     """Write down what a network answers to the test set and to some of what it learnt from."""
-    from kd import stages
-
     cell = parse_cell(options.cell)
-    stages.answers_of(cell, _recipe(options, cell), _resources(options))
+    given = _recipe(options, cell)
+    judge = Judge.of_recipe(given)
+    if not making.done(judge, products.answers(cell), options.stamp):
+        _prepare_to_train(options)
+        from kd import stages
+
+        stages.answers_of(judge, cell, given, _resources(options), options.stamp)
 
 
 def release(options: argparse.Namespace) -> None:
-    """Remove the stored logits of a teacher."""
-    from kd import stages
+    """Remove the stored logits of a teacher all of whose students are trained."""
+    from kd.delete import release_bank
 
-    stages.release(parse_cell(options.cell))
+    judge = Judge.of_study(_study(options))
+    for member in parse_cell(options.cell).members:
+        product = products.release(member)
+        making.make(judge, product, options.stamp, lambda now, member=member: release_bank(products.bank(member)))
 
 
 def collect(options: argparse.Namespace) -> None:
     """Gather the results of a study into one table; refuse what is missing, damaged, mixed or half done."""
-    from kd import table
+
+    def gather(study: Study, judge: Judge) -> dict:
+        from kd import table
+
+        return table.collect(study, judge)
 
     study = _study(options)
-    table.collect(study, Path(REPORTS, study.study))
+    _publish(study, products.table(study.study), options.stamp, gather)
 
 
 def measure(options: argparse.Namespace) -> None:
     """Measure what the networks of an experiment answer."""
-    from kd import analyses
+
+    def measured(study: Study, judge: Judge) -> dict:
+        from kd import analyses
+
+        return analyses.measure(study, options.experiment, options.analysis)
 
     study = _study(options)
-    analyses.measure(study, options.experiment, options.analysis, Path(REPORTS, study.study, "analyses"))
+    for word, known in ((options.experiment, study.experiments), (options.analysis, set(ANALYSES.values()))):
+        if word not in known:
+            raise ConfigError(f"{word!r}: unknown{nearest(word, known)}")
+    _publish(study, products.analysis(study.study, options.experiment, options.analysis), options.stamp, measured)
 
 
 def figure(options: argparse.Namespace) -> None:
     """Draw one figure from a table."""
-    from kd import report
 
-    report.draw(options.table.parent, options.experiment, options.figure)
+    def drawn(folder: Path) -> dict:
+        from kd import report
+
+        return report.draw(folder, options.experiment, options.figure)
+
+    if options.figure not in FIGURES:
+        raise ConfigError(f"{options.figure!r}: no such figure{nearest(options.figure, FIGURES)}")
+    _from_table(options, lambda study: products.figure(study, options.experiment, options.figure), drawn)
 
 
 def tables(options: argparse.Namespace) -> None:
     """Write the means of a table, with intervals, and its objectives compared two by two."""
-    from kd import report
 
-    report.write_means(options.table.parent)
-    report.write_comparisons(options.table.parent)
+    def summed(folder: Path) -> dict:
+        from kd import report
+
+        return report.means_and_comparisons(folder)
+
+    _from_table(options, products.tables, summed)
 
 
 def verdict(options: argparse.Namespace) -> None:
     """Judge the paper's claims by a table: published against measured."""
-    from kd import verdict as judgement
 
-    judgement.write(options.table.parent)
+    def judged(folder: Path) -> dict:
+        from kd import verdict
+
+        return verdict.verdict(folder)
+
+    _from_table(options, products.verdict, judged)
 
 
 def page(options: argparse.Namespace) -> None:
     """Write the page that shows a study: figures, captions, means, environments."""
-    from kd import report
+
+    def shown(study: Study, judge: Judge) -> dict:
+        from kd import report
+
+        return report.page(study, Path(REPORTS, study.study))
 
     study = _study(options)
-    report.write_page(study, Path(REPORTS, study.study))
+    _publish(study, products.page(study.study), options.stamp, shown)
+
+
+def _publish(study: Study, product: Product, stamp: Path | None, make: Callable[[Study, Judge], dict]) -> None:
+    """Publish in reports/ what `make` returns, unless it is current."""
+
+    def work(judge: Judge) -> None:
+        files.publish(product.folder, make(study, judge), making.about(judge, product), product.manifest)
+
+    making.make(Judge.of_study(study), product, stamp, work)
+
+
+def _from_table(options: argparse.Namespace, product: Callable[[str], Product], make: Callable[[Path], dict]) -> None:
+    """Publish what is made from a study's table alone; without a study, write it beside a table that is given."""
+    folder = options.table.parent
+    if options.study_json or options.configfile or options.config:
+        study = _study(options)
+        if folder != Path(REPORTS, study.study):
+            raise ConfigError(f"{options.table}: not the table of study {study.study}; leave the study out to judge it")
+        _publish(study, product(study.study), options.stamp, lambda study, judge: make(folder))
+        return
+    manifest = folder / products.MANIFESTS / "table.json"
+    if manifest.exists():
+        files.verified(folder, at=manifest)
+    for name, content in make(folder).items():
+        files.write_atomic(folder / name, content)
+
+
+def delete(options: argparse.Namespace) -> None:
+    """Delete a cell with all that it taught, or what is a study's own; say what and how large, and ask."""
+    from kd.delete import delete
+
+    delete(options.what, options.dry_run, options.yes)
 
 
 def print_schema(options: argparse.Namespace) -> None:
@@ -282,6 +392,8 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--configfile", nargs="+", type=Path, default=[], help="overlays of config.yaml")
             added.add_argument("--config", nargs="+", default=[], metavar="KEY=VALUE", help="top-level keys, as YAML")
             added.add_argument("--study-json", metavar="JSON", help="the whole study as Snakemake read it")
+        if name in products.RULES.values():
+            added.add_argument("--stamp", type=Path, help="file that tells Snakemake that this is done")
         return added
 
     for name, function, help in (
@@ -310,19 +422,25 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--processes", type=int, default=1, help="to train together, a GPU each (default 1)")
             added.add_argument("--fresh", action="store_true", help="discard the saved state")
         elif name == "bank":
-            added.add_argument("--needs", nargs="+", required=True, metavar="SEED:EPOCHS", help="of its students")
-    verb("release", release, study=False).add_argument("cell", help="path of the teacher's cell")
+            added.add_argument("--needs", nargs="+", metavar="SEED:EPOCHS", help="of students, instead of the study's")
+    verb("release", release).add_argument("cell", help="path of the teacher's cell")
     verb("collect", collect)
     added = verb("measure", measure)
     added.add_argument("experiment")
     added.add_argument("analysis", help="measures, densities, planes or limits")
     for name, function in (("figure", figure), ("tables", tables), ("verdict", verdict)):
-        added = verb(name, function, study=False)
+        added = verb(name, function)
         added.add_argument("table", type=Path, help="such as reports/demo/table.parquet")
         if name == "figure":
             added.add_argument("experiment")
             added.add_argument("figure")
     verb("report", page)
+    added = verb("delete", delete, study=False)
+    added.add_argument(
+        "what", help="a cell, such as results/digits/demo/wrn-10-2.ce.s0, or a study, such as reports/demo"
+    )
+    added.add_argument("-n", "--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
+    added.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb("schema", print_schema, study=False)
     return parser
 

@@ -10,19 +10,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from kd import answers, files, measures
+from kd import answers, measures
 from kd.answers import Answers, Split
-from kd.cells import DATA, Cell, measured
+from kd.cells import Cell, measured
 from kd.config import Study
 from kd.errors import ConfigError, DataError, StorageError, itemised, nearest
 from kd.losses.hard import ce
-from kd.table import setting, write_frame
+from kd.table import Artefacts, frame_files, setting
 
 SPLITS = ("test", "train")
 # Quarters of a decade, closer where the one limit gives way to the other, and the temperatures that papers use.
@@ -38,13 +37,14 @@ class Subject:
 
     cell: Cell
     own: Answers
+    about: dict  # manifest of its answers
     reference: Cell | None = None
     theirs: Answers | None = None
 
     @functools.cached_property
     def identity(self) -> dict:
         """The columns by which frames name it."""
-        return {"cell": self.cell.path, **setting(self.cell), "reference": str(self.reference or "")}
+        return {"cell": self.cell.path, **setting(self.cell, self.about), "reference": str(self.reference or "")}
 
     def splits(self) -> Iterator[tuple[str, Split, Split | None]]:
         """Return (name, own, theirs) of each split: where there is a reference, the examples that both answered."""
@@ -56,8 +56,8 @@ class Subject:
                 yield name, *_shared(own, getattr(self.theirs, name))
 
 
-def measure(study: Study, experiment: str, analysis: str, folder: Path) -> None:
-    """Write one analysis of an experiment to `folder`, as CSV and parquet.
+def measure(study: Study, experiment: str, analysis: str) -> Artefacts:
+    """Return one analysis of an experiment, as CSV and parquet.
 
     Raises DataError that names the networks whose answers are missing, damaged or of another network.
     """
@@ -66,7 +66,7 @@ def measure(study: Study, experiment: str, analysis: str, folder: Path) -> None:
             raise ConfigError(f"{word!r}: unknown{nearest(word, known)}")
     frame = ANALYSES[analysis](subjects(study, experiment))
     frame.insert(0, "experiment", experiment)
-    write_frame(frame, folder / f"{experiment}.{analysis}")
+    return frame_files(frame, f"analyses/{experiment}.{analysis}")
 
 
 # -- who is measured --------------------------------------------------------------------------------------------------
@@ -84,16 +84,20 @@ def subjects(study: Study, experiment: str) -> Iterator[Subject]:
     if not kept:
         raise DataError(f"experiment {experiment}: every network of it diverged; there is nothing to measure")
     for cell, other in kept:
-        yield Subject(cell, read(cell), other, read(other) if other else None)
+        yield Subject(cell, read(cell), well[cell], other, read(other) if other else None)
 
 
-def _well(cells: Iterable[Cell]) -> set[Cell]:
-    """Return those of `cells` that did not diverge. Raises DataError that names those whose answers cannot be used."""
-    well, problems = set(), []
+def _well(cells: Iterable[Cell]) -> dict[Cell, dict]:
+    """Return the manifests of the answers of those of `cells` that did not diverge.
+
+    Raises DataError that names those whose answers cannot be used.
+    """
+    well, problems = {}, []
     for cell in cells:
         try:
-            if answers.manifest_of(cell)["status"] == "ok":
-                well.add(cell)
+            manifest = answers.manifest_of(cell)
+            if manifest["status"] == "ok":
+                well[cell] = manifest
         except StorageError as error:
             problems.append(str(error))
     if problems:
@@ -226,7 +230,7 @@ def planes_of(subjects: Iterable[Subject]) -> pd.DataFrame:
 def _plane(subject: Subject) -> Iterator[pd.DataFrame]:
     templates, bias = subject.own.weight[:3].double(), subject.own.bias[:3].double()
     basis = measures.plane(templates)
-    names = files.verified(Path(DATA, subject.cell.dataset.name), "test_labels.npy")["class_names"]
+    names = subject.about["class_names"]
 
     def placed(split: str, classes: Tensor, points: Tensor, more: dict) -> pd.DataFrame:
         x, y = (points @ basis.T).T.numpy()

@@ -36,8 +36,6 @@ from kd.teachers import LiveTeacher, Need, StoredTeacher, keys_seen
 
 log = logging.getLogger("kd")
 
-RELEASED = "released.json"
-
 FILL_BATCH = {"cpu": 64, "cuda": 1024}  # fastest: on a CPU the activations stay in the cache (bench/parts.py)
 _FLUSH_SECONDS = 10.0
 _BLOCK, _CHECKED = 65_536, 4  # rows that share a digest, and how many such blocks are checked when a bank is opened
@@ -92,9 +90,16 @@ def _refusal(manifest: dict | None, identity: Identity, need: Iterable[Need]) ->
 
 @torch.no_grad()
 def fill(
-    folder: Path, identity: Identity, need: list[Need], grid: Grid, teacher: nn.Module, examples: Examples, place: Place
+    folder: Path,
+    identity: Identity,
+    need: list[Need],
+    grid: Grid,
+    teacher: nn.Module,
+    examples: Examples,
+    place: Place,
+    about: dict,
 ) -> dict:
-    """Compute the rows that `need` asks for and the bank lacks, and publish the bank; return its manifest.
+    """Compute the rows that `need` asks for and the bank lacks, and publish the bank with `about`; return its manifest.
 
     Call it while holding the bank's lock. Goes on where an interrupted call stopped. Memory: one batch; the rows
     are written through a memory map.
@@ -119,7 +124,8 @@ def fill(
     seconds = time.monotonic() - began
     log.info("bank %s: %d rows, %d computed in %.1f s", folder, len(keys), passes, seconds)
     manifest = {
-        "kind": "bank",
+        **about,
+        "status": "ok",
         "identity": vars(identity),
         "holds": holds,
         "rows": f"rows-{tag}.npy",
@@ -132,9 +138,11 @@ def fill(
     }
     files.write_atomic(folder / manifest["keys"], npy(keys))
     manifest["blocks"] = _block_digests(_mapped(folder / manifest["rows"]))
-    manifest["files"] = {name: files.file_digest(folder / name) for name in (manifest["rows"], manifest["keys"])}
-    files.write_manifest(folder, manifest)
-    _remove_others(folder, manifest["files"])
+    names = manifest["rows"], manifest["keys"]
+    manifest["files"] = {name: files.file_digest(folder / name) for name in names}
+    manifest["sizes"] = {name: (folder / name).stat().st_size for name in names}
+    manifest = files.write_manifest(folder / files.MANIFEST, manifest)
+    _remove_others(folder, names)
     return manifest
 
 
@@ -161,18 +169,10 @@ def _check_some(folder: Path, manifest: dict, rows: np.ndarray) -> None:
             )
 
 
-def leave_empty(folder: Path, identity: Identity) -> None:
+def leave_empty(folder: Path, identity: Identity, about: dict) -> None:
     """Publish a bank without rows: that of a teacher that diverged, so that what waits for it goes on."""
-    files.write_manifest(folder, {"kind": "bank", "identity": vars(identity), "holds": [], "files": {}})
-
-
-def release(folder: Path) -> None:
-    """Remove the bank in `folder` and leave a note that it was there. Call it while holding the bank's lock."""
-    size = sum(path.stat().st_size for path in folder.glob("*.npy"))
-    (folder / files.MANIFEST).unlink(missing_ok=True)  # first: a bank without its rows must not look whole
-    _remove_others(folder, keep=())
-    log.info("bank %s: released, %.1f MB", folder, size / 1e6)
-    files.write_atomic(folder / RELEASED, files.canonical_json({"bytes": size}).encode())
+    empty = {"status": "diverged", "identity": vars(identity), "holds": [], "files": {}, "sizes": {}}
+    files.write_manifest(folder / files.MANIFEST, about | empty)
 
 
 class _Filling:

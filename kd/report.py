@@ -18,9 +18,8 @@ from kd.config import Protocol, Study
 from kd.errors import ConfigError, StorageError, nearest
 from kd.figures import ANALYSES, naming, style, wording
 from kd.figures import draw as draw_figure
-from kd.files import write_atomic
 from kd.statistics import SETTING, UNDECIDED, paired, settings, summarise, taught_by
-from kd.table import read_frame
+from kd.table import Artefacts, read_frame
 
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 _OBJECTIVES = 7  # of one experiment, whose 21 comparisons the page shows; those of more are in comparisons.csv
@@ -232,8 +231,8 @@ def duration(seconds: float) -> str:
 # -- from and to the folder of a study --------------------------------------------------------------------------------
 
 
-def draw(folder: Path, experiment: str, figure: str) -> None:
-    """Draw a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text."""
+def draw(folder: Path, experiment: str, figure: str) -> Artefacts:
+    """Return a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text."""
     analysis = f"analyses/{experiment}.{ANALYSES[figure]}" if figure in ANALYSES else "curves"
     rows = read_frame(folder / "table.parquet")
     known = set(rows["experiment"])
@@ -243,9 +242,8 @@ def draw(folder: Path, experiment: str, figure: str) -> None:
     frames = rows, read_frame(folder / f"{analysis}.parquet")
     rows, more = (frame[frame["experiment"] == experiment].reset_index(drop=True) for frame in frames)
     drawn, caption = draw_figure(figure, rows, more)
-    path = folder / "figures" / f"{experiment}.{figure}"
-    style.save(drawn, path)
-    write_atomic(path.with_name(f"{path.name}.txt"), f"{caption}\n".encode())
+    name = f"figures/{experiment}.{figure}"
+    return {**style.pictures(drawn, name), f"{name}.txt": f"{caption}\n".encode()}
 
 
 def how_trained(protocol: Protocol) -> str:
@@ -263,28 +261,26 @@ def how_trained(protocol: Protocol) -> str:
     )
 
 
-def write_means(folder: Path) -> None:
-    """Write `means.csv` from the table in `folder`: mean, sd, interval, n, diverged and gap of every group."""
+def means_and_comparisons(folder: Path) -> Artefacts:
+    """Return, from the table in `folder`, means.csv and comparisons.csv.
+
+    The first has mean, sd, interval, n, diverged and gap of every group; the second every two objectives, with Holm's
+    correction and power.
+    """
     rows = read_frame(folder / "table.parquet")
     by = ["experiment", *SETTING, "networks", "objectives", "taught_by"]
-    table = summarise(rows.assign(taught_by=taught_by(rows)), by)
-    write_atomic(folder / "means.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    frames = {"means": summarise(rows.assign(taught_by=taught_by(rows)), by), "comparisons": comparisons(rows)}
+    return {f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode() for name, frame in frames.items()}
 
 
-def write_comparisons(folder: Path) -> None:
-    """Write `comparisons.csv` from the table in `folder`: every two objectives, with Holm's correction and power."""
-    table = comparisons(read_frame(folder / "table.parquet"))
-    write_atomic(folder / "comparisons.csv", table.to_csv(index=False, lineterminator="\n").encode())
-
-
-def write_page(study: Study, folder: Path) -> None:
-    """Write `report.html` of a study from the table and the drawn figures in `folder`."""
+def page(study: Study, folder: Path) -> Artefacts:
+    """Return `report.html` of a study, from the table and the drawn figures in `folder`."""
     rows = read_frame(folder / "table.parquet")
     paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in study.drawn]
-    captions = [path.with_suffix(".txt").read_text().strip() for path in paths]
+    captions = [path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in paths]
     shown = [(*pair, path, caption) for pair, path, caption in zip(study.drawn, paths, captions, strict=True)]
     counts = {"experiments": len(study.experiments), "networks": rows["cell"].nunique()}
     about = {"name": study.study, "counts": counts, "lines": [how_trained(study.protocol)]}
     judged = folder / "figures" / "verdict.png"
-    page = render(about, rows, shown, (judged, judged.with_suffix(".txt").read_text().strip()))
-    write_atomic(folder / "report.html", page.encode())
+    caption = judged.with_suffix(".txt").read_text(encoding="utf-8").strip()
+    return {"report.html": render(about, rows, shown, (judged, caption)).encode()}

@@ -1,7 +1,7 @@
-"""The stages of a study, one function each: a path in, a published directory out.
+"""The stages of a study that compute, one function each: a product in, its published folder out.
 
-Each holds its directory's lock, checks what it reads against its digests, leaves alone what is there already,
-and publishes whole or not at all.
+What is made, and whether, the judge says (kd.making); here each checks what it reads against its digests, and publishes
+whole or not at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import io
 import logging
 import math
-import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -26,37 +25,23 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kd import __version__, answers, bank, files, losses, models
+from kd import __version__, answers, bank, files, losses, making, models, products
 from kd.attempts import at_work
-from kd.cells import (
-    ANSWERS,
-    BANKS,
-    DATA,
-    STATE,
-    Cell,
-    Dataset,
-    answers_lock,
-    augmentation,
-    bank_lock,
-    cell_lock,
-    code_behind,
-    code_behind_answers,
-    code_behind_bank,
-    data_lock,
-    spell_objective,
-)
+from kd.cells import ANSWERS, DATA, STATE, Cell, Dataset, augmentation, code_behind_bank, spell_objective
 from kd.config import Protocol, Recipe
 from kd.data import source_of
 from kd.data.arrays import hold_out, open_dataset, subset
 from kd.data.examples import Examples
 from kd.data.noise import open_labels
-from kd.data.prepare import prepare_dataset, prepare_labels
+from kd.data.prepare import listed, prepare_dataset, prepare_labels
 from kd.data.views import Grid, Views
 from kd.device import Place, compiling_pays, place
 from kd.errors import ConfigError, Diverged, StorageError
 from kd.fit import History, Plan, Row, Teacher, fit
 from kd.footprint import gpu_bytes
+from kd.judge import Judge
 from kd.peers import ALONE, Peers, joined
+from kd.products import Product
 from kd.state import State
 from kd.teachers import Ensemble, LiveTeacher, Need
 from kd.weights import at_epoch_0, load, measure
@@ -78,21 +63,40 @@ class Resources:
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def data(dataset: Dataset, recipe: Recipe) -> dict:
-    """Prepare the images and labels of a dataset in data/NAME; return the manifest."""
-    folder = Path(DATA, dataset.name)
-    with at_work(data_lock(dataset.name)):
-        files.sweep(folder)
-        return prepare_dataset(dataset.name, recipe.declared, folder, Path(DATA, "downloads"))
+def data(judge: Judge, dataset: Dataset, recipe: Recipe, stamp: Path | None = None) -> None:
+    """Prepare the images and labels of a dataset in data/NAME: anew, too, where its folder holds other files now."""
+    product = products.data(dataset.name)
+    if other := _holds_other_files(judge.manifest(product), recipe):
+        log.warning("%s: %s", product, other)
+        files.discard(product.manifest)
+        judge = judge.again()
+
+    def prepare(judge: Judge) -> None:
+        about = making.about(judge, product)
+        prepare_dataset(dataset.name, recipe.declared, product.folder, Path(DATA, "downloads"), about)
+
+    making.make(judge, product, stamp, prepare)
 
 
-def labels(dataset: Dataset, recipe: Recipe) -> dict:
-    """Make the noisy training labels of a dataset in data/NAME+NOISE; return the manifest."""
-    folder = Path(DATA, dataset.labelled)
+def _holds_other_files(manifest: dict | None, recipe: Recipe) -> str | None:
+    declared = recipe.declared or {}
+    if manifest and declared.get("folder") and Path(declared["folder"]).expanduser().is_dir():
+        now = listed(Path(declared["folder"]).expanduser())
+        if manifest.get("listing") != now:
+            return f"{declared['folder']} holds other files than when it was read; it is read anew"
+    return None
+
+
+def labels(judge: Judge, dataset: Dataset, recipe: Recipe, stamp: Path | None = None) -> None:
+    """Make the noisy training labels of a dataset in data/NAME+NOISE."""
+    product = products.labels(dataset.labelled)
     amount = recipe.label_file or dataset.noise.amount
-    with at_work(data_lock(dataset.labelled)):
-        files.sweep(folder)
-        return prepare_labels(Path(DATA, dataset.name), dataset.noise.kind, amount, dataset.noise_seed, folder)
+
+    def prepare(judge: Judge) -> None:
+        kind, seed = dataset.noise.kind, dataset.noise_seed
+        prepare_labels(Path(DATA, dataset.name), kind, amount, seed, product.folder, making.about(judge, product))
+
+    making.make(judge, product, stamp, prepare)
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,16 @@ class Prepared:
 
     examples: Examples
     clean: np.ndarray  # [N] the training labels before label noise
-    classes: int
+    class_names: tuple[str, ...]
+    realised_rate: float  # of wrong labels
     channels: int
     grid: Views
     digests: dict[str, str]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
 
 
 def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers: int = 0) -> Prepared:
@@ -121,7 +131,11 @@ def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers:
             f"{DATA}/{cell.dataset.name}: was made when the study said otherwise whether it is streamed; run "
             f"`kd data {cell.dataset.name}`, or snakemake"
         )
+    if dataset.files:  # read where the study says that they are now
+        folder = str(Path(recipe.declared["folder"]).expanduser().absolute())
+        dataset = dataclasses.replace(dataset, files=dataclasses.replace(dataset.files, folder=folder))
     given = open_labels(Path(DATA, cell.dataset.labelled)) if cell.dataset.noise else dataset.train_labels
+    realised_rate = float((given != dataset.train_labels).mean())
     # Chosen by the clean labels: the same examples are held out, or left out, at every noise and fraction.
     train, heldout = hold_out(dataset.train_labels, protocol.heldout)
     train = subset(dataset.train_labels, cell.fraction if fraction is None else fraction, among=train)
@@ -145,39 +159,39 @@ def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers:
         images, test_images = _tensor(dataset.train_images), _tensor(dataset.test_images)
         examples = Examples(images=images, test_images=test_images, **parts)
     digests = {"data": dataset.digest, "labels": _digest(given), "examples": _digest(train)}
-    return Prepared(examples, dataset.train_labels, dataset.classes, examples.shape[0], grid, digests)
+    names, channels = dataset.class_names, examples.shape[0]
+    return Prepared(examples, dataset.train_labels, names, realised_rate, channels, grid, digests)
 
 
 # -- train ------------------------------------------------------------------------------------------------------------
 
 
-def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False) -> dict:
-    """Train the network of `cell`, going on from its state if there is one, and publish it; return its manifest.
+def train(
+    judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False, stamp: Path | None = None
+) -> str:
+    """Train the network of `cell`, going on from its state if there is one, and publish it; return its status.
 
     Weights that come from a file are checked and published in the same way, after no epoch; so is an ensemble, of
     which nothing but its members' names, digests and common accuracy is published.
 
-    A cell that is published already, from the same recipe, code and inputs, is left as it is. A cell that
-    diverges is published as diverged. `fresh` discards the state.
+    A cell that is current is left as it is. A cell that diverges is published as diverged. `fresh` discards the state.
     """
+    product = products.network(cell)
     with joined() as peers, contextlib.ExitStack() as held:
+        now: Judge | None = judge
         if peers.is_first:
-            held.enter_context(at_work(cell_lock(cell)))
-            files.sweep(Path(cell.path))
-        peers.told("go on")  # the others wait for the lock here; what they find then is what the first finds
+            held.enter_context(at_work(product.lock))
+            now = making.begin(judge, product, stamp)
+            if now is None:
+                _forget_states(cell)
+        # The others wait for the lock here. What they find then is what the first finds.
+        if not peers.told(now is not None):
+            return judge.again().manifest(product)["status"]
+        about = making.about(now if peers.is_first else judge.again(), product)
         have = prepared(cell, recipe, workers=resources.workers)
         where = _place(cell, recipe, have, resources, held, peers, trains=cell.epochs(recipe.protocol) > 0)
-        identity = _identity(cell, recipe, have, where)
-        published = _published(cell, identity["fingerprint"])
-        if published:
-            log.info("%s is trained already", cell)
-            for name in (*published["files"], files.MANIFEST):
-                os.utime(Path(cell.path, name))  # as good as new to who compares times
-            return published
-        state = State(
-            _state(cell) / f"run-{identity['fingerprint'][:12]}",
-            {"cell": cell.path, "fingerprint": identity["fingerprint"]},
-        )
+        fingerprint = _fingerprint(about, have, where)
+        state = State(_state(cell) / f"run-{fingerprint[:12]}", {"cell": cell.path, "fingerprint": fingerprint})
         if fresh:
             state.clear()
         history, network, cause = History(), None, ""
@@ -191,11 +205,13 @@ def train(cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False)
         except Diverged as error:
             cause = str(error)
             log.error("%s diverged: %s", cell, cause)
-        ended = {"kind": "network", "status": "diverged" if cause else "ok", "cause": cause}
-        if not peers.is_first:
-            return ended
-        machine = where.describe() | {"memory": where.peak_memory(), "kd": __version__}
-        return _publish(cell, network, history, ended | identity | _summary(network, history) | machine)
+        status = "diverged" if cause else "ok"
+        if peers.is_first:
+            ended = {"status": status, "cause": cause, "fingerprint": fingerprint, "realised_rate": have.realised_rate}
+            machine = where.describe() | {"memory": where.peak_memory(), "kd": __version__}
+            _publish(cell, network, history, about | ended | _summary(network, history) | machine)
+            making.end(now, product, stamp)
+        return status
 
 
 def _place(
@@ -222,43 +238,27 @@ def _place(
     return dataclasses.replace(where, compiles=trains and compiling_pays(pixels, protocol.compile, peers.count))
 
 
-def _identity(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> dict:
-    """Return all that decides a cell's numbers on one kind of machine, and the fingerprint of it."""
-    mentor = {"teacher": _manifest_of(cell.teacher)["files"][MODEL]} if cell.teacher else {}
-    members = {"members": {one.path: _digest_of(one) for one in cell.members}} if cell.is_ensemble else {}
+def _fingerprint(about: dict, have: Prepared, where: Place) -> str:
+    """Return the digest of all that decides a cell's numbers on one kind of machine: a state is of one fingerprint."""
+    decided = {"precision": where.precision, "compile": "always" if where.compiles else "never"}  # what auto became
     identity = {
-        "cell": cell.path,
-        "protocol": recipe.protocol.model_dump(mode="json")
-        | {"precision": where.precision, "compile": "always" if where.compiles else "never"},  # what auto became
-        "code": code_behind(cell, recipe.protocol),
-        "inputs": have.digests | mentor | members,
+        "name": about["name"],
+        "recipe": about["recipe"] | {"protocol": about["recipe"]["protocol"] | decided},
+        "code": about["code"],
+        "inputs": {name: recorded["digest"] for name, recorded in about["inputs"].items()},
+        "examples": have.digests["examples"],
     }
     if where.peers.count > 1:
         identity["processes"] = where.peers.count
-    if cell.stage.weights:
-        if recipe.weights is None:
-            raise ConfigError(f"{cell}: this recipe does not say what the weights {cell.stage.weights!r} are")
-        identity["weights"] = recipe.weights.claim
-    return identity | {"fingerprint": files.sha256(files.canonical_json(identity).encode())}
+    return files.sha256(files.canonical_json(identity).encode())
 
 
-def _manifest_of(cell: Cell) -> dict:
-    """Return the manifest of a network. Raises StorageError if it is an ensemble of what is no more."""
-    manifest = files.verified(Path(cell.path), MODEL)
-    if cell.is_ensemble:
-        known = manifest["inputs"]["members"]
-        changed = [one for one in cell.members if known.get(one.path) != _digest_of(one)]
-        if changed:
-            raise StorageError(f"{cell}: its member {changed[0]} is another now; run `kd train {cell}`")
-    return manifest
-
-
-def _digest_of(cell: Cell) -> str:
-    return files.verified(Path(cell.path), MODEL)["files"][MODEL]
+def _status_of(cell: Cell) -> str:
+    return files.verified(Path(cell.path), MODEL)["status"]
 
 
 def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History) -> nn.Module:
-    if cell.teacher and _manifest_of(cell.teacher)["status"] != "ok":
+    if cell.teacher and _status_of(cell.teacher) != "ok":
         raise Diverged(f"its teacher {cell.teacher} diverged")
     plan = _plan(cell, recipe.protocol, have.grid)
     _demand_examples(len(have.examples.train), plan.batch, where.peers.count)
@@ -291,6 +291,8 @@ def _demand_room(cell: Cell, network: nn.Module) -> None:
 
 def _imported(cell: Cell, recipe: Recipe, have: Prepared, where: Place, history: History) -> nn.Module:
     """Return the network with its declared weights; `history` has what it reaches as the row of epoch 0."""
+    if recipe.weights is None:
+        raise ConfigError(f"{cell}: this recipe does not say what the weights {cell.stage.weights!r} are")
     network = models.build(cell.stage.network, have.classes, have.channels)
     load(network, cell.stage.network, recipe.weights)
     history.rows.append(measure(network, have.examples, where, recipe.weights))
@@ -300,7 +302,7 @@ def _imported(cell: Cell, recipe: Recipe, have: Prepared, where: Place, history:
 def _combined(cell: Cell, recipe: Recipe, have: Prepared, where: Place, history: History) -> nn.Module:
     """Return the members of an ensemble; `history` has what they reach together as the row of epoch 0."""
     for member in cell.members:
-        if files.verified(Path(member.path), MODEL)["status"] != "ok":
+        if _status_of(member) != "ok":
             raise Diverged(f"its member {member} diverged")
     networks = nn.ModuleList(load_network(member, have) for member in cell.members)
     # As it teaches: in the teachers' precision, its probabilities those of tau = 1.
@@ -342,12 +344,12 @@ def _summary(network: nn.Module | None, history: History) -> dict:
     }
 
 
-def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: dict) -> dict:
+def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: dict) -> None:
     # A network that diverged has no weights to give; those of an ensemble are its members'.
     weights = network.state_dict() if network and not cell.is_ensemble else {}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
     # By these digests the file, and so whoever is taught, knows when a member is another.
-    members = manifest["inputs"].get("members")
+    members = {one.path: manifest["inputs"][one.path]["digest"] for one in cell.members if cell.is_ensemble}
     about = files.canonical_json({"cell": cell.path, "members": members}) if members else cell.path
     artefacts = {
         # one entry of metadata: the format keeps no order among several, and equal runs give equal bytes
@@ -355,22 +357,14 @@ def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: 
         METRICS: _csv(history.rows),
         TIMINGS: _csv(history.timings),
     }
-    manifest = files.publish(Path(cell.path), artefacts, manifest)
+    files.publish(Path(cell.path), artefacts, manifest)
+    _forget_states(cell)
+
+
+def _forget_states(cell: Cell) -> None:
+    """Remove the states of a published cell: nothing goes on from them."""
     for run in _state(cell).glob("run-*"):
         shutil.rmtree(run)
-    return manifest
-
-
-def _published(cell: Cell, fingerprint: str) -> dict | None:
-    """Return the manifest of `cell` if it is published, undamaged, from the same recipe, code and inputs."""
-    try:
-        manifest = files.read_manifest(Path(cell.path))
-        if manifest is None or manifest.get("fingerprint") != fingerprint:
-            return None
-        return files.verified(Path(cell.path))
-    except StorageError as error:
-        log.warning("%s; training it anew", error)
-        return None
 
 
 def _csv(rows: list[Row]) -> bytes:
@@ -385,44 +379,34 @@ def _csv(rows: list[Row]) -> bytes:
 # -- bank -------------------------------------------------------------------------------------------------------------
 
 
-def bank_of(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources) -> None:
-    """Fill the bank of `teacher` with every view that students with these (seed, epochs) will see.
-
-    An ensemble has none: those of its members are filled.
-    """
+def bank_of(
+    judge: Judge, teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources, stamp: Path | None = None
+) -> None:
+    """Fill the bank of `teacher` with every view that students with these (seed, epochs) will see."""
     if recipe.protocol.crop == "resized":
         raise ConfigError("protocol.crop: resized crops are without number, no bank holds them; set teacher: online")
-    for member in teacher.members:
-        _bank_of_one(member, recipe, needs, resources)
-
-
-def _bank_of_one(teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources) -> None:
-    have = _behind_bank(teacher, recipe)
-    folder, identity = _bank_folder(teacher), _bank_identity(teacher, recipe, have)
-    if files.read_manifest(Path(teacher.path))["status"] != "ok":
-        log.error("%s diverged: its bank is empty, and its students will be published as diverged", teacher)
-        bank.leave_empty(folder, identity)
-        return
+    product = products.bank(teacher)
     with contextlib.ExitStack() as held:
         # The place before the lock, as students take them: the other way round each could wait for the other.
-        where = _place(teacher, recipe, have, resources, held, trains=False)
-        held.enter_context(at_work(bank_lock(teacher)))
-        if bank.serves(folder, identity, needs):
-            os.utime(folder / files.MANIFEST)  # as good as new to who compares times
-        else:
-            bank.fill(folder, identity, needs, have.grid, load_network(teacher, have), have.examples, where)
+        where = _place(teacher, recipe, _behind_bank(teacher, recipe), resources, held, trains=False)
+        making.make(judge, product, stamp, lambda now: _fill(now, product, teacher, recipe, needs, where))
+
+
+def _fill(now: Judge, product: Product, teacher: Cell, recipe: Recipe, needs: list[Need], where: Place) -> None:
+    """Publish a bank that holds these views, and those it held. Call it while holding its lock."""
+    have = _behind_bank(teacher, recipe)
+    about, identity = making.about(now, product), _bank_identity(teacher, recipe, have)
+    if _status_of(teacher) != "ok":
+        log.error("%s diverged: its bank is empty, and its students will be published as diverged", teacher)
+        bank.leave_empty(product.folder, identity, about)
+    else:
+        network = load_network(teacher, have)
+        bank.fill(product.folder, identity, needs, have.grid, network, have.examples, where, about)
 
 
 def _behind_bank(cell: Cell, recipe: Recipe) -> Prepared:
     """Return the data of a bank: all that any student may be given a part of."""
     return prepared(cell, recipe, cell.dataset.fraction)
-
-
-def release(teacher: Cell) -> None:
-    """Remove the bank of `teacher`, or of each member: its last student is trained."""
-    for member in teacher.members:
-        with files.lock(bank_lock(member)):
-            bank.release(_bank_folder(member))
 
 
 def _teacher(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
@@ -438,18 +422,14 @@ def _voice(teacher: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Pla
     """Return what answers for one network; a bank that lacks the views, or is another's, is filled first."""
     if recipe.protocol.teacher == "online":
         return LiveTeacher(load_network(teacher, have), where, recipe.protocol.teacher_precision)
-    folder, needs = _bank_folder(teacher), [(plan.seed, plan.epochs)]
+    product, needs = products.bank(teacher), [(plan.seed, plan.epochs)]
     identity = _bank_identity(teacher, recipe, have)
-    if not bank.serves(folder, identity, needs):
-        with at_work(bank_lock(teacher)):
-            if not bank.serves(folder, identity, needs):  # else another process filled it while this one waited
-                network = load_network(teacher, have)
-                bank.fill(folder, identity, needs, have.grid, network, have.examples, where)
-    return bank.open_bank(folder, identity, needs, have.grid, where.device)
-
-
-def _bank_folder(teacher: Cell) -> Path:
-    return Path(BANKS, teacher.name)
+    if not bank.serves(product.folder, identity, needs):
+        with at_work(product.lock):
+            if not bank.serves(product.folder, identity, needs):  # else another process filled it while this one waited
+                judge = Judge.of_recipe(recipe).asked({product: set(needs)})
+                _fill(judge, product, teacher, recipe, needs, where)
+    return bank.open_bank(product.folder, identity, needs, have.grid, where.device)
 
 
 def _bank_identity(teacher: Cell, recipe: Recipe, have: Prepared) -> bank.Identity:
@@ -457,7 +437,7 @@ def _bank_identity(teacher: Cell, recipe: Recipe, have: Prepared) -> bank.Identi
         teacher=files.verified(Path(teacher.path), MODEL)["files"][MODEL],
         data=have.digests["data"],
         examples=have.digests["examples"],
-        code=code_behind_bank(teacher),
+        code=code_behind_bank(teacher, recipe.protocol),
         precision=recipe.protocol.teacher_precision,
         **vars(have.grid),
     )
@@ -477,42 +457,26 @@ def load_network(cell: Cell, have: Prepared) -> nn.Module:
 # -- answers ----------------------------------------------------------------------------------------------------------
 
 
-def answers_of(cell: Cell, recipe: Recipe, resources: Resources) -> dict:
-    """Publish what the network of `cell` answers, for its analyses; return the manifest.
+def answers_of(judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, stamp: Path | None = None) -> None:
+    """Publish what the network of `cell` answers, for its analyses. A network that diverged has no answers."""
+    product = products.answers(cell)
 
-    Answers that are there already, of the same network, data and code, are left as they are. A network that diverged
-    has none.
-    """
-    have, trained, folder = prepared(cell, recipe), _manifest_of(cell), Path(ANSWERS, cell.name)
-    about = {
-        "kind": "answers",
-        "cell": cell.path,
-        "status": trained["status"],
-        "code": code_behind_answers(cell),
-        "inputs": {**have.digests, "network": trained["files"][MODEL]},
-    }
+    def write(judge: Judge) -> None:
+        have, status = prepared(cell, recipe), _status_of(cell)
+        about = making.about(judge, product) | {"status": status, "class_names": list(have.class_names)}
+        about["realised_rate"] = have.realised_rate
+        tensors = {}
+        if status == "ok":
+            networks = [load_network(member, have) for member in cell.members]
+            in_fp32 = dataclasses.replace(where, precision="fp32")
+            tensors = answers.answered(networks, cell.stage.ensemble, have.examples, have.clean, in_fp32)
+        content = safetensors.torch.save(tensors, {"cell": cell.path})
+        files.publish(Path(ANSWERS, cell.name), {answers.FILE: content}, about | where.describe())
+
     with contextlib.ExitStack() as held:
         # The place before the lock, as for banks.
-        where = _place(cell, recipe, have, resources, held, trains=False)
-        held.enter_context(at_work(answers_lock(cell)))
-        files.sweep(folder)
-        published = _whole(folder)
-        if published and about.items() <= published.items():
-            os.utime(folder / files.MANIFEST)  # as good as new to who compares times
-            return published
-        where, tensors = dataclasses.replace(where, precision="fp32"), {}
-        if trained["status"] == "ok":
-            networks = [load_network(member, have) for member in cell.members]
-            tensors = answers.answered(networks, cell.stage.ensemble, have.examples, have.clean, where)
-        content = safetensors.torch.save(tensors, {"cell": cell.path})
-        return files.publish(folder, {answers.FILE: content}, about | where.describe())
-
-
-def _whole(folder: Path) -> dict | None:
-    """Return the manifest of a published folder, None where there is none or something in it is damaged."""
-    with contextlib.suppress(StorageError):
-        return files.verified(folder)
-    return None
+        where = _place(cell, recipe, prepared(cell, recipe), resources, held, trains=False)
+        making.make(judge, product, stamp, write)
 
 
 # -- small things -----------------------------------------------------------------------------------------------------

@@ -10,27 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kd import files, slurm
+from kd import files, products, slurm
 from kd.attempts import last_attempt
-from kd.cells import (
-    ANSWERS,
-    BANKS,
-    CONTROLLERS,
-    DATA,
-    LOGS,
-    RESULTS,
-    Cell,
-    all_cells,
-    analysed,
-    answers_lock,
-    bank_lock,
-    cell_lock,
-    data_lock,
-    stale,
-    taught_by,
-)
-from kd.config import Study
+from kd.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, Cell, all_cells, analysed, taught_by
 from kd.errors import StorageError
+from kd.judge import ABSENT, Judge
+from kd.products import MANIFESTS, Product
 
 STATUSES = ("done", "diverged", "stale", "running", "failed", "waiting")
 _CAUSES = {2: "refused", 74: "storage", 75: "busy", 130: "interrupted", 137: "out of memory", 143: "terminated"}
@@ -56,33 +41,33 @@ class Standing:
 # -- where a study stands ---------------------------------------------------------------------------------------------
 
 
-def standings(study: Study) -> tuple[list[Standing], list[Standing]]:
-    """Return where every cell of `study` stands, and what else is being made or has failed: banks, data, answers."""
-    cells = all_cells(study)
-    of_cells = [_of_cell(study, cell) for cell in cells]
+def standings(judge: Judge) -> tuple[list[Standing], list[Standing]]:
+    """Return where every cell of a study stands, and what else is being made or has failed: banks, data, answers."""
+    cells = all_cells(judge.study)
+    judge.look_at(judge.everything)
+    of_cells = [_of_cell(judge, cell) for cell in cells]
     names = dict.fromkeys(name for cell in cells for name in (cell.dataset.name, cell.dataset.labelled))
-    others = [_work(f"{DATA}/{name}", data_lock(name), f"{LOGS}/{DATA}/{name}.log") for name in names]
-    others += [_work(f"{BANKS}/{t.name}", bank_lock(t), f"{LOGS}/{t.name}.bank.log") for t in taught_by(cells)]
-    others += [_work(f"{ANSWERS}/{c.name}", answers_lock(c), f"{LOGS}/{c.name}.answers.log") for c in analysed(study)]
+    others = [_work(products.data(name), f"{LOGS}/{DATA}/{name}.log") for name in names]
+    others += [_work(products.bank(t), f"{LOGS}/{t.name}.bank.log") for t in taught_by(cells)]
+    others += [_work(products.answers(c), f"{LOGS}/{c.name}.answers.log") for c in analysed(judge.study)]
     explained = _explained([*of_cells, *filter(None, others)])
     return _blocked(cells, explained[: len(cells)]), explained[len(cells) :]
 
 
-def _of_cell(study: Study, cell: Cell) -> Standing:
-    try:
-        manifest = files.read_manifest(Path(cell.path))
-    except StorageError as error:
-        return Standing(cell.path, "failed", str(error))
-    reason = stale(cell, manifest, study) if manifest else None
-    if manifest and not reason:
+def _of_cell(judge: Judge, cell: Cell) -> Standing:
+    product = products.network(cell)
+    why = judge.to_do(product)
+    if why is None:
+        manifest = judge.manifest(product)
         status = "diverged" if manifest["status"] == "diverged" else "done"
         return Standing(cell.path, status, manifest.get("cause", ""))
-    under_way = _work(cell.path, cell_lock(cell), f"{LOGS}/{cell.name}.log")
-    return under_way or Standing(cell.path, "stale" if manifest else "waiting", reason or "")
+    under_way = _work(product, f"{LOGS}/{cell.name}.log")
+    return under_way or (Standing(cell.path, "waiting") if why == ABSENT else Standing(cell.path, "stale", why))
 
 
-def _work(name: str, lock: Path, log: str) -> Standing | None:
-    """Return what the note beside `lock` tells: work that is going on, or that failed; None where there is none."""
+def _work(product: Product, log: str) -> Standing | None:
+    """Return what the note beside its lock tells: work that is going on, or that failed; None where there is none."""
+    name, lock = product.name, product.lock
     note = last_attempt(lock)
     if note is None:
         return None
@@ -132,41 +117,45 @@ def _blocked(cells: Sequence[Cell], standings: list[Standing]) -> list[Standing]
     return list(map(told, cells, standings))
 
 
-def controller_lives() -> bool:
-    """Say whether a Snakemake is at work in this folder."""
-    return files.is_locked(Path(CONTROLLERS))
-
-
 # -- what is damaged --------------------------------------------------------------------------------------------------
 
 
 def damaged(root: Path = Path()) -> tuple[int, list[tuple[Path, str]]]:
-    """Return how many published folders are below `root`, and (folder, what is wrong) for each damaged one.
+    """Return how many products are published below `root`, and (manifest, what is wrong) for each damaged one.
 
-    Every byte of results, data, banks and answers is read and compared with the digests in the manifests.
+    Every byte is read and compared with the digests in the manifests; folders of images with the list of their files.
     """
-    folders = [folder for top in (RESULTS, DATA, BANKS, ANSWERS) for folder in _published(root / top)]
+    manifests = [path for top in (RESULTS, DATA, BANKS, ANSWERS, REPORTS) for path in _manifests(root / top)]
     with ThreadPoolExecutor(_THREADS) as pool:  # hashing lets go of the interpreter
-        wrong = list(pool.map(_wrong_with, folders))
-    return len(folders), [(folder, what) for folder, what in zip(folders, wrong, strict=True) if what]
+        wrong = list(pool.map(lambda path: _wrong_with(path, root), manifests))
+    return len(manifests), [(path, what) for path, what in zip(manifests, wrong, strict=True) if what]
 
 
-def _published(top: Path) -> Iterator[Path]:
-    return (Path(folder) for folder, _, names in os.walk(top) if files.MANIFEST in names)
+def _manifests(top: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(top):
+        in_reports = f"/{MANIFESTS}" in folder
+        yield from (Path(folder, n) for n in names if n == files.MANIFEST or (in_reports and n.endswith(".json")))
 
 
-def _wrong_with(folder: Path) -> str | None:
+def _wrong_with(path: Path, root: Path) -> str | None:
     try:
-        manifest = files.verified(folder)
+        manifest = files.read_manifest(path.parent, path)
+        product = Product(manifest["kind"], manifest["name"])
+        if root / product.manifest != path:
+            return f"{path.parent}: a copy of {product}; remove {path} and run the same command again"
+        files.verified(root / product.folder, at=path)
     except StorageError as error:
         return str(error)
-    if manifest.get("kind") == "network" and Path(manifest["cell"]) != folder:
-        return (
-            f"{folder}: a copy of {manifest['cell']}; remove {folder / files.MANIFEST} and run the same command again"
-        )
+    return _other_images(manifest, path)
+
+
+def _other_images(manifest: dict, path: Path) -> str | None:
+    """Return that a folder of images holds other files than when it was read, or None; also where it is gone."""
+    folder = Path(manifest.get("declared", {}).get("folder", "")).expanduser()
+    if "listing" not in manifest or not folder.is_dir():
+        return None
+    from kd.data.prepare import listed
+
+    if listed(folder) != manifest["listing"]:
+        return f"{folder}: holds other files than when {path.parent} was made from it; run `kd data {path.parent.name}`"
     return None
-
-
-def discard(folder: Path) -> None:
-    """Make what is in `folder` count as absent, so that the next run makes it anew."""
-    (folder / files.MANIFEST).unlink(missing_ok=True)

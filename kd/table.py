@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from kd import files
-from kd.cells import DATA, Cell, all_cells, cells_of, spell_objective, stale, taught_by
+from kd import files, products
+from kd.cells import Cell, all_cells, memberships, spell_objective
 from kd.config import Study
 from kd.errors import DataError, StorageError, first_line, itemised
+from kd.judge import Judge
 
 ROWS, CURVES = "table", "curves"
-TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
+
+Artefacts = dict[str, bytes | Callable[[Path], object]]  # what `kd.files.publish` writes
 
 
 @dataclass(frozen=True)
@@ -31,28 +34,22 @@ class Result:
     epochs: pd.DataFrame
 
 
-def collect(study: Study, folder: Path) -> None:
-    """Write table and curves of `study` to `folder`, as CSV and parquet. Raises DataError that names every bad cell."""
-    results = read_results(study)
+def collect(study: Study, judge: Judge) -> Artefacts:
+    """Return table and curves of `study`, as CSV and parquet. Raises DataError that names every bad cell."""
+    results = read_results(study, judge)
     members = memberships(study)
     rows = pd.DataFrame([_row(name, results[cell]) for name, cell in members])
     rows = rows.astype({"teacher_seed": "Int64"})
     curves = pd.concat([_curve(name, results[cell]) for name, cell in members], ignore_index=True)
-    for name, frame in ((ROWS, rows), (CURVES, curves)):
-        write_frame(frame, folder / name)
+    return frame_files(rows, ROWS) | frame_files(curves, CURVES)
 
 
-def memberships(study: Study) -> list[tuple[str, Cell]]:
-    """Return (experiment, cell) for every row of the table."""
-    pairs = [(name, cell) for name in study.experiments for cell in cells_of(study, name)]
-    return pairs + [(TEACHERS, cell) for cell in taught_by(all_cells(study))]
-
-
-def write_frame(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame as `path`.csv, to be read by anyone, and `path`.parquet, which keeps types and every digit."""
-    csv, parquet = (path.with_name(f"{path.name}.{kind}") for kind in ("csv", "parquet"))  # a name may hold dots
-    files.write_atomic(csv, frame.to_csv(index=False, lineterminator="\n").encode())
-    files.write_atomic(parquet, lambda pending: frame.to_parquet(pending, index=False))
+def frame_files(frame: pd.DataFrame, name: str) -> Artefacts:
+    """Return a frame as `name`.csv, to be read by anyone, and `name`.parquet, which keeps types and every digit."""
+    return {
+        f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode(),
+        f"{name}.parquet": lambda pending: frame.to_parquet(pending, index=False),
+    }
 
 
 def read_frame(path: Path) -> pd.DataFrame:
@@ -68,15 +65,14 @@ def read_frame(path: Path) -> pd.DataFrame:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_results(study: Study) -> dict[Cell, Result]:
-    """Return every cell's result. Raises DataError naming the cells that are missing, damaged, stale or unsound."""
+def read_results(study: Study, judge: Judge) -> dict[Cell, Result]:
+    """Return every cell's result. Raises DataError naming the cells that are not current, damaged or unsound."""
     results, problems = {}, []
     for cell in all_cells(study):
         try:
-            results[cell] = _read(study, cell)
+            results[cell] = _read(study, cell, judge)
         except (DataError, StorageError) as error:
             problems.append(str(error))
-    problems += filter(None, (_other_than_taught(result, results) for result in results.values()))
     if problems:
         raise DataError(
             f"no table: {len(problems)} of the study's cells cannot stand in it; run snakemake\n{itemised(problems)}"
@@ -84,30 +80,14 @@ def read_results(study: Study) -> dict[Cell, Result]:
     return results
 
 
-def _read(study: Study, cell: Cell) -> Result:
-    if files.read_manifest(Path(cell.path)) is None:
-        raise DataError(f"{cell}: not trained")
-    manifest = files.verified(Path(cell.path), "metrics.csv")
-    if manifest["cell"] != cell.path:
-        raise DataError(f"{cell}: a copy of {manifest['cell']}; remove it and run snakemake")
-    reason = stale(cell, manifest, study)
-    if reason:
+def _read(study: Study, cell: Cell, judge: Judge) -> Result:
+    if reason := judge.to_do(products.network(cell)):
         raise DataError(f"{cell}: {reason}")
+    manifest = files.verified(Path(cell.path), "metrics.csv")
     epochs = _metrics(Path(cell.path, "metrics.csv"))
     if manifest["status"] == "ok":
         _check_sound(cell, epochs, cell.epochs(study.protocol))
     return Result(cell, manifest, epochs)
-
-
-def _other_than_taught(result: Result, results: dict[Cell, Result]) -> str | None:
-    """Return which network that led to a cell is another now, or None: its digest says so."""
-    cell, inputs = result.cell, result.manifest["inputs"]
-    then = {cell.teacher: inputs.get("teacher")} if cell.teacher else {}
-    then |= {member: inputs["members"].get(member.path) for member in cell.members if cell.is_ensemble}
-    for led, digest in then.items():
-        if led in results and results[led].manifest["files"]["model.safetensors"] != digest:
-            return f"{cell}: made from a {led} that is another now"
-    return None
 
 
 def _metrics(path: Path) -> pd.DataFrame:
@@ -133,7 +113,7 @@ def _row(experiment: str, result: Result) -> dict:
     return {
         "experiment": experiment,
         "cell": cell.path,
-        **setting(cell),
+        **setting(cell, manifest),
         "protocol": cell.protocol,
         "stages": len(cell.stages),
         "teacher": cell.teacher.stage.title if cell.teacher else "",
@@ -150,11 +130,11 @@ def _row(experiment: str, result: Result) -> dict:
     }
 
 
-def setting(cell: Cell) -> dict:
-    """Return the columns by which tables and analyses name a cell."""
+def setting(cell: Cell, manifest: dict) -> dict:
+    """Return the columns by which tables and analyses name a cell; its manifest has the realised label noise."""
     return {
         "dataset": cell.dataset.name,
-        **_noise(cell),
+        **_noise(cell, manifest["realised_rate"]),
         "fraction": cell.fraction,
         "networks": " > ".join(stage.title for stage in cell.stages),
         "objectives": " > ".join(spell_objective(stage.objective) for stage in cell.stages),
@@ -164,11 +144,10 @@ def setting(cell: Cell) -> dict:
     }
 
 
-def _noise(cell: Cell) -> dict:
+def _noise(cell: Cell, realised: float) -> dict:
     noise = cell.dataset.noise
     if noise is None:
         return {"noise": "none", "noise_rate": 0.0, "realised_rate": 0.0}
-    realised = files.verified(Path(DATA, cell.dataset.labelled))["realised_rate"]
     if noise.kind == "labels":
         return {"noise": f"labels-{noise.amount}", "noise_rate": realised, "realised_rate": realised}
     return {"noise": noise.kind, "noise_rate": noise.amount, "realised_rate": realised}
@@ -190,5 +169,5 @@ def _numbers(manifest: dict) -> dict:
 
 
 def _curve(experiment: str, result: Result) -> pd.DataFrame:
-    identity = {"experiment": experiment, "cell": result.cell.path, **setting(result.cell)}
+    identity = {"experiment": experiment, "cell": result.cell.path, **setting(result.cell, result.manifest)}
     return result.epochs.assign(**identity)[[*identity, *result.epochs.columns]]

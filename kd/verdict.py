@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kd.cells import TEACHERS
 from kd.comparisons import ALPHA, POWER, UNDECIDED, holm, numbers, stopped, undecided_words
 from kd.figures import naming, style, wording
 from kd.figures import verdict as figure
-from kd.files import write_atomic
 from kd.paper import published
 from kd.paper.claims import CLAIMS, Claim
 from kd.statistics import SETTING, Paired, against, finished, judge, rise_weights, side, trend
-from kd.table import TEACHERS, read_frame
+from kd.table import Artefacts, read_frame
 
 HOLDS, FAILS, MISSING = "holds", "does not hold", "not measured"
 COLUMNS = ["claim", "setting", "published", "measured", "difference", "verdict"]
@@ -287,21 +287,19 @@ def _about_numbers(lines: pd.DataFrame) -> str:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def write(folder: Path) -> None:
-    """Write the verdict on the table in `folder`: verdict.csv, .md and .tex, and the figure with its caption."""
+def verdict(folder: Path) -> Artefacts:
+    """Return the verdict on the table in `folder`: verdict.csv, .md and .tex, and the figure with its caption."""
     lines = judged(read_frame(folder / "table.parquet"))
     words = shown(lines)
-    for kind, text in (
-        ("csv", lines.assign(setting=words["setting"]).to_csv(index=False, lineterminator="\n")),
-        ("md", markdown(words, caption(lines))),
-        ("tex", latex(words, caption(lines))),
-        ("txt", f"{caption(lines)}\n"),
-    ):
-        path = folder / "figures" / "verdict.txt" if kind == "txt" else folder / f"verdict.{kind}"
-        write_atomic(path, text.encode())
     with style.paper():
         drawn = figure.draw(lines.assign(setting=words["setting"]))
-    style.save(drawn, folder / "figures" / "verdict")
+    return {
+        "verdict.csv": lines.assign(setting=words["setting"]).to_csv(index=False, lineterminator="\n").encode(),
+        "verdict.md": markdown(words, caption(lines)).encode(),
+        "verdict.tex": latex(words, caption(lines)).encode(),
+        "figures/verdict.txt": f"{caption(lines)}\n".encode(),
+        **style.pictures(drawn, "figures/verdict"),
+    }
 
 
 def markdown(words: pd.DataFrame, about: str) -> str:

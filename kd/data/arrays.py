@@ -84,8 +84,11 @@ def _histograms(images: np.ndarray) -> np.ndarray:
     return counts
 
 
-def write_dataset(images: Images, folder: Path, spec: dict) -> dict:
-    """Publish `images` as `folder` and return its manifest. Raises DataError when they contradict themselves."""
+def write_dataset(images: Images, folder: Path, about: dict) -> dict:
+    """Publish `images` as `folder` and return its manifest, which begins with `about`.
+
+    Raises DataError when they contradict themselves.
+    """
     _check(images, folder)
     arrays = {name: np.ascontiguousarray(getattr(images, name)) for name in ARRAYS}
     content = {name: _array_digest(array) for name, array in arrays.items()}
@@ -94,8 +97,7 @@ def write_dataset(images: Images, folder: Path, spec: dict) -> dict:
         content["size"] = images.files.size  # not the folder: a dataset that is moved is the same dataset
         streamed["streamed"] = vars(images.files)
     manifest = {
-        "kind": "dataset",
-        "spec": spec,
+        **about,
         "class_names": list(images.class_names),
         "counts": {"train": len(images.train_labels), "test": len(images.test_labels)},
         "shape": list(images.train_images.shape[1:]),
@@ -103,7 +105,7 @@ def write_dataset(images: Images, folder: Path, spec: dict) -> dict:
         "std": list(images.std),
         "provenance": images.provenance,
         **streamed,
-        "digest": sha256(canonical_json({**content, "mean": images.mean, "std": images.std}).encode()),
+        "content": sha256(canonical_json({**content, "mean": images.mean, "std": images.std}).encode()),
     }
     return publish(folder, {f"{name}.npy": npy(array) for name, array in arrays.items()}, manifest)
 
@@ -165,7 +167,7 @@ def open_dataset(folder: Path, verify: bool = False) -> Dataset:
     mean, std, names = (tuple(manifest[key]) for key in ("mean", "std", "class_names"))
     streamed = manifest.get("streamed")
     listed = Files(**streamed) if streamed else None
-    return Dataset(**arrays, class_names=names, mean=mean, std=std, digest=manifest["digest"], files=listed)
+    return Dataset(**arrays, class_names=names, mean=mean, std=std, digest=manifest["content"], files=listed)
 
 
 def _is_quickly_read(path: Path) -> bool:

@@ -123,6 +123,15 @@ def _listed(split: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return records, labels
 
 
+def files_of(folder: Path) -> list[tuple[str, int]]:
+    """Return (name from `folder`, bytes) of every image of a folder of images."""
+    found = []
+    for split in _splits(folder):
+        for path in _labelled(split, _class_names(split))[0]:
+            found.append((os.path.relpath(path, folder), os.path.getsize(path)))
+    return found
+
+
 # -- decoding ---------------------------------------------------------------------------------------------------------
 
 

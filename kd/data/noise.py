@@ -167,17 +167,16 @@ def _read(path: Path) -> np.ndarray:
 # -- on disk -----------------------------------------------------------------------------------------------------------
 
 
-def write_labels(folder: Path, noisy: np.ndarray, clean: np.ndarray, spec: dict) -> dict:
+def write_labels(folder: Path, noisy: np.ndarray, clean: np.ndarray, about: dict) -> dict:
     """Publish `noisy` labels [N] as `folder`; return its manifest, with the share that is wrong, per class too."""
     wrong = noisy != clean
     manifest = {
-        "kind": "labels",
-        "spec": spec,
+        **about,
         "count": len(noisy),
         "wrong": int(wrong.sum()),
         "realised_rate": float(wrong.mean()),
         "realised_rate_by_class": [float(wrong[clean == label].mean()) for label in np.unique(clean)],
-        "digest": sha256(noisy.tobytes()),
+        "content": sha256(noisy.tobytes()),
     }
     classes = int(max(noisy.max(), clean.max())) + 1
     if classes <= _CONFUSION_UP_TO:

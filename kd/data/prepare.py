@@ -9,11 +9,11 @@ from kd.data import NOISES, load, source_of
 from kd.data.arrays import open_dataset, write_dataset
 from kd.data.noise import write_labels
 from kd.errors import ConfigError, nearest
-from kd.files import file_digest
+from kd.files import sha256
 
 
-def prepare_dataset(name: str, declared: dict | None, folder: Path, download_root: Path) -> dict:
-    """Publish dataset `name` as `folder` and return its manifest.
+def prepare_dataset(name: str, declared: dict | None, folder: Path, download_root: Path, about: dict) -> dict:
+    """Publish dataset `name` as `folder` and return its manifest, which begins with `about`.
 
     `declared` is what the study says of it: {folder, size, convert} for an image folder, {source} for a local copy
     of a built-in dataset, None for one that is downloaded into `download_root` or comes with a library.
@@ -27,10 +27,20 @@ def prepare_dataset(name: str, declared: dict | None, folder: Path, download_roo
     except TypeError as error:
         allowed = ", ".join(key for key in inspect.signature(build).parameters if key not in downloads) or "nothing"
         raise ConfigError(f"datasets.{name}: {error}; what may stand there: {allowed}") from error
-    return write_dataset(build(**declared, **downloads), folder, {"dataset": name, **declared})
+    listing = {"listing": listed(Path(declared["folder"]).expanduser())} if declared.get("folder") else {}
+    return write_dataset(build(**declared, **downloads), folder, about | {"declared": declared} | listing)
 
 
-def prepare_labels(dataset_folder: Path, kind: str, rate_or_path: float | str, seed: int, folder: Path) -> dict:
+def listed(folder: Path) -> str:
+    """Return a digest of the list of files of a folder of images: their names and sizes."""
+    from kd.data.folder import files_of  # and with it Pillow
+
+    return sha256("\n".join(f"{size} {name}" for name, size in files_of(folder)).encode(errors="surrogateescape"))
+
+
+def prepare_labels(
+    dataset_folder: Path, kind: str, rate_or_path: float | str, seed: int, folder: Path, about: dict
+) -> dict:
     """Publish the training labels of a prepared dataset under noise `kind` as `folder`; return the manifest.
 
     `kind` is a key of NOISES; `rate_or_path` is a rate, or the file to read the labels from.
@@ -39,7 +49,4 @@ def prepare_labels(dataset_folder: Path, kind: str, rate_or_path: float | str, s
         raise ConfigError(f"label noise {kind!r}: no such kind{nearest(kind, NOISES)}")
     dataset = open_dataset(dataset_folder)
     noisy = load(NOISES[kind].function)(dataset.train_labels, rate_or_path, seed, dataset.class_names)
-    spec = {"noise": kind, "amount": str(rate_or_path) if NOISES[kind].takes_file else rate_or_path, "seed": seed}
-    if NOISES[kind].takes_file:
-        spec["sha256"] = file_digest(Path(rate_or_path).expanduser())
-    return write_labels(folder, noisy, dataset.train_labels, {**spec, "dataset": dataset.digest})
+    return write_labels(folder, noisy, dataset.train_labels, about)

@@ -10,7 +10,7 @@ import contextlib
 import math
 import textwrap
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -77,20 +77,27 @@ def canvas(width: float, height: float) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Write `figure` as path.png (200 dpi), path.pdf and path.svg, atomically; the same figure is the same bytes."""
+def pictures(figure: Figure, name: str) -> dict[str, Callable[[Path], None]]:
+    """Return what writes `figure` as name.png (200 dpi), name.pdf and name.svg; the same figure is the same bytes."""
     nameless = {
         "png": {"Software": None},
         "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
         "svg": {"Creator": None, "Date": None},
     }
-    written = []
-    with paper():
-        for kind, metadata in nameless.items():
-            target = Path(path).with_name(f"{Path(path).name}.{kind}")  # a name may hold dots: tau0.5
-            write_atomic(target, partial(figure.savefig, format=kind, metadata=metadata))
-            written.append(target)
-    return written
+
+    def written(path: Path, kind: str) -> None:
+        with paper():
+            figure.savefig(path, format=kind, metadata=nameless[kind])
+
+    return {f"{name}.{kind}": partial(written, kind=kind) for kind in nameless}
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write the pictures of `figure` beside each other, atomically; return their paths."""
+    folder, name = Path(path).parent, Path(path).name  # a name may hold dots: tau0.5
+    for file, content in pictures(figure, name).items():
+        write_atomic(folder / file, content)
+    return [folder / file for file in pictures(figure, name)]
 
 
 # ---- colours and marks ---------------------------------------------------------------------------------------------

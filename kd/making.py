@@ -1,0 +1,119 @@
+"""How a verb makes a product: look, wait for the lock, look again, judge the inputs, publish, look once more.
+
+Whoever starts a verb, and whatever happened before, it publishes nothing from inputs that are not those of its recipe,
+and leaves a stamp only beside what is current.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kd import files, stamps
+from kd.attempts import at_work
+from kd.errors import StorageError, itemised
+from kd.judge import Judge
+from kd.products import READ_BY_PEOPLE, Product
+
+log = logging.getLogger("kd")
+
+LATENCY = "KD_LATENCY_WAIT"  # seconds that a network file system may take to show what another machine has written
+_LOOKS = 5  # a second, while waiting for that
+
+
+def make(judge: Judge, product: Product, stamp: Path | None, work: Callable[[Judge], object]) -> bool:
+    """Have `work` publish a product, unless it is current; return whether it had to. It is given a judge of now.
+
+    Raises StorageError where an input is not what the recipe asks for, or is another when the work is done.
+    """
+    if done(judge, product, stamp):
+        return False
+    with at_work(product.lock):
+        now = begin(judge, product, stamp)
+        if now is None:
+            return False
+        work(now)
+        end(now, product, stamp)
+    return True
+
+
+def done(judge: Judge, product: Product, stamp: Path | None) -> bool:
+    """Say whether a product is current, and leave its stamp where it is. What cost an import need not be imported."""
+    if judge.to_do(product):
+        return False
+    if stamp is None:
+        return True
+    with files.lock(product.lock):
+        return _settled(judge.again(), product, stamp)
+
+
+def begin(judge: Judge, product: Product, stamp: Path | None) -> Judge | None:
+    """Return a judge of now that has found all inputs as they must be; None where there is nothing to make after all.
+
+    Call it while holding the lock of the product. From here on it has no stamp.
+    """
+    judge = judge.again()
+    if _settled(judge, product, stamp):
+        return None
+    judge = _with_inputs(judge, product)
+    if stamp:
+        stamps.remove(stamp)
+    _sweep(product)
+    return judge
+
+
+def end(judge: Judge, product: Product, stamp: Path | None) -> None:
+    """Leave the stamp of what was just published. Call it under the same lock as `begin`."""
+    if why := judge.again().to_do(product):
+        raise StorageError(f"{product}: published, but meanwhile: {why}; run the same command again")
+    if stamp:
+        stamps.make(stamp)
+
+
+def about(judge: Judge, product: Product) -> dict:
+    """Return what every manifest says first: what it is of, and what that is made from."""
+    expected = judge.expected(product)
+    return {
+        "kind": product.kind,
+        "name": product.name,
+        "recipe": expected.recipe,
+        "code": expected.code,
+        "inputs": judge.named(product),
+    }
+
+
+def _settled(judge: Judge, product: Product, stamp: Path | None) -> bool:
+    if judge.to_do(product):
+        return False
+    _sweep(product)
+    if stamp:
+        stamps.make(stamp)
+    log.info("%s is there already", product)
+    return True
+
+
+def _with_inputs(judge: Judge, product: Product) -> Judge:
+    deadline = time.monotonic() + float(os.environ.get(LATENCY, "0"))
+    while refusals := judge.refusals(product):
+        if time.monotonic() > deadline:
+            count = len(judge.inputs(product))
+            raise StorageError(
+                f"{product}: {len(refusals)} of the {count} things that it is made from are not as they must be; "
+                f"{files.AGAIN}\n{itemised(refusals)}"
+            )
+        time.sleep(1 / _LOOKS)
+        judge = judge.again()
+    return judge
+
+
+def _sweep(product: Product) -> None:
+    """Remove what writers of this product that are dead left unfinished."""
+    if product.kind not in READ_BY_PEOPLE:
+        files.sweep(product.folder)
+        return
+    files.sweep(product.manifest.parent, product.manifest.name)
+    for pattern in product.files:
+        files.sweep((product.folder / pattern).parent, Path(pattern).name)
