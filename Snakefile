@@ -3,13 +3,16 @@
 snakemake --cores 8                                              the study of config.yaml
 snakemake --cores 8 --configfile workflow/studies/demo.yaml      another study
 snakemake teachers --cores 8                                     or students, chains, tables, figures, report
+
+Inputs and outputs of the rules are stamps (kd/stamps.py): kd judges what is to do, Snakemake schedules it.
 """
 
 from snakemake.utils import min_version
 
-from kd import cells
+from kd import cells, products
 from kd.config import merged, read_yaml, validate
 from kd.errors import ConfigError
+from kd.judge import Judge
 
 min_version("9.11")
 
@@ -24,6 +27,7 @@ except ConfigError as error:
 CELLS = {cell.name: cell for cell in cells.all_cells(STUDY)}
 TAUGHT = cells.taught_by(CELLS.values())
 REPORTS = f"{cells.REPORTS}/{STUDY.study}"
+JUDGE = Judge.of_study(STUDY)
 
 
 report: "workflow/report/study.rst"
@@ -31,7 +35,7 @@ report: "workflow/report/study.rst"
 
 wildcard_constraints:
     dataset=r"[^/]+",
-    cell=r".+",
+    cell=r"[^/]+/[^/]+/.+",
     experiment=r"[A-Za-z0-9_]+",
     figure=r"[a-z]+",
 
@@ -44,16 +48,18 @@ localrules:
     figures,
 
 
+include: "workflow/rules/common.smk"
+
+
 rule all:
     default_target: True
     input:
         # the cells too, so that one that is deleted by hand comes back
-        [f"{c}/{name}" for c in CELLS.values() for name in ("manifest.json", "model.safetensors", "metrics.csv")],
-        f"{REPORTS}/report.html",
-        [] if STUDY.keep_banks else [f"banks/{c.name}/released.json" for c in TAUGHT if not c.is_ensemble],
+        [stamp(products.network(cell)) for cell in CELLS.values()],
+        stamp(products.page(STUDY.study)),
+        [stamp(one) for one in JUDGE.everything if one.kind == "release"],
 
 
-include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/analyses.smk"
@@ -62,17 +68,17 @@ include: "workflow/rules/report.smk"
 
 rule teachers:
     input:
-        [f"{c}/manifest.json" for c in TAUGHT],
+        [stamp(products.network(cell)) for cell in TAUGHT],
 
 
 rule students:
     input:
-        [f"{c}/manifest.json" for c in CELLS.values() if len(c.stages) == 2 or (not c.teacher and c not in TAUGHT)],
+        [stamp(products.network(c)) for c in CELLS.values() if len(c.stages) == 2 or not (c.teacher or c in TAUGHT)],
 
 
 rule chains:
     input:
-        [f"{c}/manifest.json" for c in CELLS.values() if len(c.stages) > 2],
+        [stamp(products.network(c)) for c in CELLS.values() if len(c.stages) > 2],
 
 
 rule figures:

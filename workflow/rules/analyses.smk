@@ -7,9 +7,9 @@ localrules:
 
 rule answers:
     input:
-        "results/{cell}/manifest.json",
+        lambda w: wanted(products.answers(CELLS[w.cell])),
     output:
-        [update(f"answers/{{cell}}/{name}") for name in ("manifest.json", "answers.safetensors")],
+        stamp=update(f"{STAMPS}/answers/{{cell}}.stamp"),
     log:
         "logs/{cell}.answers.log",
     benchmark:
@@ -22,27 +22,29 @@ rule answers:
     resources:
         cells_per_gpu=STUDY.cells_per_gpu,
     params:
-        code=lambda w: cells.code_behind_answers(CELLS[w.cell]),
         recipe=lambda w: recipe(CELLS[w.cell]),
     shell:
-        "python -m kd answers results/{wildcards.cell:q} --recipe {params.recipe:q}"
+        "python -m kd answers results/{wildcards.cell:q} --recipe {params.recipe:q} --stamp {output.stamp:q}"
         " --threads {threads} --cells-per-gpu {resources.cells_per_gpu} &>> {log:q} || ended $? {log:q}"
 
 
 rule measure:
     input:
-        measured,
+        lambda w: wanted(products.analysis(STUDY.study, w.experiment, w.analysis)),
     output:
-        [update(f"{REPORTS}/analyses/{{experiment}}.{{analysis}}.{kind}") for kind in ("csv", "parquet")],
+        stamp=update(f"{STAMPS}/{REPORTS}/analyses/{{experiment}}.{{analysis}}.stamp"),
+        files=[update(f"{REPORTS}/analyses/{{experiment}}.{{analysis}}.{kind}") for kind in ("csv", "parquet")],
     log:
         f"logs/{REPORTS}/{{experiment}}.{{analysis}}.analysis.log",
     benchmark:
         f"benchmarks/{REPORTS}/{{experiment}}.{{analysis}}.analysis.tsv"
+    wildcard_constraints:
+        analysis="|".join(dict.fromkeys(ANALYSES.values())),
     retries: 0
     conda:
         "../envs/kd.yaml"
     params:
-        code=code_digest("kd.analyses"),
-        study=lambda w: json.dumps({**VALUES, "experiments": {w.experiment: VALUES["experiments"][w.experiment]}}),
+        study=lambda w: json.dumps(VALUES),
     shell:
-        "python -m kd measure {wildcards.experiment:q} {wildcards.analysis:q} --study-json {params.study:q} &>> {log:q}"
+        "python -m kd measure {wildcards.experiment:q} {wildcards.analysis:q} --study-json {params.study:q}"
+        " --stamp {output.stamp:q} &>> {log:q}"

@@ -3,7 +3,7 @@
 
 rule data:
     output:
-        update("data/{dataset}/manifest.json"),
+        stamp=update(f"{STAMPS}/data/{{dataset}}.stamp"),
     log:
         "logs/data/{dataset}.log",
     benchmark:
@@ -13,17 +13,17 @@ rule data:
     conda:
         "../envs/kd.yaml"
     params:
-        code=lambda w: cells.code_behind_data(STUDY, w.dataset),
         recipe=lambda w: data_recipe(w.dataset),
     shell:
-        "python -m kd data {wildcards.dataset:q} --recipe {params.recipe:q} &>> {log:q} || ended $? {log:q}"
+        "python -m kd data {wildcards.dataset:q} --recipe {params.recipe:q} --stamp {output.stamp:q}"
+        " &>> {log:q} || ended $? {log:q}"
 
 
 rule labels:
     input:
-        lambda w: f"data/{cells.parse_dataset(w.labelled).name}/manifest.json",
+        lambda w: wanted(products.labels(w.labelled)),
     output:
-        update("data/{labelled}/manifest.json"),
+        stamp=update(f"{STAMPS}/data/{{labelled}}.stamp"),
     log:
         "logs/data/{labelled}.log",
     benchmark:
@@ -33,7 +33,7 @@ rule labels:
     conda:
         "../envs/kd.yaml"
     params:
-        code=lambda w: cells.code_behind_labels(cells.parse_dataset(w.labelled).noise),
         recipe=lambda w: data_recipe(w.labelled),
     shell:
-        "python -m kd labels {wildcards.labelled:q} --recipe {params.recipe:q} &>> {log:q} || ended $? {log:q}"
+        "python -m kd labels {wildcards.labelled:q} --recipe {params.recipe:q} --stamp {output.stamp:q}"
+        " &>> {log:q} || ended $? {log:q}"

@@ -1,7 +1,7 @@
 # reports/STUDY: one tidy table, the figures and the page, from the published cells alone; no torch. All is
 # written whole or not at all, and updated: what another Snakemake is reading is never taken away.
 
-FIGURES = [f"{REPORTS}/figures/{name}.{figure}.png" for name, figure in STUDY.drawn]
+FIGURES = [stamp(products.figure(STUDY.study, *drawn)) for drawn in STUDY.drawn]
 
 
 # seconds each: on a cluster they run beside Snakemake. What they refuse, trying again does not mend.
@@ -15,9 +15,10 @@ localrules:
 
 rule collect:
     input:
-        [f"{cell}/manifest.json" for cell in CELLS.values()],
+        lambda w: wanted(products.table(STUDY.study)),
     output:
-        [update(f"{REPORTS}/{name}.{kind}") for name in ("table", "curves") for kind in ("csv", "parquet")],
+        stamp=update(stamp(products.table(STUDY.study))),
+        files=[update(f"{REPORTS}/{name}.{kind}") for name in ("table", "curves") for kind in ("csv", "parquet")],
     log:
         f"logs/{REPORTS}/collect.log",
     benchmark:
@@ -26,23 +27,22 @@ rule collect:
     conda:
         "../envs/kd.yaml"
     params:
-        code=code_digest("kd.table"),
-        study=json.dumps(VALUES),
+        study=lambda w: json.dumps(VALUES),
     shell:
-        "python -m kd collect --study-json {params.study:q} &>> {log:q}"
+        "python -m kd collect --study-json {params.study:q} --stamp {output.stamp:q} &>> {log:q}"
 
 
 rule figure:
     input:
-        table=f"{REPORTS}/table.parquet",
-        more=shown_by,
+        lambda w: wanted(products.figure(STUDY.study, w.experiment, w.figure)),
     output:
-        report(
+        stamp=update(f"{STAMPS}/{REPORTS}/figures/{{experiment}}.{{figure}}.stamp"),
+        picture=report(
             update(f"{REPORTS}/figures/{{experiment}}.{{figure}}.png"),
             caption="../report/figure.rst",
             category="{experiment}",
         ),
-        [update(f"{REPORTS}/figures/{{experiment}}.{{figure}}.{kind}") for kind in ("pdf", "svg", "txt")],
+        files=[update(f"{REPORTS}/figures/{{experiment}}.{{figure}}.{kind}") for kind in ("pdf", "svg", "txt")],
     log:
         f"logs/{REPORTS}/{{experiment}}.{{figure}}.log",
     benchmark:
@@ -51,17 +51,19 @@ rule figure:
     conda:
         "../envs/kd.yaml"
     params:
-        code=lambda w: code_digest(f"kd.figures.{w.figure}"),
+        study=lambda w: json.dumps(VALUES),
     shell:
-        "python -m kd figure {input.table:q} {wildcards.experiment:q} {wildcards.figure:q} &>> {log:q}"
+        f"python -m kd figure {REPORTS}/table.parquet {{wildcards.experiment:q}} {{wildcards.figure:q}}"
+        " --study-json {params.study:q} --stamp {output.stamp:q} &>> {log:q}"
 
 
 rule tables:
     input:
-        f"{REPORTS}/table.parquet",
+        lambda w: wanted(products.tables(STUDY.study)),
     output:
-        report(update(f"{REPORTS}/means.csv"), caption="../report/means.rst", category="tables"),
-        report(update(f"{REPORTS}/comparisons.csv"), caption="../report/comparisons.rst", category="tables"),
+        stamp=update(stamp(products.tables(STUDY.study))),
+        means=report(update(f"{REPORTS}/means.csv"), caption="../report/means.rst", category="tables"),
+        comparisons=report(update(f"{REPORTS}/comparisons.csv"), caption="../report/comparisons.rst", category="tables"),
     log:
         f"logs/{REPORTS}/tables.log",
     benchmark:
@@ -70,20 +72,21 @@ rule tables:
     conda:
         "../envs/kd.yaml"
     params:
-        code=code_digest("kd.comparisons"),
+        study=lambda w: json.dumps(VALUES),
     shell:
-        "python -m kd tables {input:q} &>> {log:q}"
+        f"python -m kd tables {REPORTS}/table.parquet"
+        " --study-json {params.study:q} --stamp {output.stamp:q} &>> {log:q}"
 
 
 rule verdict:
     input:
-        table=f"{REPORTS}/table.parquet",
-        published="kd/paper/published.csv",
+        lambda w: wanted(products.verdict(STUDY.study)),
     output:
-        report(update(f"{REPORTS}/figures/verdict.png"), caption="../report/verdict.rst", category="verdict"),
-        [update(f"{REPORTS}/figures/verdict.{kind}") for kind in ("pdf", "svg", "txt")],
-        report(update(f"{REPORTS}/verdict.csv"), caption="../report/verdict.rst", category="verdict"),
-        [update(f"{REPORTS}/verdict.{kind}") for kind in ("md", "tex")],
+        stamp=update(stamp(products.verdict(STUDY.study))),
+        picture=report(update(f"{REPORTS}/figures/verdict.png"), caption="../report/verdict.rst", category="verdict"),
+        pictures=[update(f"{REPORTS}/figures/verdict.{kind}") for kind in ("pdf", "svg", "txt")],
+        lines=report(update(f"{REPORTS}/verdict.csv"), caption="../report/verdict.rst", category="verdict"),
+        texts=[update(f"{REPORTS}/verdict.{kind}") for kind in ("md", "tex")],
     log:
         f"logs/{REPORTS}/verdict.log",
     benchmark:
@@ -92,19 +95,18 @@ rule verdict:
     conda:
         "../envs/kd.yaml"
     params:
-        code=code_digest("kd.verdict"),
+        study=lambda w: json.dumps(VALUES),
     shell:
-        "python -m kd verdict {input.table:q} &>> {log:q}"
+        f"python -m kd verdict {REPORTS}/table.parquet"
+        " --study-json {params.study:q} --stamp {output.stamp:q} &>> {log:q}"
 
 
 rule report:
     input:
-        FIGURES,
-        f"{REPORTS}/figures/verdict.png",
-        f"{REPORTS}/means.csv",
-        f"{REPORTS}/table.parquet",
+        lambda w: wanted(products.page(STUDY.study)),
     output:
-        update(f"{REPORTS}/report.html"),
+        stamp=update(stamp(products.page(STUDY.study))),
+        page=update(f"{REPORTS}/report.html"),
     log:
         f"logs/{REPORTS}/report.log",
     benchmark:
@@ -113,7 +115,6 @@ rule report:
     conda:
         "../envs/kd.yaml"
     params:
-        code=code_digest("kd.report"),
-        study=json.dumps(VALUES),
+        study=lambda w: json.dumps(VALUES),
     shell:
-        "python -m kd report --study-json {params.study:q} &>> {log:q}"
+        "python -m kd report --study-json {params.study:q} --stamp {output.stamp:q} &>> {log:q}"

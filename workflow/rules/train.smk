@@ -7,12 +7,9 @@ localrules:
 
 rule train:
     input:
-        taught,
+        lambda w: wanted(products.network(CELLS[w.cell])),
     output:
-        [
-            update(f"results/{{cell}}/{name}")
-            for name in ("manifest.json", "model.safetensors", "metrics.csv", "timings.csv")
-        ],
+        stamp=update(f"{STAMPS}/results/{{cell}}.stamp"),
     log:
         "logs/{cell}.log",
     benchmark:
@@ -28,19 +25,18 @@ rule train:
         gpus_per_cell=STUDY.gpus_per_cell,
         workers=STUDY.workers,
     params:
-        code=lambda w: cells.code_behind(CELLS[w.cell], STUDY.protocol),
         recipe=lambda w: recipe(CELLS[w.cell]),
     shell:
-        "python -m kd train results/{wildcards.cell:q} --recipe {params.recipe:q} --threads {threads}"
+        "python -m kd train results/{wildcards.cell:q} --recipe {params.recipe:q} --stamp {output.stamp:q} --threads {threads}"
         " --processes {resources.gpus_per_cell} --workers {resources.workers} --cells-per-gpu {resources.cells_per_gpu}"
         " &>> {log:q} || ended $? {log:q}"
 
 
 rule bank:
     input:
-        "results/{cell}/manifest.json",
+        lambda w: wanted(products.bank(CELLS[w.cell])),
     output:
-        update("banks/{cell}/manifest.json"),
+        stamp=update(f"{STAMPS}/banks/{{cell}}.stamp"),
     log:
         "logs/{cell}.bank.log",
     benchmark:
@@ -51,23 +47,23 @@ rule bank:
     resources:
         cells_per_gpu=STUDY.cells_per_gpu,
     params:
-        code=lambda w: cells.code_behind_bank(CELLS[w.cell]),
-        recipe=lambda w: recipe(CELLS[w.cell]),
-        needs=needs,
+        study=lambda w: json.dumps(VALUES),
     shell:
-        "python -m kd bank results/{wildcards.cell:q} --recipe {params.recipe:q} --needs {params.needs:q}"
+        "python -m kd bank results/{wildcards.cell:q} --study-json {params.study:q} --stamp {output.stamp:q}"
         " --threads {threads} --cells-per-gpu {resources.cells_per_gpu} &>> {log:q} || ended $? {log:q}"
 
 
 rule release:
     # keep_banks: false. The bank goes when the last student of its teacher is trained.
     input:
-        lambda w: [f"{student}/manifest.json" for student in TAUGHT[CELLS[w.cell]]],
+        lambda w: wanted(products.release(CELLS[w.cell])),
     output:
-        "banks/{cell}/released.json",
+        stamp=update(f"{STAMPS}/released/{{cell}}.stamp"),
     log:
         "logs/{cell}.release.log",
     conda:
         "../envs/kd.yaml"
+    params:
+        study=lambda w: json.dumps(VALUES),
     shell:
-        "python -m kd release results/{wildcards.cell:q} &>> {log:q}"
+        "python -m kd release results/{wildcards.cell:q} --study-json {params.study:q} --stamp {output.stamp:q} &>> {log:q}"

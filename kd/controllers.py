@@ -1,0 +1,87 @@
+"""The Snakemakes that are at work in a folder, and which of them may be at work at once.
+
+Each holds a file in state/controllers/ that says what it makes. Two that make the same things from the same values help
+each other; two that would replace each other's results do not start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from kd import files
+from kd.cells import STATE, Cell
+from kd.config import Study
+from kd.errors import ConfigError
+from kd.judge import data_recipe
+
+FOLDER = Path(STATE, "controllers")
+_GATE = Path(STATE, "controllers.lock")  # held while controllers are looked at and one enters
+
+
+def enter(study: Study, every: Sequence[Cell]) -> contextlib.ExitStack:
+    """Say that this process is at work on a study until what is returned is closed, or the process ends.
+
+    Raises ConfigError, in one line, where another process makes something else in the same place.
+    """
+    mine, held = _presence(study, every), contextlib.ExitStack()
+    with files.lock(_GATE):
+        for path in FOLDER.glob("*.json"):
+            if not files.is_locked(path):
+                path.unlink(missing_ok=True)  # of one that has ended
+        for other in alive():
+            conflict = _conflict(mine, other)
+            if conflict:
+                where = f"process {other['pid']} on {other['host']}"
+                raise ConfigError(f"another Snakemake is at work in this folder ({where}) and {conflict}")
+        path = FOLDER / f"{mine['host']}-{mine['pid']}.json"
+        files.write_atomic(path, files.canonical_json(mine).encode())
+        held.enter_context(files.lock(path))
+    return held
+
+
+def alive() -> list[dict]:
+    """Return what the Snakemakes that are at work here say they make."""
+    return [said for path in sorted(FOLDER.glob("*.json")) if files.is_locked(path) and (said := _read(path))]
+
+
+def _presence(study: Study, every: Sequence[Cell]) -> dict:
+    values = study.protocol.model_dump(mode="json")
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "study": study.study,
+        "cells": files.sha256("\n".join(sorted(cell.path for cell in every)).encode()),
+        "protocols": {f"{cell.dataset}/{cell.protocol}": values for cell in every},
+        "datasets": {name: data_recipe(declared.model_dump()) for name, declared in study.datasets.items()},
+        "label_files": dict(study.label_files),
+    }
+
+
+def _conflict(mine: dict, other: dict) -> str | None:
+    """Return what another controller makes in the place of what this one would make, or None."""
+    for place, values in mine["protocols"].items():
+        theirs = other["protocols"].get(place, values)
+        for key in values:
+            if values[key] != theirs.get(key):
+                name = place.rpartition("/")[2]
+                return (
+                    f"trains protocol {name} with {key} {theirs.get(key)}, this study has {values[key]}; wait for it, "
+                    "or give the protocol another name"
+                )
+    for name, recipe in mine["datasets"].items():
+        if other["datasets"].get(name, recipe) != recipe:
+            return f"has another dataset {name}; wait for it, or give the dataset another name"
+    if mine["study"] == other["study"] and mine["cells"] != other["cells"]:
+        return f"makes study {mine['study']} of other cells; wait for it, or give the study another name"
+    return None
+
+
+def _read(path: Path) -> dict | None:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_bytes())
+    return None

@@ -1,0 +1,93 @@
+"""Every departure from what Snakemake does by itself. Written against 9.27.1; tests/test_patches.py holds each.
+
+Imported by the Snakefile alone. kd/slurm.py has what concerns Snakemake's SLURM plugin.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+from snakemake.dag import DAG
+from snakemake.io import _IOFile
+from snakemake.persistence import FileBackupMixin
+
+from kd.products import owner
+from kd.stamps import DATE, TOP
+
+_FILES = ("targetfiles", "forcefiles", "priorityfiles", "untilfiles", "omitfiles")
+
+
+def apply(workflow: Any, stamps: str) -> None:
+    """Change what is listed here, for a workflow whose stamps are in the folder `stamps`."""
+    ask_for_stamps(stamps)
+    keep_what_is_published()
+    date_stamps_alike()
+    fail_alone_on_nodes(workflow)
+
+
+def ask_for_stamps(stamps: str) -> None:
+    """Have a published file that is asked for by name stand for its stamp.
+
+    Without it `snakemake reports/A/figures/f.png` says "Nothing to be done" over an old picture: to Snakemake an input
+    that is missing is no reason to run where the output exists.
+    """
+    begin = _original(DAG, "__init__")
+
+    @functools.wraps(begin)
+    def init(dag: DAG, *args: Any, **options: Any) -> None:
+        for name in _FILES:
+            if options.get(name):
+                options[name] = {_asked(path, stamps) for path in options[name]}
+        begin(dag, *args, **options)
+
+    DAG.__init__ = init
+
+
+def _asked(path: str, stamps: str) -> str:
+    product = owner(os.path.normpath(path)) if not os.path.isabs(path) else None
+    return f"{stamps}/{product}.stamp" if product else path
+
+
+def keep_what_is_published() -> None:
+    """Neither back up what a job updates nor put it back when the job fails (Snakemake since 9.13.7).
+
+    Without it a job that fails after kd published puts the old picture back over the new one, and two controllers that
+    draw one figure stumble over the one backup that both make of it.
+    """
+    FileBackupMixin.backup_output = lambda persistence, path: None
+    FileBackupMixin.restore_output = lambda persistence, path: False
+
+
+def date_stamps_alike() -> None:
+    """Have Snakemake, which touches what a job has made, give stamps the one date that all stamps have.
+
+    Without it a job fails where the clock of its machine is behind that of the machine that made its inputs ("older
+    modification time than input").
+    """
+    touch = _original(_IOFile, "touch")
+
+    @functools.wraps(touch)
+    def touched(file: _IOFile, *args: Any, **options: Any) -> None:
+        if str(file).startswith(f"{TOP}/"):
+            touch(file, (DATE, DATE))
+        else:
+            touch(file, *args, **options)
+
+    _IOFile.touch = touched
+
+
+def fail_alone_on_nodes(workflow: Any) -> None:
+    """Have the other cells of a job go on when one fails.
+
+    In a job on a node Snakemake reads no profile: without it, it stops at the first failed cell of several.
+    """
+    if not workflow.is_main_process:
+        workflow.execution_settings.keep_going = True
+
+
+def _original(owner: type, name: str) -> Any:
+    """Return a method as Snakemake has it: one process may read the Snakefile twice."""
+    found = getattr(owner, name)
+    return getattr(found, "__wrapped__", found)
