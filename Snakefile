@@ -24,10 +24,10 @@ try:
 except ConfigError as error:
     raise SystemExit(f"kd: {error}")
 
-CELLS = {cell.name: cell for cell in cells.all_cells(STUDY)}
-TAUGHT = cells.taught_by(CELLS.values())
-REPORTS = f"{cells.REPORTS}/{STUDY.study}"
 JUDGE = Judge.of_study(STUDY)
+CELLS = {cell.name: cell for cell in JUDGE.cells}
+TAUGHT = JUDGE.students
+REPORTS = f"{cells.REPORTS}/{STUDY.study}"
 
 
 report: "workflow/report/study.rst"

@@ -458,10 +458,10 @@ def taught_by(cells: Iterable[Cell]) -> Mapping[Cell, list[Cell]]:
     return students
 
 
-def memberships(study: Study) -> list[tuple[str, Cell]]:
-    """Return (experiment, cell) for every row of the table; those that teach are an experiment of their own."""
+def memberships(study: Study, teachers: Iterable[Cell]) -> list[tuple[str, Cell]]:
+    """Return (experiment, cell) for every row of the table; `teachers`, which teach, are an experiment of their own."""
     pairs = [(name, cell) for name in study.experiments for cell in cells_of(study, name)]
-    return pairs + [(TEACHERS, cell) for cell in taught_by(all_cells(study))]
+    return pairs + [(TEACHERS, cell) for cell in teachers]
 
 
 # -- analyses ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, cached_property
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +63,7 @@ class Judge:
         self._to_do: dict[Product, str | None] = {}
         self._expected: dict[Product, Expected] = {}
         self._needs: Mapping[Product, set[tuple[int, int]]] = {}
+        self._cell_at: dict[str, Cell] = {}
 
     @classmethod
     def of_study(cls, study: Study) -> Judge:
@@ -111,7 +111,14 @@ class Judge:
 
     def inputs(self, product: Product) -> tuple[Product, ...]:
         """Return what a product is made from."""
-        return self.expected(product).inputs
+        if product.kind not in ("network", "table"):
+            return self.expected(product).inputs
+        # Of thousands: without recipe and code, which nobody asks for where nothing is made yet.
+        if product.kind == "table":
+            return tuple(map(products.network, self.cells))
+        cell = self._cell(product)
+        led = [cell.teacher] if cell.teacher else cell.members if cell.is_ensemble else []
+        return (*_read_data(cell.dataset), *map(products.network, led))
 
     def asks_for(self, product: Product) -> tuple[Product, ...]:
         """Return what must be there for a product to be made: its inputs, and the banks of its teachers."""
@@ -220,18 +227,15 @@ class Judge:
         return Expected(recipe, cells.code_behind_labels(dataset.noise), (products.data(dataset.name),))
 
     def _expected_network(self, product: Product) -> Expected:
-        cell = _cell(product)
+        cell = self._cell(product)
         recipe = self.recipe_of(cell)
-        values = {"protocol": _protocol(recipe), "objective": _objective(cell.stage.objective)}
+        values = {"protocol": _dumped(recipe.protocol), "objective": _objective(cell.stage.objective)}
         if cell.stage.weights and recipe.weights:
             values["weights"] = recipe.weights.claim
-        led = [cell.teacher] if cell.teacher else cell.members if cell.is_ensemble else []
-        return Expected(
-            values, cells.code_behind(cell, recipe.protocol), (*_read_data(cell), *map(products.network, led))
-        )
+        return Expected(values, cells.code_behind(cell, recipe.protocol), self.inputs(product))
 
     def _expected_bank(self, product: Product) -> Expected:
-        cell = _cell(product)
+        cell = self._cell(product)
         recipe = self.recipe_of(cell)
         declared = data.source_of(cell.dataset.name, recipe.declared)
         pad, flip = cells.augmentation(declared, recipe.protocol)
@@ -245,12 +249,12 @@ class Judge:
         return Expected(values, code, (products.data(cell.dataset.name), products.network(cell)))
 
     def _expected_release(self, product: Product) -> Expected:
-        students = self._students.get(_cell(product), ())
+        students = self.students.get(self._cell(product), ())
         return Expected({}, "", tuple(map(products.network, students)))
 
     def _expected_answers(self, product: Product) -> Expected:
-        cell = _cell(product)
-        return Expected({}, cells.code_behind_answers(cell), (*_read_data(cell), products.network(cell)))
+        cell = self._cell(product)
+        return Expected({}, cells.code_behind_answers(cell), (*_read_data(cell.dataset), products.network(cell)))
 
     def _expected_analysis(self, product: Product) -> Expected:
         experiment, analysis = product.name.rpartition("/")[2].split(".")
@@ -263,9 +267,9 @@ class Judge:
         )
 
     def _expected_table(self, product: Product) -> Expected:
-        rows = cells.memberships(self.study)
+        rows = cells.memberships(self.study, self.students)
         recipe = {"rows": [[experiment, cell.path] for experiment, cell in rows]}
-        return Expected(recipe, code_digest("kd.table"), tuple(map(products.network, self._cells)))
+        return Expected(recipe, code_digest("kd.table"), self.inputs(product))
 
     def _expected_figure(self, product: Product) -> Expected:
         experiment, name = product.name.rpartition("/")[2].split(".")
@@ -294,12 +298,17 @@ class Judge:
             recorded |= {"recipe": self.expected(one).recipe, "code": self.expected(one).code}
         return recorded
 
+    def _cell(self, product: Product) -> Cell:
+        if product.cell not in self._cell_at:
+            self._cell_at[product.cell] = parse_cell(product.cell)
+        return self._cell_at[product.cell]
+
     # -- banks --------------------------------------------------------------------------------------------------------
 
     def _banks(self, product: Product) -> tuple[Product, ...]:
         if product.kind != "network":
             return ()
-        cell = _cell(product)
+        cell = self._cell(product)
         if cell.teacher is None or self.recipe_of(cell).protocol.teacher != "bank":
             return ()
         return tuple(map(products.bank, cell.teacher.members))
@@ -311,30 +320,34 @@ class Judge:
         """
         if self.study is None:
             return sorted(self._needs.get(bank, ()))
-        students = self._students.get(_cell(bank), ())
+        students = self.students.get(self._cell(bank), ())
         waiting = [student for student in students if self.to_do(products.network(student))] or students
         return sorted({(one.stage.seed, one.epochs(self.study.protocol)) for one in waiting})
 
     # -- all of a study -----------------------------------------------------------------------------------------------
 
     @cached_property
-    def _cells(self) -> list[Cell]:
-        return cells.all_cells(self.study)
+    def cells(self) -> list[Cell]:
+        """Every cell of the study, each once, teachers before what they teach."""
+        found = cells.all_cells(self.study)
+        self._cell_at |= {cell.path: cell for cell in found}
+        return found
 
     @cached_property
-    def _students(self) -> Mapping[Cell, list[Cell]]:
-        return cells.taught_by(self._cells)
+    def students(self) -> Mapping[Cell, list[Cell]]:
+        """For each cell of the study that teaches, those it teaches."""
+        return cells.taught_by(self.cells)
 
     @cached_property
     def everything(self) -> tuple[Product, ...]:
         """All that a study publishes, each once, what something is made from before it."""
         study, name = self.study, self.study.study
-        teachers = [cell for cell in self._students if not cell.is_ensemble]
+        teachers = [cell for cell in self.students if not cell.is_ensemble]
         analyses = dict.fromkeys((e, figures.ANALYSES[f]) for e, f in study.drawn if f in figures.ANALYSES)
         found: list[Product] = []
-        found += dict.fromkeys(products.data(cell.dataset.name) for cell in self._cells)
-        found += dict.fromkeys(products.labels(cell.dataset.labelled) for cell in self._cells if cell.dataset.noise)
-        found += map(products.network, self._cells)
+        found += dict.fromkeys(products.data(cell.dataset.name) for cell in self.cells)
+        found += dict.fromkeys(products.labels(cell.dataset.labelled) for cell in self.cells if cell.dataset.noise)
+        found += map(products.network, self.cells)
         if study.protocol.teacher == "bank":
             found += map(products.bank, teachers)
             found += map(products.release, [] if study.keep_banks else teachers)
@@ -484,10 +497,6 @@ def _file_digest(path: str | None) -> str:
         return UNREADABLE  # what was made from it is not otherwise for that
 
 
-def _protocol(recipe: Recipe) -> dict:
-    return _dumped(recipe.protocol)
-
-
 @cache
 def _dumped(protocol: Any) -> dict:
     return protocol.model_dump(mode="json")
@@ -499,17 +508,11 @@ def _objective(chosen: Any) -> dict:
     return {"loss": chosen.loss, **values}
 
 
-def _read_data(cell: Cell) -> tuple[Product, ...]:
+@cache
+def _read_data(dataset: Dataset) -> tuple[Product, ...]:
     """Return the data that a cell learns from."""
-    noisy = (products.labels(cell.dataset.labelled),) if cell.dataset.noise else ()
-    return (products.data(cell.dataset.name), *noisy)
-
-
-def _cell(product: Product) -> Cell:
-    return parsed(product.cell)
-
-
-parsed = cache(parse_cell)
+    noisy = (products.labels(dataset.labelled),) if dataset.noise else ()
+    return (products.data(dataset.name), *noisy)
 
 
 def _bank_of(product: Product) -> Product:
@@ -519,10 +522,10 @@ def _bank_of(product: Product) -> Product:
 def _role(product: Product, one: Product) -> str:
     """Return what an input is to a product."""
     if one.kind == "network" and product.kind == "network":
-        return "a member" if _cell(product).is_ensemble else "its teacher"
+        return "its teacher" if product.name.startswith(f"{one.name}/") else "a member"
     return {"network": "a network", "data": "its data", "labels": "its labels"}.get(one.kind, f"the {one.kind}")
 
 
 @cache
 def _published() -> str:
-    return files.sha256(package_files("kd.paper").joinpath("published.csv").read_bytes())
+    return files.file_digest(Path(__file__).parent / "paper" / "published.csv")  # without importing what reads it

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from kd import files, products
-from kd.cells import Cell, all_cells, memberships, spell_objective
+from kd import files
+from kd.cells import Cell, memberships, spell_objective
 from kd.config import Study
 from kd.errors import DataError, StorageError, first_line, itemised
 from kd.judge import Judge
@@ -36,8 +36,8 @@ class Result:
 
 def collect(study: Study, judge: Judge) -> Artefacts:
     """Return table and curves of `study`, as CSV and parquet. Raises DataError that names every bad cell."""
-    results = read_results(study, judge)
-    members = memberships(study)
+    results = read_results(judge)
+    members = memberships(study, judge.students)
     rows = pd.DataFrame([_row(name, results[cell]) for name, cell in members])
     rows = rows.astype({"teacher_seed": "Int64"})
     curves = pd.concat([_curve(name, results[cell]) for name, cell in members], ignore_index=True)
@@ -65,12 +65,12 @@ def read_frame(path: Path) -> pd.DataFrame:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_results(study: Study, judge: Judge) -> dict[Cell, Result]:
-    """Return every cell's result. Raises DataError naming the cells that are not current, damaged or unsound."""
+def read_results(judge: Judge) -> dict[Cell, Result]:
+    """Return every cell's result. Raises DataError naming the cells that are missing, damaged or unsound."""
     results, problems = {}, []
-    for cell in all_cells(study):
+    for cell in judge.cells:
         try:
-            results[cell] = _read(study, cell, judge)
+            results[cell] = _read(judge.study, cell)
         except (DataError, StorageError) as error:
             problems.append(str(error))
     if problems:
@@ -80,9 +80,7 @@ def read_results(study: Study, judge: Judge) -> dict[Cell, Result]:
     return results
 
 
-def _read(study: Study, cell: Cell, judge: Judge) -> Result:
-    if reason := judge.to_do(products.network(cell)):
-        raise DataError(f"{cell}: {reason}")
+def _read(study: Study, cell: Cell) -> Result:
     manifest = files.verified(Path(cell.path), "metrics.csv")
     epochs = _metrics(Path(cell.path, "metrics.csv"))
     if manifest["status"] == "ok":
