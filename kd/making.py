@@ -99,10 +99,9 @@ def _with_inputs(judge: Judge, product: Product) -> Judge:
     deadline = time.monotonic() + float(os.environ.get(LATENCY, "0"))
     while refusals := judge.refusals(product):
         if time.monotonic() > deadline:
-            count = len(judge.inputs(product))
+            count = f" ({len(refusals)} of {len(judge.inputs(product))})" if len(refusals) > 1 else ""
             raise StorageError(
-                f"{product}: {len(refusals)} of the {count} things that it is made from are not as they must be; "
-                f"{files.AGAIN}\n{itemised(refusals)}"
+                f"{product}: what it is made from is not as it must be{count}; {files.AGAIN}\n{itemised(refusals)}"
             )
         time.sleep(1 / _LOOKS)
         judge = judge.again()

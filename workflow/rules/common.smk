@@ -7,6 +7,8 @@ import shlex
 import subprocess
 import sys
 
+from snakemake_interface_executor_plugins.settings import SharedFSUsage
+
 from kd import controllers, making, patches, stamps
 from kd.errors import KdError
 from kd.figures import ANALYSES
@@ -37,13 +39,16 @@ if "snakemake_executor_plugin_slurm" in sys.modules:
     tell_of_packs(sys.modules["snakemake_executor_plugin_slurm"])
 
 if MAIN:
+    if workflow.storage_settings and SharedFSUsage.INPUT_OUTPUT not in workflow.storage_settings.shared_fs_usage:
+        raise SystemExit("kd: shared-fs-usage: must have input-output: all jobs of kd work on one file system")
     try:
         HELD.enter_context(stamps.living(STAMPS))
         stamps.project(JUDGE, STAMPS)
     except KdError as error:
         raise SystemExit(f"kd: {error}")
-    for line in [*told(JUDGE.all_to_do), *filter(None, [replaced(JUDGE)])]:
-        print(f"kd: {line}", file=sys.stderr)
+    if workflow.dag_settings:  # --lint has none
+        for line in [*told(JUDGE.all_to_do), *filter(None, [replaced(JUDGE)])]:
+            print(f"kd: {line}", file=sys.stderr)
 
 WORTH_A_LOOK = 200  # cells; fewer find out by themselves, as they start, whether the disk has room for them
 
