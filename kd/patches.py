@@ -12,6 +12,7 @@ from typing import Any
 from snakemake.dag import DAG
 from snakemake.io import _IOFile
 from snakemake.persistence import FileBackupMixin
+from snakemake.workflow import Workflow
 
 from kd.products import owner
 from kd.stamps import DATE, TOP
@@ -24,6 +25,7 @@ def apply(workflow: Any, stamps: str) -> None:
     ask_for_stamps(stamps)
     keep_what_is_published()
     date_stamps_alike()
+    say_nothing_of_records()
     fail_alone_on_nodes(workflow)
 
 
@@ -32,6 +34,9 @@ def ask_for_stamps(stamps: str) -> None:
 
     Without it `snakemake reports/A/figures/f.png` says "Nothing to be done" over an old picture: to Snakemake an input
     that is missing is no reason to run where the output exists.
+
+    And no mark of an incomplete job decides anything. The option ignore-incomplete is not enough: without this, --report
+    refuses while another Snakemake is drawing, or after one was killed.
     """
     begin = _original(DAG, "__init__")
 
@@ -40,6 +45,7 @@ def ask_for_stamps(stamps: str) -> None:
         for name in _FILES:
             if options.get(name):
                 options[name] = {_asked(path, stamps) for path in options[name]}
+        options["ignore_incomplete"] = True
         begin(dag, *args, **options)
 
     DAG.__init__ = init
@@ -76,6 +82,14 @@ def date_stamps_alike() -> None:
             touch(file, *args, **options)
 
     _IOFile.touch = touched
+
+
+def say_nothing_of_records() -> None:
+    """Do not say after a dry run that records are missing.
+
+    Without it Snakemake says so of each stamp that no job of its own has made, as if that decided anything.
+    """
+    Workflow.log_missing_metadata_info = lambda workflow: None
 
 
 def fail_alone_on_nodes(workflow: Any) -> None:
