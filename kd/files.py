@@ -70,9 +70,15 @@ def _nearest_folder(path: Path) -> Path:
 
 def demand(path: Path, needed: int) -> None:
     """Raise StorageError unless `needed` bytes can be written where `path` will be: before the work, not after it."""
-    folder, free = _nearest_folder(path), free_bytes(path)
+    folder = _nearest_folder(path)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"{path}: cannot write: {folder} is read-only, or another user's")
+    demand_room(path, needed)
+
+
+def demand_room(path: Path, needed: int) -> None:
+    """Raise StorageError unless the disk where `path` will be has so many bytes free."""
+    free = free_bytes(path)
     if free < needed:
         raise StorageError(
             f"{path}: {needed:,} bytes are needed, {free:,} bytes are free; make space and run the same command again"

@@ -87,8 +87,12 @@ class Judge:
         return cls(lambda what: recipe)
 
     def again(self) -> Judge:
-        """Return a judge of the same that has seen nothing yet."""
-        return Judge(self.recipe_of, self.study).asked(self._needs)
+        """Return a judge of the same that has seen nothing yet, but knows what would be made now."""
+        other = Judge(self.recipe_of, self.study).asked(self._needs)
+        other._expected, other._cell_at = self._expected, self._cell_at
+        known = {name: self.__dict__[name] for name in ("cells", "students", "everything") if name in self.__dict__}
+        other.__dict__ |= known
+        return other
 
     def asked(self, needs: Mapping[Product, set[tuple[int, int]]]) -> Judge:
         """Have banks hold the views of these (seed, epochs); return this judge."""
@@ -139,6 +143,18 @@ class Judge:
     def same(self, product: Product) -> bool:
         """Say whether a product lies on the disk as this judge saw it."""
         return _read(product) == self._look(product)
+
+    def made(self, product: Product) -> str | None:
+        """Return why what was published since this judge looked is not current, or None.
+
+        It looks at the product and its inputs alone: this judge had found these current.
+        """
+        for one in self.inputs(product):
+            if product.kind != "release" and not self.same(one):
+                return f"{_role(product, one)} is another now"
+        for known in (self._seen, self._reasons):
+            known.pop(product, None)
+        return self.reason(product)
 
     # -- current ------------------------------------------------------------------------------------------------------
 

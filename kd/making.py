@@ -66,8 +66,8 @@ def begin(judge: Judge, product: Product, stamp: Path | None) -> Judge | None:
 
 
 def end(judge: Judge, product: Product, stamp: Path | None) -> None:
-    """Leave the stamp of what was just published. Call it under the same lock as `begin`."""
-    if why := judge.again().to_do(product):
+    """Leave the stamp of what was just published. Call it under the same lock as `begin`, with the judge it gave."""
+    if why := judge.made(product):
         raise StorageError(f"{product}: published, but meanwhile: {why}; run the same command again")
     if stamp:
         stamps.make(stamp)

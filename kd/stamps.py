@@ -65,26 +65,28 @@ def remove(path: Path) -> None:
 
 def project(judge: Judge, folder: str) -> None:
     """Have a stamp in `folder` for each product that is not to do, and none for those that are."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     for product in judge.everything:
-        _project(product, judge, Path(product.stamp(folder)))
+        _project(product, judge, Path(product.stamp(folder)), deadline)
 
 
-def _project(product: Product, judge: Judge, stamp: Path) -> None:
+def _project(product: Product, judge: Judge, stamp: Path, deadline: float) -> None:
     date = _date(stamp)
     if (product in judge.all_to_do) == (date is None):
         if date not in (None, DATE):
             with contextlib.suppress(FileNotFoundError):  # who works on it has just removed it
                 os.utime(stamp, (DATE, DATE))
         return
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while time.monotonic() < deadline:
+    while True:
         try:
             with files.lock(product.lock, wait=False):
                 _settle(product, judge, stamp)
                 return
         except Busy:
-            if not stamp.exists():
-                return  # somebody is at work on it: its job waits for the lock, and looks
+            # Somebody is at work on it: the job of a thing without a stamp waits for the lock, and looks. Who asks the
+            # same removes the stamp at once; who asks something else does not, and may be at work for hours.
+            if not stamp.exists() or time.monotonic() > deadline:
+                return
             time.sleep(0.05)
 
 
