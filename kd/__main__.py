@@ -35,7 +35,6 @@ from kd.cells import (
 from kd.config import Recipe, Study, merged, parse_yaml, read_yaml, schema, validate
 from kd.errors import ConfigError, Diverged, KdError, StorageError, Terminated, nearest, understood
 from kd.figures import ANALYSES, FIGURES
-from kd.files import demand, free_bytes
 from kd.judge import Judge, replaced, told
 from kd.products import Product
 from kd.startup import keep_memory, leave, start_together
@@ -115,10 +114,10 @@ def _check_room(judge: Judge) -> None:
 
     missing = [parse_cell(one.name) for one in judge.all_to_do if one.kind == "network" and not judge.manifest(one)]
     needed = disk_bytes(missing, judge.study)
-    free = free_bytes(Path())
+    free = files.free_bytes(Path())
     listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
     print(f"{len(missing)} are not trained yet; they take {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
-    demand(Path(), sum(needed.values()))
+    files.demand_room(Path(), sum(needed.values()))
 
 
 def status(options: argparse.Namespace) -> None:
@@ -175,12 +174,27 @@ def data(options: argparse.Namespace) -> None:
     """Prepare the images of a dataset, anew where its folder holds other files than it did."""
     dataset = parse_dataset(options.dataset)
     given = _recipe(options, dataset)
+    product = products.data(dataset.name)
+    if (given.declared or {}).get("folder"):
+        _discard_if_its_folder_changed(product, given.declared["folder"])
     judge = Judge.of_recipe(given)
-    if (given.declared or {}).get("folder") is None and making.done(judge, products.data(dataset.name), options.stamp):
-        return
-    from kd import stages
+    if not making.done(judge, product, options.stamp):
+        from kd import stages
 
-    stages.data(judge, dataset, given, options.stamp)
+        stages.data(judge, dataset, given, options.stamp)
+
+
+def _discard_if_its_folder_changed(product: Product, folder: str) -> None:
+    from kd.data.prepare import holds_other_files
+
+    with files.lock(product.lock):
+        try:
+            manifest = files.read_manifest(product.folder)
+        except StorageError:
+            return
+        if manifest and holds_other_files(manifest, folder):
+            logging.getLogger("kd").warning("%s: %s holds other files now; it is read anew", product, folder)
+            files.discard(product.manifest)
 
 
 def labels(options: argparse.Namespace) -> None:

@@ -35,8 +35,8 @@ def ask_for_stamps(stamps: str) -> None:
     Without it `snakemake reports/A/figures/f.png` says "Nothing to be done" over an old picture: to Snakemake an input
     that is missing is no reason to run where the output exists.
 
-    And no mark of an incomplete job decides anything. The option ignore-incomplete is not enough: without this, --report
-    refuses while another Snakemake is drawing, or after one was killed.
+    And no mark of an incomplete job decides anything. The option ignore-incomplete is not enough: without this,
+    --report refuses while another Snakemake is drawing, or after one was killed.
     """
     begin = _original(DAG, "__init__")
 

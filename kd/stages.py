@@ -33,7 +33,7 @@ from kd.data import source_of
 from kd.data.arrays import hold_out, open_dataset, subset
 from kd.data.examples import Examples
 from kd.data.noise import open_labels
-from kd.data.prepare import listed, prepare_dataset, prepare_labels
+from kd.data.prepare import prepare_dataset, prepare_labels
 from kd.data.views import Grid, Views
 from kd.device import Place, compiling_pays, place
 from kd.errors import ConfigError, Diverged, StorageError
@@ -64,27 +64,14 @@ class Resources:
 
 
 def data(judge: Judge, dataset: Dataset, recipe: Recipe, stamp: Path | None = None) -> None:
-    """Prepare the images and labels of a dataset in data/NAME: anew, too, where its folder holds other files now."""
+    """Prepare the images and labels of a dataset in data/NAME."""
     product = products.data(dataset.name)
-    if other := _holds_other_files(judge.manifest(product), recipe):
-        log.warning("%s: %s", product, other)
-        files.discard(product.manifest)
-        judge = judge.again()
 
     def prepare(judge: Judge) -> None:
         about = making.about(judge, product)
         prepare_dataset(dataset.name, recipe.declared, product.folder, Path(DATA, "downloads"), about)
 
     making.make(judge, product, stamp, prepare)
-
-
-def _holds_other_files(manifest: dict | None, recipe: Recipe) -> str | None:
-    declared = recipe.declared or {}
-    if manifest and declared.get("folder") and Path(declared["folder"]).expanduser().is_dir():
-        now = listed(Path(declared["folder"]).expanduser())
-        if manifest.get("listing") != now:
-            return f"{declared['folder']} holds other files than when it was read; it is read anew"
-    return None
 
 
 def labels(judge: Judge, dataset: Dataset, recipe: Recipe, stamp: Path | None = None) -> None:

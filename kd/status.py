@@ -151,11 +151,11 @@ def _wrong_with(path: Path, root: Path) -> str | None:
 
 def _other_images(manifest: dict, path: Path) -> str | None:
     """Return that a folder of images holds other files than when it was read, or None; also where it is gone."""
-    folder = Path(manifest.get("declared", {}).get("folder", "")).expanduser()
-    if "listing" not in manifest or not folder.is_dir():
+    if "listing" not in manifest:
         return None
-    from kd.data.prepare import listed
+    from kd.data.prepare import holds_other_files
 
-    if listed(folder) != manifest["listing"]:
-        return f"{folder}: holds other files than when {path.parent} was made from it; run `kd data {path.parent.name}`"
+    folder, made = manifest["declared"]["folder"], path.parent
+    if holds_other_files(manifest, folder):
+        return f"{folder}: holds other files than when {made} was made from it; run `kd data {made.name}`"
     return None

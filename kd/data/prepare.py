@@ -31,6 +31,12 @@ def prepare_dataset(name: str, declared: dict | None, folder: Path, download_roo
     return write_dataset(build(**declared, **downloads), folder, about | {"declared": declared} | listing)
 
 
+def holds_other_files(manifest: dict, folder: str) -> bool:
+    """Say whether a folder of images, where it is there, holds other files than those a dataset was made from."""
+    path = Path(folder).expanduser()
+    return "listing" in manifest and path.is_dir() and listed(path) != manifest["listing"]
+
+
 def listed(folder: Path) -> str:
     """Return a digest of the list of files of a folder of images: their names and sizes."""
     from kd.data.folder import files_of  # and with it Pillow
