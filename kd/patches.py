@@ -20,13 +20,13 @@ from kd.stamps import DATE, TOP
 _FILES = ("targetfiles", "forcefiles", "priorityfiles", "untilfiles", "omitfiles")
 
 
-def apply(workflow: Any, stamps: str) -> None:
+def apply(stamps: str) -> None:
     """Change what is listed here, for a workflow whose stamps are in the folder `stamps`."""
     ask_for_stamps(stamps)
     keep_what_is_published()
     date_stamps_alike()
     say_nothing_of_records()
-    fail_alone_on_nodes(workflow)
+    fail_alone_on_nodes()
 
 
 def ask_for_stamps(stamps: str) -> None:
@@ -92,13 +92,20 @@ def say_nothing_of_records() -> None:
     Workflow.log_missing_metadata_info = lambda workflow: None
 
 
-def fail_alone_on_nodes(workflow: Any) -> None:
+def fail_alone_on_nodes() -> None:
     """Have the other cells of a job go on when one fails.
 
     In a job on a node Snakemake reads no profile: without it, it stops at the first failed cell of several.
     """
-    if not workflow.is_main_process:
-        workflow.execution_settings.keep_going = True
+    execute = _original(Workflow, "execute")
+
+    @functools.wraps(execute)
+    def executed(workflow: Workflow, *args: Any, **options: Any) -> Any:
+        if not workflow.is_main_process:
+            workflow.execution_settings.keep_going = True
+        return execute(workflow, *args, **options)
+
+    Workflow.execute = executed
 
 
 def _original(owner: type, name: str) -> Any:

@@ -19,7 +19,6 @@ from kd.startup import KEEP_MEMORY, VARIABLE
 # Jobs keep their memory (kd/startup.py says why), and run the Python that runs Snakemake, activated or not. They end
 # well when their cell diverged (65), which is published as such; one that was killed (137) cannot say so itself.
 PREFIX = f"export {VARIABLE}={shlex.quote(os.environ.get(VARIABLE, KEEP_MEMORY))}; "
-PREFIX += f"export {making.LATENCY}={workflow.execution_settings.latency_wait if workflow.execution_settings else 0}; "
 PREFIX += """ended() ( case $1 in 65) exit 0 ;; 137) echo 'kd: killed (137), most often for lack of memory; \
 the next attempt goes on from the saved state' >> "$2" ;; esac; exit $1 ); """
 if not workflow.deployment_settings.deployment_method:
@@ -33,7 +32,7 @@ os.environ[stamps.VARIABLE] = STAMPS
 HELD = contextlib.ExitStack()  # what this process holds until it ends
 atexit.register(HELD.close)
 
-patches.apply(workflow, STAMPS)
+patches.apply(STAMPS)
 if "snakemake_executor_plugin_slurm" in sys.modules:
     ask_on(sys.modules["snakemake_executor_plugin_slurm"])
     tell_of_packs(sys.modules["snakemake_executor_plugin_slurm"])
@@ -54,6 +53,7 @@ WORTH_A_LOOK = 200  # cells; fewer find out by themselves, as they start, whethe
 
 
 onstart:
+    os.environ[making.LATENCY] = str(workflow.execution_settings.latency_wait)  # for the jobs, on nodes too
     try:
         HELD.enter_context(controllers.enter(STUDY, list(CELLS.values())))
     except KdError as error:
