@@ -394,8 +394,11 @@ class Judge:
         return {one: found[one] for one in self.everything if one in found}
 
     def is_to_do(self, product: Product) -> bool:
-        """Say whether a product of the study is to do, looking at no more than that takes."""
-        return product in self.all_to_do if product.kind in SPARED else self.to_do(product) is not None
+        """Say whether a product of the study is to do, or would be if it were asked for.
+
+        It looks at no more than that takes: at all of a study only for what others may ask for.
+        """
+        return self.to_do(product) is not None or (product.kind in SPARED and product in self.all_to_do)
 
 
 def told(to_do: Mapping[Product, str]) -> list[str]:

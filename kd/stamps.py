@@ -1,6 +1,7 @@
 """Stamps: all that Snakemake sees of what is current. They are empty files, the outputs and inputs of its rules.
 
-state/stamps/<question>/ has a stamp for each product that is not to do. The question is a digest of the study's values
+state/stamps/<question>/ has a stamp for each product that is not to do; of data, labels, banks and answers, that would
+not be to do if they were asked for. The question is a digest of the study's values
 and of kd's code: whoever asks something else has stamps of their own. A verb removes the stamp of what it is about to
 replace, under its lock, and makes it when what it published is current. The Snakemake that a user starts projects the
 judge's verdicts onto the stamps whenever it reads the Snakefile, so that a stamp that was lost, copied, dated or left
@@ -65,6 +66,7 @@ def remove(path: Path) -> None:
 
 def project(judge: Judge, folder: str) -> None:
     """Have a stamp in `folder` for each product that is not to do, and none for those that are."""
+    judge.look_at(judge.everything)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     for product in judge.everything:
         _project(product, judge, Path(product.stamp(folder)), deadline)
@@ -72,7 +74,7 @@ def project(judge: Judge, folder: str) -> None:
 
 def _project(product: Product, judge: Judge, stamp: Path, deadline: float) -> None:
     date = _date(stamp)
-    if (product in judge.all_to_do) == (date is None):
+    if judge.is_to_do(product) == (date is None):
         if date not in (None, DATE):
             with contextlib.suppress(FileNotFoundError):  # who works on it has just removed it
                 os.utime(stamp, (DATE, DATE))
