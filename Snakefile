@@ -33,13 +33,6 @@ REPORTS = f"{cells.REPORTS}/{STUDY.study}"
 report: "workflow/report/study.rst"
 
 
-wildcard_constraints:
-    dataset=r"[^/]+",
-    cell=r"[^/]+/[^/]+/.+",
-    experiment=r"[A-Za-z0-9_]+",
-    figure=r"[a-z]+",
-
-
 localrules:
     all,
     teachers,

@@ -14,22 +14,23 @@ from snakemake.io import _IOFile
 from snakemake.persistence import FileBackupMixin
 from snakemake.workflow import Workflow
 
+from kd.errors import nearest
 from kd.products import owner
 from kd.stamps import DATE, TOP
 
 _FILES = ("targetfiles", "forcefiles", "priorityfiles", "untilfiles", "omitfiles")
 
 
-def apply(stamps: str) -> None:
-    """Change what is listed here, for a workflow whose stamps are in the folder `stamps`."""
-    ask_for_stamps(stamps)
+def apply(stamps: str, known: Collection[str]) -> None:
+    """Change what is listed here, for a workflow with stamps in the folder `stamps` of products with `known` names."""
+    ask_for_stamps(stamps, known)
     keep_what_is_published()
     date_stamps_alike()
     say_nothing_of_records()
     fail_alone_on_nodes()
 
 
-def ask_for_stamps(stamps: str) -> None:
+def ask_for_stamps(stamps: str, known: Collection[str]) -> None:
     """Have a published file that is asked for by name stand for its stamp.
 
     Without it `snakemake reports/A/figures/f.png` says "Nothing to be done" over an old picture: to Snakemake an input
@@ -44,16 +45,20 @@ def ask_for_stamps(stamps: str) -> None:
     def init(dag: DAG, *args: Any, **options: Any) -> None:
         for name in _FILES:
             if options.get(name):
-                options[name] = {_asked(path, stamps) for path in options[name]}
+                options[name] = {_asked(path, stamps, known) for path in options[name]}
         options["ignore_incomplete"] = True
         begin(dag, *args, **options)
 
     DAG.__init__ = init
 
 
-def _asked(path: str, stamps: str) -> str:
+def _asked(path: str, stamps: str, known: Collection[str]) -> str:
     product = owner(os.path.normpath(path)) if not os.path.isabs(path) else None
-    return f"{stamps}/{product}.stamp" if product else path
+    if product is None:
+        return path
+    if product not in known:
+        raise SystemExit(f"kd: {path}: the study makes no such thing{nearest(product, known)}")
+    return f"{stamps}/{product}.stamp"
 
 
 def keep_what_is_published() -> None:

@@ -39,7 +39,7 @@ rule measure:
     benchmark:
         f"benchmarks/{REPORTS}/{{experiment}}.{{analysis}}.analysis.tsv"
     wildcard_constraints:
-        analysis="|".join(dict.fromkeys(ANALYSES.values())),
+        analysis="|".join(dict.fromkeys(kd_figures.ANALYSES.values())),
     retries: 0
     conda:
         "../envs/kd.yaml"

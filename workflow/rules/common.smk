@@ -9,9 +9,10 @@ import sys
 
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
 
-from kd import controllers, making, patches, stamps
+from kd import controllers
+from kd import figures as kd_figures
+from kd import making, patches, stamps
 from kd.errors import KdError
-from kd.figures import ANALYSES
 from kd.judge import replaced, told
 from kd.slurm import ask_on, tell_of_packs
 from kd.startup import KEEP_MEMORY, VARIABLE
@@ -32,7 +33,7 @@ os.environ[stamps.VARIABLE] = STAMPS
 HELD = contextlib.ExitStack()  # what this process holds until it ends
 atexit.register(HELD.close)
 
-patches.apply(STAMPS)
+patches.apply(STAMPS, {one.name for one in JUDGE.everything})
 if "snakemake_executor_plugin_slurm" in sys.modules:
     ask_on(sys.modules["snakemake_executor_plugin_slurm"])
     tell_of_packs(sys.modules["snakemake_executor_plugin_slurm"])
@@ -48,6 +49,14 @@ if MAIN:
     if workflow.dag_settings:  # --lint has none
         for line in [*told(JUDGE.all_to_do), *filter(None, [replaced(JUDGE)])]:
             print(f"kd: {line}", file=sys.stderr)
+
+
+wildcard_constraints:
+    dataset=r"[^/]+",
+    cell=r"[^/]+/[^/]+/.+",
+    experiment=r"[A-Za-z0-9_]+",
+    figure="|".join(kd_figures.FIGURES),
+
 
 WORTH_A_LOOK = 200  # cells; fewer find out by themselves, as they start, whether the disk has room for them
 
