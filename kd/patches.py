@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Collection
 from typing import Any
 
 from snakemake.dag import DAG
