@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,12 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from kd.config import Study, validate
+from kd import cells, files, products, stages
+from kd.cells import Cell, Dataset, parse_cell, parse_dataset
+from kd.config import Recipe, Study, validate
+from kd.judge import Judge
+from kd.products import Product
+from kd.stages import Resources
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,6 +55,90 @@ def study(**changes: object) -> Study:
         },
     }
     return validate({**values, **changes})
+
+
+# -- the stages, as the verbs call them -------------------------------------------------------------------------------
+
+
+def recipe(what: str | Cell | Dataset, made: Study | None = None) -> Recipe:
+    """Return what a study, the small one unless told, says of a cell or a dataset."""
+    if isinstance(what, Dataset):
+        return Recipe.parse(cells.data_recipe(made or study(), what))
+    return Recipe.parse(cells.recipe(made or study(), parse_cell(str(what))))
+
+
+def prepare(*names: str, made: Study | None = None) -> None:
+    """Prepare datasets, digits unless told, and the wrong labels of those whose names spell them."""
+    for dataset in map(parse_dataset, names or ("digits",)):
+        given = recipe(dataset, made)
+        stages.data(Judge.of_recipe(given), dataset, given)
+        if dataset.noise:
+            stages.labels(Judge.of_recipe(given), dataset, given)
+
+
+def train(cell: str | Cell, made: Study | None = None, resources: Resources | None = None, **options: object) -> dict:
+    """Train a cell of a study, the small one unless told; return its manifest."""
+    cell, given = parse_cell(str(cell)), recipe(cell, made)
+    stages.train(Judge.of_recipe(given), cell, given, resources or Resources(), **options)
+    return manifest(products.network(cell))
+
+
+def fill(cell: str | Cell, needs: list[tuple[int, int]], made: Study | None = None) -> dict:
+    """Fill the bank of a teacher with the views of these (seed, epochs); return its manifest."""
+    cell, given = parse_cell(str(cell)), recipe(cell, made)
+    bank = products.bank(cell)
+    stages.bank_of(Judge.of_recipe(given).asked({bank: set(needs)}), cell, given, needs, Resources())
+    return manifest(bank)
+
+
+def answer(cell: str | Cell, made: Study | None = None) -> dict:
+    """Write down what a network answers; return the manifest."""
+    cell, given = parse_cell(str(cell)), recipe(cell, made)
+    stages.answers_of(Judge.of_recipe(given), cell, given, Resources())
+    return manifest(products.answers(cell))
+
+
+def manifest(product: Product) -> dict:
+    """Return the manifest of what is published."""
+    return files.read_manifest(product.folder, product.manifest)
+
+
+def resigned(folder: str | Path, **changes: object) -> None:
+    """Sign a published folder anew as it is now, its manifest changed, as somebody would who forges it."""
+    said = files.read_manifest(Path(folder)) | changes
+    for name in said["files"]:
+        path = Path(folder, name)
+        said["files"][name], said["sizes"][name] = files.file_digest(path), path.stat().st_size
+    files.write_manifest(Path(folder, files.MANIFEST), unsigned(said))
+
+
+def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+def is_waited_for(lock: Path) -> bool:
+    """Say whether some process waits for a lock; the kernel lists those that do."""
+    inode = f":{lock.stat().st_ino} "
+    return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def unsigned(said: dict) -> dict:
+    """Return what a manifest says without what `write_manifest` adds."""
+    return {key: value for key, value in said.items() if key not in ("format", "manifest_sha256")}
+
+
+def written(artefacts: dict, folder: Path) -> Path:
+    """Write artefacts to a folder, as a verb does that is given no study; return the folder."""
+    for name, content in artefacts.items():
+        files.write_atomic(folder / name, content)
+    return folder
+
+
+# -- what was tampered with -------------------------------------------------------------------------------------------
 
 
 @st.composite

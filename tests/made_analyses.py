@@ -5,23 +5,20 @@ The answers are invented, none of them was given; what is measured of them is me
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 import torch
 
-from kd import analyses, cells, stages
+from kd import analyses
 from kd.analyses import Subject
 from kd.answers import Answers, Split
 from kd.cells import Cell, parse_cell
-from kd.config import Recipe
 from kd.statistics import settings
 
 CLASSES, WIDTH, EXAMPLES = 10, 16, 150
 
 
 def on_digits(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a made table as if it were of digits: a dataset whose labels and names of classes are at hand."""
+    """Return a made table as if it were of digits, which have as many classes as made answers."""
     return rows.assign(dataset="digits", cell=rows["cell"].str.replace("cifar100", "digits"))
 
 
@@ -29,15 +26,6 @@ def of_ensembles(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows as if two seeds of each teacher taught together."""
     cells = rows["cell"].str.replace(".ce.s0/", ".ce.s0+1/")
     return rows.assign(cell=cells, networks=rows["networks"].str.replace(r"(.*) > ", r"2*\1 > ", regex=True))
-
-
-def prepare(rows: pd.DataFrame) -> None:
-    """Prepare digits, with the label noise of `rows`, in the working directory."""
-    if not Path("data/digits").exists():
-        stages.data(cells.Dataset("digits"), Recipe())
-    for cell in map(parse_cell, rows["cell"]):
-        if cell.dataset.noise and not Path("data", cell.dataset.labelled).exists():
-            stages.labels(cell.dataset, Recipe())
 
 
 def analysis(name: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -50,7 +38,7 @@ def analysis(name: str, rows: pd.DataFrame) -> pd.DataFrame:
             others = [cell.teacher] if cell.teacher else [other for other in taught if other != cell]
             pairs |= dict.fromkeys([(cell, other) for other in others] or [(cell, None)])
         pairs |= {(teacher, None): None for teacher in taught}
-    subjects = [Subject(cell, answers(cell), other, other and answers(other)) for cell, other in pairs]
+    subjects = [Subject(cell, answers(cell), about(cell), other, other and answers(other)) for cell, other in pairs]
     return analyses.ANALYSES[name](subjects).assign(experiment=rows["experiment"].iloc[0])
 
 
@@ -65,6 +53,12 @@ def answers(cell: Cell) -> Answers:
     if cell.is_ensemble:
         splits = [Split(s.index, s.labels, s.clean, s.logits, None) for s in splits]
     return Answers(*splits, **ensemble)
+
+
+def about(cell: Cell) -> dict:
+    """Return what the manifest of a network's answers says of its data."""
+    noise = cell.dataset.noise
+    return {"realised_rate": float(noise.amount) if noise else 0.0, "class_names": list("0123456789")}
 
 
 def _split(weight: torch.Tensor, bias: torch.Tensor, loose: float, generator: torch.Generator) -> Split:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import study
+from conftest import answer, prepare, recipe, study, train
 
-from kd import answers, cells, files, stages
+from kd import answers, files, stages
 from kd.cells import all_cells, parse_cell
 from kd.config import Study
 from kd.errors import StorageError
-from kd.stages import Recipe, Resources
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
@@ -21,18 +20,15 @@ PROTOCOL = {"name": "quick", "epochs": 1, "batch": 128, "precision": "fp32"}
 
 @pytest.fixture
 def digits(project: Path) -> Path:
-    stages.data(cells.Dataset("digits"), Recipe())
+    prepare()
     return project
 
 
 def trained(path: str, **changes: object) -> dict:
     """Train a network for an epoch and write down its answers; return their manifest."""
-    return after(path, stages.train, **changes) and after(path, stages.answers_of, **changes)
-
-
-def after(path: str, stage: object, **changes: object) -> dict:
     made = study(**{"protocol": PROTOCOL, **changes})
-    return stage(parse_cell(path), Recipe.parse(cells.recipe(made, parse_cell(path))), Resources())
+    train(path, made)
+    return answer(path, made)
 
 
 def read(path: str) -> answers.Answers:
@@ -67,7 +63,7 @@ def test_samples_are_balanced_and_the_same_for_every_seed_and_noise_and_within_e
     digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "SAMPLE", 300)
-    stages.labels(parse_cell("results/digits+sym0.4/quick/resnet8.ce.s0").dataset, Recipe())
+    prepare("digits+sym0.4")
     noisy, fraction = "results/digits+sym0.4/quick/resnet8.ce.s0", "results/digits+frac0.4/quick/resnet8.ce.s1"
     for path in (TEACHER, noisy, fraction):
         trained(path)
@@ -80,7 +76,7 @@ def test_samples_are_balanced_and_the_same_for_every_seed_and_noise_and_within_e
     assert wrong.clean.equal(whole.clean)
     assert 0.25 < (wrong.labels != wrong.clean).double().mean() < 0.55
     assert len(set(part.index.tolist()) - set(whole.index.tolist())) <= 10  # of a rounding in each class
-    learnt = stages.prepared(parse_cell(fraction), Recipe.parse(cells.recipe(study(), parse_cell(fraction)))).examples
+    learnt = stages.prepared(parse_cell(fraction), recipe(fraction)).examples
     assert set(part.index.tolist()) <= set(learnt.train.tolist())
 
 
@@ -90,18 +86,17 @@ def test_published_answers_are_left_alone_and_made_anew_where_they_are_damaged_o
     first = trained(TEACHER)
     path = Path("answers", *Path(TEACHER).parts[1:], answers.FILE)
     inode = path.stat().st_ino
-    assert after(TEACHER, stages.answers_of) == first
+    quick, longer = (study(protocol={**PROTOCOL, "epochs": epochs}) for epochs in (1, 2))
+    assert answer(TEACHER, quick) == first
     assert path.stat().st_ino == inode
     path.write_bytes(b"")
     with pytest.raises(StorageError, match="damaged"):
         answers.manifest_of(parse_cell(TEACHER))
-    assert after(TEACHER, stages.answers_of) == first
-    longer = {**PROTOCOL, "epochs": 2}
-    after(TEACHER, stages.train, protocol=longer)
-    with pytest.raises(StorageError, match=r"not of the network that is in .*resnet14\.ce\.s0 now; run `kd answers"):
-        answers.manifest_of(parse_cell(TEACHER))
-    assert after(TEACHER, stages.answers_of, protocol=longer)["inputs"] != first["inputs"]
-    assert answers.manifest_of(parse_cell(TEACHER))["status"] == "ok"
+    assert answer(TEACHER, quick) == first
+    train(TEACHER, longer)
+    with pytest.raises(StorageError, match=rf"(?s)not as they must be.*\n  {TEACHER}: epochs 2 -> 1"):
+        answer(TEACHER, quick)
+    assert answer(TEACHER, longer)["inputs"] != first["inputs"]
 
 
 def test_a_network_that_diverged_has_no_answers(digits: Path) -> None:

@@ -33,7 +33,7 @@ def teacher() -> nn.Module:
 
 
 def filled(folder: Path, teacher: nn.Module, needs: list, identity: bank.Identity = IDENTITY) -> StoredTeacher:
-    bank.fill(folder, identity, needs, GRID, teacher, made_examples(), CPU)
+    bank.fill(folder, identity, needs, GRID, teacher, made_examples(), CPU, {"kind": "bank"})
     return bank.open_bank(folder, identity, needs, GRID, CPU.device)
 
 

@@ -30,7 +30,7 @@ from kd.data import arrays, sources
 from kd.data.arrays import Images, hold_out, normalisation, open_dataset, subset, write_dataset
 from kd.data.folder import image_folder
 from kd.data.mix import mix, stream
-from kd.data.prepare import prepare_dataset
+from kd.data.prepare import listed, prepare_dataset
 from kd.errors import ConfigError, DataError, StorageError
 from kd.files import file_digest, sha256
 
@@ -210,7 +210,7 @@ def test_cifar_is_downloaded_once_and_published(cifar, tmp_path, monkeypatch):
     name, archive, content = cifar
     with _served(archive, name, monkeypatch):
         _check_cifar(_build(name, download_root=tmp_path / "root"), name, content)
-    manifest = prepare_dataset(name, None, tmp_path / "out", tmp_path / "root")  # the server is gone
+    manifest = prepare_dataset(name, None, tmp_path / "out", tmp_path / "root", {})  # the server is gone
     assert manifest["provenance"]["sha256"] == file_digest(archive)
     assert open_dataset(tmp_path / "out").classes == len(manifest["class_names"])
 
@@ -260,7 +260,7 @@ def test_a_download_of_other_bytes_is_refused_and_prepares_nothing(cifar, tmp_pa
     name, archive, _ = cifar
     archive.write_bytes(archive.read_bytes()[:-8] + bytes(8))
     with _served(archive, name, monkeypatch), pytest.raises(DataError, match="put the archive"):
-        prepare_dataset(name, None, tmp_path / "out", tmp_path / "root")
+        prepare_dataset(name, None, tmp_path / "out", tmp_path / "root", {})
     assert not (tmp_path / "out").exists()
 
 
@@ -451,7 +451,7 @@ def test_real_image_folders_are_prepared_and_verified(tmp_path):
         sorted(path for path in Path(os.environ["KD_TEST_IMAGES"]).iterdir() if path.is_dir())
     ):
         if (path / "train").is_dir():
-            manifest = prepare_dataset("mine", {"folder": str(path), "size": 32}, tmp_path / str(number), tmp_path)
+            manifest = prepare_dataset("mine", {"folder": str(path), "size": 32}, tmp_path / str(number), tmp_path, {})
             dataset = open_dataset(tmp_path / str(number), verify=True)
             assert manifest["counts"]["train"] == len(dataset.train_images)
             assert np.bincount(dataset.train_labels).all()
@@ -466,7 +466,7 @@ def test_real_image_folders_are_prepared_and_verified(tmp_path):
 
 @pytest.fixture
 def digits(tmp_path):
-    prepare_dataset("digits", None, tmp_path / "digits", tmp_path)
+    prepare_dataset("digits", None, tmp_path / "digits", tmp_path, {"kind": "data"})
     return tmp_path / "digits"
 
 
@@ -482,24 +482,24 @@ def test_what_is_opened_is_what_was_written_mapped_and_read_only(digits):
 
 def test_the_manifest_says_what_the_dataset_is(digits):
     manifest = json.loads((digits / "manifest.json").read_text())
-    assert manifest["kind"] == "dataset"
-    assert manifest["spec"] == {"dataset": "digits"}
+    assert manifest["kind"] == "data"
+    assert manifest["declared"] == {}
     assert manifest["counts"] == {"train": 898, "test": 899}
     assert manifest["shape"] == [8, 8, 1]
     assert manifest["class_names"] == list("0123456789")
-    assert len(manifest["digest"]) == 64
+    assert len(manifest["content"]) == 64
     assert set(manifest["files"]) == {f"{name}.npy" for name in arrays.ARRAYS}
 
 
 def test_equal_content_has_an_equal_digest_and_any_change_another(digits, tmp_path):
     digest = open_dataset(digits).digest
     again = sources.digits()
-    assert write_dataset(again, tmp_path / "again", {"said": "otherwise"})["digest"] == digest
+    assert write_dataset(again, tmp_path / "again", {"said": "otherwise"})["content"] == digest
     again.test_labels[0] = (again.test_labels[0] + 1) % 10
-    assert write_dataset(again, tmp_path / "again", {})["digest"] != digest
+    assert write_dataset(again, tmp_path / "again", {})["content"] != digest
     again = sources.digits()
     again.mean = (0.5,)
-    assert write_dataset(again, tmp_path / "again", {})["digest"] != digest
+    assert write_dataset(again, tmp_path / "again", {})["content"] != digest
 
 
 def test_a_flipped_bit_is_found_on_opening_and_in_large_images_on_verifying(digits, monkeypatch):
@@ -552,17 +552,18 @@ def test_nothing_is_published_of_images_that_contradict_themselves(tmp_path):
 
 def test_an_undeclared_dataset_or_an_unknown_option_is_refused_with_what_is_known(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'cifar100'"):
-        prepare_dataset("cifer100", None, tmp_path, tmp_path)
+        prepare_dataset("cifer100", None, tmp_path, tmp_path, {})
     with pytest.raises(ConfigError, match=r"datasets.digits: .*'source'"):
-        prepare_dataset("digits", {"source": "/x"}, tmp_path, tmp_path)
+        prepare_dataset("digits", {"source": "/x"}, tmp_path, tmp_path, {})
     with pytest.raises(ConfigError, match="folder, size, convert"):
-        prepare_dataset("mine", {"folder": "/x"}, tmp_path, tmp_path)
+        prepare_dataset("mine", {"folder": "/x"}, tmp_path, tmp_path, {})
 
 
 def test_a_declared_folder_is_prepared_under_its_name(folder, tmp_path):
     declared = {"folder": str(folder), "size": 4, "convert": None, "source": None}
-    manifest = prepare_dataset("insects", declared, tmp_path / "out", tmp_path)
-    assert manifest["spec"] == {"dataset": "insects", "folder": str(folder), "size": 4}
+    manifest = prepare_dataset("insects", declared, tmp_path / "out", tmp_path, {"kind": "data"})
+    assert manifest["declared"] == {"folder": str(folder), "size": 4}
+    assert manifest["listing"] == listed(folder)
     assert open_dataset(tmp_path / "out").class_names == ("ant", "bee")
 
 

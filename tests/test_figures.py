@@ -81,14 +81,6 @@ CASES = [pytest.param(name, rows, id=f"{name}-{n}") for name, all in TABLES.item
 _DRAWN: dict[tuple[str, int], tuple[Figure, str, list[Text]]] = {}
 
 
-@pytest.fixture(autouse=True)
-def _data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work where the data of made answers are, or will be."""
-    folder = tmp_path_factory.getbasetemp() / "figures"
-    folder.mkdir(exist_ok=True)
-    monkeypatch.chdir(folder)
-
-
 def drawn(name: str, rows: pd.DataFrame) -> tuple[Figure, str, list[Text]]:
     """Return figure, caption and the words on the page; each case is drawn once for all the laws."""
     if (name, id(rows)) not in _DRAWN:
@@ -101,7 +93,6 @@ def beside(name: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Return what a figure is drawn from beside the table: an analysis, or the curves."""
     if name not in ANALYSES:
         return made.curves(rows if name in PER_EPOCH else rows.head(1), EPOCHS)
-    made_analyses.prepare(rows)
     return made_analyses.analysis(ANALYSES[name], rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import eventually, is_waited_for
 
 from kd import files
 from kd.errors import Busy, StorageError
@@ -75,12 +77,12 @@ def test_a_crash_while_publishing_anew_leaves_no_old_manifest_beside_new_artefac
 
 
 def test_publishing_what_is_there_already_changes_nothing_unless_it_is_damaged(tmp_path: Path) -> None:
-    files.publish(tmp_path, {"a": b"1"}, {"sizes": (1, 2)})
+    files.publish(tmp_path, {"a": b"1"}, {"shape": (1, 2)})
     inode = (tmp_path / "a").stat().st_ino
-    files.publish(tmp_path, {"a": b"1"}, {"sizes": (1, 2)})
+    files.publish(tmp_path, {"a": b"1"}, {"shape": (1, 2)})
     assert (tmp_path / "a").stat().st_ino == inode
     (tmp_path / "a").write_bytes(b"2")
-    files.publish(tmp_path, {"a": b"1"}, {"sizes": (1, 2)})
+    files.publish(tmp_path, {"a": b"1"}, {"shape": (1, 2)})
     assert files.verified(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
 
@@ -95,9 +97,69 @@ def test_a_flipped_bit_a_truncated_or_a_missing_file_is_named(tmp_path: Path, da
     assert files.verified(tmp_path, "b")
 
 
-def test_a_manifest_that_is_no_json_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / files.MANIFEST).write_text('{"kind": ')
-    with pytest.raises(StorageError, match=r"manifest\.json: not a manifest"):
+def test_the_same_artefacts_of_another_recipe_change_the_manifest_alone(tmp_path: Path) -> None:
+    """Whoever reads them meanwhile is not disturbed."""
+    files.publish(tmp_path, {"a": b"1"}, {"recipe": 1})
+    before = {name: (tmp_path / name).stat().st_ino for name in ("a", files.MANIFEST)}
+    files.publish(tmp_path, {"a": b"1"}, {"recipe": 2})
+    assert (tmp_path / "a").stat().st_ino == before["a"]
+    assert (tmp_path / files.MANIFEST).stat().st_ino != before[files.MANIFEST]
+    assert files.verified(tmp_path)["recipe"] == 2
+
+
+def test_a_manifest_can_lie_elsewhere_and_name_files_in_folders(tmp_path: Path) -> None:
+    at = tmp_path / "manifests" / "thing.json"
+    said = files.publish(tmp_path, {"a": b"1", "inside/b": b"22"}, {"kind": "test"}, at)
+    assert said == files.read_manifest(tmp_path, at) == files.verified(tmp_path, at=at)
+    assert said["sizes"] == {"a": 1, "inside/b": 2}
+    assert said["files"]["inside/b"] == files.sha256(b"22")
+    assert not (tmp_path / files.MANIFEST).exists()
+    (tmp_path / "inside" / "b").write_bytes(b"23")
+    with pytest.raises(StorageError, match=r"inside/b: damaged.*remove .*manifests/thing\.json and run snakemake"):
+        files.verified(tmp_path, at=at)
+
+
+def test_what_is_lacking_is_told_from_sizes_alone(tmp_path: Path) -> None:
+    said = files.publish(tmp_path, {"a": b"1" * 2000, "b": b""}, {})
+    assert files.lacking(tmp_path, said) is None
+    (tmp_path / "a").write_bytes(b"2" * 2000)
+    assert files.lacking(tmp_path, said) is None  # who reads a large file compares its digest
+    (tmp_path / "a").write_bytes(b"1" * 1999)
+    assert files.lacking(tmp_path, said) == "a has 1,999 bytes instead of 2,000"
+    (tmp_path / "a").unlink()
+    assert files.lacking(tmp_path, said) == "a is gone"
+
+
+def test_what_is_no_manifest_of_this_version_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / files.MANIFEST
+    files.publish(tmp_path, {}, {"kind": "test"})
+    whole = path.read_bytes()
+    old = json.dumps({"kind": "test", "files": {}}, indent=1).encode()  # without a digest of itself
+    for content in (b'{"kind": ', old, b"", whole[:-1], whole + b"\n", whole * 2, b"\xff\xfe"):
+        path.write_bytes(content)
+        with pytest.raises(StorageError, match=r"manifest\.json: not a manifest of this version of kd, or damaged"):
+            files.read_manifest(tmp_path)
+    files.write_manifest(path, {"kind": "test", "format": 3})
+    with pytest.raises(StorageError, match=r"manifest\.json: a manifest of format 3, not 2; remove it and"):
+        files.read_manifest(tmp_path)
+
+
+def test_any_changed_byte_of_a_manifest_is_found(tmp_path: Path) -> None:
+    """Fault 9: also one that leaves it valid JSON, such as another digit of a number."""
+    said = {"kind": "test", "last": {"test_top1": 71.25}, "cause": 'a "quoted", ünusual\nline'}
+    assert files.publish(tmp_path, {"a": b"1"}, said) == files.read_manifest(tmp_path)
+    path = tmp_path / files.MANIFEST
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(StorageError):
+            files.read_manifest(tmp_path)
+        path.write_bytes(whole[:at])
+        with pytest.raises(StorageError):
+            files.read_manifest(tmp_path)
+    assert b"71.25" in whole
+    path.write_bytes(whole.replace(b"71.25", b"81.25"))
+    with pytest.raises(StorageError):
         files.read_manifest(tmp_path)
 
 
@@ -122,6 +184,14 @@ def test_leftovers_of_dead_writers_are_swept_and_never_fatal(tmp_path: Path) -> 
     files.write_atomic(tmp_path / "model", b"whole")
     files.sweep(tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_sweep_of_some_names_leaves_what_others_are_writing(tmp_path: Path) -> None:
+    """In reports/STUDY several verbs write at once, each under a lock of its own."""
+    for name in ("a.dots.png", "a.dots.txt", "b.dots.png"):
+        (tmp_path / f".tmp-99999-{name}").write_bytes(b"half")
+    files.sweep(tmp_path, "a.dots.*")
+    assert [entry.name for entry in tmp_path.iterdir()] == [".tmp-99999-b.dots.png"]
 
 
 def test_a_sealed_file_reads_back_and_any_changed_byte_is_found(tmp_path: Path) -> None:
@@ -184,3 +254,35 @@ def test_promise_3_one_writer_and_a_killed_one_frees_the_lock(tmp_path: Path) ->
     holder.join()
     with files.lock(tmp_path / "lock", wait=False):
         pass
+
+
+def test_a_lock_is_seen_by_who_may_only_read_and_a_lock_file_may_be_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not files.is_locked(path)
+    with files.lock(path):
+        assert files.is_locked(path)
+        path.unlink()
+        with files.lock(path, wait=False):  # what was deleted keeps nobody out
+            assert files.is_locked(path)
+    assert not files.is_locked(path)
+    with files.lock(path, shared=True), files.lock(path, wait=False, shared=True):
+        assert not files.is_locked(path)  # nobody has it alone
+        with pytest.raises(Busy), files.lock(path, wait=False):
+            pass
+
+
+def test_who_waits_for_a_lock_that_is_deleted_gets_the_one_that_is_there(tmp_path: Path) -> None:
+    """`kd delete` and the sweep of stamps delete lock files that they hold, while others may wait for them."""
+    path, context = tmp_path / "lock", multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+    with files.lock(path):
+        waiting = context.Process(target=_hold, args=(str(path), ready, release))
+        waiting.start()
+        eventually(lambda: is_waited_for(path))
+        path.unlink()
+    assert ready.wait(10)
+    assert path.exists()
+    with pytest.raises(Busy), files.lock(path, wait=False):
+        pass
+    release.set()
+    waiting.join()

@@ -264,16 +264,16 @@ def test_a_label_file_that_is_missing_or_no_label_file_is_named_with_what_is_exp
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
-    prepare_dataset("digits", None, folder, folder)
+    prepare_dataset("digits", None, folder, folder, {})
     return folder
 
 
 def test_the_manifest_states_the_realised_rate_and_the_digest_of_the_labels(digits, tmp_path):
-    manifest = prepare_labels(digits, "sym", 0.4, 0, tmp_path / "out")
+    manifest = prepare_labels(digits, "sym", 0.4, 0, tmp_path / "out", {"said": "first"})
     clean, noisy = open_dataset(digits).train_labels, open_labels(tmp_path / "out")
     assert manifest["realised_rate"] == (noisy != clean).mean() == 359 / 898
-    assert manifest["digest"] == sha256(noisy.tobytes())
-    assert manifest["spec"] == {"noise": "sym", "amount": 0.4, "seed": 0, "dataset": open_dataset(digits).digest}
+    assert manifest["content"] == sha256(noisy.tobytes())
+    assert manifest["said"] == "first"
     assert manifest["wrong"] == 359
     confusion = np.array(manifest["confusion"])
     assert confusion.sum(1).tolist() == np.bincount(clean).tolist()
@@ -284,9 +284,10 @@ def test_the_manifest_states_the_realised_rate_and_the_digest_of_the_labels(digi
 
 def test_teacher_and_student_see_equal_labels_whoever_makes_them(digits, tmp_path):
     """Fault 25."""
-    prepare_labels(digits, "sym", 0.4, 1, tmp_path / "teacher")
-    call = f"prepare_labels({str(digits)!r}, 'sym', 0.4, 1, {str(tmp_path / 'student')!r})"
-    subprocess.run([sys.executable, "-c", f"from kd.data.prepare import prepare_labels; {call}"], check=True)
+    prepare_labels(digits, "sym", 0.4, 1, tmp_path / "teacher", {})
+    call = f"prepare_labels(Path({str(digits)!r}), 'sym', 0.4, 1, Path({str(tmp_path / 'student')!r}), {{}})"
+    imports = "from pathlib import Path; from kd.data.prepare import prepare_labels"
+    subprocess.run([sys.executable, "-c", f"{imports}; {call}"], check=True)
     files = [(tmp_path / who / "labels.npy").read_bytes() for who in ("teacher", "student")]
     assert files[0] == files[1]
     order = np.random.default_rng(0).permutation(898)  # two loaders read in their own order, by example index
@@ -296,7 +297,7 @@ def test_teacher_and_student_see_equal_labels_whoever_makes_them(digits, tmp_pat
 
 
 def test_damaged_labels_are_refused(digits, tmp_path):
-    prepare_labels(digits, "sym", 0.4, 0, tmp_path / "out")
+    prepare_labels(digits, "sym", 0.4, 0, tmp_path / "out", {})
     path = tmp_path / "out" / "labels.npy"
     path.write_bytes(path.read_bytes()[:-8] + bytes(8)[:-1] + b"\1")
     with pytest.raises(StorageError, match=r"labels.npy: damaged"):
@@ -305,12 +306,11 @@ def test_damaged_labels_are_refused(digits, tmp_path):
         open_labels(tmp_path / "nowhere")
 
 
-def test_labels_from_a_file_are_published_with_the_files_digest(digits, tmp_path):
+def test_labels_from_a_file_are_published_as_they_stand_in_it(digits, tmp_path):
     clean = open_dataset(digits).train_labels
     path = _save(tmp_path / "human.csv", (clean + 1) % 10)
-    manifest = prepare_labels(digits, "labels", str(path), 0, tmp_path / "out")
+    manifest = prepare_labels(digits, "labels", str(path), 0, tmp_path / "out", {})
     assert manifest["realised_rate"] == 1.0
-    assert manifest["spec"]["sha256"] == sha256(path.read_bytes())
     assert np.array_equal(open_labels(tmp_path / "out"), (clean + 1) % 10)
 
 
@@ -323,7 +323,7 @@ def test_many_classes_state_their_rates_without_a_matrix(tmp_path):
 
 def test_an_unknown_noise_is_refused_with_the_nearest(digits, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'asym'"):
-        prepare_labels(digits, "asymm", 0.4, 0, tmp_path)
+        prepare_labels(digits, "asymm", 0.4, 0, tmp_path, {})
     assert {key: noise.name for key, noise in NOISES.items()} == {
         "sym": "symmetric",
         "asym": "asymmetric",
