@@ -452,13 +452,12 @@ def answers_of(judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, s
         have, status = prepared(cell, recipe), _status_of(cell)
         about = making.about(judge, product) | {"status": status, "class_names": list(have.class_names)}
         about["realised_rate"] = have.realised_rate
-        tensors = {}
+        tensors, in_fp32 = {}, dataclasses.replace(where, precision="fp32")
         if status == "ok":
             networks = [load_network(member, have) for member in cell.members]
-            in_fp32 = dataclasses.replace(where, precision="fp32")
             tensors = answers.answered(networks, cell.stage.ensemble, have.examples, have.clean, in_fp32)
         content = safetensors.torch.save(tensors, {"cell": cell.path})
-        files.publish(Path(ANSWERS, cell.name), {answers.FILE: content}, about | where.describe())
+        files.publish(Path(ANSWERS, cell.name), {answers.FILE: content}, about | in_fp32.describe())
 
     with contextlib.ExitStack() as held:
         # The place before the lock, as for banks.
