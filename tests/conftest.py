@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from kd import cells, files, products, stages
+from kd.__main__ import main
 from kd.cells import Cell, Dataset, parse_cell, parse_dataset
 from kd.config import Recipe, Study, validate
 from kd.judge import Judge
@@ -40,7 +42,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def study(**changes: object) -> Study:
     """A study of two losses on digits that trains in a second, with some keys changed."""
-    values = {
+    return validate(values(**changes))
+
+
+def values(**changes: object) -> dict:
+    """What a config.yaml would say of that study."""
+    said = {
         "study": "small",
         "dataset": "digits",
         "protocol": {"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32"},
@@ -54,7 +61,7 @@ def study(**changes: object) -> Study:
             }
         },
     }
-    return validate({**values, **changes})
+    return {**said, **changes}
 
 
 # -- the stages, as the verbs call them -------------------------------------------------------------------------------
@@ -124,6 +131,11 @@ def is_waited_for(lock: Path) -> bool:
     """Say whether some process waits for a lock; the kernel lists those that do."""
     inode = f":{lock.stat().st_ino} "
     return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def verb(name: str, *arguments: object, **changes: object) -> int:
+    """Run a verb of kd on the small study with some keys changed; return its exit code."""
+    return main([name, *map(str, arguments), "--study-json", json.dumps(values(**changes))])
 
 
 def unsigned(said: dict) -> dict:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import study
+from conftest import answer, prepare, resigned, study, train, written
 
-from kd import analyses, answers, cells, figures, files, stages, table
+from kd import analyses, answers, cells, figures, table
 from kd.cells import all_cells, cells_of, measured, parse_cell
 from kd.errors import ConfigError, DataError
-from kd.stages import Recipe, Resources
+from kd.judge import Judge
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 MSE = f"{TEACHER}/resnet8.mse.s0"
@@ -38,13 +37,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        stages.data(cells.Dataset("digits"), Recipe())
+        prepare()
         for cell in all_cells(SMALL):
-            for stage in (stages.train, stages.answers_of):
-                stage(cell, Recipe.parse(cells.recipe(SMALL, cell)), Resources())
-        table.collect(SMALL, Path("reports"))
+            train(cell, SMALL)
+            answer(cell, SMALL)
+        written(table.collect(SMALL, Judge.of_study(SMALL)), Path("reports"))
         for name in analyses.ANALYSES:
-            analyses.measure(SMALL, "inside", name, Path("reports"))
+            measure(name)
     return folder
 
 
@@ -62,8 +61,12 @@ def copy(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path / "copy"
 
 
+def measure(name: str) -> None:
+    written(analyses.measure(SMALL, "inside", name), Path("reports"))
+
+
 def frame(name: str) -> pd.DataFrame:
-    return pd.read_parquet(Path("reports", f"inside.{name}.parquet"))
+    return pd.read_parquet(Path("reports", "analyses", f"inside.{name}.parquet"))
 
 
 # -- who is measured --------------------------------------------------------------------------------------------------
@@ -208,7 +211,7 @@ def test_real_logits_show_both_limits_and_every_student_a_row_for_each_tau(here:
 def test_csv_and_parquet_hold_the_same(here: Path) -> None:
     for name in analyses.ANALYSES:
         csv = pd.read_csv(
-            f"reports/inside.{name}.csv", keep_default_na=False, na_values=[""], dtype={"class_name": str}
+            f"reports/analyses/inside.{name}.csv", keep_default_na=False, na_values=[""], dtype={"class_name": str}
         )
         parquet = frame(name).replace({"": np.nan})
         pd.testing.assert_frame_equal(csv, parquet, check_dtype=False, check_exact=True)
@@ -223,29 +226,27 @@ def test_missing_damaged_and_strange_answers_are_named(copy: Path) -> None:
     (copy / "answers" / MSE.removeprefix("results/") / "manifest.json").unlink()
     (copy / "answers" / BASELINE.removeprefix("results/") / answers.FILE).write_bytes(b"")
     with pytest.raises(DataError) as refused:
-        analyses.measure(SMALL, "inside", "measures", copy)
+        measure("measures")
     assert "the answers of 2 networks cannot be used; run snakemake" in str(refused.value)
     assert "resnet8.mse.s0: no result here" in str(refused.value)
     assert f"resnet8.ce.s0/{answers.FILE}: damaged" in str(refused.value)
     with pytest.raises(ConfigError, match="did you mean 'planes'"):
-        analyses.measure(SMALL, "inside", "plane", copy)
+        measure("plane")
 
 
 def test_what_diverged_is_neither_measured_nor_measured_against(copy: Path) -> None:
     for path in (MSE, f"{TEACHER}/resnet8.mse.s1"):
         diverged(path)
-    analyses.measure(SMALL, "inside", "measures", copy)
-    assert MSE not in set(pd.read_parquet(copy / "inside.measures.parquet").cell)
+    measure("measures")
+    assert MSE not in set(frame("measures").cell)
     diverged(TEACHER)
-    analyses.measure(SMALL, "inside", "measures", copy)
-    left = pd.read_parquet(copy / "inside.measures.parquet")
+    measure("measures")
+    left = frame("measures")
     assert set(left[left.cell == BASELINE].reference) == {""}
     with pytest.raises(DataError, match="limits: no network here has a teacher"):
-        analyses.measure(SMALL, "inside", "limits", copy)
+        measure("limits")
 
 
 def diverged(path: str) -> None:
     """Make the answers of a network those of one that diverged."""
-    folder = Path("answers", path.removeprefix("results/"))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    files.write_manifest(folder, manifest | {"status": "diverged"})
+    resigned(Path("answers", path.removeprefix("results/")), status="diverged")

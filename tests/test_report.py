@@ -10,7 +10,7 @@ from pathlib import Path
 import made_table as made
 import pandas as pd
 import pytest
-from conftest import study
+from conftest import study, written
 
 from kd import report, verdict
 from kd.errors import ConfigError, StorageError
@@ -149,11 +149,10 @@ def test_figure_means_and_page_come_from_the_table_in_the_folder(tmp_path: Path)
     table = made.losses(("wrn-16-2",))
     table.to_parquet(tmp_path / "table.parquet")
     made.curves(table, 3).to_parquet(tmp_path / "curves.parquet")
-    report.draw(tmp_path, "losses", "dots")
-    report.write_means(tmp_path)
-    report.write_comparisons(tmp_path)
-    verdict.write(tmp_path)
-    report.write_page(study(study="made"), tmp_path)
+    written(report.draw(tmp_path, "losses", "dots"), tmp_path)
+    written(report.means_and_comparisons(tmp_path), tmp_path)
+    written(verdict.verdict(tmp_path), tmp_path)
+    written(report.page(study(study="made"), tmp_path), tmp_path)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"{name}.{kind}" for name in ("losses.dots", "verdict") for kind in ("png", "pdf", "svg", "txt")
     }

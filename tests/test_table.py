@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -10,11 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import study
+from conftest import prepare, resigned, study, train, verb, written
 
-from kd import cells, files, stages, table
+from kd import cells, files, table
+from kd.config import Study
 from kd.errors import DataError
-from kd.stages import Recipe, Resources
+from kd.judge import Judge
 
 SMALL = study()
 TEACHER = "results/digits/quick/resnet14.ce.s0"
@@ -27,17 +27,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        stages.data(cells.Dataset("digits"), Recipe())
+        prepare()
         for cell in cells.all_cells(SMALL):
-            stages.train(cell, Recipe.parse(cells.recipe(SMALL, cell)), Resources())
+            train(cell)
     return folder
+
+
+def collect(made: Study, folder: Path) -> Path:
+    return written(table.collect(made, Judge.of_study(made)), folder)
 
 
 @pytest.fixture
 def collected(trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.chdir(trained)
-    table.collect(SMALL, tmp_path)
-    return tmp_path
+    return collect(SMALL, tmp_path)
 
 
 def rewritten(name: str, change: object) -> str:
@@ -45,9 +48,7 @@ def rewritten(name: str, change: object) -> str:
     path = Path(STUDENT, name)
     before = path.read_text()
     path.write_text(change(before))
-    manifest = json.loads(Path(STUDENT, "manifest.json").read_text())
-    manifest["files"][name] = files.file_digest(path)
-    Path(STUDENT, "manifest.json").write_text(json.dumps(manifest))
+    resigned(STUDENT)
     return before
 
 
@@ -82,8 +83,7 @@ def test_csv_and_parquet_hold_the_same_and_curves_one_row_an_epoch(collected: Pa
 
 
 def test_the_same_results_give_the_same_table_bytes(collected: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    again = tmp_path_factory.mktemp("again")
-    table.collect(SMALL, again)
+    again = collect(SMALL, tmp_path_factory.mktemp("again"))
     for path in collected.iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes()
 
@@ -101,36 +101,43 @@ def test_metrics_that_are_not_one_finite_row_an_epoch_stop_the_table(collected: 
     before = rewritten("metrics.csv", change)
     try:
         with pytest.raises(DataError, match=re.escape(STUDENT) + ".*" + message):
-            table.collect(SMALL, collected)
+            collect(SMALL, collected)
     finally:
         rewritten("metrics.csv", lambda _: before)
-    table.collect(SMALL, collected)
+    collect(SMALL, collected)
 
 
-def test_a_cell_of_another_protocol_stops_the_table_with_both_values(collected: Path) -> None:
+def test_a_cell_of_another_protocol_stops_the_table_with_both_values(collected: Path, capsys) -> None:
     """Fault 23."""
-    other = study(protocol={"name": "quick", "epochs": 3, "batch": 32, "precision": "fp32"})
-    with pytest.raises(DataError, match="trained with batch 64, protocol quick has 32"):
-        table.collect(other, collected)
+    other = {"name": "quick", "epochs": 3, "batch": 32, "precision": "fp32"}
+    assert verb("collect", protocol=other) == 74
+    assert f"{STUDENT}: batch 64 -> 32" in capsys.readouterr().err
+    assert not Path("reports").exists()
 
 
-def test_a_cell_that_is_a_copy_of_another_stops_the_table(collected: Path) -> None:
+def test_a_cell_that_is_a_copy_of_another_stops_the_table(collected: Path, capsys) -> None:
     """A directory copied by hand would count one network twice."""
     other = Path(STUDENT.replace(".s1", ".s0"))
     kept = shutil.copytree(other, collected / "kept")
     try:
         shutil.copytree(STUDENT, other, dirs_exist_ok=True)
-        with pytest.raises(DataError, match=rf"{other}: a copy of {STUDENT}"):
-            table.collect(SMALL, collected)
+        assert verb("collect") == 74
+        assert f"{other}: a copy of {STUDENT}" in capsys.readouterr().err
     finally:
         shutil.copytree(kept, other, dirs_exist_ok=True)
 
 
-def test_all_bad_cells_are_named_up_to_ten_and_counted(collected: Path) -> None:
+def test_all_bad_cells_are_named_up_to_ten_and_counted(collected: Path, capsys) -> None:
     """Fault 22."""
-    with pytest.raises(DataError, match=r"(?s)15 of the study's cells.*not trained.*and 5 more") as refused:
-        table.collect(study(seeds=[10, 11, 12, 13, 14, 15, 16], teacher_seeds=[5]), collected)
-    assert str(refused.value).count("not trained") == 10
+    many = {"seeds": [10, 11, 12, 13, 14, 15, 16], "teacher_seeds": [5]}
+    with pytest.raises(DataError, match=r"(?s)15 of the study's cells.*no result here.*and 5 more") as refused:
+        collect(study(**many), collected)
+    assert str(refused.value).count("no result here") == 10
+    assert verb("collect", **many) == 74
+    said = capsys.readouterr().err
+    assert "(15 of 15)" in said
+    assert said.count("not made yet") == 10
+    assert "and 5 more" in said
 
 
 def test_a_diverged_cell_has_its_row_without_numbers(trained: Path, monkeypatch, tmp_path: Path) -> None:
@@ -138,8 +145,8 @@ def test_a_diverged_cell_has_its_row_without_numbers(trained: Path, monkeypatch,
     monkeypatch.chdir(trained)
     wild = study(protocol={"name": "wild", "epochs": 3, "lr": 1e12, "precision": "fp32"}, seeds=[0])
     for cell in cells.all_cells(wild):
-        stages.train(cell, Recipe.parse(cells.recipe(wild, cell)), Resources())
-    table.collect(wild, tmp_path)
+        train(cell, wild)
+    collect(wild, tmp_path)
     rows = pd.read_parquet(tmp_path / "table.parquet")
     assert set(rows.status) == {"diverged"}
     assert rows[["train_loss", "test_loss", "test_top1", "best_test_top1", "best_gap"]].isna().all(axis=None)
