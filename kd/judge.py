@@ -152,8 +152,9 @@ class Judge:
         for one in self.inputs(product):
             if product.kind != "release" and not self.same(one):
                 return f"{_role(product, one)} is another now"
-        for known in (self._seen, self._reasons):
-            known.pop(product, None)
+        for one in (product, *([_bank_of(product)] if product.kind == "release" else [])):
+            self._seen.pop(one, None)
+        self._reasons.pop(product, None)
         return self.reason(product)
 
     # -- current ------------------------------------------------------------------------------------------------------
