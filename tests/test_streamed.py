@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import re
 import shutil
@@ -12,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import study
+from conftest import fill, prepare, recipe, study
+from conftest import train as trained
 from hypothesis import given
 from hypothesis import strategies as st
 from made_imagenet import SIZES, WNIDS, made_imagenet, picture
@@ -23,9 +23,8 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from kd import cells, files, stages
-from kd.cells import Dataset, parse_cell
-from kd.config import Recipe
+from kd import files, stages
+from kd.cells import parse_cell
 from kd.data.arrays import open_dataset
 from kd.data.crops import RATIO, SHARE, ResizedCrops, box
 from kd.data.folder import image_folder
@@ -48,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 def listed(folder: Path, size: int = SIZE):
     """Prepare the folder as a streamed dataset and open it."""
     prepared = folder.parent / "data" / "imagenet"
-    prepare_dataset("imagenet", {"folder": str(folder), "size": size, "streamed": True}, prepared, folder.parent)
+    prepare_dataset("imagenet", {"folder": str(folder), "size": size, "streamed": True}, prepared, folder.parent, {})
     return open_dataset(prepared)
 
 
@@ -139,7 +138,7 @@ def test_an_empty_file_is_refused_by_name_before_any_training(folder: Path) -> N
 def test_labels_of_a_streamed_dataset_can_be_noisy(folder: Path) -> None:
     listed(folder)
     data = folder.parent / "data"
-    assert prepare_labels(data / "imagenet", "sym", 0.4, 0, data / "imagenet+sym0.4")["wrong"] == 12
+    assert prepare_labels(data / "imagenet", "sym", 0.4, 0, data / "imagenet+sym0.4", {})["wrong"] == 12
 
 
 # -- the stream -------------------------------------------------------------------------------------------------------
@@ -229,14 +228,12 @@ def streamed_study(**changes: object):
 def imagenet(project: Path) -> Path:
     """A project with made images, listed."""
     made_imagenet(project / "imagenet")
-    dataset = Dataset("imagenet")
-    stages.data(dataset, Recipe.parse(cells.data_recipe(streamed_study(), dataset)))
+    prepare("imagenet", made=streamed_study())
     return project
 
 
 def train(path: str, workers: int = 0, made=None) -> dict:
-    cell = parse_cell(path)
-    return stages.train(cell, Recipe.parse(cells.recipe(made or streamed_study(), cell)), Resources(workers=workers))
+    return trained(path, made or streamed_study(), Resources(workers=workers))
 
 
 class StopAll(StopAt):
@@ -266,7 +263,7 @@ def test_a_student_of_streamed_images_learns_from_a_teacher_that_runs_beside_it(
     train(TEACHER)
     manifest = train(STUDENT)
     assert manifest["status"] == "ok"
-    assert manifest["inputs"]["teacher"] == files.file_digest(Path(TEACHER, "model.safetensors"))
+    assert manifest["inputs"][TEACHER]["digest"] == files.file_digest(Path(TEACHER, "model.safetensors"))
     assert not Path("banks").exists()
 
 
@@ -276,24 +273,21 @@ def test_a_held_out_part_is_evaluated_as_the_test_set_is(imagenet: Path) -> None
 
 
 def test_data_that_were_made_otherwise_than_the_study_says_are_not_trained_on(imagenet: Path) -> None:
-    path = Path("data/imagenet/manifest.json")
-    manifest = json.loads(path.read_text())
-    del manifest["streamed"]
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(StorageError, match="run `kd data imagenet`"):
+    datasets = {"imagenet": {"folder": "imagenet", "size": SIZE, "convert": "rgb"}}
+    prepare("imagenet", made=study(dataset="imagenet", datasets=datasets))
+    with pytest.raises(StorageError, match=r"data/imagenet: streamed none -> True"):
         train(TEACHER)
+    assert not Path(TEACHER).exists()
 
 
 def test_no_bank_is_made_of_resized_crops(imagenet: Path) -> None:
     train(TEACHER)
-    cell = parse_cell(TEACHER)
     with pytest.raises(ConfigError, match="set teacher: online"):
-        stages.bank_of(cell, Recipe.parse(cells.recipe(streamed_study(), cell)), [(0, 2)], Resources())
+        fill(TEACHER, [(0, 2)], streamed_study())
 
 
 def test_streamed_images_take_no_memory_of_a_gpu(imagenet: Path) -> None:
-    cell = parse_cell(TEACHER)
-    have = stages.prepared(cell, Recipe.parse(cells.recipe(streamed_study(), cell)))
+    have = stages.prepared(parse_cell(TEACHER), recipe(TEACHER, streamed_study()))
     assert have.examples.shape == (3, SIZE, SIZE)
     assert have.examples.nbytes == 8 * (30 + 15)
     assert gpu_bytes("resnet8", 3, have.examples, 64) > gpu_bytes("resnet8", 3, have.examples, 16)

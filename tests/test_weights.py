@@ -15,14 +15,15 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from conftest import study
+from conftest import prepare, recipe, resigned, study, train, written
 
-from kd import cells, files, models, report, stages, table, verdict
+from kd import files, models, report, stages, table, verdict
 from kd.__main__ import main
 from kd.cells import all_cells, parse_cell
 from kd.config import Study, Weights
 from kd.errors import ConfigError, DataError, StorageError
-from kd.stages import Recipe, Resources
+from kd.judge import Judge
+from kd.stages import Resources
 from kd.weights import load
 
 TEACHER = "results/digits/quick/resnet14.weights-borrowed.s0"
@@ -32,7 +33,7 @@ STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
 @pytest.fixture
 def digits(project: Path) -> Path:
     """A project with the digits prepared, and a network's weights in borrowed.safetensors."""
-    stages.data(cells.Dataset("digits"), Recipe())
+    prepare()
     safetensors.torch.save_file(fresh().state_dict(), "borrowed.safetensors")
     return project
 
@@ -60,37 +61,32 @@ def borrowing(path: str = "borrowed.safetensors", weights: dict | None = None, *
     return study(**{"weights": named, "experiments": {"imported": experiment}, **keys})
 
 
-def train(path: str, made: Study) -> dict:
-    cell = parse_cell(path)
-    return stages.train(cell, Recipe.parse(cells.recipe(made, cell)), Resources())
-
-
 def test_an_imported_teacher_is_published_taught_by_and_drawn_like_any_other(digits: Path) -> None:
     made = borrowing()
     manifests = {cell.path: train(cell.path, made) for cell in all_cells(made)}
     assert len(manifests) == 1 + 2 * 2
     manifest = manifests[TEACHER]
-    assert (manifest["status"], manifest["epochs"], manifest["weights"]["top1"]) == ("ok", 0, None)
-    assert manifest["weights"]["sha256"] == files.file_digest(Path("borrowed.safetensors"))
-    assert {"cell", "code", "fingerprint", "device", "parameters", "last", "best_on_test", "files"} <= set(manifest)
+    assert (manifest["status"], manifest["epochs"], manifest["recipe"]["weights"]["top1"]) == ("ok", 0, None)
+    assert manifest["recipe"]["weights"]["sha256"] == files.file_digest(Path("borrowed.safetensors"))
+    assert {"name", "code", "fingerprint", "device", "parameters", "last", "best_on_test", "files"} <= set(manifest)
     header, *rows = Path(TEACHER, "metrics.csv").read_text().splitlines()
     assert header == "epoch,test_loss,test_top1"
     assert len(rows) == 1
     published = safetensors.torch.load_file(Path(TEACHER, "model.safetensors"))
     assert all(torch.equal(published[name], value) for name, value in fresh().state_dict().items())
-    assert files.verified(Path(STUDENT))["inputs"]["teacher"] == manifest["files"]["model.safetensors"]
+    assert files.verified(Path(STUDENT))["inputs"][TEACHER]["digest"] == manifest["files"]["model.safetensors"]
     assert Path("banks/digits/quick/resnet14.weights-borrowed.s0").is_dir()
 
     folder = Path("reports/small")
-    table.collect(made, folder)
+    written(table.collect(made, Judge.of_study(made)), folder)
     row = pd.read_parquet(folder / "table.parquet").set_index("cell").loc[TEACHER]
     assert (row.loss, row.objective, row.epochs, row.experiment) == ("weights", "weights-borrowed", 0, "teachers")
     assert row[["tau", "alpha", "train_top1"]].isna().all()
     assert row.test_top1 == manifest["last"]["test_top1"]
-    report.draw(folder, "imported", "dots")
-    report.write_means(folder)
-    verdict.write(folder)
-    report.write_page(made, folder)
+    written(report.draw(folder, "imported", "dots"), folder)
+    written(report.means_and_comparisons(folder), folder)
+    written(verdict.verdict(folder), folder)
+    written(report.page(made, folder), folder)
     assert "weights borrowed" in (folder / "report.html").read_text()
 
 
@@ -304,11 +300,9 @@ def test_malicious_safetensors_are_refused_as_a_published_teacher(digits: Path, 
     """Fault 54: even where the manifest was signed anew."""
     train(TEACHER, borrowing())
     cell = parse_cell(TEACHER)
-    have = stages.prepared(cell, Recipe.parse(cells.recipe(borrowing(), cell)))
+    have = stages.prepared(cell, recipe(cell, borrowing()))
     Path(TEACHER, "model.safetensors").write_bytes(malicious)
-    manifest = json.loads(Path(TEACHER, "manifest.json").read_text())
-    manifest["files"]["model.safetensors"] = files.sha256(malicious)
-    Path(TEACHER, "manifest.json").write_text(json.dumps(manifest))
+    resigned(TEACHER)
     with frugal(), pytest.raises(StorageError, match=r"model\.safetensors: not the weights of a resnet14"):
         stages.load_network(cell, have)
 
@@ -328,5 +322,6 @@ def test_a_damaged_checkpoint_is_one_message(tmp_path: Path, damage: str) -> Non
 
 
 def test_a_recipe_without_its_weights_is_refused(digits: Path) -> None:
+    given = recipe("results/digits/quick/resnet14.ce.s0")
     with pytest.raises(ConfigError, match="does not say what the weights 'borrowed' are"):
-        stages.train(parse_cell(TEACHER), Recipe.parse(cells.recipe(study(), parse_cell(STUDENT))), Resources())
+        stages.train(Judge.of_recipe(given), parse_cell(TEACHER), given, Resources())
