@@ -14,15 +14,13 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import ROOT, study
+from conftest import ROOT, prepare, recipe, resigned, study, train
 from test_fit import StopAt
 
-from kd import cells, files, losses, stages
-from kd.cells import Cell, all_cells, parse_cell
-from kd.config import Study
-from kd.errors import StorageError, Terminated
+from kd import files, losses, stages
+from kd.cells import all_cells, parse_cell
+from kd.errors import ConfigError, StorageError, Terminated
 from kd.fit import Plan
-from kd.stages import Recipe, Resources
 from kd.state import State
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
@@ -32,14 +30,8 @@ STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
 @pytest.fixture
 def digits(project: Path) -> Path:
     """A project with the digits prepared."""
-    stages.data(cells.Dataset("digits"), Recipe())
+    prepare()
     return project
-
-
-def train(path: str | Cell, made: Study | None = None, **options: object) -> dict:
-    cell = parse_cell(str(path))
-    made = made or study()
-    return stages.train(cell, Recipe.parse(cells.recipe(made, cell)), Resources(), **options)
 
 
 def test_a_teacher_its_student_and_a_student_of_that_are_one_thing(digits: Path) -> None:
@@ -52,18 +44,20 @@ def test_a_teacher_its_student_and_a_student_of_that_are_one_thing(digits: Path)
             "model.safetensors",
             "timings.csv",
         ]
-    assert files.verified(Path(STUDENT))["inputs"]["teacher"] == files.file_digest(Path(TEACHER, "model.safetensors"))
+    digest = files.file_digest(Path(TEACHER, "model.safetensors"))
+    assert files.verified(Path(STUDENT))["inputs"][TEACHER]["digest"] == digest
 
 
 def test_a_manifest_tells_what_was_trained_how_with_what_and_by_what(digits: Path) -> None:
     train(TEACHER)
     manifest = json.loads(Path(TEACHER, "manifest.json").read_text())
-    assert manifest["protocol"]["epochs"] == 3
-    assert set(manifest["inputs"]) == {"data", "labels", "examples"}
-    assert {"cell", "code", "fingerprint", "device", "precision", "threads", "torch", "python"} <= set(manifest)
-    assert {"seconds", "memory", "parameters", "last", "best_on_test", "files", "kd"} <= set(manifest)
-    assert not manifest["compiled"]  # digits are short
-    assert manifest["protocol"]["compile"] == "never"  # what auto became
+    assert manifest["recipe"]["protocol"]["epochs"] == 3
+    assert manifest["recipe"]["objective"] == {"loss": "ce"}
+    assert set(manifest["inputs"]) == {"data/digits"}
+    assert {"name", "code", "fingerprint", "device", "precision", "threads", "torch", "python"} <= set(manifest)
+    assert {"seconds", "memory", "parameters", "last", "best_on_test", "files", "sizes", "kd"} <= set(manifest)
+    assert manifest["recipe"]["protocol"]["compile"] == "auto"
+    assert not manifest["compiled"]  # what auto became: digits are short
     assert manifest["last"]["test_top1"] <= manifest["best_on_test"]["test_top1"]
 
 
@@ -164,9 +158,13 @@ def test_a_damaged_teacher_is_refused_by_name(digits: Path, damage: str) -> None
     model.write_bytes({"truncate": content[:-100], "empty": b""}.get(damage, content))
     if damage == "remove":
         model.unlink()
-    with pytest.raises(
-        StorageError, match=r"resnet14\.ce\.s0/model\.safetensors: damaged.*remove .*manifest\.json and run snakemake"
-    ):
+    said = {
+        "flip": r"resnet14\.ce\.s0/model\.safetensors: damaged.*remove .*manifest\.json and run snakemake",
+        "truncate": r"resnet14\.ce\.s0: model\.safetensors has [\d,]+ bytes instead of [\d,]+",
+        "empty": r"resnet14\.ce\.s0: model\.safetensors has 0 bytes instead of [\d,]+",
+        "remove": r"resnet14\.ce\.s0: model\.safetensors is gone",
+    }
+    with pytest.raises(StorageError, match=said[damage]):
         train(STUDENT)
     assert not Path(STUDENT, "manifest.json").exists()
 
@@ -182,9 +180,7 @@ def test_promise_6_nothing_runs_from_a_teacher_s_checkpoint(digits: Path) -> Non
     """Fault 53: even one whose digest was signed anew."""
     train(TEACHER)
     torch.save({"weights": Payload()}, Path(TEACHER, "model.safetensors"))
-    manifest = json.loads(Path(TEACHER, "manifest.json").read_text())
-    manifest["files"]["model.safetensors"] = files.file_digest(Path(TEACHER, "model.safetensors"))
-    Path(TEACHER, "manifest.json").write_text(json.dumps(manifest))
+    resigned(TEACHER)
     with pytest.raises(StorageError, match="not the weights of a resnet14"):
         train(STUDENT)
     assert not Path("ran").exists()
@@ -230,14 +226,18 @@ def test_promise_6_the_code_has_no_loader_or_shell_that_runs_data() -> None:
         for call in re.findall(r"(?<!safetensors\.)torch\.load\(.*", text):
             assert "weights_only=True" in call, path
     for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        # {REPORTS} is put in when the Snakefile is read: the name of a study, of letters, digits and "_-" alone.
         for command in re.findall(r'"python -m kd [^\n]*(?:\n\s+"[^\n]*)*', path.read_text()):
             assert not re.search(
-                r"\{(?!threads|resources\.(?:cells_per_gpu|gpus_per_cell|workers))[^{}]*(?<!:q)\}", command
+                r"\{(?!threads|REPORTS|resources\.(?:cells_per_gpu|gpus_per_cell|workers))[^{}]*(?<!:q)\}", command
             ), command
+    for name in ("a b", "a;b", "$(a)", "`a`", "a'b", 'a"b', "../a", "a/b", "-a b", "a\n"):
+        with pytest.raises(ConfigError):
+            study(study=name)
 
 
 def test_a_student_without_its_teacher_is_refused(digits: Path) -> None:
-    with pytest.raises(StorageError, match="no result here"):
+    with pytest.raises(StorageError, match=f"{TEACHER}: not made yet"):
         train(STUDENT)
 
 
@@ -247,8 +247,6 @@ def test_a_student_by_hand_fills_the_bank_it_needs_and_a_retrained_teacher_s_ban
     first = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
     assert first["holds"] == [[0, 3]]
     longer = study(protocol={"name": "quick", "epochs": 4, "batch": 64, "precision": "fp32"})
-    for path in (TEACHER, STUDENT):
-        Path(path, "manifest.json").unlink()
     train(TEACHER, longer)
     assert train(STUDENT, longer)["status"] == "ok"
     refilled = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
@@ -259,12 +257,12 @@ def test_a_student_by_hand_fills_the_bank_it_needs_and_a_retrained_teacher_s_ban
 def test_a_bank_of_another_precision_is_filled_anew_and_its_manifest_tells_which(digits: Path) -> None:
     def precision(name: str) -> tuple[str, str]:
         made = study(protocol={"name": "quick", "epochs": 1, "teacher_precision": name, "precision": "fp32"})
+        train(TEACHER, made)
         manifest = train(STUDENT, made)
         stored = files.verified(Path("banks", *Path(TEACHER).parts[1:]))
-        assert manifest["protocol"]["teacher_precision"] == stored["precision"]
+        assert manifest["recipe"]["protocol"]["teacher_precision"] == stored["precision"]
         return stored["precision"], stored["files"][stored["rows"]]
 
-    train(TEACHER, study(protocol={"name": "quick", "epochs": 1, "precision": "fp32"}))
     (first, exact), (second, rounded) = precision("fp32"), precision("bf16")
     assert (first, second) == ("fp32", "bf16")
     assert exact != rounded
@@ -291,18 +289,18 @@ def test_teacher_and_students_learn_from_the_same_wrong_labels(digits: Path, mon
         seeds=[0],
     )
     listed = all_cells(noisy)
-    stages.labels(listed[0].dataset, Recipe())
-    manifests = [train(cell, noisy) for cell in listed]
-    assert manifests[0]["inputs"]["labels"] == manifests[1]["inputs"]["labels"]
-    wrong = stages.prepared(listed[0], Recipe.parse(cells.recipe(noisy, listed[0]))).examples.labels
-    clean = stages.prepared(parse_cell(TEACHER), Recipe.parse(cells.recipe(study(), parse_cell(TEACHER)))).examples
+    prepare("digits+sym0.4")
+    both = [train(cell, noisy)["inputs"]["data/digits+sym0.4"] for cell in listed]
+    assert both[0]["digest"] == both[1]["digest"]
+    wrong = stages.prepared(listed[0], recipe(listed[0], noisy)).examples.labels
+    clean = stages.prepared(parse_cell(TEACHER), recipe(TEACHER)).examples
     assert (wrong != clean.labels).double().mean().item() == pytest.approx(0.4, abs=0.5 / len(wrong))
 
 
 def test_fraction_and_held_out_share_are_class_balanced_and_disjoint(digits: Path) -> None:
     made = study(protocol={"name": "quick", "epochs": 3, "heldout": 0.2, "precision": "fp32"})
     path = "results/digits+frac0.1/quick/resnet8.ce.s0"
-    have = stages.prepared(parse_cell(path), Recipe.parse(cells.recipe(made, parse_cell(path)))).examples
+    have = stages.prepared(parse_cell(path), recipe(path, made)).examples
     assert not set(have.train.tolist()) & set(have.heldout.tolist())
     counts = torch.bincount(have.labels[have.train])
     assert counts.min() >= 6
@@ -313,11 +311,16 @@ def test_fraction_and_held_out_share_are_class_balanced_and_disjoint(digits: Pat
 def test_a_student_of_a_fraction_reads_the_bank_of_all_and_sees_its_part_alone(digits: Path) -> None:
     train(TEACHER)
     student = f"{TEACHER}/resnet8.kl-tau3.s0-frac0.1"
-    part, whole = train(student), train(STUDENT)
-    alone = train("results/digits+frac0.1/quick/resnet8.ce.s0")
-    assert part["inputs"]["examples"] == alone["inputs"]["examples"] != whole["inputs"]["examples"]
+    for path in (student, STUDENT):
+        train(path)
+    part, alone, whole = (
+        stages.prepared(parse_cell(path), recipe(path))
+        for path in (student, "results/digits+frac0.1/quick/resnet8.ce.s0", STUDENT)
+    )
+    assert part.digests["examples"] == alone.digests["examples"] != whole.digests["examples"]
+    assert part.examples.train.equal(alone.examples.train)
     bank = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
-    assert bank["identity"]["examples"] == whole["inputs"]["examples"]
+    assert bank["identity"]["examples"] == whole.digests["examples"]
     assert bank["computed"] == bank["shape"][0]  # the second student found every row there
 
 
