@@ -228,26 +228,6 @@ class Cell:
         return self.path
 
 
-def cell_lock(cell: Cell) -> Path:
-    """Return the file that whoever trains `cell` holds locked."""
-    return Path(STATE, cell.name, "lock")
-
-
-def bank_lock(teacher: Cell) -> Path:
-    """Return the file that whoever fills the bank of `teacher` holds locked."""
-    return Path(STATE, teacher.name, "bank.lock")
-
-
-def answers_lock(cell: Cell) -> Path:
-    """Return the file that whoever writes down the answers of `cell` holds locked."""
-    return Path(STATE, cell.name, "answers.lock")
-
-
-def data_lock(name: str) -> Path:
-    """Return the file that whoever prepares dataset `name`, or its noisy labels, holds locked."""
-    return Path(STATE, DATA, f"{name}.lock")
-
-
 # -- reading a path ---------------------------------------------------------------------------------------------------
 
 
