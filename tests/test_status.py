@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import itertools
 import os
 import signal
 import subprocess
@@ -14,20 +14,22 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, study
+from conftest import ROOT, eventually, study
 from test_main import kd, small
-from test_slurm import wait_for
 
-from kd import attempts, files, slurm
+from kd import attempts, files, products, slurm
 from kd.__main__ import main
-from kd.cells import all_cells, answers_lock, bank_lock, cell_lock, data_lock, parse_cell
+from kd.cells import all_cells, parse_cell
 from kd.errors import Diverged, OutOfMemory, StorageError, Terminated
+from kd.judge import Judge
+from kd.products import Product
 from kd.status import damaged, standings
 
 __all__ = ["small"]  # a fixture
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.mse.s0"
+BASELINE = "results/digits/quick/resnet8.ce.s0"
 
 
 def failing(lock: Path, error: BaseException) -> None:
@@ -48,7 +50,7 @@ def killed(lock: Path, monkeypatch: pytest.MonkeyPatch, job: str | None = None) 
 
 def of(name: str, **changes: object) -> tuple[str, str]:
     """Return status and detail of a cell, bank or dataset of the study in conftest."""
-    cells, others = standings(study(**changes))
+    cells, others = standings(Judge.of_study(study(**changes)))
     (found,) = [one for one in (*cells, *others) if one.name == name]
     return found.status, found.detail
 
@@ -67,20 +69,20 @@ def of(name: str, **changes: object) -> tuple[str, str]:
     ids=lambda value: type(value).__name__,
 )
 def test_a_failed_cell_says_why(project: Path, error: BaseException, detail: str) -> None:
-    failing(cell_lock(parse_cell(TEACHER)), error)
+    failing(products.network(parse_cell(TEACHER)).lock, error)
     status, said = of(TEACHER)
     assert status == "failed"
     assert said.startswith(detail)
 
 
 def test_banks_and_datasets_that_failed_are_named_too(project: Path) -> None:
-    failing(bank_lock(parse_cell(TEACHER)), StorageError("full"))
-    failing(data_lock("digits"), StorageError("full"))
+    failing(products.bank(parse_cell(TEACHER)).lock, StorageError("full"))
+    failing(products.data("digits").lock, StorageError("full"))
     assert of("banks/digits/quick/resnet14.ce.s0") == of("data/digits") == ("failed", "storage: full")
 
 
 def test_answers_that_failed_are_named_where_a_figure_shows_them(project: Path) -> None:
-    failing(answers_lock(parse_cell(TEACHER)), StorageError("full"))
+    failing(products.answers(parse_cell(TEACHER)).lock, StorageError("full"))
     one = {"teacher": "resnet14", "student": "resnet8", "loss": "mse"}
     name = f"answers/{TEACHER.removeprefix('results/')}"
     assert of(name, experiments={"e": {**one, "figure": "fidelity"}}) == ("failed", "storage: full")
@@ -89,7 +91,7 @@ def test_answers_that_failed_are_named_where_a_figure_shows_them(project: Path) 
 
 
 def test_a_killed_cell_is_told_from_a_running_one_by_its_lock(project: Path, monkeypatch) -> None:
-    lock = cell_lock(parse_cell(TEACHER))
+    lock = products.network(parse_cell(TEACHER)).lock
     killed(lock, monkeypatch)
     assert of(TEACHER) == ("failed", "killed, most often for lack of memory (137)")
     with attempts.at_work(lock):
@@ -106,7 +108,7 @@ def test_slurm_knows_better_why_a_cell_was_killed(project: Path, monkeypatch) ->
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
     assert slurm.job_states(["7", "8", "9", "10"]) == {"7": "OUT_OF_MEMORY", "8": "CANCELLED", "9": "COMPLETED"}
-    killed(cell_lock(parse_cell(TEACHER)), monkeypatch, job="7")
+    killed(products.network(parse_cell(TEACHER)).lock, monkeypatch, job="7")
     assert of(TEACHER) == ("failed", "out of memory (SLURM job 7)")
 
 
@@ -116,13 +118,13 @@ def test_without_slurm_there_is_no_word(monkeypatch) -> None:
 
 
 def test_cells_behind_a_teacher_that_failed_say_so(project: Path) -> None:
-    failing(cell_lock(parse_cell(TEACHER)), StorageError("full"))
+    failing(products.network(parse_cell(TEACHER)).lock, StorageError("full"))
     assert of(f"{TEACHER}/resnet8.kl-tau3.s0") == ("waiting", f"its teacher {TEACHER} failed")
     assert of("results/digits/quick/resnet8.ce.s0") == ("waiting", "")
 
 
 def test_a_stage_that_succeeds_leaves_no_note(project: Path) -> None:
-    lock = cell_lock(parse_cell(TEACHER))
+    lock = products.network(parse_cell(TEACHER)).lock
     failing(lock, Diverged("not finite"))
     with attempts.at_work(lock):
         pass
@@ -133,22 +135,27 @@ def test_status_tells_what_a_person_wants_to_know(small: Path, capsys) -> None:
     main(["data", "digits"])
     main(["train", TEACHER])
     running = subprocess.Popen(
-        [sys.executable, "-m", "kd", "train", STUDENT, "--config", long_protocol()],
+        [sys.executable, "-m", "kd", "train", BASELINE, "--config", long_protocol()],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,
     )
-    wait_for(lambda: "running  " in status_of(capsys, "--cells", "--config", long_protocol()))
+    eventually(lambda: "running  " in status_of(capsys, "--cells", "--config", long_protocol()))
     running.kill()
     running.wait()
     Path("logs", "digits", "quick").mkdir(parents=True)
     printed = status_of(capsys)
     assert "done          1" in printed
     assert "failed        1" in printed
-    assert f"  {STUDENT}  killed, most often for lack of memory (137)" in printed
-    assert "trains what is not done (5 waiting, 1 failed); each goes on from its state" in printed
-    main(["train", STUDENT])
+    assert f"  {BASELINE}  killed, most often for lack of memory (137)" in printed
+    assert "to do:\n  6 networks: not made yet\n  1 bank: not made yet\n" in printed
+    assert "next: the snakemake command of this study makes what is to do; each cell goes on from its state" in printed
+    main(["train", BASELINE])
     assert "failed" not in status_of(capsys)
-    assert "stale         2" in status_of(capsys, "--config", long_protocol())
+    printed = status_of(capsys, "--config", long_protocol())
+    assert "stale         2" in printed
+    assert f"  {BASELINE}  epochs 2 -> 500" in printed
+    assert "  2 networks: epochs 2 -> 500" in printed
+    assert "2 published networks of protocol quick will be trained again in the same place (epochs 2 -> 500)" in printed
 
 
 def long_protocol() -> str:
@@ -206,25 +213,31 @@ def test_asking_ends_with_a_message_when_it_has_gone_on_for_too_long() -> None:
 
 @pytest.fixture
 def published(project: Path) -> Path:
-    for folder in ("results/a/b/c", "data/d", "banks/e", "answers/f"):
-        files.publish(Path(folder), {"one": b"1" * 1000, "two": b"2"}, {"kind": "test"})
+    things = ("network", "results/a/b/c"), ("data", "data/d"), ("bank", "banks/e/f/g"), ("answers", "answers/h/i/j")
+    for product in (*itertools.starmap(Product, things), products.figure("study", "e", "dots")):
+        about = {"kind": product.kind, "name": product.name}
+        names = ("figures/e.dots.png", "figures/e.dots.txt") if product.kind == "figure" else ("one", "two")
+        artefacts = dict(zip(names, (b"1" * 1000, b"2"), strict=True))
+        files.publish(product.folder, artefacts, about, product.manifest)
     return project
 
 
 def test_verify_finds_every_damaged_file_and_says_how_it_is_rebuilt(published: Path, capsys) -> None:
     assert main(["verify"]) == 0
-    assert "4 published folders, 0 damaged" in capsys.readouterr().out
+    assert "5 published products, 0 damaged" in capsys.readouterr().out
     Path("results/a/b/c/two").unlink()
-    content = bytearray(Path("banks/e/one").read_bytes())
-    content[500] ^= 1
-    Path("banks/e/one").write_bytes(content)
+    for name in ("banks/e/f/g/one", "reports/study/figures/e.dots.png"):
+        content = bytearray(Path(name).read_bytes())
+        content[500] ^= 1
+        Path(name).write_bytes(content)
     Path("data/d/manifest.json").write_text("{")
     assert main(["verify"]) == 74
     said = capsys.readouterr()
-    for name in ("results/a/b/c/two: damaged", "banks/e/one: damaged", "data/d/manifest.json: not a manifest"):
-        assert name in said.err
+    for name in ("results/a/b/c/two", "banks/e/f/g/one", "reports/study/figures/e.dots.png"):
+        assert f"{name}: damaged" in said.err
+    assert "data/d/manifest.json: not a manifest" in said.err
     assert "kd verify --discard" in said.out
-    assert len(damaged()[1]) == 3
+    assert len(damaged()[1]) == 4
 
 
 def test_what_is_discarded_counts_as_absent_and_the_rest_stays(published: Path, capsys) -> None:
@@ -237,7 +250,7 @@ def test_what_is_discarded_counts_as_absent_and_the_rest_stays(published: Path, 
 
 
 def test_a_cell_that_was_copied_is_not_the_one_it_says(project: Path, capsys) -> None:
-    files.publish(Path("results/x"), {}, {"kind": "network", "cell": "results/y"})
+    files.publish(Path("results/x"), {}, {"kind": "network", "name": "results/y"})
     assert main(["verify"]) == 74
     assert "a copy of results/y" in capsys.readouterr().err
 
@@ -245,26 +258,23 @@ def test_a_cell_that_was_copied_is_not_the_one_it_says(project: Path, capsys) ->
 # -- at scale ---------------------------------------------------------------------------------------------------------
 
 
-def test_status_and_verify_look_at_thousands_of_cells_in_seconds(project: Path) -> None:
-    """Timed for the reader of the log only; bench/scale.py measures it."""
+def test_status_and_verify_look_at_thousands_of_cells_in_seconds(project: Path, monkeypatch) -> None:
+    """Timed for the reader of the log only; bench/standing.py measures it."""
     many = study(seeds=list(range(500)))
-    for cell in all_cells(many):
-        files_of(cell.path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)  # most of the time that a publication takes
+        for cell in all_cells(many):
+            artefacts = {"model.safetensors": os.urandom(10_000), "metrics.csv": b"epoch\n"}
+            files.publish(Path(cell.path), artefacts, nowhere(cell.path))
     began = time.monotonic()
-    cells, _ = standings(many)
+    cells, _ = standings(Judge.of_study(many))
+    assert {cell.status for cell in cells} == {"stale"}
     count, wrong = damaged()
     print(f"{len(cells)} cells: {time.monotonic() - began:.1f} s")
     assert len(cells) == count
     assert wrong == []
 
 
-def files_of(path: str) -> None:
-    """Lay down a folder as a published cell's, without the time that a real publication takes."""
-    folder = Path(path)
-    folder.mkdir(parents=True)
-    artefacts = {"model.safetensors": os.urandom(10_000), "metrics.csv": b"epoch\n"}
-    for name, content in artefacts.items():
-        (folder / name).write_bytes(content)
-    manifest = {"kind": "network", "cell": path, "code": "0", "protocol": {}, "status": "ok"}
-    digests = {name: files.sha256(content) for name, content in artefacts.items()}
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": digests}))
+def nowhere(path: str) -> dict:
+    """Return what the manifest of a cell says first that was made by code that there is no more."""
+    return {"kind": "network", "name": path, "recipe": {}, "code": "0", "inputs": {}, "status": "ok"}
