@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from kd import files
 from kd.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, STATE, parse_cell
+from kd.config import NAME
 from kd.errors import Busy, ConfigError
 from kd.products import Product
 from kd.stamps import TOP
@@ -33,7 +35,7 @@ def delete(what: str, dry: bool = False, yes: bool = False) -> None:
     print("\n".join(f"  {tree}" for tree in trees))
     if what.startswith(f"{RESULTS}/"):
         print("other studies may share these cells")
-    if dry or not (yes or input("delete them? [y/N] ").strip().lower() in ("y", "yes")):
+    if dry or not (yes or _agrees()):
         print("nothing is deleted")
         return
     with contextlib.ExitStack() as held:
@@ -48,6 +50,14 @@ def delete(what: str, dry: bool = False, yes: bool = False) -> None:
             with files.storage(tree):
                 shutil.rmtree(tree) if tree.is_dir() else tree.unlink(missing_ok=True)
     print("deleted")
+
+
+def _agrees() -> bool:
+    try:
+        return input("delete them? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # nobody is there to be asked
+        print()
+        return False
 
 
 def release_bank(bank: Product) -> None:
@@ -71,7 +81,7 @@ def _trees(what: str) -> list[Path]:
             trees.append(Path(LOGS, name + ending))
         trees += [Path("benchmarks", name + ending) for ending in (".tsv", ".bank.tsv", ".answers.tsv")]
         stamped = [f"{tree}/{name}" for tree in (RESULTS, BANKS, ANSWERS, "released")]
-    elif top == REPORTS and name and "/" not in name:
+    elif top == REPORTS and re.fullmatch(NAME, name):
         trees = [Path(what), Path(LOGS, what), Path("benchmarks", what), Path(STATE, what)]
         stamped = [what]
     else:
