@@ -55,8 +55,12 @@ class Identity:
 
 
 def serves(folder: Path, identity: Identity, need: Iterable[Need]) -> bool:
-    """Say whether the bank in `folder` is this teacher's, of these data, and holds every view in `need`."""
-    return _refusal(files.read_manifest(folder), identity, need) is None
+    """Say whether the bank in `folder` is this teacher's, of these data, whole, and holds every view in `need`."""
+    try:
+        manifest = files.read_manifest(folder)
+    except StorageError:  # damaged: it is filled anew
+        return False
+    return _refusal(manifest, identity, need) is None and files.lacking(folder, manifest) is None
 
 
 def open_bank(
@@ -240,11 +244,14 @@ def _merged(holds: Iterable[Need], need: Iterable[Need]) -> list[list[int]]:
 
 
 def _still_good(folder: Path, identity: Identity) -> dict | None:
-    """Return the manifest of a bank that can be added to; a bank of something else is made anew."""
-    manifest = files.read_manifest(folder)
-    refusal = _refusal(manifest, identity, [])
-    if refusal is None:
-        return files.verified(folder)
+    """Return the manifest of a bank that can be added to; one that is damaged, or of something else, is made anew."""
+    try:
+        manifest = files.read_manifest(folder)
+        refusal = _refusal(manifest, identity, [])
+        if refusal is None:
+            return files.verified(folder)
+    except StorageError as error:
+        manifest, refusal = {}, str(error)
     if manifest is not None:
         log.info("%s: %s; made anew", folder, refusal)
     return None

@@ -13,7 +13,7 @@ import torch
 from test_fit import CPU, NoState, made_examples, network, plan
 from torch import nn
 
-from kd import bank, losses, models
+from kd import bank, files, losses, models
 from kd.data.views import Grid
 from kd.errors import StorageError
 from kd.fit import History, fit
@@ -153,6 +153,35 @@ def test_an_interrupted_fill_goes_on_where_it_stopped(tmp_path: Path, teacher: n
     filled(tmp_path / "at_once", teacher, [(0, 2)])
     assert (tmp_path / manifest["rows"]).read_bytes() == (tmp_path / "at_once" / manifest["rows"]).read_bytes()
     assert not [path for path in os.listdir(tmp_path) if path.startswith("filling")]
+
+
+@pytest.mark.parametrize("name", ["rows", "keys", "manifest"])
+@pytest.mark.parametrize("damage", ["cut", "remove"])
+def test_a_bank_that_is_damaged_does_not_serve_and_is_filled_anew(
+    tmp_path: Path, teacher: nn.Module, name: str, damage: str
+) -> None:
+    """Faults 9 and 10: the same command mends it."""
+    filled(tmp_path, teacher, [(0, 1)])
+    (path,) = tmp_path.glob(f"{name}*")
+    before = path.read_bytes()
+    path.write_bytes(before[:-1]) if damage == "cut" else path.unlink()
+    assert not bank.serves(tmp_path, IDENTITY, [(0, 1)])
+    filled(tmp_path, teacher, [(0, 1)])
+    assert bank.serves(tmp_path, IDENTITY, [(0, 1)])
+    assert files.verified(tmp_path)["computed"] == 70
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_bank_with_a_changed_bit_is_not_added_to_but_filled_anew(tmp_path: Path, teacher: nn.Module) -> None:
+    """Fault 9: what it keeps would be published as sound."""
+    filled(tmp_path, teacher, [(0, 1)])
+    (path,) = tmp_path.glob("rows-*.npy")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    filled(tmp_path, teacher, [(0, 2)])
+    manifest = files.verified(tmp_path)
+    assert manifest["computed"] == manifest["shape"][0]
 
 
 def test_rows_that_were_moved_or_changed_are_refused(tmp_path: Path, teacher: nn.Module) -> None:
