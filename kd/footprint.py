@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections import Counter
@@ -18,6 +19,7 @@ from kd.config import Study
 from kd.data import source_of
 from kd.data.examples import Examples
 from kd.data.views import Grid
+from kd.errors import StorageError
 from kd.files import read_manifest
 
 _FIXED = 1 << 30  # CUDA's context, the libraries' workspaces, the allocator's and the graphs' pools
@@ -53,7 +55,7 @@ def disk_bytes(cells: Iterable[Cell], study: Study) -> Mapping[str, int]:
 
 
 def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
-    manifest = read_manifest(Path(DATA, teacher.dataset.name))
+    manifest = _prepared(teacher)
     if manifest is None:
         return 0
     declared = study.datasets.get(teacher.dataset.name)
@@ -65,7 +67,7 @@ def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
 
 
 def _answer_bytes(cell: Cell) -> int:
-    manifest = read_manifest(Path(DATA, cell.dataset.name))
+    manifest = _prepared(cell)
     if manifest is None:
         return 0
     counts, classes = manifest["counts"], _classes(cell)
@@ -75,8 +77,15 @@ def _answer_bytes(cell: Cell) -> int:
 
 
 def _classes(cell: Cell) -> int:
-    manifest = read_manifest(Path(DATA, cell.dataset.name))
+    manifest = _prepared(cell)
     return len(manifest["class_names"]) if manifest else 100  # it decides the last layer only
+
+
+def _prepared(cell: Cell) -> dict | None:
+    """Return the manifest of a cell's data, None where they are not prepared, or will be anew: theirs is damaged."""
+    with contextlib.suppress(StorageError):
+        return read_manifest(Path(DATA, cell.dataset.name))
+    return None
 
 
 @functools.cache

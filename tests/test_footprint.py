@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
 from conftest import study
 from test_fit import made_examples
 
+from kd import files
 from kd.cells import all_cells, augmentation, taught_by
 from kd.data import source_of
 from kd.data.views import Grid
@@ -43,9 +43,7 @@ def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -
     weights = sizes["resnet14"] + 4 * sizes["resnet8"]
     assert abs(needed["results"] / weights - 1) < 0.1  # running statistics of batch norm, other last layer
     assert needed["banks"] == 0
-    Path("data/digits").mkdir(parents=True)
-    manifest = {"counts": {"train": 1000, "test": 100}, "class_names": list("0123456789")}
-    Path("data/digits/manifest.json").write_text(json.dumps(manifest))
+    prepared(train=1000)
     views = Grid(*augmentation(source_of("digits", None), small.protocol)).count
     seen = views * (1 - (1 - 1 / views) ** 6)  # two seeds, three epochs each
     assert disk_bytes(cells, small)["banks"] == round(1000 * seen * (20 + 8))
@@ -57,10 +55,24 @@ def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -
 def test_answers_count_where_a_figure_shows_them(project: Path) -> None:
     one = {"teacher": "resnet14", "student": "resnet8", "loss": "mse"}
     shown = study(seeds=[0], experiments={"e": {**one, "figure": "fidelity"}})
-    Path("data/digits").mkdir(parents=True)
-    manifest = {"counts": {"train": 50_000, "test": 100}, "class_names": list("0123456789")}
-    Path("data/digits/manifest.json").write_text(json.dumps(manifest))
+    prepared(train=50_000)
     rows, row = 100 + 10_000, 4 * 10 + 2 * 64 + 3 * 8
     assert disk_bytes(all_cells(shown), shown)["answers"] == 2 * rows * row  # teacher and student
     hidden = study(seeds=[0], experiments={"e": {**one, "figure": "dots"}})
     assert disk_bytes(all_cells(hidden), hidden)["answers"] == 0
+
+
+def test_data_that_are_damaged_count_as_unknown(project: Path) -> None:
+    """Fault 9: they will be made anew, and until then no plan must fail."""
+    small = study()
+    before = disk_bytes(all_cells(small), small)
+    prepared(train=1000)
+    assert disk_bytes(all_cells(small), small) != before
+    Path("data/digits/manifest.json").write_text("{")
+    assert disk_bytes(all_cells(small), small) == before
+
+
+def prepared(train: int) -> None:
+    """Say that the digits are prepared."""
+    said = {"counts": {"train": train, "test": 100}, "class_names": list("0123456789")}
+    files.write_manifest(Path("data/digits/manifest.json"), said)
