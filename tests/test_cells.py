@@ -262,6 +262,7 @@ def test_a_recipe_holds_all_that_a_path_does_not() -> None:
     assert "weights" not in recipe
 
 
+IMPORTED = "results/digits/quick/wrn-16-2.weights-borrowed.s0"
 BORROWED = {"weights": {"borrowed": {"file": "x.pt", "sha256": "0" * 64, "top1": 80}}}
 
 
@@ -277,22 +278,14 @@ def test_an_imported_teacher_has_one_path_whatever_the_seeds() -> None:
     assert (found.stage.weights, found.epochs(made.protocol), found.teacher) == ("borrowed", 0, None)
 
 
-def test_only_the_recipe_of_an_imported_cell_holds_weights_and_another_file_makes_it_stale() -> None:
-    made = study(**BORROWED, **grid(teacher_weights="borrowed", loss="mse"))
-    teacher, student = all_cells(made)[:2]
-    assert cells.recipe(made, teacher)["weights"] == {"file": "x.pt", "sha256": "0" * 64, "top1": 80.0}
-    assert "weights" not in cells.recipe(made, student)
-    manifest = {
-        "code": cells.code_behind(teacher, made.protocol),
-        "protocol": made.protocol.model_dump(mode="json"),
-        "weights": {"sha256": "0" * 64, "top1": 80.0},
-    }
-    assert cells.stale(teacher, manifest, made) is None
-    moved, other = (
-        study(weights={"borrowed": {**BORROWED["weights"]["borrowed"], **change}}, **grid(teacher_weights="borrowed"))
-        for change in ({"file": "y.pt"}, {"sha256": "1" * 64})
-    )
-    assert cells.stale(teacher, manifest, moved) is None  # where a file lies changes nothing
-    assert "1111" in cells.stale(teacher, manifest, other)
+def test_the_recipe_of_a_lineage_that_begins_with_imported_weights_says_what_they_are() -> None:
+    """Whoever is taught by them judges them, too."""
+    made = study(**BORROWED, **grid(teacher_weights="borrowed", loss=["ce", "mse"]))
+    recipes = {str(cell.stages[0]): cells.recipe(made, cell) for cell in all_cells(made)}
+    assert recipes.pop("wrn-16-2.weights-borrowed.s0")["weights"] == {"file": "x.pt", "sha256": "0" * 64, "top1": 80.0}
+    assert len(recipes) == 2  # of the baselines
+    assert not any("weights" in recipe for recipe in recipes.values())
+    teacher, student = parse_cell(IMPORTED), parse_cell(f"{IMPORTED}/wrn-10-1.mse.s0")
+    assert cells.recipe(made, student) == cells.recipe(made, teacher)
     with pytest.raises(ConfigError, match="'borrowed' is not under weights; name the study"):
         cells.recipe(study(), teacher)

@@ -24,9 +24,16 @@ LADDER = [
     # the study
     "kd.config",
     "kd.cells",
-    # where it stands
+    "kd.products",
+    "kd.judge",
+    # where it stands, and who is at work on it
     "kd.slurm",
     "kd.status",
+    "kd.stamps",
+    "kd.making",
+    "kd.controllers",
+    "kd.delete",
+    "kd.patches",
     # training
     "kd.peers",
     "kd.device",
@@ -81,7 +88,8 @@ def _loaded(code: str) -> set[str]:
 
 
 def test_parsing_a_study_loads_neither_torch_nor_pandas() -> None:
-    assert _loaded("import kd.config, kd.cells, kd.code, kd.slurm, kd.status, kd.__main__") == set()
+    modules = ["config", "cells", "code", "products", "judge", "slurm", "status", "stamps", "making", "controllers"]
+    assert _loaded("\n".join(f"import kd.{name}" for name in (*modules, "delete", "__main__"))) == set()
 
 
 def test_tables_and_figures_load_no_torch() -> None:

@@ -79,7 +79,22 @@ def test_plan_counts_what_a_study_trains(small: Path, capsys) -> None:
         (["data", "digits;rm"], "not a dataset"),
         (["data", "imagenett"], "neither built in nor declared"),
         (["bank", TEACHER, "--needs", "0-3"], "expected SEED:EPOCHS"),
-        (["collect"], "not trained"),
+        (
+            ["figure", "reports/other/table.parquet", "a", "dots", "--config", "seeds=[0]"],
+            "not the table of study small",
+        ),
+        (["figure", "reports/small/table.parquet", "a", "dosts"], "did you mean 'dots'"),
+        (["measure", "b", "measures"], "'b': unknown"),
+        (["measure", "a", "plans"], "did you mean 'planes'"),
+        (["delete", "results"], "results: not a cell; expected results/DATASET"),
+        (["delete", "reports/a/b"], "not a cell (results/...) nor a study's folder (reports/STUDY)"),
+        (["delete", "reports/.."], "not a cell (results/...) nor a study's folder (reports/STUDY)"),
+        (["delete", "reports/."], "not a cell (results/...) nor a study's folder (reports/STUDY)"),
+        (["delete", "reports/*"], "not a cell (results/...) nor a study's folder (reports/STUDY)"),
+        (["delete", "."], "not a cell (results/...) nor a study's folder (reports/STUDY)"),
+        (["delete", "results/../../x"], "not a"),
+        (["delete", "data/digits"], "not a cell (results/...) nor a study's folder (reports/STUDY)"),
+        (["bank", "results/digits/quick/resnet8.ce.s0"], "teaches nobody in this study"),
     ],
 )
 def test_what_cannot_be_helped_by_trying_again_exits_2_with_one_message(
@@ -132,12 +147,12 @@ def test_any_need_is_taken_or_refused_with_one_message(small: Path, capsys, text
 def test_any_recipe_is_taken_or_refused_with_one_message(small: Path, capsys, text: str) -> None:
     one_message(capsys, "train", TEACHER, "--recipe", text, codes=(2, 74))
     one_message(capsys, "data", "cifar", "--recipe", text, codes=(2, 74))
-    one_message(capsys, "collect", "--study-json", text)
+    one_message(capsys, "collect", "--study-json", text, codes=(2, 74))  # 74: none of its cells is trained
 
 
 def test_a_cell_without_its_data_exits_74_and_says_what_to_do(small: Path, capsys) -> None:
     assert main(["train", TEACHER]) == 74
-    assert "data/digits: no result here" in capsys.readouterr().err
+    assert "data/digits: not made yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 and no table"])
@@ -187,7 +202,7 @@ def test_two_processes_train_a_cell_once(small: Path) -> None:
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert sum("is trained already" in text for text in said) == 1
+    assert sum(f"{TEACHER} is there already" in text for text in said) == 1
     assert sum("epoch 2/2" in text for text in said) == 1
 
 
