@@ -89,7 +89,9 @@ class Judge:
     def again(self) -> Judge:
         """Return a judge of the same that has seen nothing yet, but knows what would be made now."""
         other = Judge(self.recipe_of, self.study).asked(self._needs)
-        other._expected, other._cell_at = self._expected, self._cell_at
+        # But for labels: their file may have been replaced while a verb waited for its lock.
+        other._expected = {one: expected for one, expected in self._expected.items() if one.kind != "labels"}
+        other._cell_at = self._cell_at
         known = {name: self.__dict__[name] for name in ("cells", "students", "everything") if name in self.__dict__}
         other.__dict__ |= known
         return other
@@ -154,7 +156,8 @@ class Judge:
                 return f"{_role(product, one)} is another now"
         for one in (product, *([_bank_of(product)] if product.kind == "release" else [])):
             self._seen.pop(one, None)
-        self._reasons.pop(product, None)
+        for known in (self._reasons, self._expected):
+            known.pop(product, None)
         return self.reason(product)
 
     # -- current ------------------------------------------------------------------------------------------------------
@@ -509,7 +512,6 @@ def labels_recipe(dataset: Dataset, label_file: str | None) -> dict:
     return {"noise": noise.kind, "amount": noise.amount, "seed": dataset.noise_seed}
 
 
-@cache
 def _file_digest(path: str | None) -> str:
     try:
         return files.file_digest(Path(path or "").expanduser())
