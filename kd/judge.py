@@ -144,6 +144,8 @@ class Judge:
 
     def same(self, product: Product) -> bool:
         """Say whether a product lies on the disk as this judge saw it."""
+        if product.kind == "release":
+            return _takes_room(_bank_of(product)) == bool(self.reason(product))
         return _read(product) == self._look(product)
 
     def made(self, product: Product) -> str | None:
@@ -164,7 +166,7 @@ class Judge:
 
     def _reason(self, product: Product) -> str | None:
         if product.kind == "release":
-            return "its bank is there" if self._look(_bank_of(product)).manifest else None
+            return "its bank is there" if _takes_room(_bank_of(product)) else None
         manifest, why = self._look(product)
         if manifest is None:
             return why
@@ -539,6 +541,14 @@ def _read_data(dataset: Dataset) -> tuple[Product, ...]:
 
 def _bank_of(product: Product) -> Product:
     return Product("bank", f"{cells.BANKS}/{product.name.partition('/')[2]}")
+
+
+def _takes_room(bank: Product) -> bool:
+    """Say whether any file of a bank is there: who was killed while it released one left rows without a manifest."""
+    try:
+        return any(entry.is_file() for entry in os.scandir(bank.folder))
+    except FileNotFoundError:
+        return False
 
 
 def _role(product: Product, one: Product) -> str:
