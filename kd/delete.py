@@ -13,7 +13,7 @@ from kd import files
 from kd.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, STATE, parse_cell
 from kd.config import NAME
 from kd.errors import Busy, ConfigError
-from kd.products import Product
+from kd.products import RELEASED, Product
 from kd.stamps import TOP
 
 log = logging.getLogger("kd")
@@ -64,6 +64,7 @@ def release_bank(bank: Product) -> None:
     """Remove a bank; what lies deeper are banks of students that teach. Call it while holding its lock."""
     size = 0
     files.discard(bank.manifest)  # first: a bank without its rows must not look whole
+    files.crash_point("publish:1", f"{RELEASED}/{bank.name.partition('/')[2]}")
     for path in bank.folder.glob("*"):
         if path.is_file():
             size += path.stat().st_size

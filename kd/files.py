@@ -14,6 +14,8 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -144,6 +146,7 @@ def publish(
     """
     folder = Path(folder)
     at = at or folder / MANIFEST
+    of = manifest.get("name", folder)
     with contextlib.ExitStack() as held:
         pending = {name: held.enter_context(_written(folder / name, content)) for name, content in artefacts.items()}
         sizes = {name: path.stat().st_size for name, (path, _) in pending.items()}
@@ -153,11 +156,11 @@ def publish(
                 folder.mkdir(parents=True, exist_ok=True)
                 at.unlink(missing_ok=True)  # never an old manifest beside new artefacts
                 for number, (name, (path, _)) in enumerate(pending.items()):
-                    _crash_point(f"publish:{number}")
+                    crash_point(f"publish:{number}", of)
                     os.replace(path, folder / name)
                 for changed in {(folder / name).parent for name in pending} | {folder}:
                     _sync_directory(changed)
-        _crash_point(f"publish:{len(pending)}")
+        crash_point(f"publish:{len(pending)}", of)
     return write_manifest(at, manifest)
 
 
@@ -177,10 +180,31 @@ def write_manifest(path: Path, manifest: dict) -> dict:
     return json.loads(body + b"}") | {"manifest_sha256": digest}
 
 
-def _crash_point(name: str) -> None:
-    """Die here when the environment asks for it: how the tests show what a crash leaves behind."""
-    if os.environ.get("KD_CRASH_AT") == name:
-        os._exit(137)
+def crash_point(point: str, of: object) -> None:
+    """Fail, die or stand still here if a test asks for it: it shows what each moment of making `of` leaves behind.
+
+    The environment variable KD_FAULTS names a folder. A file in it that is called as what is made, with % for /, says
+    `POINT ACTION`. Points, in their order: begin (the inputs are judged, the stamp is there still), work (the stamp is
+    gone), publish:N (N files have their names, there is no manifest), published (there is), stamp (it is judged; the
+    stamp is not there yet). Actions: fail, full (as a full disk does), kill, and hold, which waits until the file is
+    gone and has `held` in it meanwhile. A fault happens once: its file is removed before.
+    """
+    folder = os.environ.get("KD_FAULTS")
+    asked = Path(folder, str(of).replace("/", "%")) if folder else None
+    if asked is None or not asked.exists() or asked.read_text().split()[0] != point:
+        return
+    action = asked.read_text().split()[1]
+    if action == "hold":
+        asked.write_text(f"{point} held")
+        while asked.exists():
+            time.sleep(0.01)
+        return
+    asked.unlink()
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(of))
+    raise RuntimeError(f"{of}: failed at {point}, as a test asked for")
 
 
 def read_manifest(folder: Path, at: Path | None = None) -> dict | None:

@@ -59,16 +59,20 @@ def begin(judge: Judge, product: Product, stamp: Path | None) -> Judge | None:
     if _settled(judge, product, stamp):
         return None
     judge = _with_inputs(judge, product)
+    files.crash_point("begin", product)
     if stamp:
         stamps.remove(stamp)
     _sweep(product)
+    files.crash_point("work", product)
     return judge
 
 
 def end(judge: Judge, product: Product, stamp: Path | None) -> None:
     """Leave the stamp of what was just published. Call it under the same lock as `begin`, with the judge it gave."""
+    files.crash_point("published", product)
     if why := judge.made(product):
         raise StorageError(f"{product}: published, but meanwhile: {why}; run the same command again")
+    files.crash_point("stamp", product)
     if stamp:
         stamps.make(stamp)
 

@@ -39,15 +39,22 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path: 
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
 
+def killed_at(point: str, faults: Path) -> dict[str, str]:
+    """Return the environment in which who makes `it` is killed at a point."""
+    faults.mkdir()
+    (faults / "it").write_text(f"{point} kill")
+    return {**os.environ, "KD_FAULTS": str(faults)}
+
+
 @pytest.mark.parametrize("point", ["publish:0", "publish:1", "publish:2"])
 def test_promise_1_complete_or_absent_after_a_crash_while_publishing(tmp_path: Path, point: str) -> None:
     """Fault 2: killed between artefact and manifest."""
     code = (
         "import sys; from pathlib import Path; from kd import files;"
-        "files.publish(Path(sys.argv[1]), {'a': b'1', 'b': b'2'}, {'kind': 'test'})"
+        "files.publish(Path(sys.argv[1]), {'a': b'1', 'b': b'2'}, {'kind': 'test', 'name': 'it'})"
     )
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "KD_CRASH_AT": point})
-    assert run.returncode == 137
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=killed_at(point, tmp_path / "faults"))
+    assert run.returncode == -signal.SIGKILL
     assert files.read_manifest(tmp_path) is None
     with pytest.raises(StorageError, match="no result here"):
         files.verified(tmp_path)
@@ -70,9 +77,10 @@ def test_a_crash_while_publishing_anew_leaves_no_old_manifest_beside_new_artefac
     files.publish(tmp_path, {"a": b"1", "b": b"2"}, {"generation": 1})
     code = (
         "import sys; from pathlib import Path; from kd import files;"
-        "files.publish(Path(sys.argv[1]), {'a': b'3', 'b': b'4'}, {'generation': 2})"
+        "files.publish(Path(sys.argv[1]), {'a': b'3', 'b': b'4'}, {'name': 'it'})"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, "KD_CRASH_AT": "publish:1"})
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=killed_at("publish:1", tmp_path / "faults"))
+    assert (tmp_path / "a").read_bytes() == b"3"
     assert files.read_manifest(tmp_path) is None
 
 
