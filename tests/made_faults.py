@@ -1,0 +1,299 @@
+"""A study in which every rule has a job, folders to make it in, and faults that its jobs meet where a test says so."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+from test_faults import Disk
+from test_workflow import Project
+
+from kd import products, stamps
+from kd.config import Study, merged, read_yaml, validate
+from kd.files import file_digest, lock, sha256
+from kd.judge import Judge
+from kd.products import Product
+
+# The points of kd.files.crash_point at which every kind of product comes by: before it works (twice), halfway, after
+# publishing, and before its stamp.
+POINTS = ("begin", "work", "publish:1", "published", "stamp")
+HIDDEN = ("manifest.json", "timings.csv")  # with the seconds that something took
+TREES = ("data", "results", "banks", "answers", "reports")
+
+
+def whole(size: int, **keys: object) -> dict:
+    """A study of every rule: images of this size from a folder, labels from a file, a bank that goes, two figures."""
+    return {
+        "study": "whole",
+        "dataset": "mine",
+        "datasets": {"mine": {"folder": "images", "size": size}},
+        "label_files": {"theirs": "theirs.npy"},
+        "protocol": {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32"},
+        "seeds": [0],
+        "keep_banks": False,
+        "experiments": {
+            "noisy": {
+                "teacher": "resnet14",
+                "student": "resnet8",
+                "label_noise": {"file": "theirs"},
+                "loss": ["mse"],
+                "figure": ["dots", "fidelity"],
+            }
+        },
+        **keys,
+    }
+
+
+NOW, EARLIER = 10, 8  # sizes of the images: an earlier study left everything of the other one
+
+
+class Whole(Project):
+    """A project with a study of every rule."""
+
+    def __init__(self, folder: Path, copy: bool = True, faults: Path | None = None) -> None:
+        super().__init__(folder, copy)
+        self.faults = faults or folder.with_name(f"{folder.name}.faults")
+        self.faults.mkdir(exist_ok=True)
+        if copy:
+            make_images(folder / "images")
+            self.ask(NOW)
+
+    def ask(self, size: int, **keys: object) -> None:
+        """Have the study be the one of now, or of earlier: its images, and its wrong labels."""
+        self.study(whole(size, **keys))
+        np.save(self.folder / "theirs.npy", wrong_labels(self.folder / "images", seed=size))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**super().environment, "KD_FAULTS": str(self.faults)}
+
+    @property
+    def values(self) -> dict:
+        with contextlib.chdir(self.folder):
+            return merged(read_yaml(self.folder / "study.yaml"))
+
+    def judge(self) -> Judge:
+        """Return a judge of the study that has seen nothing yet. Use it in the folder."""
+        return Judge.of_study(self.asked)
+
+    @property
+    def asked(self) -> Study:
+        return validate(self.values)
+
+    def everything(self) -> tuple[Product, ...]:
+        return self.judge().everything
+
+    def start(self) -> subprocess.Popen:
+        """Start snakemake, in a process group of its own, and leave it running."""
+        with open(self._log, "wb") as log:
+            return subprocess.Popen(
+                self.command(),
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def _log(self) -> Path:
+        return self.faults / ".log"
+
+    def output(self) -> str:
+        """Return what the snakemake that was started last has printed."""
+        return self._log.read_text()
+
+    def stamp(self, product: Product) -> Path:
+        with contextlib.chdir(self.folder):
+            return Path(product.stamp(stamps.question(self.values)))
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def fault(self, product: Product, point: str, action: str) -> Path:
+        """Have who makes a product meet a fault once; return the file that is there until then."""
+        path = self.faults / product.name.replace("/", "%")
+        path.write_text(f"{point} {action}")
+        return path
+
+    def pending(self) -> dict[str, str]:
+        """Return the faults that nobody has met yet: what they are of, and what they are."""
+        found = {}
+        for path in self.faults.glob("[!.]*"):
+            with contextlib.suppress(FileNotFoundError):  # somebody has met it just now
+                found[path.name.replace("%", "/")] = path.read_text()
+        return found
+
+    # -- verbs, in processes that are forked from one that has imported everything ------------------------------------
+
+    def verb(self, product: Product, *options: str) -> int:
+        """Make a product as its rule does; return the exit code, of a killed process minus the signal."""
+        arguments = [*command(product), "--study-json", json.dumps(self.values)]
+        arguments += ["--stamp", str(self.stamp(product)), *options]
+        process = _SERVER.Process(target=_verb, args=(str(self.folder), arguments, str(self.faults)))
+        process.start()
+        process.join(300)
+        assert process.exitcode is not None, f"{arguments} does not end"
+        return process.exitcode
+
+    def said(self) -> str:
+        """Return what the verbs have said."""
+        return (self.folder / "verbs.log").read_text()
+
+    # -- what is published --------------------------------------------------------------------------------------------
+
+    def published_bytes(self) -> dict[str, str]:
+        """Return each published file with a digest of what must be equal: all but seconds. Nothing else lies there."""
+        return {
+            str(path.relative_to(self.folder)): _digest(path)
+            for tree in TREES
+            for path in sorted((self.folder / tree).rglob("*"))
+            if path.is_file() and path.name not in HIDDEN and "/manifests/" not in str(path)
+        }
+
+
+def _digest(path: Path) -> str:
+    match path.name:
+        case "table.csv":
+            return sha256(pd.read_csv(path).drop(columns="seconds").to_csv().encode())
+        case "table.parquet":
+            return sha256(pd.read_parquet(path).drop(columns="seconds").to_csv().encode())
+        case "report.html":
+            return sha256(re.sub(r"\b\d+ (?:s|min)\b", "SECONDS", path.read_text()).encode())
+    return file_digest(path)
+
+
+def command(product: Product) -> list[str]:
+    """Return verb and names of the command that makes a product."""
+    rest = product.name.partition("/")[2]
+    words = product.name.rpartition("/")[2].split(".")
+    table = f"{product.folder}/table.parquet"
+    named = {
+        "data": [rest],
+        "labels": [rest],
+        "network": [product.name],
+        "bank": [product.cell],
+        "release": [product.cell],
+        "answers": [product.cell],
+        "analysis": words,
+        "table": [],
+        "figure": [table, *words],
+        "tables": [table],
+        "verdict": [table],
+        "page": [],
+    }
+    return [products.RULES[product.kind], *named[product.kind]]
+
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["kd.stages", "kd.table", "kd.report", "kd.verdict", "kd.analyses", "kd.data.folder", "kd.figures.dots"]
+)
+
+
+def _verb(folder: str, arguments: list[str], faults: str) -> None:
+    from kd.__main__ import main
+
+    os.chdir(folder)
+    os.environ["KD_FAULTS"] = faults
+    with open("verbs.log", "a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    sys.exit(main(arguments))
+
+
+# -- inputs -----------------------------------------------------------------------------------------------------------
+
+
+def make_images(folder: Path, train: int = 200, test: int = 100) -> None:
+    """Write some digits as pictures: train/LABEL/*.png and val/LABEL/*.png."""
+    digits = load_digits()
+    for number in range(train + test):
+        path = folder / ("train" if number < train else "val") / str(digits.target[number]) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[number] * 15.9).astype(np.uint8)).convert("RGB").save(path)
+
+
+def wrong_labels(images: Path, seed: int) -> np.ndarray:
+    """Return the labels [N] of images in their order, 30 % of them wrong."""
+    labels = np.array([int(path.parent.name) for path in sorted(images.glob("train/*/*.png"))])
+    wrong = np.random.default_rng(seed).choice(len(labels), round(0.3 * len(labels)), replace=False)
+    labels[wrong] = (labels[wrong] + 1) % 10
+    return labels
+
+
+# -- undisturbed ------------------------------------------------------------------------------------------------------
+
+
+class Undisturbed:
+    """The study of now and the one of earlier, each made with nothing in the way, and their banks kept beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.now, self.earlier = (Whole(folder / name, copy=False) for name in ("now", "earlier"))
+
+    def copy(self, to: Path, size: int = NOW, faults: Path | None = None) -> Whole:
+        """Return a copy of a finished project that a test may change; its stamps too."""
+        shutil.copytree((self.now if size == NOW else self.earlier).folder, to, symlinks=True)
+        return Whole(to, copy=False, faults=faults)
+
+    def kept(self, size: int) -> Path:
+        """Return the folder that has the banks of a study which has released its own."""
+        return self.folder / f"kept-{'now' if size == NOW else 'earlier'}"
+
+
+def make_undisturbed(folder: Path) -> Undisturbed:
+    for name, size in (("now", NOW), ("earlier", EARLIER)):
+        project = Whole(folder / name)
+        project.ask(size)
+        with contextlib.chdir(project.folder):
+            for product in project.everything():
+                if product.kind == "release":
+                    shutil.copytree("banks", folder / f"kept-{name}" / "banks")
+                assert project.verb(product) == 0, project.said()
+            assert project.judge().all_to_do == {}, project.judge().all_to_do
+    return Undisturbed(folder)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """Both studies, made once for all the processes that run these tests."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / "undisturbed-whole"
+    with lock(shared / "undisturbed-whole.lock"):
+        if (folder / "made").exists():
+            return Undisturbed(folder)
+        folder.mkdir()
+        made = make_undisturbed(folder)
+        (folder / "made").touch()
+    return made
+
+
+def fill(disk: Disk) -> None:
+    """Leave nothing free on a disk, while others write to it."""
+    with open(disk.path / "ballast", "ab") as file:
+        while free := shutil.disk_usage(disk.path).free:
+            with contextlib.suppress(OSError):  # somebody was faster
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free)
+
+
+# -- rules ------------------------------------------------------------------------------------------------------------
+
+
+def rules(root: Path) -> set[str]:
+    """Return the rules of a workflow that make something: those that have an output."""
+    text = "\n".join(path.read_text() for path in (root / "Snakefile", *(root / "workflow" / "rules").glob("*.smk")))
+    _, *blocks = re.split(r"^rule ", text, flags=re.MULTILINE)
+    return {block.partition(":")[0] for block in blocks if re.search(r"^    output:", block, re.MULTILINE)}

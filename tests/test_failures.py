@@ -1,0 +1,181 @@
+"""Whatever befalls a job, the same command goes on: every rule fails, is killed or meets a full disk at every point."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from itertools import product as pairs
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from made_faults import EARLIER, NOW, POINTS, Undisturbed, Whole, fill, rules
+from test_faults import Disk
+
+from kd import products
+from kd.products import Product
+
+pytest_plugins = ["made_faults"]
+
+RULES = sorted(products.RULES.values())
+ENDS = {"fail": 1, "full": 74, "kill": -signal.SIGKILL}  # what a verb ends with that meets such a fault
+CASES = list(pairs(POINTS, ENDS))
+
+
+def test_every_rule_makes_a_kind_of_product_and_every_kind_is_in_the_study(undisturbed: Undisturbed) -> None:
+    assert rules(ROOT) == set(RULES)
+    assert {product.kind for product in undisturbed.now.everything()} == set(products.KINDS)
+
+
+# -- verbs, each by itself --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", ["nothing", "earlier"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_job_that_ended_badly_is_made_by_the_next(
+    rule: str, before: str, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One case of each rule, another than its neighbours'; the slow test has all."""
+    number = 2 * RULES.index(rule) + (before == "earlier")
+    project = undisturbed.copy(tmp_path / "project")
+    monkeypatch.chdir(project.folder)
+    check(rule, before, [CASES[number % len(CASES)]], project, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["nothing", "earlier"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_job_that_ended_badly_at_any_point_is_made_by_the_next(
+    rule: str, before: str, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = undisturbed.copy(tmp_path / "project")
+    monkeypatch.chdir(project.folder)
+    check(rule, before, CASES, project, undisturbed)
+
+
+def check(rule: str, before: str, cases: list[tuple[str, str]], project: Whole, undisturbed: Undisturbed) -> None:
+    """Have the last product of a rule meet faults, and its verb make it afterwards as if there had been none."""
+    if rule in ("train", "bank"):  # a bank that is there; without it a student fills one
+        shutil.copytree(undisturbed.kept(NOW) / "banks", "banks", dirs_exist_ok=True)
+    wanted = project.published_bytes()
+    *_, product = (one for one in project.everything() if products.RULES[one.kind] == rule)
+    for point, action in cases:
+        take_away(product, before, undisturbed, project.stamp(product))
+        meet(product, point, action, project)
+        assert project.verb(product) == 0, project.said()
+        assert project.judge().to_do(product) is None
+        assert project.stamp(product).exists()
+    assert project.published_bytes() == wanted
+
+
+def take_away(product: Product, before: str, undisturbed: Undisturbed, stamp: Path) -> None:
+    """Have a product be absent, or what an earlier study left of it."""
+    stamp.unlink(missing_ok=True)
+    size = EARLIER if before == "earlier" else NOW
+    if product.kind == "release":  # made from a bank: that of now, or of earlier
+        shutil.rmtree("banks", ignore_errors=True)
+        shutil.copytree(undisturbed.kept(size) / "banks", "banks")
+        return
+    for path in files_of(product, Path()):
+        path.unlink(missing_ok=True)
+    if before == "earlier":
+        source = undisturbed.kept(size) if product.kind == "bank" else undisturbed.earlier.folder
+        for path in files_of(product, source):
+            shutil.copy(path, path.relative_to(source))
+
+
+def files_of(product: Product, root: Path) -> list[Path]:
+    """Return the files of a product, its manifest too."""
+    patterns = product.files if product.kind in products.READ_BY_PEOPLE else ("*",)
+    found = [path for pattern in patterns for path in (root / product.folder).glob(pattern) if path.is_file()]
+    return list(dict.fromkeys([*found, root / product.manifest]))
+
+
+def meet(product: Product, point: str, action: str, project: Whole) -> None:
+    """Have a verb meet a fault, and see that it leaves no stamp, and nothing that counts before it published."""
+    fault = project.fault(product, point, action)
+    before = {
+        path: path.read_bytes() for path in files_of(product, Path()) if path != product.manifest and path.exists()
+    }
+    code = project.verb(product)
+    if fault.exists():
+        fault.unlink()
+        assert (code, point) == (0, "publish:1"), project.said()
+        assert before == {path: path.read_bytes() for path in before}  # what has the same bytes is not replaced
+        return
+    assert code == ENDS[action], project.said()
+    assert not project.stamp(product).exists()
+    assert (project.judge().to_do(product) is None) == (point in ("published", "stamp"))
+
+
+# -- Snakemake, whose every job ends badly once -----------------------------------------------------------------------
+
+# Besides a job's own ends: its controller is killed with all jobs while it stands there, or the disk fills up under it.
+BADLY = list(pairs(POINTS, [*ENDS, "controller", "disk"]))
+ROUNDS = int(os.environ.get("KD_ROUNDS", "1"))  # 25: every product meets every case
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk | None]:
+    """A small disk; None for who may not mount one: there no disk fills up, and jobs are told that one has."""
+    if os.geteuid() != 0:
+        yield None
+        return
+    made = Disk(tmp_path / "disk", "300m")
+    yield made
+    subprocess.run(["umount", "--lazy", str(made.path)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(ROUNDS))
+@pytest.mark.parametrize("before", ["nothing", "earlier"])
+def test_the_same_command_ends_well_once_every_job_has_ended_badly(
+    before: str, number: int, undisturbed: Undisturbed, disk: Disk | None, tmp_path: Path
+) -> None:
+    """Each run of it meets what the one before did not come to; the last one finds the disk whole, and no fault."""
+    folder, faults = (disk.path if disk else tmp_path) / "project", tmp_path / "faults"  # these never on a full disk
+    if before == "earlier":
+        project = undisturbed.copy(folder, EARLIER, faults)
+        project.ask(NOW)
+    else:
+        project = Whole(folder, faults=faults)
+    every = project.everything()
+    cases = {one.name: BADLY[(7 * place + number) % len(BADLY)] for place, one in enumerate(every)}
+    for product in every:
+        point, action = cases[product.name]
+        if action == "disk" and disk is None:
+            action = "full"
+        project.fault(product, point, "hold" if action in ("controller", "disk") else action)
+    for _ in range(len(every) + 1):
+        waiting = project.pending()
+        code = run(project, {name: action for name, (_, action) in cases.items()}, disk)
+        if waiting == project.pending():
+            break
+        assert code != 0
+    assert code == 0, project.output()[-6000:] + project.logs()
+    # Where it has the same bytes as before, nothing is replaced.
+    assert all(before == "earlier" and fault.startswith("publish:1") for fault in project.pending().values())
+    assert project.published_bytes() == undisturbed.now.published_bytes()
+    assert "Nothing to be done" in project.run()
+
+
+def run(project: Whole, actions: dict[str, str], disk: Disk | None) -> int:
+    """Run snakemake once; where a job stands still, kill all that is running, or have the disk be full from then on."""
+    running = project.start()
+    while running.poll() is None:
+        for name in [name for name, fault in project.pending().items() if fault.endswith("held")]:
+            if actions[name] == "controller":
+                os.killpg(running.pid, signal.SIGKILL)
+                running.wait()
+            else:
+                fill(disk)
+            (project.faults / name.replace("/", "%")).unlink()
+        time.sleep(0.02)
+    with contextlib.suppress(AttributeError, FileNotFoundError):
+        disk.make_space()
+    return running.returncode
