@@ -145,7 +145,7 @@ def fill(
     names = manifest["rows"], manifest["keys"]
     manifest["files"] = {name: files.file_digest(folder / name) for name in names}
     manifest["sizes"] = {name: (folder / name).stat().st_size for name in names}
-    files.crash_point("publish:1", manifest["name"])
+    files.crash_point("publish:1", str(folder))
     manifest = files.write_manifest(folder / files.MANIFEST, manifest)
     _remove_others(folder, names)
     return manifest
