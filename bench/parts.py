@@ -295,14 +295,14 @@ def _digits(n: int) -> Examples:
 
 def fixed_costs(rounds: int) -> None:
     """What `kd train` takes beside its epochs: start to first step, last step to published. 50,000 images, eager."""
-    from kd.config import Protocol  # and with it pydantic, which bench.gpu has to do without
+    from kd.config import Protocol, Recipe  # and with it pydantic, which bench.gpu has to do without
 
     protocol = Protocol(name="bench", epochs=1, compile="never")
     recipe = json.dumps({"protocol": protocol.model_dump(), "dataset": None, "label_file": None})
     teacher = "results/cifar100+frac0.02/bench/wrn-16-2.ce.s0"
     costs: dict[str, list[float]] = {"teacher": [], "student": []}
     with tempfile.TemporaryDirectory() as folder:
-        _write_cifar_shaped(Path(folder, "data", "cifar100"))
+        _write_cifar_shaped(Path(folder), Recipe.parse(json.loads(recipe)))
         for seed in range(max(3, rounds // 3)):
             for name, cell in (
                 ("teacher", f"{teacher[:-1]}{seed}"),
@@ -331,7 +331,11 @@ def fixed_costs(rounds: int) -> None:
         note("import", name, median(took), "s")
 
 
-def _write_cifar_shaped(folder: Path) -> None:
+def _write_cifar_shaped(folder: Path, recipe: object) -> None:
+    """Lay down data in the shape of CIFAR-100, as if kd had made them."""
+    from kd import making, products
+    from kd.judge import Judge
+
     generator = np.random.default_rng(0)
     shapes = {"train": 50_000, "test": 1_000}
     parts = {name: generator.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for name, n in shapes.items()}
@@ -339,7 +343,8 @@ def _write_cifar_shaped(folder: Path) -> None:
     names = [str(k) for k in range(100)]
     arrays = (parts["train"], labels["train"], parts["test"], labels["test"])
     made = Images(*arrays, names, (0.5,) * 3, (0.25,) * 3)
-    write_dataset(made, folder, {})
+    product = products.data("cifar100")
+    write_dataset(made, folder / product.folder, making.about(Judge.of_recipe(recipe), product))
 
 
 def _peak(cell: Path) -> float:

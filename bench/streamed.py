@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         photographs(Path(folder, "images"))
         declared = {"folder": f"{folder}/images", "size": SIZE, "streamed": True}
-        prepare_dataset("made", declared, Path(folder, "made"), Path(folder))
+        prepare_dataset("made", declared, Path(folder, "made"), Path(folder), {})
         dataset = open_dataset(Path(folder, "made"))
         paths = sorted(Path(folder, "images", "train").rglob("*.jpg"))
         variants = {"Pillow alone": lambda: [bare(path) for path in paths]}

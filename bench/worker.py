@@ -267,7 +267,7 @@ def fill(options: dict) -> None:
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            bank.fill(Path(folder), identity, [(0, 1)], GRID, teacher, have, place)
+            bank.fill(Path(folder), identity, [(0, 1)], GRID, teacher, have, place, {})
 
     repeat(work)
 
@@ -296,7 +296,7 @@ def whole_bank(options: dict) -> None:
     """Fill the bank that a student of so many epochs reads, in options["folder"]."""
     place, have = _place(options), examples(options["train"], options["test"])
     folder, needs = Path(options["folder"], "bank"), [(0, options["epochs"])]
-    manifest = bank.fill(folder, _identity(options), needs, GRID, network(TEACHER), have, place)
+    manifest = bank.fill(folder, _identity(options), needs, GRID, network(TEACHER), have, place, {})
     print(json.dumps({"rows": manifest["shape"][0], "seconds": manifest["seconds"]}))
 
 

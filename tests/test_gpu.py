@@ -184,7 +184,7 @@ def test_views_are_the_same_bits_on_every_device() -> None:
 
 def filled(folder: Path, where: Place, precision: str = "fp32") -> StoredTeacher:
     identity = bank.Identity("t", "d", "e", "c", precision, GRID.pad, GRID.flip)
-    bank.fill(folder, identity, [(0, 4)], GRID, network("wrn-16-2"), examples(), where)
+    bank.fill(folder, identity, [(0, 4)], GRID, network("wrn-16-2"), examples(), where, {})
     return bank.open_bank(folder, identity, [(0, 4)], GRID, where.device)
 
 

@@ -13,13 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, prepare
 from test_workflow import SMALL
 from together import trained
 
-from kd import stages
-from kd.cells import Dataset
-from kd.config import Recipe
 from kd.errors import ConfigError
 from kd.files import verified
 from kd.peers import Team
@@ -82,7 +79,7 @@ def digits(project: Path) -> Path:
     study = {**SMALL, "seeds": 0, "protocol": {**SMALL["protocol"], "epochs": 8, "batch": 60}}
     Path("study.yaml").write_text(yaml.safe_dump(study))
     Path("config.yaml").write_text((ROOT / "config.yaml").read_text())
-    stages.data(Dataset("digits"), Recipe())
+    prepare()
     return project
 
 
