@@ -487,11 +487,16 @@ def _changed(made: Mapping, now: Mapping, manifest: Mapping, key: str = "") -> s
         if isinstance(then, dict) and isinstance(wanted, dict):
             if found := _changed(then, wanted, manifest, name):
                 return found
-        elif not (key == "protocol" and name in _AUTO and wanted in ("auto", _AUTO[name](manifest))):
+        elif not (_is_auto(key, name, manifest) and wanted in ("auto", _AUTO[name](manifest))):
             if isinstance(then, list | dict) or isinstance(wanted, list | dict):
                 return f"other {name}"
             return f"{name} {_short(then)} -> {_short(wanted)}"
     return None
+
+
+def _is_auto(key: str, name: str, manifest: Mapping) -> bool:
+    """Say whether a manifest has what `auto` became: that of a network has, a page tells what was asked for."""
+    return key == "protocol" and name in _AUTO and manifest["kind"] == "network"
 
 
 def _short(value: object) -> str:
