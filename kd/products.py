@@ -55,7 +55,8 @@ READ_BY_PEOPLE = frozenset({"analysis", "table", "figure", "tables", "verdict", 
 _FILES = {
     "table": ("table.*", "curves.*"),
     "tables": ("means.*", "comparisons.*"),
-    "verdict": ("verdict.*", "figures/verdict.*"),
+    # each by its name: figures/verdict.dots.png is a figure of an experiment that is called verdict
+    "verdict": ("verdict.*", *(f"figures/verdict.{kind}" for kind in ("pdf", "png", "svg", "txt"))),
     "page": ("report.html",),
 }
 
