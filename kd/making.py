@@ -58,7 +58,7 @@ def begin(judge: Judge, product: Product, stamp: Path | None) -> Judge | None:
     judge = judge.again()
     if _settled(judge, product, stamp):
         return None
-    judge = _with_inputs(judge, product)
+    judge = with_inputs(judge, product)
     files.crash_point("begin", product)
     if stamp:
         stamps.remove(stamp)
@@ -99,7 +99,11 @@ def _settled(judge: Judge, product: Product, stamp: Path | None) -> bool:
     return True
 
 
-def _with_inputs(judge: Judge, product: Product) -> Judge:
+def with_inputs(judge: Judge, product: Product) -> Judge:
+    """Return a judge that has found all inputs of a product as they must be, after waiting a while for them.
+
+    Raises StorageError that names those that are not.
+    """
     deadline = time.monotonic() + float(os.environ.get(LATENCY, "0"))
     while refusals := judge.refusals(product):
         if time.monotonic() > deadline:

@@ -373,6 +373,7 @@ def bank_of(
     if recipe.protocol.crop == "resized":
         raise ConfigError("protocol.crop: resized crops are without number, no bank holds them; set teacher: online")
     product = products.bank(teacher)
+    making.with_inputs(judge, product)  # before its data are opened
     with contextlib.ExitStack() as held:
         # The place before the lock, as students take them: the other way round each could wait for the other.
         where = _place(teacher, recipe, _behind_bank(teacher, recipe), resources, held, trains=False)
@@ -459,6 +460,7 @@ def answers_of(judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, s
         content = safetensors.torch.save(tensors, {"cell": cell.path})
         files.publish(Path(ANSWERS, cell.name), {answers.FILE: content}, about | in_fp32.describe())
 
+    making.with_inputs(judge, product)
     with contextlib.ExitStack() as held:
         # The place before the lock, as for banks.
         where = _place(cell, recipe, prepared(cell, recipe), resources, held, trains=False)
