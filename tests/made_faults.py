@@ -21,6 +21,7 @@ from test_faults import Disk
 from test_workflow import Project
 
 from kd import products, stamps
+from kd.cells import parse_cell
 from kd.config import Study, merged, read_yaml, validate
 from kd.files import file_digest, lock, sha256
 from kd.judge import Judge
@@ -248,6 +249,12 @@ class Undisturbed:
         shutil.copytree((self.now if size == NOW else self.earlier).folder, to, symlinks=True)
         return Whole(to, copy=False, faults=faults)
 
+    def folder_of(self, product: Product, size: int) -> Path:
+        """Return the folder in which one of the studies has left a product."""
+        if product.kind in ("bank", "release"):
+            return self.kept(size)
+        return (self.now if size == NOW else self.earlier).folder
+
     def kept(self, size: int) -> Path:
         """Return the folder that has the banks of a study which has released its own."""
         return self.folder / f"kept-{'now' if size == NOW else 'earlier'}"
@@ -266,9 +273,8 @@ def make_undisturbed(folder: Path) -> Undisturbed:
     return Undisturbed(folder)
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """Both studies, made once for all the processes that run these tests."""
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """Return both studies, made once for all the processes that run these tests."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder = shared / "undisturbed-whole"
@@ -279,6 +285,29 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
         made = make_undisturbed(folder)
         (folder / "made").touch()
     return made
+
+
+def take_away(product: Product) -> None:
+    """Have a product be absent: of a release, have its bank be absent."""
+    for path in files_of(product, Path()):
+        path.unlink(missing_ok=True)
+
+
+def move_in(product: Product, source: Path) -> None:
+    """Take a product from another project: for a release, the bank that it would remove."""
+    for path in files_of(product, source):
+        to = path.relative_to(source)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+
+
+def files_of(product: Product, root: Path) -> list[Path]:
+    """Return the files of a product in a project, its manifest first."""
+    if product.kind == "release":
+        product = products.bank(parse_cell(product.cell))
+    patterns = product.files if product.kind in products.READ_BY_PEOPLE else ("*",)
+    found = [path for pattern in patterns for path in (root / product.folder).glob(pattern) if path.is_file()]
+    return list(dict.fromkeys([path for path in (root / product.manifest, *found) if path.exists()]))
 
 
 def fill(disk: Disk) -> None:

@@ -14,17 +14,20 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from made_faults import EARLIER, NOW, POINTS, Undisturbed, Whole, fill, rules
+from made_faults import EARLIER, NOW, POINTS, Undisturbed, Whole, files_of, fill, made_once, move_in, rules, take_away
 from test_faults import Disk
 
 from kd import products
 from kd.products import Product
 
-pytest_plugins = ["made_faults"]
-
 RULES = sorted(products.RULES.values())
 ENDS = {"fail": 1, "full": 74, "kill": -signal.SIGKILL}  # what a verb ends with that meets such a fault
 CASES = list(pairs(POINTS, ENDS))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return made_once(tmp_path_factory)
 
 
 def test_every_rule_makes_a_kind_of_product_and_every_kind_is_in_the_study(undisturbed: Undisturbed) -> None:
@@ -65,35 +68,15 @@ def check(rule: str, before: str, cases: list[tuple[str, str]], project: Whole, 
     wanted = project.published_bytes()
     *_, product = (one for one in project.everything() if products.RULES[one.kind] == rule)
     for point, action in cases:
-        take_away(product, before, undisturbed, project.stamp(product))
+        project.stamp(product).unlink(missing_ok=True)
+        take_away(product)
+        if before == "earlier" or product.kind == "release":
+            move_in(product, undisturbed.folder_of(product, EARLIER if before == "earlier" else NOW))
         meet(product, point, action, project)
         assert project.verb(product) == 0, project.said()
         assert project.judge().to_do(product) is None
         assert project.stamp(product).exists()
     assert project.published_bytes() == wanted
-
-
-def take_away(product: Product, before: str, undisturbed: Undisturbed, stamp: Path) -> None:
-    """Have a product be absent, or what an earlier study left of it."""
-    stamp.unlink(missing_ok=True)
-    size = EARLIER if before == "earlier" else NOW
-    if product.kind == "release":  # made from a bank: that of now, or of earlier
-        shutil.rmtree("banks", ignore_errors=True)
-        shutil.copytree(undisturbed.kept(size) / "banks", "banks")
-        return
-    for path in files_of(product, Path()):
-        path.unlink(missing_ok=True)
-    if before == "earlier":
-        source = undisturbed.kept(size) if product.kind == "bank" else undisturbed.earlier.folder
-        for path in files_of(product, source):
-            shutil.copy(path, path.relative_to(source))
-
-
-def files_of(product: Product, root: Path) -> list[Path]:
-    """Return the files of a product, its manifest too."""
-    patterns = product.files if product.kind in products.READ_BY_PEOPLE else ("*",)
-    found = [path for pattern in patterns for path in (root / product.folder).glob(pattern) if path.is_file()]
-    return list(dict.fromkeys([*found, root / product.manifest]))
 
 
 def meet(product: Product, point: str, action: str, project: Whole) -> None:
