@@ -46,7 +46,7 @@ if MAIN:
         stamps.project(JUDGE, STAMPS)
     except KdError as error:
         raise SystemExit(f"kd: {error}")
-    if workflow.dag_settings:  # --lint has none
+    if workflow.check_envvars:  # not so for --lint, by which alone it can be told here
         for line in [*told(JUDGE.all_to_do), *filter(None, [replaced(JUDGE)])]:
             print(f"kd: {line}", file=sys.stderr)
 
