@@ -182,6 +182,7 @@ _IN_REPORTS = (
     (rf"(?:figures/)?verdict{_ENDING}", "verdict"),
     (r"report\.html", "page"),
     (rf"((?:figures|analyses)/\w+\.\w+){_ENDING}", r"\1"),
+    (rf"{MANIFESTS}/(.+)\.json", r"\1"),
 )
 
 
