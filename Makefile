@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := workflow/studies/demo.yaml
 
-.PHONY: demo test test-slow test-slurm bench lint format clean
+.PHONY: demo test test-slow test-slurm storm bench lint format clean
 
 demo: .venv/installed
 	@$(BIN)/snakemake --cores all --configfile $(DEMO)
@@ -24,6 +24,9 @@ test-slurm: .venv/installed # as root on Debian: a SLURM on this machine, withou
 	KD_TEST_CLUSTER=plain $(BIN)/pytest -n 4 --dist worksteal -m slurm; code=$$?; tests/cluster.sh stop; exit $$code
 	tests/cluster.sh start --accounting
 	KD_TEST_CLUSTER=accounting $(BIN)/pytest -m slurm -k accounting; code=$$?; tests/cluster.sh stop; exit $$code
+
+storm: .venv/installed # an hour of kills, full disks and deleted files; as root on Linux, for it mounts a small disk
+	$(BIN)/python tests/storm.py --seconds 3600 --seed $$(date +%s)
 
 bench: .venv/installed # an hour's half, on a machine that does nothing else
 	$(BIN)/python -m bench.loops

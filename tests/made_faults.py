@@ -240,9 +240,9 @@ def wrong_labels(images: Path, seed: int) -> np.ndarray:
 class Undisturbed:
     """The study of now and the one of earlier, each made with nothing in the way, and their banks kept beside them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: type[Whole] = Whole) -> None:
         self.folder = folder
-        self.now, self.earlier = (Whole(folder / name, copy=False) for name in ("now", "earlier"))
+        self.now, self.earlier = (kind(folder / name, copy=False) for name in ("now", "earlier"))
 
     def copy(self, to: Path, size: int = NOW, faults: Path | None = None) -> Whole:
         """Return a copy of a finished project that a test may change; its stamps too."""
@@ -260,17 +260,19 @@ class Undisturbed:
         return self.folder / f"kept-{'now' if size == NOW else 'earlier'}"
 
 
-def make_undisturbed(folder: Path) -> Undisturbed:
+def make_undisturbed(folder: Path, kind: type[Whole] = Whole) -> Undisturbed:
+    """Make both studies of a kind of project."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, size in (("now", NOW), ("earlier", EARLIER)):
-        project = Whole(folder / name)
+        project = kind(folder / name)
         project.ask(size)
         with contextlib.chdir(project.folder):
             for product in project.everything():
                 if product.kind == "release":
-                    shutil.copytree("banks", folder / f"kept-{name}" / "banks")
+                    shutil.copytree("banks", folder / f"kept-{name}" / "banks", dirs_exist_ok=True)
                 assert project.verb(product) == 0, project.said()
             assert project.judge().all_to_do == {}, project.judge().all_to_do
-    return Undisturbed(folder)
+    return Undisturbed(folder, kind)
 
 
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
@@ -281,7 +283,6 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     with lock(shared / "undisturbed-whole.lock"):
         if (folder / "made").exists():
             return Undisturbed(folder)
-        folder.mkdir()
         made = make_undisturbed(folder)
         (folder / "made").touch()
     return made
