@@ -17,9 +17,10 @@ from kd.judge import Judge
 min_version("9.11")
 
 try:
-    for overlay in workflow.overwrite_configfiles:
-        read_yaml(overlay)  # Snakemake's own loader reads 010 as 8
-    VALUES = merged(config)
+    overlay = {}  # not `config`: Snakemake reads 010 as 8, and puts keys within a key beside those that it replaces
+    for path in workflow.overwrite_configfiles:
+        overlay |= read_yaml(path)
+    VALUES = merged(overlay | dict(workflow.config_settings.config))
     STUDY = validate(VALUES)
 except ConfigError as error:
     raise SystemExit(f"kd: {error}")
