@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kd import files
-from kd.cells import STATE, Cell
+from kd.cells import STATE, Cell, memberships, taught_by
 from kd.config import Study
 from kd.errors import ConfigError
 from kd.judge import data_recipe
@@ -51,15 +51,23 @@ def alive() -> list[dict]:
 
 def _presence(study: Study, every: Sequence[Cell]) -> dict:
     values = study.protocol.model_dump(mode="json")
+    rows = sorted((experiment, cell.path) for experiment, cell in memberships(study, taught_by(every)))
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "study": study.study,
-        "cells": files.sha256("\n".join(sorted(cell.path for cell in every)).encode()),
+        "cells": files.sha256(files.canonical_json(rows).encode()),
         "protocols": {f"{cell.dataset}/{cell.protocol}": values for cell in every},
-        "datasets": {name: data_recipe(declared.model_dump()) for name, declared in study.datasets.items()},
-        "label_files": dict(study.label_files),
+        "dataset": {name: data_recipe(declared.model_dump()) for name, declared in study.datasets.items()},
+        "label file": {name: _digest(path) for name, path in study.label_files.items()},
+        "weights": {name: declared.claim for name, declared in study.weights.items()},
     }
+
+
+def _digest(path: str) -> str | None:
+    with contextlib.suppress(OSError):
+        return files.file_digest(Path(path).expanduser())
+    return None
 
 
 def _conflict(mine: dict, other: dict) -> str | None:
@@ -73,9 +81,11 @@ def _conflict(mine: dict, other: dict) -> str | None:
                     f"trains protocol {name} with {key} {theirs.get(key)}, this study has {values[key]}; wait for it, "
                     "or give the protocol another name"
                 )
-    for name, recipe in mine["datasets"].items():
-        if other["datasets"].get(name, recipe) != recipe:
-            return f"has another dataset {name}; wait for it, or give the dataset another name"
+    for kind in ("dataset", "label file", "weights"):
+        for name, what in mine[kind].items():
+            theirs = other[kind].get(name, what)
+            if theirs != what and None not in (theirs, what):
+                return f"has another {kind} {name}; wait for it, or give yours another name"
     if mine["study"] == other["study"] and mine["cells"] != other["cells"]:
         return f"makes study {mine['study']} of other cells; wait for it, or give the study another name"
     return None
