@@ -122,9 +122,8 @@ def living(folder: str) -> Iterator[None]:
 
 
 def _sweep(mine: Path) -> None:
-    for path in Path(TOP).glob(f"{PREFIX}*.lock"):
-        if path == mine:
-            continue
+    # a folder, too, that has no lock: a job has outlived its Snakemake, and another start the folder
+    for path in {found.with_suffix(".lock") for found in Path(TOP).glob(f"{PREFIX}*")} - {mine}:
         with contextlib.suppress(StorageError, OSError, Busy), files.lock(path, wait=False):
             shutil.rmtree(path.with_suffix(""), ignore_errors=True)
             path.unlink(missing_ok=True)  # last, and while it is held: who waits for it looks whether it is there still
