@@ -154,7 +154,7 @@ class Judge:
         It looks at the product and its inputs alone: this judge had found these current.
         """
         for one in self.inputs(product):
-            if product.kind != "release" and not self.same(one):
+            if product.kind != "release" and not self.same(one) and not (one.kind in SPARED and _is_gone(one)):
                 return f"{_role(product, one)} is another now"
         for one in (product, *([_bank_of(product)] if product.kind == "release" else [])):
             self._seen.pop(one, None)
@@ -459,6 +459,10 @@ def _read(product: Product) -> Seen:
             if files.file_digest(product.folder / name) != digest:
                 why = f"{os.path.basename(name)} is damaged"
     return Seen(None, why) if why else Seen(manifest)
+
+
+def _is_gone(product: Product) -> bool:
+    return not product.manifest.exists()
 
 
 def _digest(product: Product, one: Product, manifest: dict) -> str:

@@ -71,7 +71,8 @@ def end(judge: Judge, product: Product, stamp: Path | None) -> None:
     """Leave the stamp of what was just published. Call it under the same lock as `begin`, with the judge it gave."""
     files.crash_point("published", product)
     if why := judge.made(product):
-        raise StorageError(f"{product}: published, but meanwhile: {why}; run the same command again")
+        files.discard(product.manifest)  # it says what was there before: with that back, it would count
+        raise StorageError(f"{product}: made, and does not count, because {why}; run the same command again")
     files.crash_point("stamp", product)
     if stamp:
         stamps.make(stamp)
