@@ -19,9 +19,10 @@ import torch
 import yaml
 from conftest import ROOT
 from made_imagenet import made_imagenet
+from starting import STARTER
 
 from kd import models
-from kd.files import file_digest, lock
+from kd.files import file_digest, lock, read_manifest, write_manifest
 
 STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
 SMALL = {
@@ -65,12 +66,17 @@ class Project:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run snakemake to its end and return what it printed."""
-        run = subprocess.run(
-            self.command(*arguments), cwd=self.folder, env=self.environment, capture_output=True, text=True
-        )
-        output = run.stdout + run.stderr
-        assert run.returncode == code, output[-6000:] + self.logs()
+        _, _, _, *given = self.command(*arguments)  # after `python -m snakemake`
+        ended, output = STARTER.run(given, self.folder, self.environment)
+        assert ended == code, output[-6000:] + self.logs()
         return output
+
+    def kd(self, *arguments: str, code: int = 0) -> str:
+        """Run a verb to its end and return what it printed."""
+        command = [sys.executable, "-m", "kd", *arguments]
+        run = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        assert run.returncode == code, run.stdout + run.stderr
+        return run.stdout + run.stderr
 
     def start(self) -> subprocess.Popen:
         """Start snakemake and leave it running."""
@@ -84,9 +90,7 @@ class Project:
 
     def planned(self, *arguments: str) -> tuple[Counter, set[str]]:
         """Return the jobs that a dry run names: how many of each rule, and the cells to train."""
-        output = self.run("--dry-run", *arguments)
-        jobs = Counter(re.findall(r"^ *(?:local)?rule (\w+):$", output, re.MULTILINE))  # indented in a group
-        return jobs, set(re.findall(r"^ +output: results/(\S+)/manifest\.json\b", output, re.MULTILINE))
+        return jobs_in(self.run("--dry-run", *arguments))
 
     def published(self) -> dict[str, str]:
         """Return each cell's manifest, in which the seconds that its training took tell one training from another."""
@@ -102,6 +106,22 @@ class Project:
         text = (self.folder / name).read_text()
         assert old in text, f"{old!r} is not in {name}"
         (self.folder / name).write_text(text.replace(old, new, 1))
+
+    def change(self, name: str) -> None:
+        """Change what a module does, and not what it gives."""
+        with open(self.folder / name, "a") as file:
+            file.write("\nCHANGED = 1\n")
+
+
+def jobs_in(output: str) -> tuple[Counter, set[str]]:
+    """Return the jobs that Snakemake printed: how many of each rule, and the cells to train."""
+    jobs = Counter(re.findall(r"^ *(?:local)?rule (\w+):$", output, re.MULTILINE))  # indented in a group
+    return jobs, {name.partition("/")[2] for name in made_by(output) if name.startswith("results/")}
+
+
+def made_by(output: str) -> set[str]:
+    """Return the names of what is made by the jobs that Snakemake printed."""
+    return set(re.findall(r"^ +output: state/stamps/q-\w+/(\S+)\.stamp\b", output, re.MULTILINE))
 
 
 def working_directory(pid: str) -> str | None:
@@ -126,14 +146,17 @@ MSE = {f"{TEACHER}/resnet8.mse.s{seed}" for seed in (0, 1)}
 CE = {f"digits/quick/resnet8.ce.s{seed}" for seed in (0, 1)}
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of all the processes that run these tests."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The small study, run to its end once for all the processes that run these tests."""
-    shared = (
-        tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.getbasetemp()
-    )
-    folder = shared / "finished"
-    with lock(shared / "finished.lock"):
+    folder = shared_folder(tmp_path_factory) / "finished"
+    with lock(folder.with_suffix(".lock")):
         if folder.exists():
             return Project(folder, copy=False)
         folder.mkdir()
@@ -189,8 +212,13 @@ def test_a_number_with_a_leading_zero_stops_everything(tmp_path: Path) -> None:
 
 
 def test_a_key_on_the_command_line_replaces_the_file_s(tmp_path: Path) -> None:
-    _, cells = Project(tmp_path).planned("--config", "seeds=[7]")
+    """As it does for kd: whole, and with all that is within it."""
+    project = Project(tmp_path)
+    _, cells = project.planned("--config", "seeds=[7]")
     assert {name for name in cells if name.endswith(".s7")} == cells - {TEACHER}
+    one = ["--config", "experiments={one: {student: resnet8, loss: ce}}", "seeds=[0]"]
+    assert project.planned(*one)[1] == {"digits/quick/resnet8.ce.s0"}
+    assert project.kd("plan", "study.yaml", "--cells", *one) == "results/digits/quick/resnet8.ce.s0\n"
 
 
 def test_targets_name_the_stages(tmp_path: Path) -> None:
@@ -226,7 +254,9 @@ def test_a_finished_study_has_its_table_figures_and_page(finished: Project) -> N
     }
     verdict = {f"verdict.{kind}" for kind in ("csv", "md", "tex")}
     verdict |= {f"figures/verdict.{kind}" for kind in ("png", "pdf", "svg", "txt")}
-    assert names == figures | tables | verdict | {"report.html"}
+    manifests = {f"manifests/{one}.json" for one in ("table", "tables", "verdict", "page")}
+    manifests |= {f"manifests/figures/losses.{figure}.json" for figure in ("dots", "curves")}
+    assert names == figures | tables | verdict | manifests
 
 
 def test_run_again_it_does_nothing(finished: Project) -> None:
@@ -261,8 +291,7 @@ def test_a_comment_or_a_docstring_retrains_and_redraws_nothing(done: Project) ->
 
 def test_a_changed_loss_retrains_its_students_and_not_the_teachers(done: Project) -> None:
     """Fault 37."""
-    with open(done.folder / "kd" / "losses" / "kl.py", "a") as file:
-        file.write("\nCHANGED = 1\n")
+    done.change("kd/losses/kl.py")
     jobs, cells = done.planned()
     assert cells == KL3
     assert jobs["bank"] == 0
@@ -272,21 +301,32 @@ def test_a_changed_loss_retrains_its_students_and_not_the_teachers(done: Project
 
 
 def test_a_changed_network_retrains_those_that_are_one_and_their_students(done: Project) -> None:
-    with open(done.folder / "kd" / "models" / "wrn.py", "a") as file:
-        file.write("\nCHANGED = 1\n")
+    done.change("kd/models/wrn.py")
     assert "Nothing to be done" in done.run("--dry-run")
-    with open(done.folder / "kd" / "models" / "resnet_cifar.py", "a") as file:
-        file.write("\nCHANGED = 1\n")
+    done.change("kd/models/resnet_cifar.py")
     assert done.planned()[1] == {TEACHER} | KL3 | MSE | CE
 
 
 def test_a_changed_figure_redraws_one_figure(done: Project) -> None:
-    with open(done.folder / "kd" / "figures" / "dots.py", "a") as file:
-        file.write("\nCHANGED = 1\n")
+    done.change("kd/figures/dots.py")
     jobs, _ = done.planned()
     assert jobs == Counter(figure=1, report=1, all=1)
     done.run()
     assert "Nothing to be done" in done.run("--dry-run")
+
+
+def test_what_people_read_comes_back_as_it_was_where_a_file_of_it_is_deleted_or_damaged(done: Project) -> None:
+    """Fault 11: each file of a figure counts, not its PNG alone."""
+    report = done.folder / "reports" / "small"
+    before = {path: path.read_bytes() for path in report.rglob("*.*") if path.parent.name != "manifests"}
+    (report / "figures" / "losses.dots.svg").unlink()
+    (report / "comparisons.csv").unlink()
+    (report / "verdict.md").write_bytes(before[report / "verdict.md"].swapcase())  # as long as it was
+    jobs, cells = done.planned()
+    assert jobs == Counter(figure=1, tables=1, verdict=1, report=1, all=1)
+    assert not cells
+    done.run()
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_touched_and_checked_out_files_retrain_nothing(done: Project) -> None:
@@ -341,39 +381,42 @@ def test_a_temporary_bank_goes_with_its_last_student_and_returns_for_a_new_one(d
     before = done.published()
     done.study({**SMALL, "keep_banks": False})
     done.run()
-    assert [path.name for path in bank.iterdir()] == ["released.json"]
+    assert not list(bank.iterdir())
     done.study({**with_losses("ce", {"kl": {"tau": [3, 20]}}, "mse"), "keep_banks": False})
     jobs, cells = done.planned()
     assert (jobs["bank"], jobs["release"], len(cells)) == (1, 1, 2)
     done.run()
     assert changed(before, done.published()) == {f"{TEACHER}/resnet8.kl-tau20.s{seed}" for seed in (0, 1)}
-    assert [path.name for path in bank.iterdir()] == ["released.json"]
+    assert not list(bank.iterdir())
     assert "Nothing to be done" in done.run()
-
-
-def collect(project: Project) -> str:
-    """Collect the table by hand; return the exit code and what was said."""
-    command = [sys.executable, "-m", "kd", "collect", "--configfile", "study.yaml"]
-    run = subprocess.run(command, cwd=project.folder, env=project.environment, capture_output=True, text=True)
-    return f"{run.returncode} {run.stderr}"
 
 
 def test_the_table_refuses_and_names_what_is_missing_damaged_or_mixed(done: Project) -> None:
     """Faults 21 to 23, by hand, where no DAG has put things right before."""
+    cell = sorted(KL3)[0]
+    lost = done.folder / "results" / cell
+    whole = {name: (lost / name).read_bytes() for name in ("manifest.json", "metrics.csv")}
+    manifest, metrics = lost / "manifest.json", lost / "metrics.csv"
 
-    assert collect(done).startswith("0")
-    lost = done.folder / "results" / sorted(KL3)[0]
-    kept = (lost / "manifest.json").read_text()
-    (lost / "manifest.json").unlink()
-    assert re.match(r"2 .*1 of the study's cells.*kl-tau3\.s0: not trained", collect(done), re.DOTALL)
-    (lost / "manifest.json").write_text(re.sub(r'"code": "\w+"', '"code": "0123456789abcdef"', kept))
-    assert re.match(r"2 .*kl-tau3\.s0: trained with code 0123456789abcdef, the code is now", collect(done), re.DOTALL)
-    (lost / "manifest.json").write_text(kept)
-    whole = (lost / "metrics.csv").read_text()
-    (lost / "metrics.csv").write_text(whole.replace("1,", "1,9", 1))
-    assert re.match(r"2 .*metrics\.csv: damaged", collect(done), re.DOTALL)
-    (lost / "metrics.csv").write_text(whole)
-    assert collect(done).startswith("0")
+    def collected(code: int) -> str:
+        table = done.folder / "reports/small/manifests/table.json"
+        table.unlink(missing_ok=True)  # one that is current would not be collected again
+        said = done.kd("collect", "--configfile", "study.yaml", code=code)
+        assert table.exists() == (code == 0)
+        for name, content in whole.items():
+            (lost / name).write_bytes(content)
+        return said
+
+    collected(0)
+    manifest.unlink()
+    assert re.search(rf"what it is made from is not as it must be; .*\n  results/{cell}: not made yet", collected(74))
+    write_manifest(manifest, {**read_manifest(lost), "code": "0123456789abcdef"})
+    assert re.search(rf"results/{cell}: made by other code", collected(74))
+    metrics.write_bytes(whole["metrics.csv"].replace(b"1,", b"1,9", 1))
+    assert re.search(rf"results/{cell}: metrics\.csv has [\d,]+ bytes instead of [\d,]+", collected(74))
+    metrics.write_bytes(whole["metrics.csv"].swapcase())  # the header: as long as it was
+    assert re.search(rf"{cell}/metrics\.csv: damaged: its manifest says sha256", collected(2))
+    collected(0)
 
 
 def test_an_imported_teacher_is_imported_once_and_anew_when_its_file_is_another(tmp_path: Path) -> None:
@@ -384,7 +427,7 @@ def test_an_imported_teacher_is_imported_once_and_anew_when_its_file_is_another(
     assert set(before) == {BORROWED} | {f"{BORROWED}/resnet8.mse.s{seed}" for seed in (0, 1)}
     assert "Nothing to be done" in project.run()
     project.study(borrowing(project, seed=2))
-    assert "weights borrowed are" in collect(project)
+    assert "sha256" in project.kd("collect", "--configfile", "study.yaml", code=74)
     jobs, cells = project.planned()
     assert cells == set(before)
     assert jobs["bank"] == 1
@@ -422,13 +465,16 @@ def test_an_ensemble_follows_its_members_and_leads_its_students(tmp_path: Path) 
     project.study(ensemble(keep_banks=False))
     project.run()
     assert set(project.published()) == MEMBERS | {TOGETHER} | THEIRS
-    assert {str(path.parent.relative_to(tmp_path / "banks")) for path in tmp_path.rglob("released.json")} == MEMBERS
+    assert all((tmp_path / "banks" / member).is_dir() for member in MEMBERS)  # they were there
+    assert not [path for path in (tmp_path / "banks").rglob("*") if path.is_file()]
     assert "Nothing to be done" in project.run()
     table = pd.read_parquet(tmp_path / "reports" / "small" / "table.parquet").set_index("cell")
     assert table.loc[f"results/{TOGETHER}", "test_top1"] > 0
     # A member that is another makes all that hangs on it out of date, and nothing else.
-    member = project.folder / "results" / sorted(MEMBERS)[1] / "manifest.json"
-    member.write_text(member.read_text().replace('"seconds"', '"seconds_of_another"'))
+    member = project.folder / "results" / sorted(MEMBERS)[1]
+    manifest = read_manifest(member)
+    manifest["files"]["model.safetensors"] = "0" * 64
+    write_manifest(member / "manifest.json", manifest)
     assert project.planned()[1] == {TOGETHER} | THEIRS
     # Another combination shares the members.
     project.study(ensemble(experiments={"e": {**ensemble()["experiments"]["losses"], "ensemble": "sum_logit"}}))
@@ -479,19 +525,16 @@ def test_figures_of_answers_follow_the_networks_and_train_none(tmp_path: Path) -
     # Answers can be deleted, and come back for what needs them.
     shutil.rmtree(tmp_path / "answers")
     assert "Nothing to be done" in project.run("--dry-run")
-    with open(project.folder / "kd" / "measures.py", "a") as file:
-        file.write("\nCHANGED = 1\n")
+    project.change("kd/measures.py")
     jobs, cells = project.planned()
     assert (jobs["answers"], jobs["measure"], jobs["figure"], len(cells)) == (4, 2, 2, 0)
     project.run()
     # Other code behind the answers makes them anew, and no network.
-    with open(project.folder / "kd" / "answers.py", "a") as file:
-        file.write("\nCHANGED = 1\n")
+    project.change("kd/answers.py")
     jobs, cells = project.planned()
     assert (jobs["answers"], jobs["measure"], jobs["figure"], len(cells)) == (4, 2, 2, 0)
     # Another loss makes other networks, and their answers alone.
-    with open(project.folder / "kd" / "losses" / "mse.py", "a") as file:
-        file.write("\nCHANGED = 1\n")
+    project.change("kd/losses/mse.py")
     project.run()
     assert changed(before, project.published()) == {f"{TEACHER}/resnet8.mse.s0"}
     assert "Nothing to be done" in project.run()
@@ -616,8 +659,7 @@ def test_the_demo_shows_a_signal_and_is_incremental(tmp_path: Path) -> None:
     kl.write_text(text + "\nCHANGED = 1\n")
     assert project.planned()[1] == {name for name in first if ".kl-" in name}
     kl.write_text(text)
-    with open(project.folder / "kd" / "figures" / "tau.py", "a") as file:
-        file.write("\nCHANGED = 1\n")
+    project.change("kd/figures/tau.py")
     assert project.planned()[0] == Counter(figure=1, report=1, all=1)
     project.run()
     for tree in ("results", "data", "banks", "kd"):
