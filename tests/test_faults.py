@@ -522,7 +522,7 @@ def test_a_controller_that_is_killed_leaves_its_cell_to_the_next_which_waits_and
     counted.run(TARGET)
     assert_each_epoch_once(counted)
     assert len(counted.trainers) == 1
-    assert "is trained already" in counted.logs()
+    assert "is there already" in counted.logs()
 
 
 def assert_each_epoch_once(project: Counted) -> None:
@@ -652,26 +652,24 @@ def test_times_from_the_future_and_the_past_retrain_and_delete_nothing(done: Pro
 
 
 @pytest.mark.slow
-def test_results_that_another_machine_sees_three_seconds_late_are_waited_for(counted: Counted) -> None:
-    """Fault 42: with latency-wait, as the profile for SLURM has it, nothing is lost or done twice."""
-    hide = " && mv results/{wildcards.cell} hidden && {{ (sleep 3; mv hidden results/{wildcards.cell}) & }}"
-    counted.edit(
-        "workflow/rules/train.smk",
-        "--cells-per-gpu {resources.cells_per_gpu} &>> {log:q} ||",
-        f"--cells-per-gpu {{resources.cells_per_gpu}} &>> {{log:q}}{hide} ||",
-    )
-    counted.study({**SMALL, "protocol": {**LONG, "epochs": 2}})
-    counted.run(TARGET, "--latency-wait", "10")
-    assert set(counted.published()) == {CELL}
-    assert counted.epochs.total() == 2
-    assert "Nothing to be done" in counted.run(TARGET)
+def test_results_that_another_machine_sees_seconds_late_are_waited_for(counted: Counted) -> None:
+    """Fault 42: with latency-wait, as for SLURM; Snakemake waits for the stamp, and the next jobs for the result."""
+    teacher = f"results/{CELL}"
+    hide = f"if [ {{output.stamp:q}} = {{STAMPS}}/{teacher}.stamp ]; then mv {{output.stamp:q}} {teacher} late; "
+    show = f"(sleep 2; mv late/*.stamp {{output.stamp:q}}; sleep 2; mv late/* {Path(teacher).parent}) & fi"
+    counted.edit("workflow/rules/train.smk", "&>> {log:q} ||", f"&>> {{log:q}} && {hide}{show} ||")
+    (counted.folder / "late").mkdir()
+    counted.study({**with_losses("mse"), "seeds": [0], "protocol": {**LONG, "epochs": 2}})
+    counted.run("students", "--latency-wait", "20")
+    assert set(counted.published()) == {CELL, f"{CELL}/resnet8.mse.s0"}
+    assert counted.epochs.total() == 4
+    assert "Nothing to be done" in counted.run("students")
 
 
 @pytest.mark.slow
 def test_a_job_that_fails_after_its_cell_was_published_leaves_the_new_result(done: Project) -> None:  # noqa: F811
     """Fault 35, at its worst moment: Snakemake puts nothing old in the place of what kd published."""
-    with open(done.folder / "kd" / "losses" / "kl.py", "a") as file:
-        file.write("\nCHANGED = 1\n")
+    done.change("kd/losses/kl.py")
     done.edit("workflow/rules/train.smk", "&>> {log:q} ||", "&>> {log:q} && exit 1 ||")
     cell, before = sorted(KL3)[0], done.published()
     done.run(f"results/{cell}/manifest.json", code=1)
@@ -681,25 +679,6 @@ def test_a_job_that_fails_after_its_cell_was_published_leaves_the_new_result(don
     shutil.copy(ROOT / "workflow" / "rules" / "train.smk", done.folder / "workflow" / "rules" / "train.smk")
     done.run(f"results/{cell}/manifest.json")
     assert done.published() == after
-
-
-@pytest.mark.slow
-def test_five_controllers_at_once_train_each_cell_once_and_all_succeed(tmp_path: Path, undisturbed: Path) -> None:
-    """Fault 34: the numbers are those of one controller alone."""
-    folders = [tmp_path / name for name in ("alone", "five")]
-    for folder in folders:
-        folder.mkdir()
-    alone, five = (Counted(folder, undisturbed) for folder in folders)
-    for project in (alone, five):
-        project.study({**with_losses("ce", {"kl": {"tau": [3]}}, figure="dots"), "seeds": [0]})
-    running = [five.start() for _ in range(5)]
-    assert [each.wait(1200) for each in running] == [0] * 5, (five.folder / "started.log").read_text()
-    assert set(five.epochs.values()) == {1}
-    assert five.epochs.total() == 3 * SMALL["protocol"]["epochs"]
-    alone.run("students")
-    for name in alone.published():
-        assert content(alone.folder, f"results/{name}") == content(five.folder, f"results/{name}")
-    assert "Nothing to be done" in five.run()
 
 
 # -- storms -----------------------------------------------------------------------------------------------------------
