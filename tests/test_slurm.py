@@ -330,7 +330,7 @@ def test_slurm_that_never_answers_again_is_given_up_with_a_message(project: OnSl
 
 
 def test_a_job_whose_state_is_unknown_is_not_taken_for_done(project: OnSlurm) -> None:
-    """Fault 51: the executor takes UNKNOWN for success; the outputs are looked for, and the job is tried again."""
+    """Fault 51: the executor takes UNKNOWN for success; the stamp is looked for, and the job is tried again."""
     project.profile(**{"latency-wait": 3})
     project.shim("squeue", '$real "$@" | ( [ -e $count ] && cat || sed "s/RUNNING/UNKNOWN/; T; w $count" )')
     project.ended(project.start())
