@@ -275,7 +275,7 @@ def test_a_new_tau_trains_only_the_new_cells(done: Project) -> None:
 def test_a_new_seed_trains_only_the_new_cells_and_adds_its_views_to_the_bank(done: Project) -> None:
     before = done.published()
     done.study({**SMALL, "seeds": [0, 1, 2]})
-    done.run()
+    done.run("students")
     new = changed(before, done.published())
     assert new == {f"{TEACHER}/resnet8.{o}.s2" for o in ("kl-tau3", "mse")} | {"digits/quick/resnet8.ce.s2"}
     assert '"holds": [\n  [\n   0' in (done.folder / "banks" / TEACHER / "manifest.json").read_text()
@@ -296,7 +296,7 @@ def test_a_changed_loss_retrains_its_students_and_not_the_teachers(done: Project
     assert cells == KL3
     assert jobs["bank"] == 0
     before = done.published()
-    done.run()
+    done.run("students")
     assert changed(before, done.published()) == KL3
 
 
@@ -360,7 +360,7 @@ def test_a_deleted_result_comes_back_alone_and_is_the_same(done: Project) -> Non
     metrics.unlink()
     assert done.planned()[1] == {lost}
     before = done.published()
-    done.run()
+    done.run("students")
     assert changed(before, done.published()) == {lost}
     assert metrics.read_bytes() == content
 
@@ -422,18 +422,18 @@ def test_the_table_refuses_and_names_what_is_missing_damaged_or_mixed(done: Proj
 def test_an_imported_teacher_is_imported_once_and_anew_when_its_file_is_another(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.study(borrowing(project, seed=1))
-    project.run()
+    project.run("students")
     before = project.published()
     assert set(before) == {BORROWED} | {f"{BORROWED}/resnet8.mse.s{seed}" for seed in (0, 1)}
-    assert "Nothing to be done" in project.run()
+    assert "Nothing to be done" in project.run("students")
     project.study(borrowing(project, seed=2))
     assert "sha256" in project.kd("collect", "--configfile", "study.yaml", code=74)
     jobs, cells = project.planned()
     assert cells == set(before)
     assert jobs["bank"] == 1
-    project.run()
+    project.run("students")
     assert changed(before, project.published()) == set(before)
-    assert "Nothing to be done" in project.run()
+    assert "Nothing to be done" in project.run("students")
 
 
 BORROWED = "digits/quick/resnet14.weights-borrowed.s0"
@@ -484,9 +484,9 @@ def test_an_ensemble_follows_its_members_and_leads_its_students(tmp_path: Path) 
 def test_an_ensemble_of_a_member_that_diverged_does_not_stop_the_study(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.study(ensemble(protocol={**SMALL["protocol"], "lr": 1e12}))
-    project.run()
+    project.run("students")
     assert f"its teacher results/{TOGETHER} diverged" in project.published()[min(THEIRS)]
-    assert "Nothing to be done" in project.run()
+    assert "Nothing to be done" in project.run("students")
 
 
 def test_a_disk_that_is_too_small_for_the_study_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
@@ -503,41 +503,36 @@ def test_a_disk_that_is_too_small_for_the_study_is_refused_before_anything_is_tr
 
 
 def answering(*figures: str) -> dict:
-    """A study of four networks of an epoch each, with these figures."""
-    made = with_losses("ce", {"kl": {"tau": 3}}, "mse", figure=list(figures))
-    return {**made, "seeds": [0], "protocol": {**SMALL["protocol"], "epochs": 1}}
+    """The small study of one seed, with these figures."""
+    return {**with_losses("ce", {"kl": {"tau": 3}}, "mse", figure=list(figures)), "seeds": [0]}
 
 
-def test_figures_of_answers_follow_the_networks_and_train_none(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    project.study(answering("dots"))
-    project.run()
-    before = project.published()
-    project.study(answering("dots", "fidelity", "limits"))
-    jobs, cells = project.planned()
+def test_figures_of_answers_follow_the_networks_and_train_none(done: Project) -> None:
+    before = done.published()
+    done.study(answering("fidelity", "limits"))
+    jobs, cells = done.planned()
     assert (jobs["answers"], jobs["measure"], len(cells)) == (4, 2, 0)
-    project.run()
-    assert changed(before, project.published()) == set()
-    assert {path.name for path in (tmp_path / "reports" / "small" / "analyses").iterdir()} == {
+    done.run("figures")
+    assert changed(before, done.published()) == set()
+    assert {path.name for path in (done.folder / "reports" / "small" / "analyses").iterdir()} == {
         f"losses.{analysis}.{kind}" for analysis in ("measures", "limits") for kind in ("csv", "parquet")
     }
-    assert "Nothing to be done" in project.run()
     # Answers can be deleted, and come back for what needs them.
-    shutil.rmtree(tmp_path / "answers")
-    assert "Nothing to be done" in project.run("--dry-run")
-    project.change("kd/measures.py")
-    jobs, cells = project.planned()
+    shutil.rmtree(done.folder / "answers")
+    assert "Nothing to be done" in done.run("--dry-run", "figures")
+    done.change("kd/measures.py")
+    jobs, cells = done.planned()
     assert (jobs["answers"], jobs["measure"], jobs["figure"], len(cells)) == (4, 2, 2, 0)
-    project.run()
+    done.run("figures")
     # Other code behind the answers makes them anew, and no network.
-    project.change("kd/answers.py")
-    jobs, cells = project.planned()
+    done.change("kd/answers.py")
+    jobs, cells = done.planned()
     assert (jobs["answers"], jobs["measure"], jobs["figure"], len(cells)) == (4, 2, 2, 0)
     # Another loss makes other networks, and their answers alone.
-    project.change("kd/losses/mse.py")
-    project.run()
-    assert changed(before, project.published()) == {f"{TEACHER}/resnet8.mse.s0"}
-    assert "Nothing to be done" in project.run()
+    done.change("kd/losses/mse.py")
+    done.run("figures")
+    assert changed(before, done.published()) == {f"{TEACHER}/resnet8.mse.s0"}
+    assert "Nothing to be done" in done.run("figures")
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------
