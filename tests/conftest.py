@@ -33,6 +33,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)  # thread counts change bits, and the tests run side by side
 
 
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """The study of made_faults.py, of today and of earlier, made once for all the processes that run these tests."""
+    from made_faults import made_once  # which imports this file
+
+    return made_once(tmp_path_factory)
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project folder, made the working directory: kd's paths are relative to it."""

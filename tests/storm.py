@@ -89,7 +89,7 @@ class Storm:
         """Disturb for so long, check now and then, and once more at the end."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for _ in range(self.chance.randint(3, 8)):
+            for _ in range(self.chance.randint(4, 10)):
                 self.gust()
             try:
                 self.check()
@@ -124,8 +124,10 @@ class Storm:
     def happen(self) -> None:
         act: Callable[[], object] = self.chance.choices(
             [self.kill, self.delete, self.fill_disk, self.start, self.ask_otherwise, self.meet_fault, self.rest],
-            [10, 1, 1, 1, 1, 2, 1],
+            [16, 1, 1, 1, 1, 2, 1],
         )[0]
+        if all(one.poll() is not None for one in self.running):
+            self.start()
         self.story.append(f"{time.strftime('%T')} {act.__name__} {act() or ''}")
 
     def start(self) -> None:
@@ -368,6 +370,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where to work and to keep failures; default: a temporary folder")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="storm-"))
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # not without the counts
     storm = Storm(folder.resolve(), options.seed)
     try:
         storm.blow(options.seconds)

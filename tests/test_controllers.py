@@ -40,7 +40,6 @@ from kd import stamps
 from kd.products import Product
 
 __all__ = ["project"]  # a fixture
-pytest_plugins = ["made_faults"]
 
 # An experiment of the same name with other cells: the teacher alone.
 ALONE = ["--config", "experiments={noisy: {student: resnet14, loss: ce, label_noise: {file: theirs}}}"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from made_faults import EARLIER, NOW, POINTS, Undisturbed, Whole, files_of, fill, made_once, move_in, rules, take_away
+from made_faults import EARLIER, NOW, POINTS, Undisturbed, Whole, files_of, fill, move_in, rules, take_away
 from test_faults import Disk
 
 from kd import products
@@ -25,11 +25,6 @@ from kd.products import Product
 RULES = sorted(products.RULES.values())
 ENDS = {"fail": 1, "full": 74, "kill": -signal.SIGKILL}  # what a verb ends with that meets such a fault
 CASES = list(pairs(POINTS, ENDS))
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    return made_once(tmp_path_factory)
 
 
 def test_every_rule_makes_a_kind_of_product_and_every_kind_is_in_the_study(undisturbed: Undisturbed) -> None:

@@ -16,7 +16,6 @@ from kd.files import read_manifest
 from kd.products import Product, owner
 
 __all__ = ["done", "finished"]  # fixtures
-pytest_plugins = ["made_faults"]
 
 REPORTS = "reports/whole"
 DATA, LABELS = "data/mine", "data/mine+labels-theirs"
