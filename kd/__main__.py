@@ -214,7 +214,7 @@ def train(options: argparse.Namespace) -> int:
     given = _recipe(options, cell)
     judge = Judge.of_recipe(given)
     product = products.network(cell)
-    if not _is_one_of_several() and making.done(judge, product, options.stamp):
+    if not _is_one_of_several() and _undamaged(judge, product) and making.done(judge, product, options.stamp):
         status = judge.manifest(product)["status"]
     else:
         _prepare_to_train(options)
@@ -224,6 +224,17 @@ def train(options: argparse.Namespace) -> int:
         status = stages.train(judge, cell, given, _resources(options), options.fresh, options.stamp)
     # To torchrun, which makes 1 of every code, a cell that diverged has ended well.
     return 0 if status == "ok" or _is_one_of_several() else Diverged.exit_code
+
+
+def _undamaged(judge: Judge, product: Product) -> bool:
+    """Say whether a published network is, byte by byte, what its manifest says; if not, have it count as absent."""
+    try:
+        return judge.to_do(product) is not None or bool(files.verified(product.folder))
+    except StorageError as error:
+        logging.getLogger("kd").warning("%s; it is trained anew", error)
+        with files.lock(product.lock):
+            files.discard(product.manifest)
+        return False
 
 
 def _is_one_of_several() -> bool:
