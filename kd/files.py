@@ -46,7 +46,7 @@ def canonical_json(value: object) -> str:
 
 
 @contextlib.contextmanager
-def storage(path: Path, needed: int = 0) -> Iterator[None]:
+def storage(path: Path, needed: int = 0, verb: str = "write") -> Iterator[None]:
     """Turn an operating-system refusal into one message that names the path and what would help."""
     try:
         yield
@@ -55,7 +55,7 @@ def storage(path: Path, needed: int = 0) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             need = f"{needed:,} bytes are needed, " if needed else ""
             room = f" ({need}{free_bytes(path):,} bytes are free; make space and run the same command again)"
-        raise StorageError(f"{path}: cannot write: {error.strerror or error}{room}") from error
+        raise StorageError(f"{path}: cannot {verb}: {error.strerror or error}{room}") from error
 
 
 def free_bytes(path: Path) -> int:
@@ -278,22 +278,25 @@ def verified(folder: Path, *names: str, at: Path | None = None) -> dict:
 
 
 def seal(path: Path, header: dict, payload: bytes) -> None:
-    """Write `payload` atomically behind one line of JSON: `header` and the payload's digest."""
-    line = canonical_json({**header, "sha256": sha256(payload)}).encode()
-    write_atomic(path, line + b"\n" + payload)
+    """Write `payload` atomically behind one line of JSON: `header`, and a digest of both."""
+    line = canonical_json(header).encode()
+    write_atomic(path, b"%b %b\n%b" % (line, _seal_of(line, payload), payload))
 
 
 def unseal(path: Path) -> tuple[dict, bytes]:
     """Return (header, payload) of a sealed file. Raises StorageError when a bit of it has changed."""
-    try:
-        line, _, payload = Path(path).read_bytes().partition(b"\n")
-        header = json.loads(line)
-        intact = header.pop("sha256") == sha256(payload)
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise StorageError(f"{path}: not a sealed state file") from error
-    if not intact:
-        raise StorageError(f"{path}: its content does not match its own digest")
-    return header, payload
+    with storage(path, verb="read"):
+        first, _, payload = Path(path).read_bytes().partition(b"\n")
+    line, _, digest = first.rpartition(b" ")
+    if digest != _seal_of(line, payload):
+        raise StorageError(f"{path}: not a sealed file of kd, or damaged (it does not match its own digest)")
+    return json.loads(line), payload
+
+
+def _seal_of(line: bytes, payload: bytes) -> bytes:
+    digest = hashlib.sha256(line)
+    digest.update(payload)
+    return digest.hexdigest().encode()
 
 
 def is_locked(path: Path) -> bool:

@@ -412,12 +412,19 @@ def _voice(teacher: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Pla
         return LiveTeacher(load_network(teacher, have), where, recipe.protocol.teacher_precision)
     product, needs = products.bank(teacher), [(plan.seed, plan.epochs)]
     identity = _bank_identity(teacher, recipe, have)
+    judge = Judge.of_recipe(recipe).asked({product: set(needs)})
     if not bank.serves(product.folder, identity, needs):
         with at_work(product.lock):
             if not bank.serves(product.folder, identity, needs):  # else another process filled it while this one waited
-                judge = Judge.of_recipe(recipe).asked({product: set(needs)})
                 _fill(judge, product, teacher, recipe, needs, where)
-    return bank.open_bank(product.folder, identity, needs, have.grid, where.device)
+    try:
+        return bank.open_bank(product.folder, identity, needs, have.grid, where.device)
+    except StorageError as error:  # damaged: it costs time only
+        log.warning("%s; the bank is filled anew", error)
+        with at_work(product.lock):
+            files.discard(product.manifest)
+            _fill(judge, product, teacher, recipe, needs, where)
+        return bank.open_bank(product.folder, identity, needs, have.grid, where.device)
 
 
 def _bank_identity(teacher: Cell, recipe: Recipe, have: Prepared) -> bank.Identity:

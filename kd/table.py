@@ -48,14 +48,14 @@ def frame_files(frame: pd.DataFrame, name: str) -> Artefacts:
     """Return a frame as `name`.csv, to be read by anyone, and `name`.parquet, which keeps types and every digit."""
     return {
         f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode(),
-        f"{name}.parquet": lambda pending: frame.to_parquet(pending, index=False),
+        f"{name}.parquet": lambda pending: frame.to_parquet(pending, index=False, write_page_checksum=True),
     }
 
 
 def read_frame(path: Path) -> pd.DataFrame:
     """Read a frame that was written as parquet. Raises StorageError that says what to do."""
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(path, page_checksum_verification=True)
     except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
         raise StorageError(
             f"{path}: cannot read this table: {first_line(error)}; run snakemake to collect it"
@@ -85,6 +85,8 @@ def _read(study: Study, cell: Cell) -> Result:
     epochs = _metrics(Path(cell.path, "metrics.csv"))
     if manifest["status"] == "ok":
         _check_sound(cell, epochs, cell.epochs(study.protocol))
+        if epochs.iloc[-1].to_dict() != manifest["last"]:
+            raise DataError(f"{cell}: its manifest and its metrics.csv do not agree on the last epoch")
     return Result(cell, manifest, epochs)
 
 
