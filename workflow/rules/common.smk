@@ -14,7 +14,6 @@ from kd import figures as kd_figures
 from kd import making, patches, stamps
 from kd.errors import KdError
 from kd.judge import replaced, told
-from kd.slurm import ask_on, tell_of_packs
 from kd.startup import KEEP_MEMORY, VARIABLE
 
 # Jobs keep their memory (kd/startup.py says why), and run the Python that runs Snakemake, activated or not. They end
@@ -34,10 +33,6 @@ HELD = contextlib.ExitStack()  # what this process holds until it ends
 atexit.register(HELD.close)
 
 patches.apply(STAMPS, {one.name for one in JUDGE.everything})
-if "snakemake_executor_plugin_slurm" in sys.modules:
-    ask_on(sys.modules["snakemake_executor_plugin_slurm"])
-    tell_of_packs(sys.modules["snakemake_executor_plugin_slurm"])
-
 if MAIN:
     if workflow.storage_settings and SharedFSUsage.INPUT_OUTPUT not in workflow.storage_settings.shared_fs_usage:
         raise SystemExit("kd: shared-fs-usage: must have input-output: all jobs of kd work on one file system")
