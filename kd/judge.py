@@ -132,7 +132,14 @@ class Judge:
 
     def refusals(self, product: Product) -> list[str]:
         """Return why a product cannot be made now: the inputs that are not current. None of them where it can."""
-        return [f"{one}: {why}" for one in self.inputs(product) if (why := self.to_do(one))]
+        return [f"{one}: {why}{self._because(one)}" for one in self.inputs(product) if (why := self.to_do(one))]
+
+    def _because(self, product: Product) -> str:
+        """Return what, further up, a product is to do for, where that is not its own doing."""
+        first, before = product, self._waits_for(product)
+        while self.reason(first) is None and before:
+            first, before = before, self._waits_for(before)
+        return f" ({first}: {self.reason(first)})" if first != product else ""
 
     def named(self, product: Product) -> dict[str, dict]:
         """Return the inputs of a product as its manifest names them: by digest, and what may go by recipe and code."""
@@ -199,11 +206,16 @@ class Judge:
         """Return what a product has to wait for, or None."""
         if product.kind == "release":
             return "after its students" if any(map(self.to_do, self.inputs(product))) else None
+        one = self._waits_for(product)
+        return f"looked at again after {_role(product, one)}" if one else None
+
+    def _waits_for(self, product: Product) -> Product | None:
+        """Return the first input of a product that is to do, or None."""
         for one in self.inputs(product):
             if one.kind in SPARED and self._look(one).manifest is None:
                 continue  # its own inputs are, where they count, those of the product too
             if self.to_do(one):
-                return f"looked at again after {_role(product, one)}"
+                return one
         return None
 
     def _lacks_views(self, product: Product, manifest: dict) -> str | None:
