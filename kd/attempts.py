@@ -7,7 +7,6 @@ and the lock, which the kernel has dropped, that nobody is at it any more. `kd s
 from __future__ import annotations
 
 import contextlib
-import json
 import mmap
 import os
 import re
@@ -27,8 +26,11 @@ _RESERVE = 2 << 20  # bytes of address space, let go of where memory has run out
 @contextlib.contextmanager
 def at_work(lock: Path) -> Iterator[None]:
     """Hold `lock`, waiting for it, and keep a note beside it until the block succeeds."""
-    with files.lock(lock), _noted(_note(lock)):
-        yield
+    note = _note(lock)
+    with files.lock(lock):
+        files.sweep(note.parent, note.name)
+        with _noted(note):
+            yield
 
 
 @contextlib.contextmanager
@@ -55,11 +57,12 @@ def _noted(path: Path) -> Iterator[None]:
 
 
 def last_attempt(lock: Path) -> dict | None:
-    """Return the note beside `lock`: of the attempt that is going on, or of one that did not succeed; or None."""
-    try:
-        return json.loads(_note(lock).read_text())
-    except (OSError, ValueError):
-        return None
+    """Return the note beside `lock`: of the attempt that is going on, or of one that did not succeed; or None.
+
+    Raises StorageError that names it when it is damaged.
+    """
+    note = _note(lock)
+    return files.unseal(note)[0] if note.exists() else None
 
 
 def _note(lock: Path) -> Path:
@@ -67,7 +70,7 @@ def _note(lock: Path) -> Path:
 
 
 def _write(path: Path, note: dict) -> None:
-    files.write_atomic(path, (json.dumps(note) + "\n").encode())
+    files.seal(path, note, b"")
 
 
 def _cause(error: BaseException) -> str:

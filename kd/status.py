@@ -68,10 +68,13 @@ def _of_cell(judge: Judge, cell: Cell) -> Standing:
 def _work(product: Product, log: str) -> Standing | None:
     """Return what the note beside its lock tells: work that is going on, or that failed; None where there is none."""
     name, lock = product.name, product.lock
-    note = last_attempt(lock)
+    log = log if Path(log).exists() else ""
+    try:
+        note = last_attempt(lock)
+    except StorageError as error:
+        return Standing(name, "running" if files.is_locked(lock) else "failed", str(error), log)
     if note is None:
         return None
-    log = log if Path(log).exists() else ""
     if files.is_locked(lock):
         return Standing(name, "running", _how_far(log, note), log)
     if "ended" in note:
