@@ -212,18 +212,20 @@ class _Filling:
         self._rows[at] = rows
         self._digest.update(rows.tobytes())
         if time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
-            self._rows.flush()  # rows before the note that counts them
+            with files.storage(self._partial):
+                self._rows.flush()  # rows before the note that counts them
             self._parts.append((done, self._digest.hexdigest()))
             files.seal(self._note, {"parts": self._parts}, b"")
             self._begin_part()
 
     def finish(self) -> None:
         """Give the rows their final name."""
-        self._rows.flush()
-        with open(self._partial, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(self._partial, self._final)
-        self._note.unlink(missing_ok=True)
+        with files.storage(self._final):
+            self._rows.flush()
+            with open(self._partial, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(self._partial, self._final)
+            self._note.unlink(missing_ok=True)
 
 
 def _occupy(path: Path) -> None:
@@ -262,7 +264,8 @@ def _still_good(folder: Path, identity: Identity) -> dict | None:
 def _remove_others(folder: Path, keep: Iterable[str]) -> None:
     for path in folder.glob("*-*.npy*"):
         if path.name not in keep:
-            path.unlink()
+            with files.storage(path, verb="remove"):
+                path.unlink(missing_ok=True)
 
 
 def _mapped(path: Path) -> np.ndarray:

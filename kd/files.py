@@ -131,7 +131,8 @@ def _written(path: Path, content: bytes | Callable[[Path], object]) -> Iterator[
 def sweep(folder: Path, names: str = "*") -> None:
     """Remove what dead writers left unfinished of files of these names. Call it while holding the lock of them."""
     for pending in Path(folder).glob(f"{_PENDING}*-{names}"):
-        pending.unlink(missing_ok=True)
+        with storage(pending, verb="remove"):
+            pending.unlink(missing_ok=True)
 
 
 def publish(

@@ -94,6 +94,8 @@ def _settled(judge: Judge, product: Product, stamp: Path | None) -> bool:
     if judge.to_do(product):
         return False
     _sweep(product)
+    if product.kind == "bank":
+        _remove_unnamed(product, judge.manifest(product))
     if stamp:
         stamps.make(stamp)
     log.info("%s is there already", product)
@@ -125,3 +127,12 @@ def _sweep(product: Product) -> None:
     files.sweep(product.manifest.parent, product.manifest.name)
     for pattern in product.files:
         files.sweep((product.folder / pattern).parent, Path(pattern).name)
+
+
+def _remove_unnamed(bank: Product, manifest: dict) -> None:
+    """Remove the rows and keys of the bank before this one, where whoever published this one ended before it could."""
+    for pattern in ("rows-*.npy", "keys-*.npy"):
+        for path in bank.folder.glob(pattern):
+            if path.name not in manifest["files"]:
+                with files.storage(path, verb="remove"):
+                    path.unlink(missing_ok=True)

@@ -351,7 +351,8 @@ def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: 
 def _forget_states(cell: Cell) -> None:
     """Remove the states of a published cell: nothing goes on from them."""
     for run in _state(cell).glob("run-*"):
-        shutil.rmtree(run)
+        with files.storage(run, verb="remove"):
+            shutil.rmtree(run)
 
 
 def _csv(rows: list[Row]) -> bytes:
