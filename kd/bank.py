@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from kd import files
-from kd.data.arrays import npy
+from kd.data.arrays import load_array, npy
 from kd.data.examples import Examples
 from kd.data.views import Grid
 from kd.device import Place
@@ -163,7 +163,8 @@ class _Filling:
     """
 
     def __init__(self, folder: Path, name: str, shape: tuple[int, int]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with files.storage(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._final = folder / name
         self._partial, self._note = folder / f"filling-{name}", folder / f"filling-{name}.note"
         self._parts = self._written_before(shape)
@@ -177,11 +178,12 @@ class _Filling:
     def _written_before(self, shape: tuple[int, int]) -> list[tuple[int, str]]:
         """Return (rows so far, digest) of each part that an interrupted call has written."""
         try:
-            there = np.load(self._partial, mmap_mode="r")
             parts = files.unseal(self._note)[0]["parts"]
-        except (OSError, ValueError, StorageError):
+            there = load_array(self._partial, mapped=True)
+        except StorageError:
             return []
-        return parts if there.shape == shape and there.dtype == np.float16 else []
+        whole = there.offset + there.nbytes == self._partial.stat().st_size  # else its header is not what was written
+        return parts if whole and there.shape == shape and there.dtype == np.float16 else []
 
     def _begin_part(self) -> None:
         self._digest, self._flushed_at = hashlib.sha256(), time.monotonic()
