@@ -158,7 +158,8 @@ def publish(
                 at.unlink(missing_ok=True)  # never an old manifest beside new artefacts
                 for number, (name, (path, _)) in enumerate(pending.items()):
                     crash_point(f"publish:{number}", of)
-                    os.replace(path, folder / name)
+                    with storage(folder / name):
+                        os.replace(path, folder / name)
                 for changed in {(folder / name).parent for name in pending} | {folder}:
                     _sync_directory(changed)
         crash_point(f"publish:{len(pending)}", of)
