@@ -10,6 +10,7 @@ kd train results/... --processes 4                          one cell on four GPU
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -372,8 +373,13 @@ def _from_table(options: argparse.Namespace, product: Callable[[str], Product], 
     manifest = folder / products.MANIFESTS / "table.json"
     if manifest.exists():
         files.verified(folder, at=manifest)
-    for name, content in make(folder).items():
-        files.write_atomic(folder / name, content)
+    ours = product(folder.name)
+    with contextlib.ExitStack() as held:
+        if ours.folder == folder:  # a study's own, which a Snakemake may be making
+            held.enter_context(files.lock(ours.lock))
+            making.sweep(ours)
+        for name, content in make(folder).items():
+            files.write_atomic(folder / name, content)
 
 
 def delete(options: argparse.Namespace) -> None:

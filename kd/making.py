@@ -62,7 +62,7 @@ def begin(judge: Judge, product: Product, stamp: Path | None) -> Judge | None:
     files.crash_point("begin", product)
     if stamp:
         stamps.remove(stamp)
-    _sweep(product)
+    sweep(product)
     files.crash_point("work", product)
     return judge
 
@@ -93,7 +93,7 @@ def about(judge: Judge, product: Product) -> dict:
 def _settled(judge: Judge, product: Product, stamp: Path | None) -> bool:
     if judge.to_do(product):
         return False
-    _sweep(product)
+    sweep(product)
     if product.kind == "bank":
         _remove_unnamed(product, judge.manifest(product))
     if stamp:
@@ -119,7 +119,7 @@ def with_inputs(judge: Judge, product: Product) -> Judge:
     return judge
 
 
-def _sweep(product: Product) -> None:
+def sweep(product: Product) -> None:
     """Remove what writers of this product that are dead left unfinished."""
     if product.kind not in READ_BY_PEOPLE:
         files.sweep(product.folder)
