@@ -128,6 +128,11 @@ def _written(path: Path, content: bytes | Callable[[Path], object]) -> Iterator[
             pending.unlink(missing_ok=True)
 
 
+def is_pending(name: str) -> bool:
+    """Say whether this is the name of a file that is not there yet, or never will be: its writer was killed."""
+    return name.startswith(_PENDING)
+
+
 def sweep(folder: Path, names: str = "*") -> None:
     """Remove what dead writers left unfinished of files of these names. Call it while holding the lock of them."""
     for pending in Path(folder).glob(f"{_PENDING}*-{names}"):

@@ -137,7 +137,9 @@ def damaged(root: Path = Path()) -> tuple[int, list[tuple[Path, str]]]:
 def _manifests(top: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(top):
         in_reports = f"/{MANIFESTS}" in folder
-        yield from (Path(folder, n) for n in names if n == files.MANIFEST or (in_reports and n.endswith(".json")))
+        for name in names:
+            if name == files.MANIFEST or (in_reports and name.endswith(".json") and not files.is_pending(name)):
+                yield Path(folder, name)
 
 
 def _wrong_with(path: Path, root: Path) -> str | None:

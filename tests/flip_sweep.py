@@ -288,6 +288,7 @@ def main() -> int:
     parser.add_argument("--readers", nargs="+", help="only these")
     parser.add_argument("--quick", action="store_true", help="without readers that draw, which take most of the time")
     options = parser.parse_args()
+    print(f"kd of {Path(state.__file__).parent}")
     if why := refusal():
         print(why)
         return 77

@@ -173,6 +173,7 @@ def main() -> int:
     parser.add_argument("--verbs", nargs="+", help="only these")
     parser.add_argument("--quick", action="store_true", help="without verbs that draw, which take most of the time")
     options = parser.parse_args()
+    print(f"kd of {Path(state.__file__).parent}")
     if why := refusal():
         print(why)
         return 77
