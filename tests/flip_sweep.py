@@ -35,6 +35,7 @@ from kd.config import validate
 from kd.errors import KdError, StorageError
 from kd.judge import Judge
 from kd.products import owner
+from kd.table import read_frame
 from kd.teachers import LiveTeacher
 
 SMALL = (
@@ -181,6 +182,40 @@ class Sweep:
                 yield [Flip(reader.name, path, byte, generator.randrange(8)) for byte in chosen]
 
 
+def gates(sweep: Sweep, generator: random.Random) -> tuple[int, int, list[str]]:
+    """Flip a bit of every byte of all files that bear their own digest before what reads them, whoever asks.
+
+    Return how many bits of how many files were flipped, and what was taken. So every byte is flipped in minutes: what a
+    verb does with a refusal is the same for each of them, and that is swept by a sample.
+    """
+    sealed = {(path, reader.before[path]) for reader in sweep.readers.values() for path in reader.reads}
+    sealed = sorted(one for one in sealed if one[0].endswith((".json", ".note", ".pt", ".parquet")))
+    flipped, taken = 0, []
+    for path, content in sealed:
+        size = len(content)
+        at = range(size) if size < SMALL else sorted(generator.sample(range(size), min(MANY, size)))
+        for byte in at:
+            damaged = bytearray(content)
+            damaged[byte] ^= 1 << generator.randrange(8)
+            flipped += 1
+            try:
+                _read(path, bytes(damaged), sweep.folder)
+            except StorageError:
+                continue
+            if path.endswith(".parquet") and bytes(content[: byte + 16]).find(b"kd_sha256", max(0, byte - 11)) >= 0:
+                continue  # the name under which its digest stands: nothing that anybody reads
+            taken.append(f"{path}, byte {byte}")
+    return flipped, len(sealed), taken
+
+
+def _read(path: str, content: bytes, folder: Folder) -> None:
+    if path.split("/")[0] in PUBLISHED and path.endswith(".json"):
+        files.parsed_manifest(content, Path(path))
+        return
+    folder.write("damaged", content)
+    (read_frame if path.endswith(".parquet") else files.unseal)(folder.path / "damaged")
+
+
 _NO_READERS = ("discard", "delete a cell", "delete a study")  # they remove: what `verify` finds, and what they are told
 _TELL = ("plan", "status", "status of what failed", "a second Snakemake", "another Snakemake")
 # Without their manifests.
@@ -297,15 +332,16 @@ def main() -> int:
     state._PATIENCE_SECONDS = bank._FLUSH_SECONDS = 0.0  # so that there are two states, and parts of a filling
     bank.FILL_BATCH["cpu"] = 16
     import_all()
-    began = time.monotonic()
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         sweep = Sweep(Path(folder) / "project", draws=not options.quick)
-        generator = random.Random(options.seed)
+        began, generator = time.monotonic(), random.Random(options.seed)
         pairs = sweep.flips(generator, options.most)
         pairs = [flips for flips in pairs if not options.readers or flips[0].reader in options.readers]
         generator.shuffle(pairs)
-        made, wrong, bad = Counter(), 0, Counter()
+        flipped, count, taken = gates(sweep, generator)
+        print(f"{flipped} bits of {count} files with a digest of their own: {len(taken)} taken {taken[:5]}", flush=True)
+        made, wrong, bad = Counter(), len(taken), Counter()
         for flip in itertools.chain.from_iterable(itertools.zip_longest(*pairs)):
             if flip is None:
                 continue

@@ -181,14 +181,13 @@ def main() -> int:
     state._PATIENCE_SECONDS = bank._FLUSH_SECONDS = 0.0  # so that within a training and a filling something is saved
     bank.FILL_BATCH["cpu"] = 16
     import_all()
-    began = time.monotonic()
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         verbs = [verb for verb in VERBS if not (options.quick and verb.draws)]
         sweep = Sweep(Path(folder) / "project", verbs)
         trials = [trial for trial in sweep.trials() if not options.verbs or trial.verb.name in options.verbs]
         random.Random(options.seed).shuffle(trials)
-        wrong, made = [], Counter()
+        began, wrong, made = time.monotonic(), [], Counter()
         for trial in trials:
             if options.seconds and time.monotonic() - began > options.seconds:
                 break
