@@ -17,10 +17,14 @@ import os
 import re
 import signal
 import sys
+
+if __name__ == "__main__":  # until `main` heeds it: no traceback through what is being imported
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kd import __version__, files, making, products
+from kd import __version__, files, making, products, signals
 from kd.cells import (
     REPORTS,
     Cell,
@@ -34,11 +38,11 @@ from kd.cells import (
     taught_by,
 )
 from kd.config import Recipe, Study, merged, parse_yaml, read_yaml, schema, validate
-from kd.errors import ConfigError, Diverged, KdError, StorageError, Terminated, nearest, understood
+from kd.errors import STOPS, ConfigError, Diverged, StorageError, Terminated, nearest, understood
 from kd.figures import ANALYSES, FIGURES
 from kd.judge import Judge, replaced, told
 from kd.products import Product
-from kd.startup import keep_memory, leave, start_together
+from kd.startup import flush, keep_memory, leave, start_together
 
 _LEAST = {"threads": 1, "cells_per_gpu": 0, "processes": 1, "workers": 0}
 _SHOWN = 20  # cells of one status that are listed before the rest is counted
@@ -51,20 +55,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     # Of the libraries, warnings only, and of processes that train together all but the first (torchrun sets RANK).
     logging.getLogger("kd").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
-    if arguments is None:
-        signal.signal(signal.SIGTERM, _terminate)  # in the training loop its own handler takes over
+    if arguments is not None:
+        return _answer(options)
     try:
-        _demand_counts(options)
-        code = options.verb(options) or 0
-    except BaseException as error:
-        known = understood(error)
-        if not isinstance(known, KdError):
-            raise
-        print(f"kd: {known}", file=sys.stderr)
-        code = known.exit_code
-    if arguments is None and "torch" in sys.modules:
+        signals.heed()
+        code = _answer(options)
+        signals.unheed()
+    except Terminated as error:
+        signals.caught()
+        print(f"kd: {error}", file=sys.stderr)
+        flush()
+        signals.leave_now(error.exit_code)  # a thread that hangs must not keep it alive
+    if "torch" in sys.modules:
         leave(code)
     return code
+
+
+def _answer(options: argparse.Namespace) -> int:
+    """Run a verb; say in one line why it could not do what it was asked."""
+    try:
+        _demand_counts(options)
+        return options.verb(options) or 0
+    except BaseException as error:
+        known = understood(error)
+        if not isinstance(known, STOPS):
+            raise
+        if options.as_command and isinstance(error, Terminated):
+            raise
+        print(f"kd: {known}", file=sys.stderr)
+        return known.exit_code
 
 
 def _demand_counts(options: argparse.Namespace) -> None:
@@ -72,10 +91,6 @@ def _demand_counts(options: argparse.Namespace) -> None:
         given = getattr(options, name, least)
         if given < least:
             raise ConfigError(f"--{name.replace('_', '-')} {given}: expected {least} or more")
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise Terminated(number, "terminated")
 
 
 # -- verbs ------------------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from kd import files
-from kd.errors import KdError, StorageError, Terminated, understood
+from kd import files, signals
+from kd.errors import STOPS, StorageError, Terminated, understood
 
 _RESERVE = 2 << 20  # bytes of address space, let go of where memory has run out: to write the note takes some, too
 
@@ -41,17 +41,21 @@ def _noted(path: Path) -> Iterator[None]:
         "pid": os.getpid(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
+
+    def ended(error: BaseException) -> None:
+        code = error.exit_code if isinstance(error, STOPS) else 1
+        with contextlib.suppress(StorageError):  # a full disk is cause enough; it must not hide itself
+            _write(path, note | {"ended": round(time.time(), 3), "exit": code, "cause": _cause(error)})
+
     reserve = mmap.mmap(-1, _RESERVE)
     _write(path, note)
     try:
-        yield
+        with signals.last_words(ended):
+            yield
     except BaseException as error:
         reserve.close()
         traceback.clear_frames(error.__traceback__)  # and with it of what training held
-        error = understood(error)
-        code = error.exit_code if isinstance(error, KdError) else 1
-        with contextlib.suppress(StorageError):  # a full disk is cause enough; it must not hide itself
-            _write(path, note | {"ended": round(time.time(), 3), "exit": code, "cause": _cause(error)})
+        ended(understood(error))
         raise
     path.unlink(missing_ok=True)
 
@@ -74,7 +78,7 @@ def _write(path: Path, note: dict) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    if isinstance(error, KdError):
+    if isinstance(error, STOPS):
         limit = "time limit; " if isinstance(error, Terminated) and _time_is_up() else ""
         return f"{limit}{error}"
     lines = str(error).strip().splitlines() or [""]

@@ -22,6 +22,8 @@ REGISTRIES = frozenset({"kd", "kd.losses", "kd.models", "kd.data", "kd.figures"}
 PLUMBING = frozenset(
     {
         "kd.errors",
+        "kd.signals",
+        "kd.threads",
         "kd.files",
         "kd.code",
         "kd.config",

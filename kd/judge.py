@@ -16,7 +16,6 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -28,6 +27,7 @@ from kd.code import code_digest
 from kd.config import Recipe, Study
 from kd.errors import StorageError
 from kd.products import READ_BY_PEOPLE, SPARED, Product
+from kd.threads import each
 
 ABSENT = "not made yet"
 _AUTO = {"precision": lambda made: made["precision"], "compile": lambda made: "always" if made["compiled"] else "never"}
@@ -239,8 +239,7 @@ class Judge:
         for product in first:
             self._look(product)
         if rest and (time.perf_counter() - began) / len(first) > _SLOW_SECONDS:
-            with ThreadPoolExecutor(_READERS) as pool:
-                self._seen |= zip(rest, pool.map(_read, rest), strict=True)
+            self._seen |= zip(rest, each(_read, rest, _READERS), strict=True)
 
     # -- what would be made now ---------------------------------------------------------------------------------------
 

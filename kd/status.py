@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from kd.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, Cell, all_cel
 from kd.errors import StorageError
 from kd.judge import ABSENT, Judge
 from kd.products import MANIFESTS, Product
+from kd.threads import each
 
 STATUSES = ("done", "diverged", "stale", "running", "failed", "waiting")
 _CAUSES = {2: "refused", 74: "storage", 75: "busy", 130: "interrupted", 137: "out of memory", 143: "terminated"}
@@ -88,7 +88,7 @@ def _work(product: Product, log: str) -> Standing | None:
 def _how_far(log: str, note: dict) -> str:
     tail = b""
     if log:
-        with open(log, "rb") as file:
+        with files.opened(log) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
             tail = file.read()
     epochs = _EPOCH.findall(tail)
@@ -129,8 +129,7 @@ def damaged(root: Path = Path()) -> tuple[int, list[tuple[Path, str]]]:
     Every byte is read and compared with the digests in the manifests; folders of images with the list of their files.
     """
     manifests = [path for top in (RESULTS, DATA, BANKS, ANSWERS, REPORTS) for path in _manifests(root / top)]
-    with ThreadPoolExecutor(_THREADS) as pool:  # hashing lets go of the interpreter
-        wrong = list(pool.map(lambda path: _wrong_with(path, root), manifests))
+    wrong = each(lambda path: _wrong_with(path, root), manifests, _THREADS)  # hashing lets go of the interpreter
     return len(manifests), [(path, what) for path, what in zip(manifests, wrong, strict=True) if what]
 
 
