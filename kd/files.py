@@ -15,9 +15,11 @@ import json
 import os
 import shutil
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from kd.errors import Busy, StorageError
 
@@ -34,9 +36,37 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def opened(path: str | Path) -> BinaryIO:
+    """Open a file to be read. Raises OSError for what is none: the other end of a pipe could be waited for for ever."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise OSError(errno.EINVAL, "not a regular file (a socket or a device)", str(path)) from None
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"not a regular file ({kind_of_file(mode)})", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def content_of(path: str | Path) -> bytes:
+    """Return the bytes of a regular file."""
+    with opened(path) as file:
+        return file.read()
+
+
+def kind_of_file(mode: int) -> str:
+    """Name what is no regular file."""
+    return {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}.get(
+        stat.S_IFMT(mode), "a device"
+    )
+
+
 def file_digest(path: Path) -> str:
     """Return the hex SHA-256 of a file, read in chunks."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -221,7 +251,7 @@ def read_manifest(folder: Path, at: Path | None = None) -> dict | None:
     """
     path = at or Path(folder) / MANIFEST
     try:
-        content = path.read_bytes()
+        content = content_of(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -293,7 +323,7 @@ def seal(path: Path, header: dict, payload: bytes) -> None:
 def unseal(path: Path) -> tuple[dict, bytes]:
     """Return (header, payload) of a sealed file. Raises StorageError when a bit of it has changed."""
     with storage(path, verb="read"):
-        first, _, payload = Path(path).read_bytes().partition(b"\n")
+        first, _, payload = content_of(path).partition(b"\n")
     line, _, digest = first.rpartition(b" ")
     if digest != _seal_of(line, payload):
         raise StorageError(f"{path}: not a sealed file of kd, or damaged (it does not match its own digest)")
@@ -309,7 +339,7 @@ def _seal_of(line: bytes, payload: bytes) -> bytes:
 def is_locked(path: Path) -> bool:
     """Say whether some process holds `path` locked alone, without waiting for it. To read the file is enough."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:

@@ -121,7 +121,7 @@ def _read(study: Study, cell: Cell) -> Result:
 
 
 def _metrics(path: Path) -> pd.DataFrame:
-    content = path.read_bytes()
+    content = files.content_of(path)
     return pd.read_csv(io.BytesIO(content), keep_default_na=False) if content else pd.DataFrame({"epoch": []})
 
 
