@@ -30,6 +30,7 @@ PLUMBING = frozenset(
         "kd.cells",
         "kd.startup",
         "kd.device",
+        "kd.kernels",
         "kd.footprint",
         "kd.attempts",
         "kd.slurm",

@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kd import __version__, answers, bank, files, losses, making, models, products
+from kd import __version__, answers, bank, files, kernels, losses, making, models, products
 from kd.attempts import at_work
 from kd.cells import ANSWERS, DATA, STATE, Cell, Dataset, augmentation, code_behind_bank, spell_objective
 from kd.config import Protocol, Recipe
@@ -35,7 +35,7 @@ from kd.data.examples import Examples
 from kd.data.noise import open_labels
 from kd.data.prepare import prepare_dataset, prepare_labels
 from kd.data.views import Grid, Views
-from kd.device import Place, compiling_pays, place
+from kd.device import Place, compiling_pays, place, processor
 from kd.errors import ConfigError, Diverged, StorageError
 from kd.fit import History, Plan, Row, Teacher, fit
 from kd.footprint import gpu_bytes
@@ -222,7 +222,10 @@ def _place(
         place(protocol.precision, threads, resources.cells_per_gpu, need, peers, protocol.deterministic)
     )
     pixels = math.prod(have.examples.shape[1:]) * len(have.examples.train) * cell.epochs(protocol)
-    return dataclasses.replace(where, compiles=trains and compiling_pays(pixels, protocol.compile, peers.count))
+    compiles = trains and compiling_pays(pixels, protocol.compile, peers.count)
+    if compiles:
+        held.enter_context(kernels.kept(processor()))
+    return dataclasses.replace(where, compiles=compiles)
 
 
 def _fingerprint(about: dict, have: Prepared, where: Place) -> str:
