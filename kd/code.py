@@ -39,6 +39,7 @@ PLUMBING = frozenset(
         "kd.judge",
         "kd.stamps",
         "kd.making",
+        "kd.leftovers",
         "kd.controllers",
         "kd.patches",
         "kd.delete",

@@ -26,7 +26,8 @@ from kd.errors import Busy, StorageError
 MANIFEST = "manifest.json"
 FORMAT = 2  # of manifests; one of another format is made anew
 AGAIN = "run snakemake, or the kd verb that makes it"
-_PENDING = ".tmp-"  # prefix of files that are not there yet; the writer's pid follows
+_PENDING = ".tmp-"  # prefix of files that are not there yet; the writer's machine and pid follow
+_HOST = os.uname().nodename.replace("-", "_")[:64]
 _SEAL = b',\n "manifest_sha256": "'  # the last key of a manifest: the digest of all that stands before it
 _OPEN_LOCKS: set[int] = set()  # file descriptors
 
@@ -138,10 +139,15 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> str:
     return digest
 
 
+def pending_name(path: Path) -> Path:
+    """Return the name of a file while this process writes it: nobody else's, of any machine."""
+    return path.with_name(f"{_PENDING}{_HOST}-{os.getpid()}-{path.name}")
+
+
 @contextlib.contextmanager
 def _written(path: Path, content: bytes | Callable[[Path], object]) -> Iterator[tuple[Path, str]]:
     """Write `content` to a temporary file beside `path` and give its name and digest; afterwards it is gone."""
-    pending = path.with_name(f"{_PENDING}{os.getpid()}-{path.name}")
+    pending = pending_name(path)
     try:
         with storage(path, 0 if callable(content) else len(content)):
             path.parent.mkdir(parents=True, exist_ok=True)

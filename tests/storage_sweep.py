@@ -138,7 +138,7 @@ class Sweep:
     def _names_a_file(self, said: str) -> bool:
         """Say whether the last message names the file or its folder; of one that is read, what it is of will do."""
         message, call = said.rpartition("kd: ")[2], self.met
-        path = re.sub(r"\.tmp-\d+-", "", call.path)
+        path = re.sub(r"\.tmp-[\w.]+-\d+-", "", call.path)
         names = [path, call.to, os.path.dirname(path)]
         if call.kind == "openr":
             names += [owner(path), path.replace("/manifests/", "/").removesuffix(".json")]
