@@ -707,11 +707,17 @@ def validate(values: object) -> Study:
     return _checked(Study, values)
 
 
+_MOST_ERRORS = 20  # that one message shows
+_LONGEST = 2000  # characters of one
+
+
 def _checked(model: type[_M], values: object) -> _M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+        said = [_explain(item) for item in error.errors(include_url=False)]
+        more = [f"... and {len(said) - _MOST_ERRORS} more"] if len(said) > _MOST_ERRORS else []
+        raise ConfigError("\n".join(said[:_MOST_ERRORS] + more)) from None
     except RecursionError:
         raise ConfigError("lists or keys within each other, too deep to read") from None
 
@@ -722,7 +728,8 @@ def _explain(item: Any) -> str:
     got = "" if item["type"] in ("value_error", "missing") else f" (got {_shown(item['input'])})"
     # A key that the message itself starts with belongs to the path: `protocol` + `lrr: unknown key`.
     glue = "." if re.match(r"[A-Za-z0-9_.]+: ", what) else ": "
-    return f"{where}{glue}{what}{got}" if where else f"{what}{got}"
+    said = f"{where}{glue}{what}{got}" if where else f"{what}{got}"
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST // 2]} ... {said[-_LONGEST // 2 :]}"
 
 
 def schema() -> dict:

@@ -22,6 +22,7 @@ from kd.errors import StorageError
 log = logging.getLogger("kd")
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # where torch keeps them; who sets it is obeyed
+_NAMED = os.environ.get(VARIABLE)  # by the user: torch itself sets it later, to a folder in /tmp that anyone may make
 _DIGESTS = "kd-digests.json"
 _LOCK = "kd-digests.lock"
 
@@ -32,7 +33,8 @@ def kept(processor: str) -> Iterator[None]:
 
     Where that cannot be, or would have others' code run: in a new folder that is removed afterwards.
     """
-    if os.environ.get(VARIABLE):
+    if _NAMED:
+        os.environ[VARIABLE] = _NAMED
         yield
         return
     folder = _own(processor)
