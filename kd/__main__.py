@@ -42,7 +42,7 @@ from kd.errors import STOPS, ConfigError, Diverged, StorageError, Terminated, ne
 from kd.figures import ANALYSES, FIGURES
 from kd.judge import Judge, replaced, told
 from kd.products import Product
-from kd.startup import flush, keep_memory, leave, start_together
+from kd.startup import flush, keep_memory, leave, speak_utf8, start_together
 
 _LEAST = {"threads": 1, "cells_per_gpu": 0, "processes": 1, "workers": 0}
 _SHOWN = 20  # cells of one status that are listed before the rest is counted
@@ -50,6 +50,8 @@ _SHOWN = 20  # cells of one status that are listed before the rest is counted
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return its exit code: 2 config, 65 diverged, 74 storage, 75 busy, 137 memory, 130, 143 stopped."""
+    if arguments is None:
+        speak_utf8()
     options = _parser().parse_args(arguments)
     options.as_command = arguments is None
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _answer(options)
     try:
         signals.heed()
+        logging.raiseExceptions = False  # nor is a log that cannot be written a reason for tracebacks
         code = _answer(options)
         signals.unheed()
     except Terminated as error:
@@ -82,7 +85,8 @@ def _answer(options: argparse.Namespace) -> int:
             raise
         if options.as_command and isinstance(error, Terminated):
             raise
-        print(f"kd: {known}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the disk that the log is on may be the full one
+            print(f"kd: {known}", file=sys.stderr)
         return known.exit_code
 
 

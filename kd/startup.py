@@ -33,6 +33,14 @@ def keep_memory() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def speak_utf8() -> None:
+    """Start this command again in UTF-8, whatever the locale: names of files and words of studies are of any script."""
+    spoken = {sys.getfilesystemencoding(), *(one.encoding.lower() for one in (sys.stdout, sys.stderr) if one)}
+    if spoken != {"utf-8"} and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def start_together(processes: int) -> None:
     """Start this command again as so many processes that train together, unless it is one of them."""
     if processes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:

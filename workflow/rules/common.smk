@@ -23,6 +23,7 @@ PREFIX += """ended() ( case $1 in 65) exit 0 ;; 137) echo 'kd: killed (137), mos
 the next attempt goes on from the saved state' >> "$2" ;; esac; exit $1 ); """
 if not workflow.deployment_settings.deployment_method:
     PREFIX += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+PREFIX += "export PYTHONUTF8=1; "  # whatever the locale
 shell.prefix(PREFIX)
 
 # A job on a node judges nothing: it is told where its stamps are.
