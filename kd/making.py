@@ -6,7 +6,6 @@ and leaves a stamp only beside what is current.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -15,10 +14,9 @@ from pathlib import Path
 
 from kd import files, stamps
 from kd.attempts import at_work
-from kd.errors import Busy, StorageError, itemised
+from kd.errors import StorageError, itemised
 from kd.judge import Judge
-from kd.leftovers import forget_what_is_published, left_by, sweep
-from kd.products import Product
+from kd.products import READ_BY_PEOPLE, Product
 
 log = logging.getLogger("kd")
 
@@ -47,9 +45,6 @@ def done(judge: Judge, product: Product, stamp: Path | None) -> bool:
     if judge.to_do(product):
         return False
     if stamp is None:
-        if left_by(product, judge.manifest(product)):
-            with contextlib.suppress(Busy, StorageError), files.lock(product.lock, wait=False):
-                _settled(judge.again(), product, None)
         return True
     with files.lock(product.lock):
         return _settled(judge.again(), product, stamp)
@@ -67,7 +62,7 @@ def begin(judge: Judge, product: Product, stamp: Path | None) -> Judge | None:
     files.crash_point("begin", product)
     if stamp:
         stamps.remove(stamp)
-    sweep(product)
+    _sweep(product)
     files.crash_point("work", product)
     return judge
 
@@ -98,10 +93,7 @@ def about(judge: Judge, product: Product) -> dict:
 def _settled(judge: Judge, product: Product, stamp: Path | None) -> bool:
     if judge.to_do(product):
         return False
-    sweep(product)
-    if product.kind == "bank":
-        _remove_unnamed(product, judge.manifest(product))
-    forget_what_is_published(product, judge.manifest(product))
+    _sweep(product)
     if stamp:
         stamps.make(stamp)
     log.info("%s is there already", product)
@@ -125,10 +117,11 @@ def with_inputs(judge: Judge, product: Product) -> Judge:
     return judge
 
 
-def _remove_unnamed(bank: Product, manifest: dict) -> None:
-    """Remove the rows and keys of the bank before this one, where whoever published this one ended before it could."""
-    for pattern in ("rows-*.npy", "keys-*.npy"):
-        for path in bank.folder.glob(pattern):
-            if path.name not in manifest["files"]:
-                with files.storage(path, verb="remove"):
-                    path.unlink(missing_ok=True)
+def _sweep(product: Product) -> None:
+    """Remove what writers of this product that are dead left unfinished."""
+    if product.kind not in READ_BY_PEOPLE:
+        files.sweep(product.folder)
+        return
+    files.sweep(product.manifest.parent, product.manifest.name)
+    for pattern in product.files:
+        files.sweep((product.folder / pattern).parent, Path(pattern).name)

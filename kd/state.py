@@ -64,8 +64,7 @@ class State:
         torch.save(content, buffer)
         last, previous = (self.folder / name for name in _GENERATIONS)
         if last.exists():
-            with files.storage(previous):
-                os.replace(last, previous)
+            os.replace(last, previous)
         files.seal(last, self.header, buffer.getvalue())
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began

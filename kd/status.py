@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from kd.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, Cell, all_cel
 from kd.errors import StorageError
 from kd.judge import ABSENT, Judge
 from kd.products import MANIFESTS, Product
-from kd.threads import each
 
 STATUSES = ("done", "diverged", "stale", "running", "failed", "waiting")
 _CAUSES = {2: "refused", 74: "storage", 75: "busy", 130: "interrupted", 137: "out of memory", 143: "terminated"}
@@ -68,13 +68,10 @@ def _of_cell(judge: Judge, cell: Cell) -> Standing:
 def _work(product: Product, log: str) -> Standing | None:
     """Return what the note beside its lock tells: work that is going on, or that failed; None where there is none."""
     name, lock = product.name, product.lock
-    log = log if Path(log).exists() else ""
-    try:
-        note = last_attempt(lock)
-    except StorageError as error:
-        return Standing(name, "running" if files.is_locked(lock) else "failed", str(error), log)
+    note = last_attempt(lock)
     if note is None:
         return None
+    log = log if Path(log).exists() else ""
     if files.is_locked(lock):
         return Standing(name, "running", _how_far(log, note), log)
     if "ended" in note:
@@ -88,7 +85,7 @@ def _work(product: Product, log: str) -> Standing | None:
 def _how_far(log: str, note: dict) -> str:
     tail = b""
     if log:
-        with files.opened(log) as file:
+        with open(log, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
             tail = file.read()
     epochs = _EPOCH.findall(tail)
@@ -129,16 +126,15 @@ def damaged(root: Path = Path()) -> tuple[int, list[tuple[Path, str]]]:
     Every byte is read and compared with the digests in the manifests; folders of images with the list of their files.
     """
     manifests = [path for top in (RESULTS, DATA, BANKS, ANSWERS, REPORTS) for path in _manifests(root / top)]
-    wrong = each(lambda path: _wrong_with(path, root), manifests, _THREADS)  # hashing lets go of the interpreter
+    with ThreadPoolExecutor(_THREADS) as pool:  # hashing lets go of the interpreter
+        wrong = list(pool.map(lambda path: _wrong_with(path, root), manifests))
     return len(manifests), [(path, what) for path, what in zip(manifests, wrong, strict=True) if what]
 
 
 def _manifests(top: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(top):
         in_reports = f"/{MANIFESTS}" in folder
-        for name in names:
-            if name == files.MANIFEST or (in_reports and name.endswith(".json") and not files.is_pending(name)):
-                yield Path(folder, name)
+        yield from (Path(folder, n) for n in names if n == files.MANIFEST or (in_reports and n.endswith(".json")))
 
 
 def _wrong_with(path: Path, root: Path) -> str | None:
