@@ -242,9 +242,6 @@ def test_a_part_of_what_is_to_do_can_be_asked_for(project: Whole) -> None:
     left = made_by(project.run("--dry-run", "--omit-from", f"{REPORTS}/curves.parquet"))
     assert left == needed(MEASURES, NETWORKS) | {RELEASE}
     assert made_by(project.run("--dry-run", "--batch", "all=1/4")) < needed(PAGE, NETWORKS) | {RELEASE}
-    project.ask(NOW)
-    (project.folder / f"{DOTS}.svg").unlink()
-    assert made_by(project.run("--dry-run", "--batch", "all=4/4")) == {DOTS, PAGE}
 
 
 def test_a_report_and_a_summary_can_be_made(project: Whole) -> None:
