@@ -12,6 +12,7 @@ from typing import Any
 
 from snakemake.dag import DAG
 from snakemake.io import _IOFile
+from snakemake.jobs import Job
 from snakemake.persistence import FileBackupMixin
 from snakemake.workflow import Workflow
 
@@ -27,6 +28,7 @@ def apply(stamps: str, known: Collection[str]) -> None:
     ask_for_stamps(stamps, known)
     keep_what_is_published()
     date_stamps_alike()
+    ask_for_no_benchmark()
     say_nothing_of_records()
     fail_alone_on_nodes()
 
@@ -88,6 +90,21 @@ def date_stamps_alike() -> None:
             touch(file, *args, **options)
 
     _IOFile.touch = touched
+
+
+def ask_for_no_benchmark() -> None:
+    """Have the benchmark of a rule that is asked for by name count as its log does: where it is gone, nothing is to do.
+
+    Without it `snakemake collect` runs a job over a table that is current, where benchmarks/ was deleted.
+    """
+    products = _original(Job, "products")
+
+    @functools.wraps(products)
+    def produced(job: Job, include_logfiles: bool = True) -> list[_IOFile]:
+        found = products(job, include_logfiles)
+        return found if include_logfiles else [one for one in found if one != job.benchmark]
+
+    Job.products = produced
 
 
 def say_nothing_of_records() -> None:

@@ -123,6 +123,16 @@ def test_every_stamp_has_one_date_whatever_the_clock_says(tmp_path: Path) -> Non
     assert "has older modification time" in workflow.run(target, code=1)
 
 
+def test_a_benchmark_that_is_gone_is_no_reason_to_run(tmp_path: Path) -> None:
+    rule = 'rule one:\n    output: "one"\n    benchmark: "one.tsv"\n    shell: "touch {output}"\n'
+    workflow = Workflow(tmp_path, rule)
+    workflow.lay("one")
+    assert NOTHING in workflow.run("one", patch="ask_for_no_benchmark()")
+    assert "rule one:" in workflow.run("--dry-run", "one")
+    workflow.run("--force", "one", patch="ask_for_no_benchmark()")
+    assert (tmp_path / "one.tsv").exists()
+
+
 def test_a_dry_run_does_not_speak_of_missing_records(tmp_path: Path) -> None:
     workflow = Workflow(tmp_path, 'rule one:\n    output: "one"\n    shell: "touch {output}"\n')
     workflow.lay("one")
