@@ -9,8 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,10 +30,10 @@ from test_targets import (
     TABLES,
     TEACHER,
     VERDICT,
-    made_by,
     manifests,
     project,
 )
+from test_workflow import made_by, wait_for, waiting
 
 from kd import stamps
 from kd.products import Product
@@ -104,14 +103,6 @@ def first_and_second(project: Whole) -> Iterator[tuple[Controller, Controller]]:
             one.running.wait()
 
 
-def wait_for(condition: Callable[[], object], running: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert running.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def count(project: Whole) -> None:
     """Have a project take down what is made, as often as it is made."""
     line = '    files.crash_point("published", product)\n'
@@ -126,12 +117,6 @@ def take_away(project: Whole, name: str) -> None:
     """Delete a file of a product, so that it is to do."""
     files = {TABLE: f"{TABLE}.csv", DOTS: f"{DOTS}.svg", STUDENT: f"{STUDENT}/metrics.csv", MEASURES: f"{MEASURES}.csv"}
     (project.folder / files[name]).unlink()
-
-
-def waiting(project: Whole, verb: str) -> int | None:
-    """Return the process of a verb that waits for a lock which another process holds, or None."""
-    blocked = re.findall(r"-> FLOCK +ADVISORY +WRITE (\d+) ", Path("/proc/locks").read_text())
-    return next((pid for pid in project.processes(f"kd {verb}") if str(pid) in blocked), None)
 
 
 EVERYTHING = {DATA, LABELS, TEACHER, STUDENT, RELEASE, TABLE, DOTS, FIDELITY, TABLES, VERDICT, PAGE}

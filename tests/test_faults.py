@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from test_workflow import KL3, SMALL, Project, changed, done, finished, wait_for, with_losses  # noqa: F401 (fixtures)
+from test_workflow import KL3, SMALL, Project, changed, done, finished, wait_for, waiting, with_losses  # noqa: F401 (fixtures)
 from torch import Tensor
 
 from kd import attempts, files, losses, stages, state
@@ -523,10 +523,14 @@ def test_a_controller_that_is_killed_leaves_its_cell_to_the_next_which_waits_and
     wait_for(counted.is_under_way, running)
     running.kill()
     running.wait()
-    assert counted.processes(f"kd train results/{CELL} ")
-    counted.run(TARGET)
+    (trainer,) = counted.trainers
+    os.kill(trainer, signal.SIGSTOP)
+    again = counted.start(TARGET)
+    wait_for(lambda: waiting(counted, "train"), again)
+    os.kill(trainer, signal.SIGCONT)
+    assert again.wait(120) == 0
     assert_each_epoch_once(counted)
-    assert len(counted.trainers) == 1
+    assert counted.trainers == {trainer}
     assert "is there already" in counted.logs()
 
 

@@ -612,6 +612,12 @@ def wait_for(condition: object, running: subprocess.Popen, seconds: float = 120)
         time.sleep(0.02)
 
 
+def waiting(project: Project, verb: str) -> int | None:
+    """Return the process of a verb that waits for a lock which another process holds, or None."""
+    blocked = re.findall(r"-> FLOCK +ADVISORY +WRITE (\d+) ", Path("/proc/locks").read_text())
+    return next((pid for pid in project.processes(f"kd {verb}") if str(pid) in blocked), None)
+
+
 # -- by hand ----------------------------------------------------------------------------------------------------------
 
 
