@@ -690,25 +690,6 @@ def test_a_job_that_fails_after_its_cell_was_published_leaves_the_new_result(don
     assert done.published() == after
 
 
-@pytest.mark.slow
-def test_five_controllers_at_once_train_each_cell_once_and_all_succeed(tmp_path: Path, undisturbed: Path) -> None:
-    """Fault 34: the numbers are those of one controller alone."""
-    folders = [tmp_path / name for name in ("alone", "five")]
-    for folder in folders:
-        folder.mkdir()
-    alone, five = (Counted(folder, undisturbed) for folder in folders)
-    for project in (alone, five):
-        project.study({**with_losses("ce", {"kl": {"tau": [3]}}, figure="dots"), "seeds": [0]})
-    running = [five.start() for _ in range(5)]
-    assert [each.wait(1200) for each in running] == [0] * 5, (five.folder / "started.log").read_text()
-    assert set(five.epochs.values()) == {1}
-    assert five.epochs.total() == 3 * SMALL["protocol"]["epochs"]
-    alone.run("students")
-    for name in alone.published():
-        assert content(alone.folder, f"results/{name}") == content(five.folder, f"results/{name}")
-    assert "Nothing to be done" in five.run()
-
-
 # -- storms -----------------------------------------------------------------------------------------------------------
 
 
