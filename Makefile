@@ -18,10 +18,12 @@ test: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/pytest -n auto --dist worksteal -m slow
 
-test-slurm: .venv/installed # as root on Debian: a SLURM on this machine, without and with accounting
+test-slurm: .venv/installed # as root on Debian: a SLURM on this machine, one that forgets jobs, one with accounting
 	tests/cluster.sh install
 	tests/cluster.sh start
 	KD_TEST_CLUSTER=plain $(BIN)/pytest -n 4 --dist worksteal -m slurm; code=$$?; tests/cluster.sh stop; exit $$code
+	tests/cluster.sh start --forgetful
+	KD_TEST_CLUSTER=forgetful $(BIN)/pytest -n 3 -m slurm -k forgot; code=$$?; tests/cluster.sh stop; exit $$code
 	tests/cluster.sh start --accounting
 	KD_TEST_CLUSTER=accounting $(BIN)/pytest -m slurm -k accounting; code=$$?; tests/cluster.sh stop; exit $$code
 

@@ -10,16 +10,21 @@ kd train results/... --processes 4                          one cell on four GPU
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
 import re
 import signal
 import sys
+
+if __name__ == "__main__":  # until `main` heeds it: no traceback through what is being imported
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kd import __version__, files, making, products
+from kd import __version__, files, making, products, signals
 from kd.cells import (
     REPORTS,
     Cell,
@@ -33,11 +38,11 @@ from kd.cells import (
     taught_by,
 )
 from kd.config import Recipe, Study, merged, parse_yaml, read_yaml, schema, validate
-from kd.errors import ConfigError, Diverged, KdError, StorageError, Terminated, nearest, understood
+from kd.errors import STOPS, ConfigError, Diverged, StorageError, Terminated, nearest, understood
 from kd.figures import ANALYSES, FIGURES
 from kd.judge import Judge, replaced, told
 from kd.products import Product
-from kd.startup import keep_memory, leave, start_together
+from kd.startup import flush, keep_memory, leave, speak_utf8, start_together
 
 _LEAST = {"threads": 1, "cells_per_gpu": 0, "processes": 1, "workers": 0}
 _SHOWN = 20  # cells of one status that are listed before the rest is counted
@@ -45,25 +50,44 @@ _SHOWN = 20  # cells of one status that are listed before the rest is counted
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return its exit code: 2 config, 65 diverged, 74 storage, 75 busy, 137 memory, 130, 143 stopped."""
+    if arguments is None:
+        speak_utf8()
     options = _parser().parse_args(arguments)
     options.as_command = arguments is None
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     # Of the libraries, warnings only, and of processes that train together all but the first (torchrun sets RANK).
     logging.getLogger("kd").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
-    if arguments is None:
-        signal.signal(signal.SIGTERM, _terminate)  # in the training loop its own handler takes over
+    if arguments is not None:
+        return _answer(options)
     try:
-        _demand_counts(options)
-        code = options.verb(options) or 0
-    except BaseException as error:
-        known = understood(error)
-        if not isinstance(known, KdError):
-            raise
-        print(f"kd: {known}", file=sys.stderr)
-        code = known.exit_code
-    if arguments is None and "torch" in sys.modules:
+        signals.heed()
+        logging.raiseExceptions = False  # nor is a log that cannot be written a reason for tracebacks
+        code = _answer(options)
+        signals.unheed()
+    except Terminated as error:
+        signals.caught()
+        print(f"kd: {error}", file=sys.stderr)
+        flush()
+        signals.leave_now(error.exit_code)  # a thread that hangs must not keep it alive
+    if "torch" in sys.modules:
         leave(code)
     return code
+
+
+def _answer(options: argparse.Namespace) -> int:
+    """Run a verb; say in one line why it could not do what it was asked."""
+    try:
+        _demand_counts(options)
+        return options.verb(options) or 0
+    except BaseException as error:
+        known = understood(error)
+        if not isinstance(known, STOPS):
+            raise
+        if options.as_command and isinstance(error, Terminated):
+            raise
+        with contextlib.suppress(OSError):  # the disk that the log is on may be the full one
+            print(f"kd: {known}", file=sys.stderr)
+        return known.exit_code
 
 
 def _demand_counts(options: argparse.Namespace) -> None:
@@ -71,10 +95,6 @@ def _demand_counts(options: argparse.Namespace) -> None:
         given = getattr(options, name, least)
         if given < least:
             raise ConfigError(f"--{name.replace('_', '-')} {given}: expected {least} or more")
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise Terminated(number, "terminated")
 
 
 # -- verbs ------------------------------------------------------------------------------------------------------------
@@ -383,8 +403,13 @@ def _from_table(options: argparse.Namespace, product: Callable[[str], Product], 
     manifest = folder / products.MANIFESTS / "table.json"
     if manifest.exists():
         files.verified(folder, at=manifest)
-    for name, content in make(folder).items():
-        files.write_atomic(folder / name, content)
+    ours = product(folder.name)
+    with contextlib.ExitStack() as held:
+        if ours.folder == folder:  # a study's own, which a Snakemake may be making
+            held.enter_context(files.lock(ours.lock))
+            making.sweep(ours)
+        for name, content in make(folder).items():
+            files.write_atomic(folder / name, content)
 
 
 def delete(options: argparse.Namespace) -> None:

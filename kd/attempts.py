@@ -7,7 +7,6 @@ and the lock, which the kernel has dropped, that nobody is at it any more. `kd s
 from __future__ import annotations
 
 import contextlib
-import json
 import mmap
 import os
 import re
@@ -18,8 +17,8 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from kd import files
-from kd.errors import KdError, StorageError, Terminated, understood
+from kd import files, signals
+from kd.errors import STOPS, StorageError, Terminated, understood
 
 _RESERVE = 2 << 20  # bytes of address space, let go of where memory has run out: to write the note takes some, too
 
@@ -27,8 +26,11 @@ _RESERVE = 2 << 20  # bytes of address space, let go of where memory has run out
 @contextlib.contextmanager
 def at_work(lock: Path) -> Iterator[None]:
     """Hold `lock`, waiting for it, and keep a note beside it until the block succeeds."""
-    with files.lock(lock), _noted(_note(lock)):
-        yield
+    note = _note(lock)
+    with files.lock(lock):
+        files.sweep(note.parent, note.name)
+        with _noted(note):
+            yield
 
 
 @contextlib.contextmanager
@@ -39,27 +41,32 @@ def _noted(path: Path) -> Iterator[None]:
         "pid": os.getpid(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
+
+    def ended(error: BaseException) -> None:
+        code = error.exit_code if isinstance(error, STOPS) else 1
+        with contextlib.suppress(StorageError):  # a full disk is cause enough; it must not hide itself
+            _write(path, note | {"ended": round(time.time(), 3), "exit": code, "cause": _cause(error)})
+
     reserve = mmap.mmap(-1, _RESERVE)
     _write(path, note)
     try:
-        yield
+        with signals.last_words(ended):
+            yield
     except BaseException as error:
         reserve.close()
         traceback.clear_frames(error.__traceback__)  # and with it of what training held
-        error = understood(error)
-        code = error.exit_code if isinstance(error, KdError) else 1
-        with contextlib.suppress(StorageError):  # a full disk is cause enough; it must not hide itself
-            _write(path, note | {"ended": round(time.time(), 3), "exit": code, "cause": _cause(error)})
+        ended(understood(error))
         raise
     path.unlink(missing_ok=True)
 
 
 def last_attempt(lock: Path) -> dict | None:
-    """Return the note beside `lock`: of the attempt that is going on, or of one that did not succeed; or None."""
-    try:
-        return json.loads(_note(lock).read_text())
-    except (OSError, ValueError):
-        return None
+    """Return the note beside `lock`: of the attempt that is going on, or of one that did not succeed; or None.
+
+    Raises StorageError that names it when it is damaged.
+    """
+    note = _note(lock)
+    return files.unseal(note)[0] if note.exists() else None
 
 
 def _note(lock: Path) -> Path:
@@ -67,11 +74,11 @@ def _note(lock: Path) -> Path:
 
 
 def _write(path: Path, note: dict) -> None:
-    files.write_atomic(path, (json.dumps(note) + "\n").encode())
+    files.seal(path, note, b"")
 
 
 def _cause(error: BaseException) -> str:
-    if isinstance(error, KdError):
+    if isinstance(error, STOPS):
         limit = "time limit; " if isinstance(error, Terminated) and _time_is_up() else ""
         return f"{limit}{error}"
     lines = str(error).strip().splitlines() or [""]

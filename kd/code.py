@@ -22,12 +22,15 @@ REGISTRIES = frozenset({"kd", "kd.losses", "kd.models", "kd.data", "kd.figures"}
 PLUMBING = frozenset(
     {
         "kd.errors",
+        "kd.signals",
+        "kd.threads",
         "kd.files",
         "kd.code",
         "kd.config",
         "kd.cells",
         "kd.startup",
         "kd.device",
+        "kd.kernels",
         "kd.footprint",
         "kd.attempts",
         "kd.slurm",
@@ -36,6 +39,7 @@ PLUMBING = frozenset(
         "kd.judge",
         "kd.stamps",
         "kd.making",
+        "kd.leftovers",
         "kd.controllers",
         "kd.patches",
         "kd.delete",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -72,25 +73,35 @@ class Noise(NamedTuple):
     amount: float | str
 
 
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxtuple, _REPR.maxset = 3, 8, 8, 8, 8
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 200
+
+
+def _shown(value: object) -> str:
+    """Spell a value for a message: what is large or deep in part."""
+    return _REPR.repr(value)
+
+
 # -- values -----------------------------------------------------------------------------------------------------------
 
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"got {value!r}, expected a number")
+        raise ValueError(f"got {_shown(value)}, expected a number")
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"got {value!r}, expected a number") from None
+        raise ValueError(f"got {_shown(value)}, expected a number") from None
     if not math.isfinite(number):
-        raise ValueError(f"got {value!r}, expected a finite number")
+        raise ValueError(f"got {_shown(value)}, expected a finite number")
     return number
 
 
 def _whole(value: object) -> int:
     number = _number(value)
     if number != int(number):
-        raise ValueError(f"got {value!r}, expected a whole number")
+        raise ValueError(f"got {_shown(value)}, expected a whole number")
     return int(number)
 
 
@@ -100,13 +111,13 @@ def _cells_per_gpu(value: object) -> int:
         return 0
     number = _whole(value)
     if not 1 <= number <= 48:
-        raise ValueError(f"got {value!r}, expected 1 to 48, or auto")
+        raise ValueError(f"got {_shown(value)}, expected 1 to 48, or auto")
     return number
 
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(NAME, value):
-        raise ValueError(f"got {value!r}; a name is letters, digits and underscores")
+        raise ValueError(f"got {_shown(value)}; a name is letters, digits and underscores")
     return value
 
 
@@ -122,13 +133,15 @@ def _several(value: object) -> tuple:
 
 def _sha256(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(SHA256, value):
-        raise ValueError(f"got {value!r}, expected 64 hexadecimal digits in lower case, as `sha256sum FILE` prints")
+        raise ValueError(
+            f"got {_shown(value)}, expected 64 hexadecimal digits in lower case, as `sha256sum FILE` prints"
+        )
     return value
 
 
 def _network(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"got {value!r}, expected the name of a network, such as wrn-16-2")
+        raise ValueError(f"got {_shown(value)}, expected the name of a network, such as wrn-16-2")
     try:
         models.family(value)
     except ConfigError as error:
@@ -157,23 +170,25 @@ def _seeds_of_one(value: object) -> tuple[object, ...]:
 
 def _combination(value: object) -> str:
     if not isinstance(value, str) or value not in losses.ENSEMBLES:
-        raise ValueError(f"{value!r}: no such ensemble{nearest(str(value), losses.ENSEMBLES)}")
+        raise ValueError(f"{_shown(value)}: no such ensemble{nearest(str(value), losses.ENSEMBLES)}")
     return value
 
 
 def _figure(value: object) -> str:
     if not isinstance(value, str) or value not in figures.FIGURES:
-        raise ValueError(f"{value!r}: no such figure{nearest(str(value), figures.FIGURES)}")
+        raise ValueError(f"{_shown(value)}: no such figure{nearest(str(value), figures.FIGURES)}")
     return str(value)
 
 
 def _paths(value: object) -> tuple[tuple[str, ...], ...]:
     """Read one path of networks, or a list of such paths."""
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"got {value!r}, expected networks from teacher to student: [wrn-28-4, wrn-16-4, wrn-16-2]")
+        raise ValueError(
+            f"got {_shown(value)}, expected networks from teacher to student: [wrn-28-4, wrn-16-4, wrn-16-2]"
+        )
     paths = [value] if isinstance(value[0], str) else value
     if not all(isinstance(path, list | tuple) and path for path in paths):
-        raise ValueError(f"got {value!r}, expected a list of networks, or a list of such lists")
+        raise ValueError(f"got {_shown(value)}, expected a list of networks, or a list of such lists")
     return tuple((*map(_teacher, path[:-1]), _network(path[-1])) for path in paths)
 
 
@@ -189,13 +204,13 @@ def _expand_loss(entry: object) -> Iterator[Objective]:
     if isinstance(entry, str):
         entry = {entry: {}}
     if not isinstance(entry, dict):
-        raise ValueError(f"got {entry!r}, expected a loss: ce, mse, or {{kl: {{tau: [1, 3], alpha: 0.5}}}}")
+        raise ValueError(f"got {_shown(entry)}, expected a loss: ce, mse, or {{kl: {{tau: [1, 3], alpha: 0.5}}}}")
     for loss, axes in entry.items():
         if loss not in losses.LOSSES:
             raise ValueError(f"{loss}: no such loss{nearest(str(loss), losses.LOSSES)}")
         axes = {} if axes is None else axes
         if not isinstance(axes, dict):
-            raise ValueError(f"{loss}: got {axes!r}, expected its hyperparameters: {{tau: 3}}")
+            raise ValueError(f"{loss}: got {_shown(axes)}, expected its hyperparameters: {{tau: 3}}")
         for values in itertools.product(*(_several(values) for values in axes.values())):
             yield objective(loss, dict(zip(axes, values, strict=True)))
 
@@ -214,7 +229,7 @@ def _noises(value: object) -> tuple[Noise, ...]:
     """Read `{symmetric: [0.2, 0.4], file: human}`; a rate of 0 is no noise at all."""
     kinds = {kind.name: key for key, kind in data.NOISES.items()}
     if not isinstance(value, dict):
-        raise ValueError(f"got {value!r}, expected {{symmetric: [0.2, 0.4]}}; kinds: {', '.join(kinds)}")
+        raise ValueError(f"got {_shown(value)}, expected {{symmetric: [0.2, 0.4]}}; kinds: {', '.join(kinds)}")
     noises = []
     for name, amounts in value.items():
         if name not in kinds:
@@ -228,7 +243,7 @@ def _amount(name: str, amount: object) -> float | str:
         return _name(amount)
     rate = _number(amount)
     if not 0 <= rate <= 1:
-        raise ValueError(f"{name}: got a rate of {amount!r}, expected 0 to 1")
+        raise ValueError(f"{name}: got a rate of {_shown(amount)}, expected 0 to 1")
     return rate
 
 
@@ -605,15 +620,39 @@ def read_yaml(path: Path) -> dict:
 def parse_yaml(text: str, where: str) -> object:
     """Return the plain values that `text` spells. Raises ConfigError that begins with `where`."""
     try:
-        return _PlainYaml(text).get_single_data()
+        return _PlainYaml(text).plain()
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except Exception as error:  # YAMLError, and what a scalar that belies its tag raises, which has no common type
         raise ConfigError(f"{where}: not valid YAML: {error}") from error
 
 
+_MOST_VALUES = 100_000  # of a study, aliases counted as what they stand for
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """Return how many values a node has if each alias is written out; one within itself has no end."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inner = (part for one in parts for part in (one if isinstance(one, tuple) else (one,)))
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in inner)
+    return known[id(node)]
+
+
 class _PlainYaml(yaml.SafeLoader):
     """YAML of plain values, in which no number is octal by surprise and no key is lost."""
+
+    def plain(self) -> object:
+        """Return the values. Raises ConfigError where aliases within aliases stand for more than a study can be."""
+        node = self.get_single_node()
+        if node is None:
+            return None
+        if _written_out(node, {}) > _MOST_VALUES:
+            raise ConfigError(
+                f"aliases (*name) within aliases stand for more than {_MOST_VALUES:,} values; write out what is meant"
+            )
+        return self.construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         """Return keys and values. Raises ConfigError for a key that is there twice: YAML would keep the last."""
@@ -668,11 +707,17 @@ def validate(values: object) -> Study:
     return _checked(Study, values)
 
 
+_MOST_ERRORS = 20  # that one message shows
+_LONGEST = 2000  # characters of one
+
+
 def _checked(model: type[_M], values: object) -> _M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item) for item in error.errors())) from None
+        said = [_explain(item) for item in error.errors(include_url=False)]
+        more = [f"... and {len(said) - _MOST_ERRORS} more"] if len(said) > _MOST_ERRORS else []
+        raise ConfigError("\n".join(said[:_MOST_ERRORS] + more)) from None
     except RecursionError:
         raise ConfigError("lists or keys within each other, too deep to read") from None
 
@@ -680,10 +725,11 @@ def _checked(model: type[_M], values: object) -> _M:
 def _explain(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"])
     what = item["msg"].removeprefix("Value error, ")
-    got = "" if item["type"] in ("value_error", "missing") else f" (got {item['input']!r})"
+    got = "" if item["type"] in ("value_error", "missing") else f" (got {_shown(item['input'])})"
     # A key that the message itself starts with belongs to the path: `protocol` + `lrr: unknown key`.
     glue = "." if re.match(r"[A-Za-z0-9_.]+: ", what) else ": "
-    return f"{where}{glue}{what}{got}" if where else f"{what}{got}"
+    said = f"{where}{glue}{what}{got}" if where else f"{what}{got}"
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST // 2]} ... {said[-_LONGEST // 2 :]}"
 
 
 def schema() -> dict:

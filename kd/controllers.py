@@ -7,7 +7,6 @@ each other; two that would replace each other's results do not start.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from kd import files
 from kd.cells import STATE, Cell, memberships, taught_by
 from kd.config import Study
-from kd.errors import ConfigError
+from kd.errors import ConfigError, StorageError
 from kd.judge import data_recipe
 
 FOLDER = Path(STATE, "controllers")
@@ -30,23 +29,25 @@ def enter(study: Study, every: Sequence[Cell]) -> contextlib.ExitStack:
     """
     mine, held = _presence(study, every), contextlib.ExitStack()
     with files.lock(_GATE):
-        for path in FOLDER.glob("*.json"):
+        for path in sorted(FOLDER.glob("*.json")):
             if not files.is_locked(path):
-                path.unlink(missing_ok=True)  # of one that has ended
-        for other in alive():
+                with files.storage(path, verb="remove"):
+                    path.unlink(missing_ok=True)  # of one that has ended
+                continue
+            other = _said(path)
             conflict = _conflict(mine, other)
             if conflict:
                 where = f"process {other['pid']} on {other['host']}"
                 raise ConfigError(f"another Snakemake is at work in this folder ({where}) and {conflict}")
         path = FOLDER / f"{mine['host']}-{mine['pid']}.json"
-        files.write_atomic(path, files.canonical_json(mine).encode())
+        files.seal(path, mine, b"")
         held.enter_context(files.lock(path))
     return held
 
 
-def alive() -> list[dict]:
-    """Return what the Snakemakes that are at work here say they make."""
-    return [said for path in sorted(FOLDER.glob("*.json")) if files.is_locked(path) and (said := _read(path))]
+def alive() -> bool:
+    """Say whether a Snakemake is at work here."""
+    return any(map(files.is_locked, FOLDER.glob("*.json")))
 
 
 def _presence(study: Study, every: Sequence[Cell]) -> dict:
@@ -91,7 +92,9 @@ def _conflict(mine: dict, other: dict) -> str | None:
     return None
 
 
-def _read(path: Path) -> dict | None:
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_bytes())
-    return None
+def _said(path: Path) -> dict:
+    """Return what another process says that it makes."""
+    try:
+        return files.unseal(path)[0]
+    except StorageError as error:
+        raise StorageError(f"{error}; another Snakemake is at work in this folder: wait for it") from error

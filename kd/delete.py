@@ -47,7 +47,7 @@ def delete(what: str, dry: bool = False, yes: bool = False) -> None:
         for manifest in published:
             files.discard(manifest)
         for tree in trees:
-            with files.storage(tree):
+            with files.storage(tree, verb="remove"):
                 shutil.rmtree(tree) if tree.is_dir() else tree.unlink(missing_ok=True)
     print("deleted")
 

@@ -19,12 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kd import files
-from kd.errors import Busy, ConfigError
+from kd import files, kernels
+from kd.errors import Busy, ConfigError, OutOfMemory, first_line, understood
 from kd.peers import ALONE, Peers
 
 SHARES = Path("state/gpus")
-COMPILED = Path("state/compiled")
 AUTO = 0  # cells per GPU: as many as fit into its memory
 _PARTS = 48  # that a GPU's memory is shared out in: 1, 2, 3, 4, 6, 8, 12, 16 or 24 equal cells leave nothing over
 _POLL_SECONDS = 1.0
@@ -59,12 +58,9 @@ class Place:
         """
         if not self.compiles:
             return self.peers.parallel(network)
-        # Beside the states, so that cells share it wherever they run; by processor, for the code is made for one.
-        processor = f"{zlib.crc32((_cpu_name() + _cpu_info('flags')).encode()):08x}"
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((COMPILED / processor).absolute()))
         # Products may be added without rounding in between, which torch's own kernels do as well: 7 % of a step.
         options = {"cpp.enable_floating_point_contract_flag": "fast"}
-        compiled = torch.compile(network, dynamic=False, options=options)
+        compiled = _Compiled(lambda: torch.compile(network, dynamic=False, options=options))
         whole = {batch, self.evaluation_batch}
         return lambda inputs: compiled(inputs) if len(inputs) in whole else network(inputs)
 
@@ -96,6 +92,30 @@ class Place:
         if self.device.type == "cuda":
             peak["gpu_mib"] = torch.cuda.max_memory_allocated(self.device) // 2**20
         return peak
+
+
+class _Compiled:
+    """A compiled network. Where what was kept of it cannot be loaded, it is compiled anew, once."""
+
+    def __init__(self, compiled: Callable[[], Callable[[Tensor], Tensor]]) -> None:
+        self._make, self._run, self._again = compiled, compiled(), False
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        try:
+            return self._run(inputs)
+        except Exception as error:  # of a damaged library, source or pickle: they have no common type
+            if isinstance(understood(error), OutOfMemory) and "failed to map segment" not in str(error):
+                raise
+            if self._again:
+                raise ConfigError(
+                    f"protocol.compile: this network cannot be compiled here ({type(error).__name__}: "
+                    f"{first_line(error)}); set compile: never"
+                ) from error
+        self._again = True
+        kernels.discard()
+        torch.compiler.reset()
+        self._run = self._make()
+        return self(inputs)
 
 
 class _Recorded:
@@ -270,6 +290,11 @@ def _peak_resident() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def processor() -> str:
+    """Name this machine's kind of processor, which compiled kernels are made for."""
+    return f"{zlib.crc32((_cpu_name() + _cpu_info('flags')).encode()):08x}"
 
 
 @functools.cache

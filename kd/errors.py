@@ -56,16 +56,27 @@ class OutOfMemory(KdError):
     exit_code = 137
 
 
-class Terminated(KdError):
-    """A signal arrived (SIGTERM: 143, SIGINT: 130); the state is saved and the same command goes on from it."""
+class Terminated(BaseException):
+    """A signal arrived (SIGTERM: 143, SIGINT: 130); the same command goes on from what is saved.
+
+    No Exception, as KeyboardInterrupt is none: it arrives in any line, of libraries too, some of which catch all.
+    """
 
     def __init__(self, signal: int, where: str) -> None:
         super().__init__(f"signal {signal}: {where}; the same command goes on from there")
         self.exit_code = 128 + signal
 
 
+STOPS = (KdError, Terminated)  # what ends a command with one message, and has an `exit_code`
+
+
 def understood(error: BaseException) -> BaseException:
-    """Return `error` as the KdError that it amounts to: a full disk, no memory, Ctrl-C, a lost peer; else itself."""
+    """Return `error` as one of STOPS that it amounts to: a full disk, no memory, Ctrl-C, a lost peer; else itself."""
+    stop = error
+    while stop is not None and not isinstance(stop, Terminated):
+        stop = stop.__cause__ or stop.__context__
+    if stop is not None:  # what cleaning up after it raised, or a library made of it
+        return stop
     if _is_lack_of_memory(error):
         return OutOfMemory(f"out of memory: {first_line(error)}; give it more, or train fewer cells at once")
     if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_PEER):

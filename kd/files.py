@@ -15,16 +15,19 @@ import json
 import os
 import shutil
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from kd.errors import Busy, StorageError
 
 MANIFEST = "manifest.json"
 FORMAT = 2  # of manifests; one of another format is made anew
 AGAIN = "run snakemake, or the kd verb that makes it"
-_PENDING = ".tmp-"  # prefix of files that are not there yet; the writer's pid follows
+_PENDING = ".tmp-"  # prefix of files that are not there yet; the writer's machine and pid follow
+_HOST = os.uname().nodename.replace("-", "_")[:64]
 _SEAL = b',\n "manifest_sha256": "'  # the last key of a manifest: the digest of all that stands before it
 _OPEN_LOCKS: set[int] = set()  # file descriptors
 
@@ -34,9 +37,37 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def opened(path: str | Path) -> BinaryIO:
+    """Open a file to be read. Raises OSError for what is none: the other end of a pipe could be waited for for ever."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise OSError(errno.EINVAL, "not a regular file (a socket or a device)", str(path)) from None
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, f"not a regular file ({kind_of_file(mode)})", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def content_of(path: str | Path) -> bytes:
+    """Return the bytes of a regular file."""
+    with opened(path) as file:
+        return file.read()
+
+
+def kind_of_file(mode: int) -> str:
+    """Name what is no regular file."""
+    return {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}.get(
+        stat.S_IFMT(mode), "a device"
+    )
+
+
 def file_digest(path: Path) -> str:
     """Return the hex SHA-256 of a file, read in chunks."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -46,7 +77,7 @@ def canonical_json(value: object) -> str:
 
 
 @contextlib.contextmanager
-def storage(path: Path, needed: int = 0) -> Iterator[None]:
+def storage(path: Path, needed: int = 0, verb: str = "write") -> Iterator[None]:
     """Turn an operating-system refusal into one message that names the path and what would help."""
     try:
         yield
@@ -55,7 +86,7 @@ def storage(path: Path, needed: int = 0) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             need = f"{needed:,} bytes are needed, " if needed else ""
             room = f" ({need}{free_bytes(path):,} bytes are free; make space and run the same command again)"
-        raise StorageError(f"{path}: cannot write: {error.strerror or error}{room}") from error
+        raise StorageError(f"{path}: cannot {verb}: {error.strerror or error}{room}") from error
 
 
 def free_bytes(path: Path) -> int:
@@ -108,10 +139,15 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> str:
     return digest
 
 
+def pending_name(path: Path) -> Path:
+    """Return the name of a file while this process writes it: nobody else's, of any machine."""
+    return path.with_name(f"{_PENDING}{_HOST}-{os.getpid()}-{path.name}")
+
+
 @contextlib.contextmanager
 def _written(path: Path, content: bytes | Callable[[Path], object]) -> Iterator[tuple[Path, str]]:
     """Write `content` to a temporary file beside `path` and give its name and digest; afterwards it is gone."""
-    pending = path.with_name(f"{_PENDING}{os.getpid()}-{path.name}")
+    pending = pending_name(path)
     try:
         with storage(path, 0 if callable(content) else len(content)):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,10 +164,16 @@ def _written(path: Path, content: bytes | Callable[[Path], object]) -> Iterator[
             pending.unlink(missing_ok=True)
 
 
+def is_pending(name: str) -> bool:
+    """Say whether this is the name of a file that is not there yet, or never will be: its writer was killed."""
+    return name.startswith(_PENDING)
+
+
 def sweep(folder: Path, names: str = "*") -> None:
     """Remove what dead writers left unfinished of files of these names. Call it while holding the lock of them."""
     for pending in Path(folder).glob(f"{_PENDING}*-{names}"):
-        pending.unlink(missing_ok=True)
+        with storage(pending, verb="remove"):
+            pending.unlink(missing_ok=True)
 
 
 def publish(
@@ -157,7 +199,8 @@ def publish(
                 at.unlink(missing_ok=True)  # never an old manifest beside new artefacts
                 for number, (name, (path, _)) in enumerate(pending.items()):
                     crash_point(f"publish:{number}", of)
-                    os.replace(path, folder / name)
+                    with storage(folder / name):
+                        os.replace(path, folder / name)
                 for changed in {(folder / name).parent for name in pending} | {folder}:
                     _sync_directory(changed)
         crash_point(f"publish:{len(pending)}", of)
@@ -214,7 +257,7 @@ def read_manifest(folder: Path, at: Path | None = None) -> dict | None:
     """
     path = at or Path(folder) / MANIFEST
     try:
-        content = path.read_bytes()
+        content = content_of(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -278,28 +321,31 @@ def verified(folder: Path, *names: str, at: Path | None = None) -> dict:
 
 
 def seal(path: Path, header: dict, payload: bytes) -> None:
-    """Write `payload` atomically behind one line of JSON: `header` and the payload's digest."""
-    line = canonical_json({**header, "sha256": sha256(payload)}).encode()
-    write_atomic(path, line + b"\n" + payload)
+    """Write `payload` atomically behind one line of JSON: `header`, and a digest of both."""
+    line = canonical_json(header).encode()
+    write_atomic(path, b"%b %b\n%b" % (line, _seal_of(line, payload), payload))
 
 
 def unseal(path: Path) -> tuple[dict, bytes]:
     """Return (header, payload) of a sealed file. Raises StorageError when a bit of it has changed."""
-    try:
-        line, _, payload = Path(path).read_bytes().partition(b"\n")
-        header = json.loads(line)
-        intact = header.pop("sha256") == sha256(payload)
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise StorageError(f"{path}: not a sealed state file") from error
-    if not intact:
-        raise StorageError(f"{path}: its content does not match its own digest")
-    return header, payload
+    with storage(path, verb="read"):
+        first, _, payload = content_of(path).partition(b"\n")
+    line, _, digest = first.rpartition(b" ")
+    if digest != _seal_of(line, payload):
+        raise StorageError(f"{path}: not a sealed file of kd, or damaged (it does not match its own digest)")
+    return json.loads(line), payload
+
+
+def _seal_of(line: bytes, payload: bytes) -> bytes:
+    digest = hashlib.sha256(line)
+    digest.update(payload)
+    return digest.hexdigest().encode()
 
 
 def is_locked(path: Path) -> bool:
     """Say whether some process holds `path` locked alone, without waiting for it. To read the file is enough."""
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from kd import signals
 from kd.data import views
 from kd.data.examples import Examples
 from kd.device import Place
@@ -114,7 +114,7 @@ def fit(
         optimiser.step(lr)
         position.add(loss, logits, labels, examples.truth(index))
 
-    with _signals() as arrived, contextlib.closing(progress):
+    with signals.noted() as arrived, contextlib.closing(progress):
         while position.epoch < plan.epochs:
             epoch, resumed_at = position.epoch, time.monotonic()
             lr = place.scalar(plan.lr_at(epoch))
@@ -135,16 +135,19 @@ def fit(
                         resumed_at = time.monotonic()
                         _save(state, network, optimiser, position, history, peers)
                     if stop:
-                        where = f"stopped in epoch {epoch + 1}, step {position.step}, the state is saved"
-                        raise Terminated(stop, where)
+                        raise _stopped(stop, position)
 
             position.check_finite(peers)
             peers.same_buffers(network)
             network.eval()
             row = {"epoch": epoch + 1, "lr": plan.lr_at(epoch), **position.means("train", peers)}
-            row |= evaluate(forward, examples, "test", place)
-            if len(examples.heldout):
-                row |= evaluate(forward, examples, "heldout", place)
+            for part in ("test", *(["heldout"] if len(examples.heldout) else [])):
+                measured = evaluate(forward, examples, part, place, arrived)
+                if measured is None:  # as after the last step: what is evaluated is evaluated again
+                    position.seconds += time.monotonic() - resumed_at
+                    _save(state, network, optimiser, position, history, peers)
+                    raise _stopped(arrived[0], position)
+                row |= measured
             if not math.isfinite(row["test_loss"]):
                 raise Diverged(f"the test loss after epoch {epoch + 1} is {row['test_loss']}")
 
@@ -160,16 +163,25 @@ def fit(
                 _save(state, network, optimiser, position, history, peers)
 
 
+def _stopped(number: int, position: Position) -> Terminated:
+    return Terminated(number, f"stopped in epoch {position.epoch + 1}, step {position.step}, the state is saved")
+
+
 @torch.inference_mode()
-def evaluate(forward: Callable[[Tensor], Tensor], examples: Examples, part: str, place: Place) -> Row:
+def evaluate(
+    forward: Callable[[Tensor], Tensor], examples: Examples, part: str, place: Place, arrived: Sequence[int] = ()
+) -> Row | None:
     """Return the mean cross-entropy and the top-1 accuracy (%) on `part` of the examples, `test` or `heldout`.
 
-    `forward` is a network in evaluation mode, or what runs one: images [B, C, H, W] to logits [B, K].
+    `forward` is a network in evaluation mode, or what runs one: images [B, C, H, W] to logits [B, K]. None is returned
+    as soon as a signal has `arrived`, but not where several processes evaluate: each waits for the others' sums.
     """
     sums = torch.zeros(2, dtype=torch.float64, device=place.device)
     split, index, labels = examples.evaluated(part)
     own, size = place.peers.own, place.evaluation_batch
     for inputs, truth in zip(examples.plain(split, own(index), size), own(labels).split(size), strict=True):
+        if arrived and place.peers.count == 1:
+            return None
         with place.autocast():
             logits = forward(inputs)
         logits = logits.float()
@@ -285,9 +297,10 @@ def _save(state: State, network: nn.Module, optimiser: Sgd, position: Position, 
         "position": {**vars(position), "sums": peers.gathered(position.sums)},
         "history": vars(history),
     }
-    if peers.is_first:
-        state.save(content)
-    peers.told("saved")  # until then nobody ends: torchrun would end the first, too
+    with signals.saving():
+        if peers.is_first:
+            state.save(content)
+        peers.told("saved")  # until then nobody ends: torchrun would end the first, too
 
 
 def _restore(
@@ -307,18 +320,3 @@ def _restore(
     vars(position).update(saved["position"])
     log.info("going on from epoch %d, step %d", position.epoch + 1, position.step + 1)
     vars(history).update(saved["history"])
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect the signals that ask for an end in a list while the block runs, instead of dying between two writes."""
-    arrived: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda received, _: arrived.append(received))
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    }
-    try:
-        yield arrived
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

@@ -16,7 +16,6 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -28,6 +27,7 @@ from kd.code import code_digest
 from kd.config import Recipe, Study
 from kd.errors import StorageError
 from kd.products import READ_BY_PEOPLE, SPARED, Product
+from kd.threads import each
 
 ABSENT = "not made yet"
 _AUTO = {"precision": lambda made: made["precision"], "compile": lambda made: "always" if made["compiled"] else "never"}
@@ -132,7 +132,14 @@ class Judge:
 
     def refusals(self, product: Product) -> list[str]:
         """Return why a product cannot be made now: the inputs that are not current. None of them where it can."""
-        return [f"{one}: {why}" for one in self.inputs(product) if (why := self.to_do(one))]
+        return [f"{one}: {why}{self._because(one)}" for one in self.inputs(product) if (why := self.to_do(one))]
+
+    def _because(self, product: Product) -> str:
+        """Return what, further up, a product is to do for, where that is not its own doing."""
+        first, before = product, self._waits_for(product)
+        while self.reason(first) is None and before:
+            first, before = before, self._waits_for(before)
+        return f" ({first}: {self.reason(first)})" if first != product else ""
 
     def named(self, product: Product) -> dict[str, dict]:
         """Return the inputs of a product as its manifest names them: by digest, and what may go by recipe and code."""
@@ -199,11 +206,16 @@ class Judge:
         """Return what a product has to wait for, or None."""
         if product.kind == "release":
             return "after its students" if any(map(self.to_do, self.inputs(product))) else None
+        one = self._waits_for(product)
+        return f"looked at again after {_role(product, one)}" if one else None
+
+    def _waits_for(self, product: Product) -> Product | None:
+        """Return the first input of a product that is to do, or None."""
         for one in self.inputs(product):
             if one.kind in SPARED and self._look(one).manifest is None:
                 continue  # its own inputs are, where they count, those of the product too
             if self.to_do(one):
-                return f"looked at again after {_role(product, one)}"
+                return one
         return None
 
     def _lacks_views(self, product: Product, manifest: dict) -> str | None:
@@ -227,8 +239,7 @@ class Judge:
         for product in first:
             self._look(product)
         if rest and (time.perf_counter() - began) / len(first) > _SLOW_SECONDS:
-            with ThreadPoolExecutor(_READERS) as pool:
-                self._seen |= zip(rest, pool.map(_read, rest), strict=True)
+            self._seen |= zip(rest, each(_read, rest, _READERS), strict=True)
 
     # -- what would be made now ---------------------------------------------------------------------------------------
 

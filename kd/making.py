@@ -6,6 +6,7 @@ and leaves a stamp only beside what is current.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -14,9 +15,10 @@ from pathlib import Path
 
 from kd import files, stamps
 from kd.attempts import at_work
-from kd.errors import StorageError, itemised
+from kd.errors import Busy, StorageError, itemised
 from kd.judge import Judge
-from kd.products import READ_BY_PEOPLE, Product
+from kd.leftovers import forget_what_is_published, left_by, sweep
+from kd.products import Product
 
 log = logging.getLogger("kd")
 
@@ -45,6 +47,9 @@ def done(judge: Judge, product: Product, stamp: Path | None) -> bool:
     if judge.to_do(product):
         return False
     if stamp is None:
+        if left_by(product, judge.manifest(product)):
+            with contextlib.suppress(Busy, StorageError), files.lock(product.lock, wait=False):
+                _settled(judge.again(), product, None)
         return True
     with files.lock(product.lock):
         return _settled(judge.again(), product, stamp)
@@ -62,7 +67,7 @@ def begin(judge: Judge, product: Product, stamp: Path | None) -> Judge | None:
     files.crash_point("begin", product)
     if stamp:
         stamps.remove(stamp)
-    _sweep(product)
+    sweep(product)
     files.crash_point("work", product)
     return judge
 
@@ -93,7 +98,10 @@ def about(judge: Judge, product: Product) -> dict:
 def _settled(judge: Judge, product: Product, stamp: Path | None) -> bool:
     if judge.to_do(product):
         return False
-    _sweep(product)
+    sweep(product)
+    if product.kind == "bank":
+        _remove_unnamed(product, judge.manifest(product))
+    forget_what_is_published(product, judge.manifest(product))
     if stamp:
         stamps.make(stamp)
     log.info("%s is there already", product)
@@ -117,11 +125,10 @@ def with_inputs(judge: Judge, product: Product) -> Judge:
     return judge
 
 
-def _sweep(product: Product) -> None:
-    """Remove what writers of this product that are dead left unfinished."""
-    if product.kind not in READ_BY_PEOPLE:
-        files.sweep(product.folder)
-        return
-    files.sweep(product.manifest.parent, product.manifest.name)
-    for pattern in product.files:
-        files.sweep((product.folder / pattern).parent, Path(pattern).name)
+def _remove_unnamed(bank: Product, manifest: dict) -> None:
+    """Remove the rows and keys of the bank before this one, where whoever published this one ended before it could."""
+    for pattern in ("rows-*.npy", "keys-*.npy"):
+        for path in bank.folder.glob(pattern):
+            if path.name not in manifest["files"]:
+                with files.storage(path, verb="remove"):
+                    path.unlink(missing_ok=True)

@@ -1,23 +1,28 @@
-"""Every departure from what Snakemake does by itself. Written against 9.27.1; tests/test_patches.py holds each.
+"""Every departure from what Snakemake (9.27.1) and its SLURM plugin (2.8.0) do by themselves.
 
-Imported by the Snakefile alone. kd/slurm.py has what concerns Snakemake's SLURM plugin.
+Imported by the Snakefile alone; tests/test_patches.py holds each.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection
+import sys
+import time
+from collections.abc import AsyncIterator, Collection, Mapping
+from types import ModuleType
 from typing import Any
 
 from snakemake.dag import DAG
 from snakemake.io import _IOFile
-from snakemake.jobs import Job
+from snakemake.jobs import GroupJob, Job
 from snakemake.persistence import FileBackupMixin
+from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake.workflow import Workflow
 
 from kd.errors import nearest
 from kd.products import owner
+from kd.slurm import job_states
 from kd.stamps import DATE, TOP
 
 _FILES = ("targetfiles", "forcefiles", "priorityfiles", "untilfiles", "omitfiles")
@@ -31,6 +36,14 @@ def apply(stamps: str, known: Collection[str]) -> None:
     ask_for_no_benchmark()
     say_nothing_of_records()
     fail_alone_on_nodes()
+    if "snakemake_executor_plugin_slurm" in sys.modules:
+        plugin = sys.modules["snakemake_executor_plugin_slurm"]
+        heed_sigterm()
+        ask_on(plugin)
+        ask_squeue_alone(plugin)
+        judge_what_slurm_forgot(plugin)
+        tell_of_packs(plugin)
+        submit_the_rest_alone()
 
 
 def ask_for_stamps(stamps: str, known: Collection[str]) -> None:
@@ -85,7 +98,8 @@ def date_stamps_alike() -> None:
     @functools.wraps(touch)
     def touched(file: _IOFile, *args: Any, **options: Any) -> None:
         if str(file).startswith(f"{TOP}/"):
-            touch(file, (DATE, DATE))
+            if os.stat(file).st_mtime != DATE:  # kd has dated it; another user's it may not
+                touch(file, (DATE, DATE))
         else:
             touch(file, *args, **options)
 
@@ -131,7 +145,156 @@ def fail_alone_on_nodes() -> None:
     Workflow.execute = executed
 
 
-def _original(owner: type, name: str) -> Any:
+# -- SLURM ------------------------------------------------------------------------------------------------------------
+
+_LOST = 2  # answers in a row in which a job is missing: SLURM has forgotten it
+
+
+def heed_sigterm() -> None:
+    """Stop at once on SIGTERM where jobs are on a cluster: they go on and publish by themselves.
+
+    Without it Snakemake waits for the jobs, for ever if SLURM does not say what became of one. SIGINT cancels them.
+    """
+    leave = _original(JobScheduler, "exit_gracefully")
+
+    @functools.wraps(leave)
+    def exit_gracefully(scheduler: JobScheduler, *args: Any) -> None:
+        if scheduler.workflow.local_exec:
+            leave(scheduler, *args)
+            return
+        print("kd: terminated; the jobs on the cluster go on by themselves, the same command finds their results")
+        sys.stdout.flush()
+        os._exit(143)
+
+    JobScheduler.exit_gracefully = exit_gracefully
+
+
+def ask_on(plugin: ModuleType, patience: float = 3600.0) -> None:
+    """Say when a question after the jobs fails, and stop after `patience` seconds of failures.
+
+    Without it the executor says nothing and, when five questions in a row have failed, forgets its jobs and hangs for
+    ever. The profile makes it ask for as long as it takes (slurm-status-attempts).
+
+    PREEMPTED counts as a failure, so that the job is submitted again: without it the executor waits for SLURM to resume
+    a job that it was told never to requeue. UNKNOWN counts as no answer: without it the job counts as done.
+    """
+    ask = _original(plugin, "query_job_status")
+    asked: set[str] = set()
+    failures: list[float] = []  # when each question since the last answer was asked
+
+    @functools.wraps(ask)
+    async def query(command: str, logger: Any) -> tuple:
+        program = command.split()[0]
+        if program not in asked:
+            asked.add(program)
+            logger.info(f"SLURM's word on the jobs comes from {program}.")
+        states, seconds = await ask(command, logger)
+        if states is not None:
+            if failures:
+                logger.warning(f"SLURM answers again: {program}.")
+            failures.clear()
+            plugin.kd_states = _heard(states)
+            return plugin.kd_states, seconds
+        failures.append(time.monotonic())
+        lasted = failures[-1] - failures[0]
+        if lasted > patience:
+            raise RuntimeError(
+                f"{program} has failed for {lasted / 60:.0f} minutes. The jobs of this run go on; when SLURM answers "
+                f"again, the same command finds what they have published. The question was: {command}"
+            )
+        logger.warning(f"SLURM does not answer ({program}, question {len(failures)}); asking again.")
+        return states, seconds
+
+    plugin.query_job_status = query
+
+
+def _heard(states: Mapping[str, str]) -> dict[str, str]:
+    heard = {"PREEMPTED": "FAILED"}
+    return {job: heard.get(state, state) for job, state in states.items() if state != "UNKNOWN"}
+
+
+def ask_squeue_alone(plugin: ModuleType) -> None:
+    """Take it that SLURM remembers jobs for as long as it last said, or long, when it does not say.
+
+    Without it one unanswered `scontrol` makes the executor ask sacct, which may have no accounting behind it.
+    """
+    ask = _original(plugin, "get_min_job_age")
+    known: list[int] = []
+
+    @functools.wraps(ask)
+    def get_min_job_age() -> int:
+        if not known and (seconds := ask()) is not None:
+            known.append(seconds)
+        return known[0] if known else 1 << 30
+
+    plugin.get_min_job_age = get_min_job_age
+
+
+def judge_what_slurm_forgot(plugin: ModuleType) -> None:
+    """Judge a job that SLURM no longer knows by what it made, then by sacct where that knows, else as failed.
+
+    Without it Snakemake waits for ever for a job whose end SLURM has forgotten before it was asked (MinJobAge).
+    """
+    check = _original(plugin.Executor, "check_active_jobs")
+    missing: dict[str, int] = {}  # answers in which a job was missing, by its id
+
+    @functools.wraps(check)
+    async def checked(executor: Any, active_jobs: list) -> AsyncIterator:
+        plugin.kd_states = None
+        async for info in check(executor, active_jobs):
+            states, job = plugin.kd_states, str(info.external_jobid)
+            if states is None or job in states or job.split("_")[0] in states:
+                missing.pop(job, None)
+                yield info
+                continue
+            missing[job] = missing.get(job, 0) + 1
+            if missing[job] < _LOST:
+                yield info
+            elif all(map(os.path.exists, info.job.output)):
+                executor.report_job_success(info)
+            elif job_states([job]).get(job) in _AT_WORK:
+                yield info
+            else:
+                executor.report_job_error(info, msg=f"SLURM-job '{job}' is forgotten by SLURM, and has not made all.")
+
+    plugin.Executor.check_active_jobs = checked
+
+
+_AT_WORK = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING")
+
+
+def tell_of_packs(plugin: ModuleType) -> None:
+    """Print why a job that several cells share failed, or was refused.
+
+    Without it Snakemake prints the reason for a job of one cell alone.
+    """
+    report = _original(plugin.Executor, "report_job_error")
+
+    @functools.wraps(report)
+    def reported(executor: Any, job_info: Any, msg: str | None = None, **rest: Any) -> None:
+        if msg and job_info.job.is_group():
+            executor.logger.error(msg)
+        report(executor, job_info, msg=msg, **rest)
+
+    plugin.Executor.report_job_error = reported
+
+
+def submit_the_rest_alone() -> None:
+    """Have a pack that is submitted again make what it has not made.
+
+    Without it Snakemake has the job start a process for each of its cells, those that are current too.
+    """
+    spec = _original(GroupJob, "get_target_spec")
+
+    @functools.wraps(spec)
+    def get_target_spec(group: GroupJob) -> list:
+        rest = [job for job in group.jobs if not all(map(os.path.exists, job.output))]
+        return [target for job in rest or group.jobs for target in job.get_target_spec()]
+
+    GroupJob.get_target_spec = get_target_spec
+
+
+def _original(owner: type | ModuleType, name: str) -> Any:
     """Return a method as Snakemake has it: one process may read the Snakefile twice."""
     found = getattr(owner, name)
     return getattr(found, "__wrapped__", found)

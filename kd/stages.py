@@ -13,7 +13,6 @@ import hashlib
 import io
 import logging
 import math
-import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,9 +24,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from kd import __version__, answers, bank, files, losses, making, models, products
+from kd import __version__, answers, bank, files, kernels, losses, making, models, products
 from kd.attempts import at_work
-from kd.cells import ANSWERS, DATA, STATE, Cell, Dataset, augmentation, code_behind_bank, spell_objective
+from kd.cells import ANSWERS, DATA, Cell, Dataset, augmentation, code_behind_bank, spell_objective
 from kd.config import Protocol, Recipe
 from kd.data import source_of
 from kd.data.arrays import hold_out, open_dataset, subset
@@ -35,11 +34,12 @@ from kd.data.examples import Examples
 from kd.data.noise import open_labels
 from kd.data.prepare import prepare_dataset, prepare_labels
 from kd.data.views import Grid, Views
-from kd.device import Place, compiling_pays, place
+from kd.device import Place, compiling_pays, place, processor
 from kd.errors import ConfigError, Diverged, StorageError
 from kd.fit import History, Plan, Row, Teacher, fit
 from kd.footprint import gpu_bytes
 from kd.judge import Judge
+from kd.leftovers import forget_states, state_of
 from kd.peers import ALONE, Peers, joined
 from kd.products import Product
 from kd.state import State
@@ -169,8 +169,6 @@ def train(
         if peers.is_first:
             held.enter_context(at_work(product.lock))
             now = making.begin(judge, product, stamp)
-            if now is None:
-                _forget_states(cell)
         # The others wait for the lock here. What they find then is what the first finds.
         if not peers.told(now is not None):
             return judge.again().manifest(product)["status"]
@@ -178,7 +176,7 @@ def train(
         have = prepared(cell, recipe, workers=resources.workers)
         where = _place(cell, recipe, have, resources, held, peers, trains=cell.epochs(recipe.protocol) > 0)
         fingerprint = _fingerprint(about, have, where)
-        state = State(_state(cell) / f"run-{fingerprint[:12]}", {"cell": cell.path, "fingerprint": fingerprint})
+        state = State(state_of(product, fingerprint), {"cell": cell.path, "fingerprint": fingerprint})
         if fresh:
             state.clear()
         history, network, cause = History(), None, ""
@@ -222,7 +220,10 @@ def _place(
         place(protocol.precision, threads, resources.cells_per_gpu, need, peers, protocol.deterministic)
     )
     pixels = math.prod(have.examples.shape[1:]) * len(have.examples.train) * cell.epochs(protocol)
-    return dataclasses.replace(where, compiles=trains and compiling_pays(pixels, protocol.compile, peers.count))
+    compiles = trains and compiling_pays(pixels, protocol.compile, peers.count)
+    if compiles:
+        held.enter_context(kernels.kept(processor()))
+    return dataclasses.replace(where, compiles=compiles)
 
 
 def _fingerprint(about: dict, have: Prepared, where: Place) -> str:
@@ -252,7 +253,7 @@ def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: Sta
     # The seed of the stage alone: students that differ in their loss start from the same weights, in pairs.
     torch.manual_seed(cell.stage.seed)
     network = models.build(cell.stage.network, have.classes, have.channels)
-    _demand_room(cell, network)
+    _demand_room(cell, network, state)
     teacher = _teacher(cell, recipe, have, plan, where) if cell.teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
     return network
@@ -268,11 +269,11 @@ def _demand_examples(train: int, batch: int, processes: int) -> None:
         )
 
 
-def _demand_room(cell: Cell, network: nn.Module) -> None:
+def _demand_room(cell: Cell, network: nn.Module, state: State) -> None:
     """Raise StorageError unless the disk has room for the cell's states (two, weights and momenta) and its weights."""
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    saved = sum(path.stat().st_size for path in _state(cell).glob("run-*/*"))
-    files.demand(_state(cell), max(0, 4 * weights - saved))
+    saved = sum(path.stat().st_size for path in state.folder.glob("*"))  # of this run alone: it will be replaced
+    files.demand(state.folder, max(0, 4 * weights - saved))
     files.demand(Path(cell.path), weights)
 
 
@@ -345,13 +346,7 @@ def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: 
         TIMINGS: _csv(history.timings),
     }
     files.publish(Path(cell.path), artefacts, manifest)
-    _forget_states(cell)
-
-
-def _forget_states(cell: Cell) -> None:
-    """Remove the states of a published cell: nothing goes on from them."""
-    for run in _state(cell).glob("run-*"):
-        shutil.rmtree(run)
+    forget_states(products.network(cell))
 
 
 def _csv(rows: list[Row]) -> bytes:
@@ -412,12 +407,19 @@ def _voice(teacher: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Pla
         return LiveTeacher(load_network(teacher, have), where, recipe.protocol.teacher_precision)
     product, needs = products.bank(teacher), [(plan.seed, plan.epochs)]
     identity = _bank_identity(teacher, recipe, have)
+    judge = Judge.of_recipe(recipe).asked({product: set(needs)})
     if not bank.serves(product.folder, identity, needs):
         with at_work(product.lock):
             if not bank.serves(product.folder, identity, needs):  # else another process filled it while this one waited
-                judge = Judge.of_recipe(recipe).asked({product: set(needs)})
                 _fill(judge, product, teacher, recipe, needs, where)
-    return bank.open_bank(product.folder, identity, needs, have.grid, where.device)
+    try:
+        return bank.open_bank(product.folder, identity, needs, have.grid, where.device)
+    except StorageError as error:  # damaged: it costs time only
+        log.warning("%s; the bank is filled anew", error)
+        with at_work(product.lock):
+            files.discard(product.manifest)
+            _fill(judge, product, teacher, recipe, needs, where)
+        return bank.open_bank(product.folder, identity, needs, have.grid, where.device)
 
 
 def _bank_identity(teacher: Cell, recipe: Recipe, have: Prepared) -> bank.Identity:
@@ -468,10 +470,6 @@ def answers_of(judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, s
 
 
 # -- small things -----------------------------------------------------------------------------------------------------
-
-
-def _state(cell: Cell) -> Path:
-    return Path(STATE, cell.name)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

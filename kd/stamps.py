@@ -21,6 +21,7 @@ from kd import files
 from kd.cells import STATE
 from kd.errors import Busy, StorageError
 from kd.judge import Judge
+from kd.leftovers import forget_what_is_published
 from kd.products import Product
 
 TOP = f"{STATE}/stamps"
@@ -49,10 +50,14 @@ def _plain(values: object) -> object:
 
 def make(path: Path) -> None:
     """Make a stamp. Call it while holding the lock of its product."""
+    if _date(path) == DATE:
+        return
+    pending = files.pending_name(path)  # another user's stamp cannot be dated, but replaced
     with files.storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        os.utime(path, (DATE, DATE))
+        pending.touch()
+        os.utime(pending, (DATE, DATE))
+        os.replace(pending, path)
 
 
 def remove(path: Path) -> None:
@@ -76,8 +81,7 @@ def _project(product: Product, judge: Judge, stamp: Path, deadline: float) -> No
     date = _date(stamp)
     if judge.is_to_do(product) == (date is None):
         if date not in (None, DATE):
-            with contextlib.suppress(FileNotFoundError):  # who works on it has just removed it
-                os.utime(stamp, (DATE, DATE))
+            make(stamp)
         return
     while True:
         try:
@@ -99,6 +103,7 @@ def _settle(product: Product, judge: Judge, stamp: Path) -> None:
     if judge.is_to_do(product):
         remove(stamp)
     else:
+        forget_what_is_published(product, judge.manifest(product))
         make(stamp)
 
 

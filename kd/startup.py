@@ -8,9 +8,12 @@ a step of a small network a tenth to a quarter faster (bench/parts.py). Elsewher
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+
+from kd.signals import unheed
 
 VARIABLE = "GLIBC_TUNABLES"
 KEEP_MEMORY = ":".join(
@@ -26,6 +29,15 @@ def keep_memory() -> None:
     """Start this command again with malloc told to keep its memory, unless the environment says how it shall behave."""
     if sys.platform == "linux" and VARIABLE not in os.environ:
         os.environ[VARIABLE] = KEEP_MEMORY
+        unheed(until_heeded=True)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def speak_utf8() -> None:
+    """Start this command again in UTF-8, whatever the locale: names of files and words of studies are of any script."""
+    spoken = {sys.getfilesystemencoding(), *(one.encoding.lower() for one in (sys.stdout, sys.stderr) if one)}
+    if spoken != {"utf-8"} and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
@@ -33,6 +45,7 @@ def start_together(processes: int) -> None:
     """Start this command again as so many processes that train together, unless it is one of them."""
     if processes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        unheed()
         os.execv(sys.executable, [sys.executable, *torchrun, *sys.orig_argv[1:]])
 
 
@@ -41,7 +54,13 @@ def leave(code: int) -> None:
     import multiprocessing  # only who has imported torch comes here, and so has this
 
     if not multiprocessing.active_children():
+        flush()
+        os._exit(code)
+
+
+def flush() -> None:
+    """Have all that was said be read, before the process ends at once."""
+    with contextlib.suppress(OSError):  # whoever was to read it is gone
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)

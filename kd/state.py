@@ -64,7 +64,8 @@ class State:
         torch.save(content, buffer)
         last, previous = (self.folder / name for name in _GENERATIONS)
         if last.exists():
-            os.replace(last, previous)
+            with files.storage(previous):
+                os.replace(last, previous)
         files.seal(last, self.header, buffer.getvalue())
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began

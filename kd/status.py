@@ -6,7 +6,6 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from kd.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, Cell, all_cel
 from kd.errors import StorageError
 from kd.judge import ABSENT, Judge
 from kd.products import MANIFESTS, Product
+from kd.threads import each
 
 STATUSES = ("done", "diverged", "stale", "running", "failed", "waiting")
 _CAUSES = {2: "refused", 74: "storage", 75: "busy", 130: "interrupted", 137: "out of memory", 143: "terminated"}
@@ -68,10 +68,13 @@ def _of_cell(judge: Judge, cell: Cell) -> Standing:
 def _work(product: Product, log: str) -> Standing | None:
     """Return what the note beside its lock tells: work that is going on, or that failed; None where there is none."""
     name, lock = product.name, product.lock
-    note = last_attempt(lock)
+    log = log if Path(log).exists() else ""
+    try:
+        note = last_attempt(lock)
+    except StorageError as error:
+        return Standing(name, "running" if files.is_locked(lock) else "failed", str(error), log)
     if note is None:
         return None
-    log = log if Path(log).exists() else ""
     if files.is_locked(lock):
         return Standing(name, "running", _how_far(log, note), log)
     if "ended" in note:
@@ -85,7 +88,7 @@ def _work(product: Product, log: str) -> Standing | None:
 def _how_far(log: str, note: dict) -> str:
     tail = b""
     if log:
-        with open(log, "rb") as file:
+        with files.opened(log) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
             tail = file.read()
     epochs = _EPOCH.findall(tail)
@@ -126,15 +129,16 @@ def damaged(root: Path = Path()) -> tuple[int, list[tuple[Path, str]]]:
     Every byte is read and compared with the digests in the manifests; folders of images with the list of their files.
     """
     manifests = [path for top in (RESULTS, DATA, BANKS, ANSWERS, REPORTS) for path in _manifests(root / top)]
-    with ThreadPoolExecutor(_THREADS) as pool:  # hashing lets go of the interpreter
-        wrong = list(pool.map(lambda path: _wrong_with(path, root), manifests))
+    wrong = each(lambda path: _wrong_with(path, root), manifests, _THREADS)  # hashing lets go of the interpreter
     return len(manifests), [(path, what) for path, what in zip(manifests, wrong, strict=True) if what]
 
 
 def _manifests(top: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(top):
         in_reports = f"/{MANIFESTS}" in folder
-        yield from (Path(folder, n) for n in names if n == files.MANIFEST or (in_reports and n.endswith(".json")))
+        for name in names:
+            if name == files.MANIFEST or (in_reports and name.endswith(".json") and not files.is_pending(name)):
+                yield Path(folder, name)
 
 
 def _wrong_with(path: Path, root: Path) -> str | None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from kd import files
 from kd.cells import Cell, memberships, spell_objective
@@ -21,6 +23,8 @@ from kd.errors import DataError, StorageError, first_line, itemised
 from kd.judge import Judge
 
 ROWS, CURVES = "table", "curves"
+# A key of a parquet file's metadata, the bytes by which parquet says that a text of 64 follows, and a text of 64.
+_SEAL, _LENGTH, _UNSEALED = b"kd_sha256", b"\x18\x40", b"0" * 64
 
 Artefacts = dict[str, bytes | Callable[[Path], object]]  # what `kd.files.publish` writes
 
@@ -48,18 +52,44 @@ def frame_files(frame: pd.DataFrame, name: str) -> Artefacts:
     """Return a frame as `name`.csv, to be read by anyone, and `name`.parquet, which keeps types and every digit."""
     return {
         f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode(),
-        f"{name}.parquet": lambda pending: frame.to_parquet(pending, index=False),
+        f"{name}.parquet": _sealed_parquet(frame),
     }
+
+
+def _sealed_parquet(frame: pd.DataFrame) -> bytes:
+    """Return a frame as parquet with a digest of itself in its metadata, to check copies that have no manifest."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata({**table.schema.metadata, _SEAL: _UNSEALED})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return _with_seal(buffer.getvalue(), lambda unsealed: files.sha256(unsealed).encode())
+
+
+def _with_seal(content: bytes, seal: Callable[[bytes], bytes]) -> bytes:
+    """Return parquet with the seal that belongs to what it is without one; parquet that has no place for one, as is."""
+    place = content.rfind(_SEAL + _LENGTH)
+    if place < 0:
+        return content
+    begin = place + len(_SEAL + _LENGTH)
+    before, after = content[:begin], content[begin + len(_UNSEALED) :]
+    return before + seal(before + _UNSEALED + after) + after
 
 
 def read_frame(path: Path) -> pd.DataFrame:
     """Read a frame that was written as parquet. Raises StorageError that says what to do."""
     try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
-        raise StorageError(
-            f"{path}: cannot read this table: {first_line(error)}; run snakemake to collect it"
-        ) from error
+        content = path.read_bytes()
+        if _with_seal(content, lambda unsealed: files.sha256(unsealed).encode()) != content:
+            raise ValueError("damaged (it does not match its own digest)")
+        return pd.read_parquet(io.BytesIO(content))
+    except MemoryError:
+        raise
+    except Exception as error:  # what a file that is no parquet raises has no common type
+        raise StorageError(f"{path}: cannot read this table: {_why(error)}; run snakemake to collect it") from error
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror or first_line(error)) if isinstance(error, OSError) else first_line(error)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -85,11 +115,13 @@ def _read(study: Study, cell: Cell) -> Result:
     epochs = _metrics(Path(cell.path, "metrics.csv"))
     if manifest["status"] == "ok":
         _check_sound(cell, epochs, cell.epochs(study.protocol))
+        if epochs.iloc[-1].to_dict() != manifest["last"]:
+            raise DataError(f"{cell}: its manifest and its metrics.csv do not agree on the last epoch")
     return Result(cell, manifest, epochs)
 
 
 def _metrics(path: Path) -> pd.DataFrame:
-    content = path.read_bytes()
+    content = files.content_of(path)
     return pd.read_csv(io.BytesIO(content), keep_default_na=False) if content else pd.DataFrame({"epoch": []})
 
 

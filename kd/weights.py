@@ -63,7 +63,7 @@ def at_epoch_0(forward: Callable[[Tensor], Tensor], examples: Examples, place: P
 
 def _content(path: Path, sha256: str) -> bytes:
     try:
-        content = path.read_bytes()  # once: what is loaded is what was checked
+        content = files.content_of(path)  # once: what is loaded is what was checked
     except OSError as error:
         raise DataError(f"{path}: cannot read these weights: {error.strerror}") from error
     found = files.sha256(content)

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# A real SLURM on this machine, for the tests: munge, slurmctld and three slurmd, of Debian's packages, as root.
+# A real SLURM on this machine, for the tests: munge, slurmctld and four slurmd, of Debian's packages, as root.
 #   cluster.sh install                  its packages
-#   cluster.sh start [--accounting]     nodes n1 and n2 (partition gpu), n3 (frail)
+#   cluster.sh start [--accounting | --forgetful]     nodes n1 and n2 (partition gpu), n3 (frail), n4 (low, and urgent,
+#                                                     whose jobs preempt those of low); forgetful: of jobs that ended
 #   cluster.sh stop
 # The nodes say that they have more CPUs and memory than this machine, and GPUs that are only device files, so that
 # no test waits for another's jobs.
 set -euo pipefail
 verb=${1:-}
+[ "${2:-}" = --forgetful ] && age=20 || age=600 # seconds for which SLURM knows a job that has ended
 conf=/etc/slurm
 state=/var/lib/kd-test-cluster
 mark="# the test cluster of kd"
@@ -34,7 +36,7 @@ configure() {
   rm -rf $state
   mkdir -p $conf $state/control
   : >$conf/gres.conf
-  for node in 1 2 3; do
+  for node in 1 2 3 4; do
     mkdir -p $state/n$node
     for gpu in 0 1 2 3; do
       mknod $state/gpu-$node-$gpu c 1 3 2>/dev/null || touch $state/gpu-$node-$gpu
@@ -64,11 +66,15 @@ SlurmdLogFile=$state/slurmd-%n.log
 SchedulerParameters=bf_interval=1,sched_interval=1
 ReturnToService=2
 KillWait=3
-MinJobAge=600
+MinJobAge=$age
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName=n[1-3] NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=[17001-17003] CPUs=8 RealMemory=64000 Gres=gpu:4
+NodeName=n[1-4] NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=[17001-17004] CPUs=8 RealMemory=64000 Gres=gpu:4
 PartitionName=gpu Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+PartitionName=low Nodes=n4 PriorityTier=1 MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=n4 PriorityTier=10 MaxTime=INFINITE State=UP
 PartitionName=frail Nodes=n3 MaxTime=INFINITE State=UP
 CONF
 }
@@ -120,8 +126,8 @@ start)
   if [ "${2:-}" = --accounting ]; then start_accounting; fi
   slurmctld -c
   await scontrol ping
-  for node in 1 2 3; do slurmd -N n$node; done
-  await bash -c '[ "$(sinfo -h -N -o %T | grep -c idle)" -ge 3 ]'
+  for node in 1 2 3 4; do slurmd -N n$node; done
+  await bash -c '[ "$(sinfo -h -N -o %T | grep -c idle)" -ge 4 ]'
   ;;
 stop)
   for file in $state/slurmd-*.pid $state/slurmctld.pid $state/slurmdbd.pid; do

@@ -220,9 +220,9 @@ def test_the_kernel_sees_data_synced_before_names_change_and_the_directory_after
     folder = re.escape(str(tmp_path / "cell"))
     seen = []
     for line in trace.read_text().splitlines():
-        if found := re.search(rf"fsync\(\d+<{folder}(?:/\.tmp-\d+-)?([^>]*)>", line):
+        if found := re.search(rf"fsync\(\d+<{folder}(?:/\.tmp-[\w.]+-\d+-)?([^>]*)>", line):
             seen.append(f"fsync {found[1] or 'folder'}")
-        elif found := re.search(rf'rename\w*\(.*"{folder}/\.tmp-\d+-([^"]+)", .*"{folder}/\1"', line):
+        elif found := re.search(rf'rename\w*\(.*"{folder}/\.tmp-[\w.]+-\d+-([^"]+)", .*"{folder}/\1"', line):
             seen.append(f"rename {found[1]}")
     manifest = ["fsync manifest.json", "rename manifest.json", "fsync folder"]
     assert seen == ["fsync a", "fsync b", "rename a", "rename b", "fsync folder", *manifest]

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -112,7 +113,13 @@ def write_dataset(images: Images, folder: Path, about: dict) -> dict:
 
 def npy(array: np.ndarray) -> Callable[[Path], None]:
     """Return the function that writes `array` to the .npy file it is given."""
-    return lambda path: np.save(path, array, allow_pickle=False)
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as file:
+            # By Python's own file: numpy, which writes by C's, says of a disk that refuses only how many bytes it took.
+            np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
+
+    return write
 
 
 def _array_digest(array: np.ndarray) -> str:
@@ -178,7 +185,7 @@ def load_array(path: Path, mapped: bool = False) -> np.ndarray:
     """Return the read-only array in a .npy file of ours. Raises StorageError when it cannot be read."""
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # what a damaged file raises has no common type
         if isinstance(understood(error), OutOfMemory):  # nothing is wrong with the file
             raise
         raise StorageError(f"{path}: {error}; {_rebuild(path.parent)}") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,8 @@ from PIL import Image, ImageOps
 
 from kd.data.arrays import Files, Images, normalisation
 from kd.errors import ConfigError, DataError
+from kd.files import kind_of_file, opened
+from kd.threads import each
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")  # no decoder that runs a program, as that of EPS does
@@ -95,13 +96,24 @@ def _check_same_classes(train: Path, names: list[str], test: Path, test_names: l
 
 def _files(folder: Path) -> list[str]:
     """Return the paths of the images of one class, sorted by name."""
-    entries = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
-    found = [name for name in entries if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    entries = {entry.name: entry.is_file() for entry in os.scandir(folder) if not entry.is_dir()}
+    found = sorted(name for name in entries if name.lower().endswith(SUFFIXES) and not name.startswith("."))
     if not found:
         raise DataError(
             f"{folder}: no image directly in this class folder; put some there ({', '.join(SUFFIXES)}) or remove it"
         )
+    for name in found:
+        if not entries[name]:
+            raise DataError(f"{folder / name}: {_what_it_is(folder / name)}; replace or remove it")
     return [os.path.join(folder, name) for name in found]
+
+
+def _what_it_is(path: Path) -> str:
+    """Say of what is neither file nor folder what it is."""
+    try:
+        return f"not a file but {kind_of_file(path.stat().st_mode)}"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _labelled(split: Path, names: list[str]) -> tuple[list[str], np.ndarray]:
@@ -147,8 +159,7 @@ def _read(split: Path, names: list[str], size: int, convert: str | None) -> tupl
         return mode
 
     # Threads: Pillow lets go of the interpreter while it decodes, and all write into the one array.
-    with ThreadPoolExecutor() as pool:
-        modes = list(pool.map(decode, range(len(paths))))
+    modes = each(decode, range(len(paths)))
     odd = Counter(mode for mode in modes if mode != "RGB")
     if odd and not convert:
         raise DataError(_refusal(paths, modes, odd))
@@ -167,7 +178,7 @@ def _refusal(paths: list[str], modes: list[str], odd: Counter) -> str:
 def _decode(path: str, size: int, convert: str | None) -> tuple[str, np.ndarray | None]:
     """Return the mode of an image and its pixels [size, size, 3]; None when it is not RGB and may not become so."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with opened(path) as file, Image.open(file, formats=FORMATS) as image:
             mode = "RGB+alpha" if image.mode == "RGB" and image.has_transparency_data else image.mode
             if mode != "RGB" and not convert:
                 return mode, None

@@ -15,7 +15,7 @@ import numpy as np
 from kd.data.arrays import by_class, check_range, load_array, npy
 from kd.data.mix import mix, stream
 from kd.errors import ConfigError, DataError
-from kd.files import publish, sha256, verified
+from kd.files import content_of, opened, publish, sha256, verified
 
 _WHICH, _TO = stream("flip"), stream("flip to")
 _CONFUSION_UP_TO = 20  # classes: a manifest stays readable
@@ -129,17 +129,17 @@ def from_file(labels: np.ndarray, path: str | Path, seed: int, class_names: Sequ
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    with open(path, "rb") as file:  # not np.load: it would open an archive or a pickle under this name
+    with opened(path) as file:  # not np.load: it would open an archive or a pickle under this name
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as archive:
+    with opened(path) as file, np.load(file, allow_pickle=False) as archive:
         return archive["labels"]
 
 
 def _read_text(path: Path) -> np.ndarray:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = content_of(path).decode("utf-8-sig").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip().removeprefix("-").isdecimal():
             raise ValueError(f"line {number} is {line!r}")

@@ -18,16 +18,20 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from kd.data import views
 from kd.data.arrays import Dataset
 from kd.data.crops import ResizedCrops, box
 from kd.data.examples import Batch, Own
 from kd.data.folder import FORMATS, rgb
-from kd.errors import DataError, OutOfMemory, understood
+from kd.errors import DataError, OutOfMemory, StorageError, understood
+from kd.files import content_of, free_bytes
 
 _BILINEAR = Image.Resampling.BILINEAR  # Pillow's antialiases
+
+_SHARED = Path("/dev/shm")  # torch's way from a worker to its parent
+_AHEAD = 2  # batches that each worker decodes ahead
 
 Request = tuple[str, np.ndarray, np.ndarray | None]  # train or test, example indices [B], views [B] or the middle
 
@@ -116,6 +120,8 @@ class Stream:
     def read(self, requests: list[Request], device: torch.device) -> Iterator[Tensor]:
         """Yield the images [B, H, W, C] uint8 of each request on `device`. Raises DataError that names a file."""
         self._requests[:] = requests
+        if self._workers:
+            self._demand_shared_memory()
         loader, self._loader = self._loader or self._started(device), None
         for images in loader:
             if isinstance(images, Exception):
@@ -126,12 +132,20 @@ class Stream:
             yield images.to(device, non_blocking=True)
         self._loader = loader
 
+    def _demand_shared_memory(self) -> None:
+        """Raise StorageError unless all images that are under way at once fit where workers hand them over."""
+        most = max((len(index) for _, index, _ in self._requests), default=0) * 3 * self.size**2
+        batches = min(len(self._requests), _AHEAD * self._workers + 2)  # decoded ahead, at work, and just done
+        if _free_shared_memory() < batches * most:
+            raise _no_shared_memory(batches * most, self._workers)
+
     def _started(self, device: torch.device) -> DataLoader:
         return DataLoader(
             self._reader,
             batch_size=None,  # a request is a batch already
             sampler=self._requests,
             num_workers=self._workers,
+            prefetch_factor=_AHEAD if self._workers else None,
             persistent_workers=self._workers > 0,
             worker_init_fn=_heed_the_parent_alone,
             pin_memory=device.type == "cuda",
@@ -170,7 +184,7 @@ class Reader:
                 images[row] = middle(image, size) if view is None else self.crop(image, int(view[row]))
         except (DataError, OutOfMemory) as error:
             return error
-        return torch.from_numpy(images)
+        return _handed_over(torch.from_numpy(images))
 
     def crop(self, image: Image.Image, view: int) -> Image.Image:
         """Return what `view` shows of an image."""
@@ -183,7 +197,7 @@ class Reader:
         name, expected = getattr(self.dataset, f"{part}_images")[number].item()
         path = os.path.join(self.dataset.files.folder, os.fsdecode(name))
         try:
-            content = Path(path).read_bytes()
+            content = content_of(path)
             if len(content) != expected:
                 raise ValueError(f"it has {len(content):,} bytes, and had {expected:,} when the folder was listed")
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -196,6 +210,33 @@ class Reader:
                 f"{path}: cannot read this image: {error}; put back the file that was listed, or list the folder anew: "
                 "remove the manifest.json of this dataset in data/, and run the same command again"
             ) from error
+
+
+def _handed_over(images: Tensor) -> Tensor | StorageError:
+    """Return images where the parent can read them: in shared memory, if a worker decoded them.
+
+    Here, where one can say that there is no room: the thread that would move them only prints it, and the parent would
+    wait for ever.
+    """
+    worker = get_worker_info()
+    try:
+        return images if worker is None else images.share_memory_()
+    except (OSError, RuntimeError) as error:
+        if not any(text in str(error) for text in ("shared memory", "No space left")):
+            raise
+        return _no_shared_memory(images.nbytes, worker.num_workers)
+
+
+def _free_shared_memory() -> int:
+    return free_bytes(_SHARED)
+
+
+def _no_shared_memory(needed: int, workers: int) -> StorageError:
+    """Return what to say where images find no room to be handed over."""
+    return StorageError(
+        f"{_SHARED}: the images of {workers} workers need {needed:,} bytes of shared memory, "
+        f"{_free_shared_memory():,} bytes are free; enlarge it (docker run --shm-size=1g), or set fewer workers"
+    )
 
 
 def middle(image: Image.Image, size: int) -> Image.Image:

@@ -7,6 +7,7 @@ Okabe and Ito; the KL family takes viridis by tau (light: small, dark: infinite)
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import textwrap
 import zlib
@@ -86,8 +87,10 @@ def pictures(figure: Figure, name: str) -> dict[str, Callable[[Path], None]]:
     }
 
     def written(path: Path, kind: str) -> None:
+        drawn = io.BytesIO()  # a disk that refuses is no matter for matplotlib, whose own errors would hide it
         with paper():
-            figure.savefig(path, format=kind, metadata=nameless[kind])
+            figure.savefig(drawn, format=kind, metadata=nameless[kind])
+        path.write_bytes(drawn.getbuffer())
 
     return {f"{name}.{kind}": partial(written, kind=kind) for kind in nameless}
 

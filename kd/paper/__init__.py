@@ -15,7 +15,7 @@ def published() -> pd.DataFrame:
     Those of the authors' 2020 draft are the best of 3 runs, each at its best epoch on the test set. Of the IJCAI
     paper's own tables no number is known but what `doubt` calls unverified.
     """
-    with files(__name__).joinpath("published.csv").open() as file:
+    with files(__name__).joinpath("published.csv").open(encoding="utf-8") as file:
         rows = pd.read_csv(file, keep_default_na=False)
     last = rows["objectives"].str.rpartition(" > ")[2]
     parsed = [naming.parse(objective) for objective in last]

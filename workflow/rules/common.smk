@@ -14,7 +14,6 @@ from kd import figures as kd_figures
 from kd import making, patches, stamps
 from kd.errors import KdError
 from kd.judge import replaced, told
-from kd.slurm import ask_on, tell_of_packs
 from kd.startup import KEEP_MEMORY, VARIABLE
 
 # Jobs keep their memory (kd/startup.py says why), and run the Python that runs Snakemake, activated or not. They end
@@ -24,6 +23,7 @@ PREFIX += """ended() ( case $1 in 65) exit 0 ;; 137) echo 'kd: killed (137), mos
 the next attempt goes on from the saved state' >> "$2" ;; esac; exit $1 ); """
 if not workflow.deployment_settings.deployment_method:
     PREFIX += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+PREFIX += "export PYTHONUTF8=1; "  # whatever the locale
 shell.prefix(PREFIX)
 
 # A job on a node judges nothing: it is told where its stamps are.
@@ -34,10 +34,6 @@ HELD = contextlib.ExitStack()  # what this process holds until it ends
 atexit.register(HELD.close)
 
 patches.apply(STAMPS, {one.name for one in JUDGE.everything})
-if "snakemake_executor_plugin_slurm" in sys.modules:
-    ask_on(sys.modules["snakemake_executor_plugin_slurm"])
-    tell_of_packs(sys.modules["snakemake_executor_plugin_slurm"])
-
 if MAIN:
     if workflow.storage_settings and SharedFSUsage.INPUT_OUTPUT not in workflow.storage_settings.shared_fs_usage:
         raise SystemExit("kd: shared-fs-usage: must have input-output: all jobs of kd work on one file system")

@@ -1,0 +1,174 @@
+"""A study as small as one can be, made by every verb: what is damaged byte by byte, or loses its disk call by call."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+PROTOCOL = {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32", "compile": "never"}
+STUDY = {
+    "study": "tiny",
+    "dataset": "digits",
+    "protocol": PROTOCOL,
+    "seeds": [0],
+    "keep_banks": False,
+    "experiments": {
+        "noisy": {
+            "teacher": "resnet8",
+            "student": "resnet8",
+            "fraction": 0.05,
+            "label_noise": {"symmetric": 0.4},
+            "loss": ["ce", {"kl": {"tau": 3}}],
+            "figure": ["dots", "fidelity"],
+        }
+    },
+}
+ONLINE = {**STUDY, "study": "online", "protocol": {**PROTOCOL, "name": "online", "teacher": "online"}}
+
+FILES = {"config.yaml": json.dumps(STUDY).encode(), "online.yaml": json.dumps(ONLINE).encode()}
+TEACHER = "results/digits+sym0.4+frac0.05/quick/resnet8.ce.s0"
+STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
+BY_ONLINE = ("--configfile", "online.yaml")
+PUBLISHED = ("data", "results", "banks", "answers", "reports")
+_STAMPS = "state/stamps/q-0123456789abcdef"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One call of kd."""
+
+    name: str
+    arguments: tuple[str, ...]
+    reads_only: bool = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws, or needs what is drawn: that takes seconds."""
+        return self.arguments[0] in ("figure", "verdict", "report")
+
+
+def _stamped(name: str, *arguments: str) -> Verb:
+    return Verb(name, (*arguments, "--stamp", f"{_STAMPS}/{name.replace(' ', '-')}.stamp"))
+
+
+def _online(path: str) -> str:
+    return path.replace("/quick/", "/online/")
+
+
+# In an order in which each finds what it is made from.
+VERBS = (
+    _stamped("data", "data", "digits"),
+    _stamped("labels", "labels", "digits+sym0.4"),
+    _stamped("train a teacher", "train", TEACHER),
+    _stamped("fill a bank", "bank", TEACHER, "--needs", "0:1"),
+    _stamped("grow a bank", "bank", TEACHER, "--needs", "1:1"),
+    _stamped("train a student", "train", STUDENT),
+    Verb("train the teacher of online", ("train", _online(TEACHER), *BY_ONLINE)),
+    Verb("train by a teacher online", ("train", _online(STUDENT), *BY_ONLINE)),
+    _stamped("answers of the teacher", "answers", TEACHER),
+    _stamped("answers of the student", "answers", STUDENT),
+    _stamped("measure", "measure", "noisy", "measures"),
+    _stamped("collect", "collect"),
+    _stamped("dots", "figure", "reports/tiny/table.parquet", "noisy", "dots", "--configfile", "config.yaml"),
+    _stamped("fidelity", "figure", "reports/tiny/table.parquet", "noisy", "fidelity", "--configfile", "config.yaml"),
+    _stamped("tables", "tables", "reports/tiny/table.parquet", "--configfile", "config.yaml"),
+    _stamped("verdict", "verdict", "reports/tiny/table.parquet", "--configfile", "config.yaml"),
+    _stamped("report", "report"),
+    Verb("plan", ("plan",), reads_only=True),
+    Verb("status", ("status",), reads_only=True),
+    Verb("verify", ("verify",), reads_only=True),
+    Verb("dots by hand", ("figure", "reports/tiny/table.parquet", "noisy", "dots")),
+    Verb("fidelity by hand", ("figure", "reports/tiny/table.parquet", "noisy", "fidelity")),
+    Verb("tables by hand", ("tables", "reports/tiny/table.parquet")),
+    Verb("verdict by hand", ("verdict", "reports/tiny/table.parquet")),
+    _stamped("release", "release", TEACHER),
+    Verb("discard", ("verify", "--discard")),
+    Verb("delete a cell", ("delete", STUDENT, "--yes")),
+    Verb("delete a study", ("delete", "reports/tiny", "--yes")),
+)
+
+Tree = dict[str, bytes]
+
+
+def tree(folder: Path) -> Tree:
+    """Return every file below `folder`, by its path in it."""
+    found = {}
+    for top, _, names in os.walk(folder):
+        for name in names:
+            path = Path(top, name)
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+class Folder:
+    """A project's folder that is put back, file by file, into the state that a tree says."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._written: dict[str, tuple[bytes, tuple]] = {}
+
+    def put(self, content: Tree) -> None:
+        """Have the folder hold these files and no others."""
+        found = set()
+        for top, folders, names in os.walk(self.path, topdown=False):
+            for name in names:
+                path = os.path.join(top, name)
+                inside = os.path.relpath(path, self.path)
+                if inside in content and self._is_as_written(inside, path, content[inside]):
+                    found.add(inside)
+                else:
+                    os.unlink(path)
+            for name in folders:
+                if os.path.islink(os.path.join(top, name)):
+                    os.unlink(os.path.join(top, name))
+        for inside, wanted in content.items():
+            if inside not in found:
+                self.write(inside, wanted)
+        folders = {str(parent) for inside in content for parent in Path(inside).parents}
+        for top, names, _ in os.walk(self.path, topdown=False):
+            for name in names:
+                path = os.path.join(top, name)
+                if os.path.relpath(path, self.path) not in folders:
+                    shutil.rmtree(path)
+
+    def write(self, inside: str, content: bytes) -> None:
+        """Write one file."""
+        path = self.path / inside
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        self._written[inside] = content, _signature(str(path))
+
+    def _is_as_written(self, inside: str, path: str, wanted: bytes) -> bool:
+        content, signature = self._written.get(inside, (None, ()))
+        return content is wanted and signature == _signature(path)
+
+
+def _signature(path: str) -> tuple:
+    found = os.lstat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+_VARY = ("seconds", "memory", "manifest_sha256", "computed")  # from one making to the next of the same
+_TIMES = "timings.csv"
+
+
+def published(content: Tree) -> dict[str, object]:
+    """Return what of a tree is the same each time that it is made: published files, manifests without times."""
+    found: dict[str, object] = {}
+    for path, written in content.items():
+        if path.split("/")[0] not in PUBLISHED or path.endswith(_TIMES):
+            continue
+        if path.endswith(".json"):
+            manifest = json.loads(written)
+            for key in _VARY:
+                manifest.pop(key, None)
+            for key in ("files", "sizes"):
+                manifest.get(key, {}).pop(_TIMES, None)
+            if manifest.get("kind") == "table":  # it names manifests, and in them times
+                manifest.pop("inputs")
+            written = manifest
+        found[path] = written
+    return found

@@ -1,0 +1,78 @@
+"""A flipped bit in anything that kd reads is refused by name or changes nothing (promise 5)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from kd import files
+from kd.errors import StorageError
+from kd.table import frame_files, read_frame
+
+
+def swept(script: str, *arguments: str) -> str:
+    """Run a sweep, in a Python without threads; return its counts."""
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / script), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    print(run.stdout)
+    if run.returncode == 77:
+        pytest.skip(run.stdout)
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-4000:]
+    return run.stdout
+
+
+def _manifest(path: Path) -> Callable[[Path], object]:
+    files.write_manifest(path, {"kind": "network", "last": {"test_top1": 14.01}, "files": {"a": "0" * 64}})
+    return lambda path: files.read_manifest(path.parent, path)
+
+
+def _state(path: Path) -> Callable[[Path], object]:
+    files.seal(path, {"cell": "results/a", "fingerprint": "0" * 64}, bytes(range(256)))
+    return files.unseal
+
+
+def _table(path: Path) -> Callable[[Path], object]:
+    frame = pd.DataFrame({"cell": ["a", "b"], "test_top1": [14.01, float("nan")], "seed": [0, 1]})
+    path.write_bytes(frame_files(frame, "table")["table.parquet"])
+    return read_frame
+
+
+@pytest.mark.parametrize("write", [_manifest, _state, _table])
+def test_every_bit_of_a_file_that_bears_its_own_digest_counts(tmp_path: Path, write: Callable) -> None:
+    """Fault 9: what a reader gets from a file with one other bit is the same as before, or a refusal by name."""
+    path = tmp_path / "file"
+    read = write(path)
+    content, whole = path.read_bytes(), repr(read(path))
+    refused = 0
+    for place in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            assert repr(read(path)) == whole, f"byte {place // 8}, bit {place % 8}"
+        except StorageError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 7.9 * len(content) - 100  # of a table the name of the key under which the digest stands counts not
+
+
+def test_no_verb_takes_a_flipped_bit_for_what_was_there() -> None:
+    """Fault 9: one bit of each file that each verb reads; those that draw are in the slow one."""
+    assert " flips of " in swept("flip_sweep.py", "--quick", "--most", "1", "--seconds", "6")
+
+
+@pytest.mark.slow
+def test_no_verb_takes_any_of_many_flipped_bits_for_what_was_there() -> None:
+    """Fault 9: as many bits of each file as there is time; `python tests/flip_sweep.py` flips them all."""
+    assert " flips of " in swept("flip_sweep.py", "--seconds", "140")
