@@ -12,6 +12,8 @@ from kd.code import imports
 LADDER = [
     "kd",
     "kd.errors",
+    "kd.threads",
+    "kd.signals",
     "kd.files",
     "kd.attempts",
     "kd.code",
@@ -29,6 +31,7 @@ LADDER = [
     # where it stands, and who is at work on it
     "kd.slurm",
     "kd.status",
+    "kd.leftovers",
     "kd.stamps",
     "kd.making",
     "kd.controllers",
@@ -36,6 +39,7 @@ LADDER = [
     "kd.patches",
     # training
     "kd.peers",
+    "kd.kernels",
     "kd.device",
     "kd.progress",
     "kd.state",

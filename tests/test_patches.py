@@ -7,12 +7,22 @@ no longer does what the patch is against, and one that fails in its first that t
 from __future__ import annotations
 
 import ast
+import asyncio
+import contextlib
 import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+import snakemake.api  # noqa: F401 (first: its modules import each other)
+import snakemake_executor_plugin_slurm as slurm_plugin
 from conftest import ROOT
+from snakemake.jobs import GroupJob
 from starting import STARTER
 
+from kd import patches
 from kd.stamps import DATE, TOP
 
 STAMPS = f"{TOP}/q-0"
@@ -163,6 +173,203 @@ rule good:
     assert not (tmp_path / "good").exists()
     workflow.run("bad", "good", patch="fail_alone_on_nodes()", code=1)  # who starts Snakemake decides
     assert not (tmp_path / "good").exists()
+
+
+# -- SLURM's plugin: its own functions, and programs that answer in SLURM's place --------------------------------------
+
+
+class Slurm:
+    """The plugin, and what it makes of SLURM's answers."""
+
+    def __init__(self, programs: Path) -> None:
+        self._programs = programs
+        self.said: list[str] = []
+        self.ended: dict[str, str] = {}  # what became of each job, by its id
+
+    def answers(self, program: str, text: str, code: int = 0) -> None:
+        """Have a program print a text from now on."""
+        path = self._programs / program
+        once = f"rm {path}.fails 2>&- && exit 1"
+        path.write_text(f"#!/bin/sh\n{once}\ncat <<'END'\n{text}\nEND\nexit {code}\n")
+        path.chmod(0o755)
+
+    def fails_once(self, program: str) -> None:
+        """Have a program fail when it is called next."""
+        (self._programs / f"{program}.fails").touch()
+
+    def ask(self) -> dict | None:
+        return asyncio.run(slurm_plugin.query_job_status("squeue", self._logger()))[0]
+
+    def poll(self, jobs: dict[str, object]) -> set[str]:
+        """Have the plugin look once what became of jobs; return those that it goes on waiting for."""
+        executor = object.__new__(slurm_plugin.Executor)
+        settings = {"status_attempts": 2, "init_seconds_before_status_checks": 5, "keep_successful_logs": True}
+        executor.workflow = SimpleNamespace(executor_settings=SimpleNamespace(**settings, status_command="squeue"))
+        executor.logger, executor.run_uuid = self._logger(), "x"
+        executor.status_rate_limiter = contextlib.AsyncExitStack()
+        executor.next_seconds_between_status_checks = 5
+        executor._preemption_warning = True
+        executor._status_query_calls = executor._status_query_failures = 0
+        executor._status_query_total_seconds = executor._status_query_max_seconds = 0.0
+        executor._status_query_min_seconds, executor._status_query_cycle_rows = None, []
+        executor.report_job_success = lambda info: self.ended.update({info.external_jobid: "done"})
+        executor.report_job_error = lambda info, msg="", **rest: self.ended.update({info.external_jobid: msg})
+        infos = [SimpleNamespace(external_jobid=number, aux={}, job=job) for number, job in jobs.items()]
+
+        async def look() -> set[str]:
+            return {info.external_jobid async for info in executor.check_active_jobs(infos)}
+
+        return asyncio.run(look())
+
+    def _logger(self) -> SimpleNamespace:
+        return SimpleNamespace(info=self.said.append, warning=self.said.append, debug=lambda text: None)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    for owner, names in {
+        slurm_plugin: ("query_job_status", "get_min_job_age"),
+        slurm_plugin.Executor: ("check_active_jobs", "report_job_error"),
+        GroupJob: ("get_target_spec",),
+    }.items():
+        for name in names:
+            monkeypatch.setattr(owner, name, getattr(owner, name))  # as it is, when the test has ended
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    made = Slurm(programs)
+    made.answers("sacct", "", code=1)
+    made.answers("scontrol", "MinJobAge = 300 sec")
+    return made
+
+
+def test_each_question_that_slurm_does_not_answer_gets_a_word(slurm: Slurm) -> None:
+    """Fault 44."""
+    slurm.answers("squeue", "", code=1)
+    assert slurm.ask() is None
+    assert slurm.said == []
+    patches.ask_on(slurm_plugin)
+    assert slurm.ask() is slurm.ask() is None
+    slurm.answers("squeue", "1|COMPLETED")
+    assert slurm.ask() == {"1": "COMPLETED"}
+    assert slurm.said == [
+        "SLURM's word on the jobs comes from squeue.",
+        "SLURM does not answer (squeue, question 1); asking again.",
+        "SLURM does not answer (squeue, question 2); asking again.",
+        "SLURM answers again: squeue.",
+    ]
+
+
+def test_asking_ends_with_a_message_when_it_has_gone_on_for_too_long(slurm: Slurm) -> None:
+    slurm.answers("squeue", "", code=1)
+    patches.ask_on(slurm_plugin, patience=-1)
+    with pytest.raises(RuntimeError, match=r"squeue has failed for 0 minutes\. The jobs of this run go on"):
+        slurm.ask()
+
+
+def test_a_preempted_job_has_failed_and_one_of_which_slurm_knows_nothing_goes_on(slurm: Slurm) -> None:
+    slurm.answers("squeue", "1|PREEMPTED\n2|UNKNOWN\n3|RUNNING")
+    jobs = dict.fromkeys("123")
+    assert slurm.poll(jobs) == {"1", "3"}
+    assert slurm.ended == {"2": "done"}
+    slurm.ended.clear()
+    patches.ask_on(slurm_plugin)
+    assert slurm.poll(jobs) == {"2", "3"}
+    assert list(slurm.ended) == ["1"]
+    assert "failed" in slurm.ended["1"]
+
+
+def test_an_unanswered_scontrol_leaves_the_question_with_squeue(slurm: Slurm) -> None:
+    slurm.answers("squeue", "1|RUNNING")
+    slurm.answers("scontrol", "", code=1)
+    slurm.poll({"1": None})
+    assert any("Falling back to 'sacct'" in text for text in slurm.said)
+    slurm.said.clear()
+    patches.ask_squeue_alone(slurm_plugin)
+    slurm.poll({"1": None})
+    assert slurm.said == []
+    slurm.answers("scontrol", "MinJobAge = 300 sec")
+    assert slurm_plugin.get_min_job_age() == 300
+    slurm.answers("scontrol", "", code=1)
+    assert slurm_plugin.get_min_job_age() == 300
+
+
+def test_a_job_that_slurm_forgot_is_judged_by_what_it_made(slurm: Slurm, tmp_path: Path) -> None:
+    (tmp_path / "made").touch()
+    made, half = (SimpleNamespace(output=[tmp_path / "made", tmp_path / name]) for name in ("made", "not made"))
+    jobs = {"1": made, "2": half, "3": half}
+    slurm.answers("squeue", "")
+    assert all(slurm.poll(jobs) == set(jobs) for _ in range(3))
+    patches.ask_on(slurm_plugin)
+    patches.judge_what_slurm_forgot(slurm_plugin)
+    assert slurm.poll(jobs) == set(jobs)
+    slurm.answers("sacct", "3|RUNNING")
+    assert slurm.poll(jobs) == {"3"}
+    assert slurm.ended == {"1": "done", "2": "SLURM-job '2' is forgotten by SLURM, and has not made all."}
+
+
+def test_a_question_without_an_answer_makes_no_job_forgotten(slurm: Slurm, tmp_path: Path) -> None:
+    jobs = {"1": SimpleNamespace(output=[tmp_path / "not made"])}
+    patches.ask_on(slurm_plugin)
+    patches.judge_what_slurm_forgot(slurm_plugin)
+    for text in ("", "1|RUNNING", ""):
+        slurm.answers("squeue", text)
+        slurm.fails_once("squeue")
+        assert slurm.poll(jobs) == {"1"}
+    assert slurm.ended == {}
+
+
+def test_why_a_pack_failed_is_printed(slurm: Slurm) -> None:
+    said: list[str] = []
+    executor = object.__new__(slurm_plugin.Executor)
+    executor.logger = SimpleNamespace(error=said.append, info=said.append)
+    pack = SimpleNamespace(is_group=lambda: True, log_error=lambda *args, **rest: None)
+    executor.workflow = SimpleNamespace(scheduler=SimpleNamespace(error_callback=lambda job: None))
+    executor.error_callback = lambda job: None
+    executor.print_job_error = lambda *args, **rest: None
+    executor.report_job_error(SimpleNamespace(job=pack), msg="no such partition")
+    assert "no such partition" not in said
+    patches.tell_of_packs(slurm_plugin)
+    executor.report_job_error(SimpleNamespace(job=pack), msg="no such partition")
+    assert said.count("no such partition") == 1
+
+
+def test_a_pack_is_submitted_again_for_what_it_has_not_made(slurm: Slurm, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    pack = object.__new__(GroupJob)
+    pack.jobs = [
+        SimpleNamespace(rule=SimpleNamespace(name=name), wildcards_dict={}, output=[tmp_path / name]) for name in "abc"
+    ]
+    for job in pack.jobs:
+        job.get_target_spec = lambda job=job: [job.rule.name]
+    assert len(pack.get_target_spec()) == 3
+    patches.submit_the_rest_alone()
+    assert pack.get_target_spec() == ["b", "c"]
+    for name in "bc":
+        (tmp_path / name).touch()
+    assert pack.get_target_spec() == ["a", "b", "c"]
+
+
+def test_sigterm_ends_who_has_jobs_on_a_cluster_and_waits_for_those_that_run_here() -> None:
+    """tests/test_slurm_answers.py has it with a real SLURM."""
+    program = """
+import threading, types
+import snakemake.api
+from snakemake.scheduling.job_scheduler import JobScheduler
+from kd import patches
+def told(local):
+    scheduler = types.SimpleNamespace(workflow=types.SimpleNamespace(local_exec=local), _lock=threading.Lock())
+    scheduler._open_jobs = threading.Semaphore()
+    JobScheduler.exit_gracefully(scheduler)
+    return scheduler._user_kill
+assert told(False) == "graceful"
+patches.heed_sigterm()
+assert told(True) == "graceful"
+told(False)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 143, ended.stderr
+    assert "the jobs on the cluster go on by themselves" in ended.stdout
 
 
 def test_every_patch_is_tested_here() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import os
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, eventually, study
@@ -175,37 +173,6 @@ def test_a_study_is_named_by_its_file_or_its_name(small: Path) -> None:
     assert "study other: 7 cells" in kd("status", "other.yaml").stdout
     assert "study third: 7 cells" in kd("status", "third").stdout
     assert kd("status", "fourth").returncode == 2
-
-
-def asked_on(answers: list[dict | None], patience: float = 60) -> tuple[list, list[str]]:
-    """Ask a fake of Snakemake's SLURM executor as often as it has answers; return what came back and what was said."""
-
-    async def query_job_status(command: str, logger: object) -> tuple:
-        answer = answers.pop(0)
-        return (None, None) if answer is None else (answer, 0.1)
-
-    plugin = SimpleNamespace(query_job_status=query_job_status)
-    slurm.ask_on(plugin, patience)
-    said: list[str] = []
-    logger = SimpleNamespace(info=said.append, warning=said.append)
-    return [asyncio.run(plugin.query_job_status("squeue --name x", logger)) for _ in range(len(answers))], said
-
-
-def test_each_question_that_slurm_does_not_answer_gets_a_word() -> None:
-    """Fault 44."""
-    back, said = asked_on([{"1": "RUNNING"}, None, None, {"1": "COMPLETED"}])
-    assert back == [({"1": "RUNNING"}, 0.1), (None, None), (None, None), ({"1": "COMPLETED"}, 0.1)]
-    assert said == [
-        "SLURM's word on the jobs comes from squeue.",
-        "SLURM does not answer (squeue, question 1); asking again.",
-        "SLURM does not answer (squeue, question 2); asking again.",
-        "SLURM answers again: squeue.",
-    ]
-
-
-def test_asking_ends_with_a_message_when_it_has_gone_on_for_too_long() -> None:
-    with pytest.raises(RuntimeError, match=r"squeue has failed for 0 minutes\. The jobs of this run go on"):
-        asked_on([None, None], patience=-1)
 
 
 # -- verify -----------------------------------------------------------------------------------------------------------
