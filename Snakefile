@@ -4,15 +4,15 @@ snakemake --cores 8                                              the study of co
 snakemake --cores 8 --configfile workflow/studies/demo.yaml      another study
 snakemake teachers --cores 8                                     or students, chains, tables, figures, report
 
-Inputs and outputs of the rules are stamps (kd/stamps.py): kd judges what is to do, Snakemake schedules it.
+Inputs and outputs of the rules are stamps (kd/study/stamps.py): kd judges what is to do, Snakemake schedules it.
 """
 
 from snakemake.utils import min_version
 
-from kd import cells, products
-from kd.config import merged, read_yaml, validate
-from kd.errors import ConfigError
-from kd.judge import Judge
+from kd.core.errors import ConfigError
+from kd.study import cells, products
+from kd.study.config import merged, read_yaml, validate
+from kd.study.judge import Judge
 
 min_version("9.11")
 

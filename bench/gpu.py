@@ -81,7 +81,7 @@ class Bench:
         print(f"{part:40} {variant:44} {value:12.4g} {unit}", flush=True)
 
     def kd(self, name: str, student: str, processes: int = 1, **options: object) -> Contestant:
-        """Return a contestant that runs kd.fit: bf16, compiled and recorded, unless `options` say otherwise."""
+        """Return a contestant that runs kd.train.fit: bf16, compiled and recorded, unless `options` say otherwise."""
         size = self.size
         fixed = {"loop": "kd", "precision": "bf16", "compiles": self.is_gpu, "teacher": "none", "threads": 1}
         epoch = {"device": self.device, "train": size.train, "test": size.test, "epochs": size.epochs}
@@ -290,7 +290,7 @@ def _bytes(name: str) -> float:
 
 
 def _profiled(bench: Bench, name: str) -> tuple[int, float, dict[str, float]]:
-    """Return images and seconds of two epochs of kd.fit after three to warm up, and the seconds of each kernel."""
+    """Return images and seconds of two epochs of fit after three to warm up, and the seconds of each kernel."""
     activity = torch.profiler.ProfilerActivity.CUDA if bench.is_gpu else torch.profiler.ProfilerActivity.CPU
     profiler = torch.profiler.profile(activities=[activity])
     times: list[float] = []

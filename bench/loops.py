@@ -23,8 +23,8 @@ import torch
 from bench import RESULTS, write
 from bench.worker import TRAIN, write_bank
 from kd import __version__
-from kd.device import Place
-from kd.startup import KEEP_MEMORY, VARIABLE
+from kd.core.startup import KEEP_MEMORY, VARIABLE
+from kd.train.device import Place
 
 ROWS = 256
 FAST = 4  # epochs a turn of a fast contestant: turns of about equal length

@@ -26,15 +26,15 @@ from torch.nn.functional import cross_entropy
 from bench import RESULTS, write
 from bench.worker import BATCH, GRID, convolve, examples, layers_of, network, plan
 from kd import models
+from kd.core.startup import keep_memory
 from kd.data import views
 from kd.data.arrays import Images, write_dataset
 from kd.data.examples import Examples
-from kd.device import Place
-from kd.fit import History, Sgd, evaluate, fit
+from kd.machine.state import State
 from kd.models import wrn
 from kd.models.network import BatchNorm
-from kd.startup import keep_memory
-from kd.state import State
+from kd.train.device import Place
+from kd.train.fit import History, Sgd, evaluate, fit
 
 CPU = torch.device("cpu")
 BF16, FP32, COMPILING = Place(CPU, "bf16"), Place(CPU, "fp32"), Place(CPU, "bf16", compiles=True)
@@ -295,7 +295,7 @@ def _digits(n: int) -> Examples:
 
 def fixed_costs(rounds: int) -> None:
     """What `kd train` takes beside its epochs: start to first step, last step to published. 50,000 images, eager."""
-    from kd.config import Protocol, Recipe  # and with it pydantic, which bench.gpu has to do without
+    from kd.study.config import Protocol, Recipe  # and with it pydantic, which bench.gpu has to do without
 
     protocol = Protocol(name="bench", epochs=1, compile="never")
     recipe = json.dumps({"protocol": protocol.model_dump(), "dataset": None, "label_file": None})
@@ -318,7 +318,7 @@ def fixed_costs(rounds: int) -> None:
         note("peak memory of a cell", "mapped files included", _peak(Path(folder, cell)), "MiB")
     note("fixed cost of a cell", "teacher", median(costs["teacher"]), "s")
     note("fixed cost of a cell", "student, its few bank rows filled", median(costs["student"]), "s")
-    for name in ("torch", "kd.stages", "kd.cells"):
+    for name in ("torch", "kd.jobs.train", "kd.study.cells"):
         command = [
             sys.executable,
             "-c",
@@ -333,8 +333,9 @@ def fixed_costs(rounds: int) -> None:
 
 def _write_cifar_shaped(folder: Path, recipe: object) -> None:
     """Lay down data in the shape of CIFAR-100, as if kd had made them."""
-    from kd import making, products
-    from kd.judge import Judge
+    from kd.jobs import making
+    from kd.study import products
+    from kd.study.judge import Judge
 
     generator = np.random.default_rng(0)
     shapes = {"train": 50_000, "test": 1_000}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bench import RESULTS
 from bench.worker import GRID, IMAGES
-from kd.figures import style
+from kd.report.figures import style
 
 EPOCHS, SEEDS = 200, 3
 STUDENTS = (1, 2, 5, 20, 50)  # of one teacher

@@ -16,8 +16,10 @@ import yaml
 
 from bench import RESULTS, write
 from bench.scale import STUDY
-from kd import config, files, making
-from kd.judge import Judge
+from kd.core import files
+from kd.jobs import making
+from kd.study import config
+from kd.study.judge import Judge
 
 SIZES = {1_000: 11, 5_000: 56, 20_000: 222}  # cells: seeds, as in bench/scale.py
 WEIGHTS = 300_000  # bytes of a cell's weights: between the networks of the demo and those of the paper

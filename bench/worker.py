@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kd import bank, losses, models
-from kd import fit as fit_module
+from kd import losses, models
 from kd.data.examples import Examples
 from kd.data.views import Grid
-from kd.device import Place
-from kd.fit import History, Plan, fit
-from kd.state import State
-from kd.teachers import LiveTeacher, StoredTeacher
+from kd.machine.state import State
+from kd.train import bank
+from kd.train import fit as fit_module
+from kd.train.device import Place
+from kd.train.fit import History, Plan, fit
+from kd.train.teachers import LiveTeacher, StoredTeacher
 
 CLASSES, IMAGES, BATCH = 100, 50_000, 128
 TRAIN, TEST = 640, 128  # of an epoch in small: five steps, and a test set in CIFAR's proportion
@@ -69,7 +70,7 @@ def repeat(work: Callable[[], None]) -> None:
 
 
 def kd(options: dict) -> None:
-    """Run kd.fit.fit itself; after each few epochs its state asks whether to save, and waits for its turn."""
+    """Run kd.train.fit.fit itself; after each few epochs its state asks whether to save, and waits for its turn."""
     train_for_ever(options, Turns(options["epochs"], turn))
 
 
@@ -80,7 +81,7 @@ def train_for_ever(options: dict, state: State) -> None:
     if options["teacher"] == "bank":
         teacher = stored(Path(options["bank"]), place.device)
     elif options["teacher"] == "online":
-        teacher = LiveTeacher(network(TEACHER), place)
+        teacher = LiveTeacher(network(TEACHER), place.device)
     else:
         teacher, objective = None, losses.LOSSES["ce"].function
     made = plan(objective=objective, epochs=10**9, schedule_epochs=10**9)
@@ -155,7 +156,7 @@ def _place(options: dict) -> Place:
     """Return where a contestant runs; on a GPU its steps are recorded as CUDA graphs unless it is told otherwise."""
     device = torch.device(options.get("device", "cpu"))
     if device.type == "cuda":
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # as kd.device.place does
+        torch.backends.cudnn.conv.fp32_precision = "ieee"  # as kd.train.device.place does
     if options.get("deterministic"):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
@@ -261,7 +262,7 @@ def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, gradient: Tensor, inne
 
 
 def fill(options: dict) -> None:
-    """Fill a bank, kd.bank.fill itself, with the views of one epoch."""
+    """Fill a bank, kd.train.bank.fill itself, with the views of one epoch."""
     place, have, teacher = _place(options), examples(options["rows"]), network(options.get("network", TEACHER))
     identity = _identity(options)
 

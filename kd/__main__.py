@@ -24,8 +24,14 @@ if __name__ == "__main__":  # until `main` heeds it: no traceback through what i
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kd import __version__, files, making, products, signals
-from kd.cells import (
+from kd import __version__
+from kd.core import files, signals
+from kd.core.errors import STOPS, ConfigError, Diverged, StorageError, Terminated, nearest, understood
+from kd.core.startup import flush, keep_memory, leave, speak_utf8, start_together
+from kd.jobs import making
+from kd.report.figures import ANALYSES, FIGURES
+from kd.study import products
+from kd.study.cells import (
     REPORTS,
     Cell,
     Dataset,
@@ -37,12 +43,9 @@ from kd.cells import (
     recipe,
     taught_by,
 )
-from kd.config import Recipe, Study, merged, parse_yaml, read_yaml, schema, validate
-from kd.errors import STOPS, ConfigError, Diverged, StorageError, Terminated, nearest, understood
-from kd.figures import ANALYSES, FIGURES
-from kd.judge import Judge, replaced, told
-from kd.products import Product
-from kd.startup import flush, keep_memory, leave, speak_utf8, start_together
+from kd.study.config import Recipe, Study, merged, parse_yaml, read_yaml, schema, validate
+from kd.study.judge import Judge, replaced, told
+from kd.study.products import Product
 
 _LEAST = {"threads": 1, "cells_per_gpu": 0, "processes": 1, "workers": 0}
 _SHOWN = 20  # cells of one status that are listed before the rest is counted
@@ -130,7 +133,7 @@ def _say_what_is_to_do(judge: Judge) -> None:
 
 def _check_room(judge: Judge) -> None:
     """Say what is to be trained will take of the disk. Raises StorageError if it has less."""
-    from kd.footprint import disk_bytes
+    from kd.machine.footprint import disk_bytes
 
     missing = [parse_cell(one.name) for one in judge.all_to_do if one.kind == "network" and not judge.manifest(one)]
     needed = disk_bytes(missing, judge.study)
@@ -142,8 +145,8 @@ def _check_room(judge: Judge) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """Say which cells are done, running, waiting, stale or failed and why, and what the next command does."""
-    from kd.controllers import alive
-    from kd.status import STATUSES, standings
+    from kd.study.controllers import alive
+    from kd.study.status import STATUSES, standings
 
     study = _study(options)
     judge = Judge.of_study(study)
@@ -173,8 +176,8 @@ _NEXT = "he snakemake command of this study makes what is to do; each cell goes 
 
 def verify(options: argparse.Namespace) -> int:
     """Compare every published file with its digest; name what is damaged and how it is rebuilt."""
-    from kd.controllers import alive
-    from kd.status import damaged
+    from kd.study.controllers import alive
+    from kd.study.status import damaged
 
     count, wrong = damaged()
     for manifest, what in wrong:
@@ -199,9 +202,9 @@ def data(options: argparse.Namespace) -> None:
         _discard_if_its_folder_changed(product, given.declared["folder"])
     judge = Judge.of_recipe(given)
     if not making.done(judge, product, options.stamp):
-        from kd import stages
+        from kd.jobs import data as job
 
-        stages.data(judge, dataset, given, options.stamp)
+        job.data(judge, dataset, given, options.stamp)
 
 
 def _discard_if_its_folder_changed(product: Product, folder: str) -> None:
@@ -223,9 +226,9 @@ def labels(options: argparse.Namespace) -> None:
     given = _recipe(options, dataset)
     judge = Judge.of_recipe(given)
     if not making.done(judge, products.labels(dataset.labelled), options.stamp):
-        from kd import stages
+        from kd.jobs import data as job
 
-        stages.labels(judge, dataset, given, options.stamp)
+        job.labels(judge, dataset, given, options.stamp)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -239,9 +242,9 @@ def train(options: argparse.Namespace) -> int:
     else:
         _prepare_to_train(options)
         start_together(options.processes)
-        from kd import stages
+        from kd.jobs import train as job
 
-        status = stages.train(judge, cell, given, _resources(options), options.fresh, options.stamp)
+        status = job.train(judge, cell, given, _resources(options), options.fresh, options.stamp)
     # To torchrun, which makes 1 of every code, a cell that diverged has ended well.
     return 0 if status == "ok" or _is_one_of_several() else Diverged.exit_code
 
@@ -281,9 +284,9 @@ def bank(options: argparse.Namespace) -> None:
                 raise ConfigError(f"{cell}: teaches nobody in this study; say whose views with --needs SEED:EPOCHS")
         if not making.done(judge, product, options.stamp):
             _prepare_to_train(options)
-            from kd import stages
+            from kd.jobs import bank as job
 
-            stages.bank_of(judge, member, given, judge.needs(product), _resources(options), options.stamp)
+            job.bank(judge, member, given, judge.needs(product), _resources(options), options.stamp)
 
 
 def answers(options: argparse.Namespace) -> None:
@@ -293,14 +296,14 @@ def answers(options: argparse.Namespace) -> None:
     judge = Judge.of_recipe(given)
     if not making.done(judge, products.answers(cell), options.stamp):
         _prepare_to_train(options)
-        from kd import stages
+        from kd.jobs import answers as job
 
-        stages.answers_of(judge, cell, given, _resources(options), options.stamp)
+        job.answers(judge, cell, given, _resources(options), options.stamp)
 
 
 def release(options: argparse.Namespace) -> None:
     """Remove the stored logits of a teacher all of whose students are trained."""
-    from kd.delete import release_bank
+    from kd.study.delete import release_bank
 
     judge = Judge.of_study(_study(options))
     for member in parse_cell(options.cell).members:
@@ -312,7 +315,7 @@ def collect(options: argparse.Namespace) -> None:
     """Gather the results of a study into one table; refuse what is missing, damaged, mixed or half done."""
 
     def gather(study: Study, judge: Judge) -> dict:
-        from kd import table
+        from kd.report import table
 
         return table.collect(study, judge)
 
@@ -324,7 +327,7 @@ def measure(options: argparse.Namespace) -> None:
     """Measure what the networks of an experiment answer."""
 
     def measured(study: Study, judge: Judge) -> dict:
-        from kd import analyses
+        from kd.measure import analyses
 
         return analyses.measure(study, options.experiment, options.analysis)
 
@@ -339,9 +342,9 @@ def figure(options: argparse.Namespace) -> None:
     """Draw one figure from a table."""
 
     def drawn(folder: Path) -> dict:
-        from kd import report
+        from kd.report import page
 
-        return report.draw(folder, options.experiment, options.figure)
+        return page.draw(folder, options.experiment, options.figure)
 
     if options.figure not in FIGURES:
         raise ConfigError(f"{options.figure!r}: no such figure{nearest(options.figure, FIGURES)}")
@@ -352,9 +355,9 @@ def tables(options: argparse.Namespace) -> None:
     """Write the means of a table, with intervals, and its objectives compared two by two."""
 
     def summed(folder: Path) -> dict:
-        from kd import report
+        from kd.report import page
 
-        return report.means_and_comparisons(folder)
+        return page.means_and_comparisons(folder)
 
     _from_table(options, products.tables, summed)
 
@@ -363,7 +366,7 @@ def verdict(options: argparse.Namespace) -> None:
     """Judge the paper's claims by a table: published against measured."""
 
     def judged(folder: Path) -> dict:
-        from kd import verdict
+        from kd.report import verdict
 
         return verdict.verdict(folder)
 
@@ -374,9 +377,9 @@ def page(options: argparse.Namespace) -> None:
     """Write the page that shows a study: figures, captions, means, environments."""
 
     def shown(study: Study, judge: Judge) -> dict:
-        from kd import report
+        from kd.report import page as pages
 
-        return report.page(study, Path(REPORTS, study.study))
+        return pages.page(study, Path(REPORTS, study.study))
 
     study = _study(options)
     _publish(study, products.page(study.study), options.stamp, shown)
@@ -414,7 +417,7 @@ def _from_table(options: argparse.Namespace, product: Callable[[str], Product], 
 
 def delete(options: argparse.Namespace) -> None:
     """Delete a cell with all that it taught, or what is a study's own; say what and how large, and ask."""
-    from kd.delete import delete
+    from kd.study.delete import delete
 
     delete(options.what, options.dry_run, options.yes)
 
@@ -542,7 +545,7 @@ def _recipe(options: argparse.Namespace, what: Cell | Dataset) -> Recipe:
 
 
 def _resources(options: argparse.Namespace) -> object:
-    from kd.stages import Resources
+    from kd.jobs.places import Resources
 
     return Resources(options.threads, options.cells_per_gpu, getattr(options, "workers", 0))
 

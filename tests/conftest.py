@@ -13,13 +13,18 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from kd import cells, files, products, stages
 from kd.__main__ import main
-from kd.cells import Cell, Dataset, parse_cell, parse_dataset
-from kd.config import Recipe, Study, validate
-from kd.judge import Judge
-from kd.products import Product
-from kd.stages import Resources
+from kd.core import files
+from kd.jobs import answers as jobs_answers
+from kd.jobs import bank as jobs_bank
+from kd.jobs import data as jobs_data
+from kd.jobs import train as jobs_train
+from kd.jobs.places import Resources
+from kd.study import cells, products
+from kd.study.cells import Cell, Dataset, parse_cell, parse_dataset
+from kd.study.config import Recipe, Study, validate
+from kd.study.judge import Judge
+from kd.study.products import Product
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,15 +91,15 @@ def prepare(*names: str, made: Study | None = None) -> None:
     """Prepare datasets, digits unless told, and the wrong labels of those whose names spell them."""
     for dataset in map(parse_dataset, names or ("digits",)):
         given = recipe(dataset, made)
-        stages.data(Judge.of_recipe(given), dataset, given)
+        jobs_data.data(Judge.of_recipe(given), dataset, given)
         if dataset.noise:
-            stages.labels(Judge.of_recipe(given), dataset, given)
+            jobs_data.labels(Judge.of_recipe(given), dataset, given)
 
 
 def train(cell: str | Cell, made: Study | None = None, resources: Resources | None = None, **options: object) -> dict:
     """Train a cell of a study, the small one unless told; return its manifest."""
     cell, given = parse_cell(str(cell)), recipe(cell, made)
-    stages.train(Judge.of_recipe(given), cell, given, resources or Resources(), **options)
+    jobs_train.train(Judge.of_recipe(given), cell, given, resources or Resources(), **options)
     return manifest(products.network(cell))
 
 
@@ -102,14 +107,14 @@ def fill(cell: str | Cell, needs: list[tuple[int, int]], made: Study | None = No
     """Fill the bank of a teacher with the views of these (seed, epochs); return its manifest."""
     cell, given = parse_cell(str(cell)), recipe(cell, made)
     bank = products.bank(cell)
-    stages.bank_of(Judge.of_recipe(given).asked({bank: set(needs)}), cell, given, needs, Resources())
+    jobs_bank.bank(Judge.of_recipe(given).asked({bank: set(needs)}), cell, given, needs, Resources())
     return manifest(bank)
 
 
 def answer(cell: str | Cell, made: Study | None = None) -> dict:
     """Write down what a network answers; return the manifest."""
     cell, given = parse_cell(str(cell)), recipe(cell, made)
-    stages.answers_of(Judge.of_recipe(given), cell, given, Resources())
+    jobs_answers.answers(Judge.of_recipe(given), cell, given, Resources())
     return manifest(products.answers(cell))
 
 

@@ -28,15 +28,18 @@ from made_tiny import FILES, PUBLISHED, STUDY, TEACHER, VERBS, Folder, Tree, Ver
 from storage_sweep import import_all
 from supervised import refusal, supervised
 
-from kd import bank, controllers, files, stamps, state
 from kd.__main__ import main as kd
-from kd.cells import all_cells
-from kd.config import validate
-from kd.errors import KdError, StorageError
-from kd.judge import Judge
-from kd.products import owner
-from kd.table import read_frame
-from kd.teachers import LiveTeacher
+from kd.core import files
+from kd.core.errors import KdError, StorageError
+from kd.machine import state
+from kd.measure.frames import read_frame
+from kd.study import controllers, stamps
+from kd.study.cells import all_cells
+from kd.study.config import validate
+from kd.study.judge import Judge
+from kd.study.products import owner
+from kd.train import bank
+from kd.train.teachers import LiveTeacher
 
 SMALL = (
     4096  # bytes; of a smaller file every byte is flipped in the whole sweep, of a larger one as many bits as these:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from kd import analyses
-from kd.analyses import Subject
-from kd.answers import Answers, Split
-from kd.cells import Cell, parse_cell
-from kd.statistics import settings
+from kd.measure import analyses
+from kd.measure.analyses import Subject
+from kd.measure.answers import Answers, Split
+from kd.report.statistics import settings
+from kd.study.cells import Cell, parse_cell
 
 CLASSES, WIDTH, EXAMPLES = 10, 16, 150
 

@@ -20,15 +20,15 @@ from sklearn.datasets import load_digits
 from test_faults import Disk
 from test_workflow import Project
 
-from kd import products, stamps
-from kd.cells import parse_cell
-from kd.config import Study, merged, read_yaml, validate
-from kd.files import file_digest, lock, sha256
-from kd.judge import Judge
-from kd.products import Product
+from kd.core.files import file_digest, lock, sha256
+from kd.study import products, stamps
+from kd.study.cells import parse_cell
+from kd.study.config import Study, merged, read_yaml, validate
+from kd.study.judge import Judge
+from kd.study.products import Product
 
-# The points of kd.files.crash_point at which every kind of product comes by: before it works (twice), halfway, after
-# publishing, and before its stamp.
+# The points of kd.core.files.crash_point at which every kind of product comes by: before it works (twice), halfway,
+# after publishing, and before its stamp.
 POINTS = ("begin", "work", "publish:1", "published", "stamp")
 HIDDEN = ("manifest.json", "timings.csv")  # with the seconds that something took
 TREES = ("data", "results", "banks", "answers", "reports")
@@ -199,7 +199,15 @@ def command(product: Product) -> list[str]:
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["kd.stages", "kd.table", "kd.report", "kd.verdict", "kd.analyses", "kd.data.folder", "kd.figures.dots"]
+    [
+        "kd.jobs.train",
+        "kd.report.table",
+        "kd.report.page",
+        "kd.report.verdict",
+        "kd.measure.analyses",
+        "kd.data.folder",
+        "kd.report.figures.dots",
+    ]
 )
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from conftest import study, values, verb
 from PIL import Image
 
-from kd import products
-from kd.cells import parse_cell
-from kd.judge import Judge
-from kd.products import Product
+from kd.study import products
+from kd.study.cells import parse_cell
+from kd.study.judge import Judge
+from kd.study.products import Product
 
 CLASSES = ("ant", "bee", "cat")
 PROTOCOL = {"name": "quick", "epochs": 1, "batch": 16, "precision": "fp32"}

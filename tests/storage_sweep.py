@@ -26,9 +26,11 @@ import torch
 from made_tiny import FILES, VERBS, Folder, Tree, Verb, published, tree
 from supervised import KILL, Call, Ended, refusal, supervised
 
-from kd import bank, state, status
 from kd.__main__ import main as kd
-from kd.products import owner
+from kd.machine import state
+from kd.study import status
+from kd.study.products import owner
+from kd.train import bank
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 _FREES = {"unlink", "unlinkat", "rmdir", "fsync", "fdatasync", "msync"}  # a full disk refuses none of these by ENOSPC

@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from made_faults import EARLIER, NOW, POINTS, TREES, Whole, fill, make_undisturbed  # noqa: E402
 from test_faults import Disk  # noqa: E402
 
-from kd import products  # noqa: E402
+from kd.study import products  # noqa: E402
 
 RULES = tuple(products.RULES.values())
 SIGNALS = ("KILL", "KILL", "KILL", "TERM", "INT", "STOP", "USR1")  # one that is stopped goes on a little later

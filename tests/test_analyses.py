@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 from conftest import answer, prepare, resigned, study, train, written
 
-from kd import analyses, answers, cells, figures, table
-from kd.cells import all_cells, cells_of, measured, parse_cell
-from kd.errors import ConfigError, DataError
-from kd.judge import Judge
+from kd.core.errors import ConfigError, DataError
+from kd.measure import analyses, answers
+from kd.report import figures, table
+from kd.study import cells
+from kd.study.cells import all_cells, cells_of, measured, parse_cell
+from kd.study.judge import Judge
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 MSE = f"{TEACHER}/resnet8.mse.s0"

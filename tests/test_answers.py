@@ -8,10 +8,12 @@ import pytest
 import torch
 from conftest import answer, prepare, recipe, study, train
 
-from kd import answers, files, stages
-from kd.cells import all_cells, parse_cell
-from kd.config import Study
-from kd.errors import StorageError
+from kd.core import files
+from kd.core.errors import StorageError
+from kd.measure import answers
+from kd.study.cells import all_cells, parse_cell
+from kd.study.config import Study
+from kd.train import material
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
@@ -76,7 +78,7 @@ def test_samples_are_balanced_and_the_same_for_every_seed_and_noise_and_within_e
     assert wrong.clean.equal(whole.clean)
     assert 0.25 < (wrong.labels != wrong.clean).double().mean() < 0.55
     assert len(set(part.index.tolist()) - set(whole.index.tolist())) <= 10  # of a rounding in each class
-    learnt = stages.prepared(parse_cell(fraction), recipe(fraction)).examples
+    learnt = material.prepared(parse_cell(fraction), recipe(fraction)).examples
     assert set(part.index.tolist()) <= set(learnt.train.tolist())
 
 

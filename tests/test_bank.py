@@ -13,11 +13,13 @@ import torch
 from test_fit import CPU, NoState, made_examples, network, plan
 from torch import nn
 
-from kd import bank, files, losses, models
+from kd import losses, models
+from kd.core import files
+from kd.core.errors import StorageError
 from kd.data.views import Grid
-from kd.errors import StorageError
-from kd.fit import History, fit
-from kd.teachers import LiveTeacher, StoredTeacher
+from kd.train import bank
+from kd.train.fit import History, fit
+from kd.train.teachers import LiveTeacher, StoredTeacher
 
 GRID = Grid(1, False)
 IDENTITY = bank.Identity(teacher="t", data="d", examples="e", code="c", precision="fp32", pad=1, flip=False)
@@ -53,7 +55,7 @@ def test_a_row_is_the_teacher_s_answer_to_that_view_of_that_example(tmp_path: Pa
     for epoch in range(3):
         view = GRID.draw(0, epoch, index)
         inputs = examples.normalise(GRID.render(examples.images[index], view))
-        live = LiveTeacher(teacher, CPU).logits(index, view, inputs)
+        live = LiveTeacher(teacher, CPU.device).logits(index, view, inputs)
         assert torch.allclose(opened.logits(index, view), live, rtol=ROUNDING, atol=1e-5)
 
 
@@ -69,7 +71,7 @@ def test_bank_and_online_training_give_the_same_losses_within_float16_rounding(
         fit(network(), made_examples(), made, mentor, CPU, NoState(), history)
         return history.rows
 
-    stored, live = train(filled(tmp_path, teacher, [(0, 3)])), train(LiveTeacher(teacher, CPU))
+    stored, live = train(filled(tmp_path, teacher, [(0, 3)])), train(LiveTeacher(teacher, CPU.device))
     for a, b in zip(stored, live, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=ROUNDING)
         assert a["test_loss"] == pytest.approx(b["test_loss"], rel=ROUNDING)

@@ -14,7 +14,7 @@ from conftest import ROOT
 from bench import loops, peers, precision, report
 from bench.worker import GRID
 from kd import models
-from kd.teachers import keys_seen
+from kd.train.teachers import keys_seen
 
 
 @pytest.mark.parametrize("kind", [peers.Mdistiller, peers.Paper])

@@ -11,10 +11,11 @@ from conftest import mutated_text, study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kd import cells, data, losses, models
-from kd.cells import Cell, Dataset, Stage, all_cells, cells_of, parse_cell, parse_dataset, spell
-from kd.config import Noise, Objective, imported, objective
-from kd.errors import ConfigError
+from kd import data, losses, models
+from kd.core.errors import ConfigError
+from kd.study import cells
+from kd.study.cells import Cell, Dataset, Stage, all_cells, cells_of, parse_cell, parse_dataset, spell
+from kd.study.config import Noise, Objective, imported, objective
 
 
 def grid(**keys: object) -> dict:

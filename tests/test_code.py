@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 import kd
-from kd.code import code_digest, imports
+from kd.core.code import behind, code_digest, imports
+
+CELL = ("kd.train.fit", "kd.train.teachers", "kd.losses.kl", "kd.models.wrn")
+BANK = ("kd.train.teachers", "kd.models.wrn")
+ANSWERS = ("kd.measure.answers", "kd.models.wrn")
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ def copy(tmp_path: Path):
     shutil.copytree(Path(kd.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
 
     def digest(*modules: str) -> str:
-        spec = importlib.util.spec_from_file_location("copied_code", folder / "code.py")
+        spec = importlib.util.spec_from_file_location("copied_code", folder / "core" / "code.py")
         module = importlib.util.module_from_spec(spec)
         sys.modules["copied_code"] = module
         spec.loader.exec_module(module)
@@ -37,57 +41,95 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def test_a_comment_a_docstring_and_layout_change_nothing(copy) -> None:
     folder, digest = copy
-    before = digest("kd.fit", "kd.losses.kl")
+    before = digest("kd.train.fit", "kd.losses.kl")
     path = folder / "losses" / "kl.py"
     text = path.read_text()
     path.write_text(
         '"""Another docstring."""\n# a comment\n\n\n' + text[text.index("from __future__") :] + "\n\n# end\n"
     )
-    assert digest("kd.fit", "kd.losses.kl") == before
+    assert digest("kd.train.fit", "kd.losses.kl") == before
 
 
 def test_a_changed_loss_changes_its_students_and_not_their_teachers(copy) -> None:
     folder, digest = copy
-    teacher, student = digest("kd.fit", "kd.losses.hard"), digest("kd.fit", "kd.losses.kl")
-    mse = digest("kd.fit", "kd.losses.mse")
+    teacher, student = digest("kd.train.fit", "kd.losses.hard"), digest("kd.train.fit", "kd.losses.kl")
+    mse = digest("kd.train.fit", "kd.losses.mse")
     with open(folder / "losses" / "kl.py", "a") as file:
         file.write("\nCHANGED = 1\n")
-    assert digest("kd.fit", "kd.losses.hard") == teacher
-    assert digest("kd.fit", "kd.losses.mse") == mse
-    assert digest("kd.fit", "kd.losses.kl") != student
+    assert digest("kd.train.fit", "kd.losses.hard") == teacher
+    assert digest("kd.train.fit", "kd.losses.mse") == mse
+    assert digest("kd.train.fit", "kd.losses.kl") != student
 
 
 def test_what_a_module_imports_counts_as_what_it_does(copy) -> None:
     folder, digest = copy
-    before = digest("kd.fit")
+    before = digest("kd.train.fit")
     edit(folder / "data" / "views.py", "_ORDER, _VIEW = 1, 2", "_ORDER, _VIEW = 2, 1")
-    assert digest("kd.fit") != before
+    assert digest("kd.train.fit") != before
 
 
-def test_plumbing_retrains_nothing(copy) -> None:
+def test_a_line_in_a_module_changes_what_its_wing_decides_and_nothing_else(copy) -> None:
+    """Of every module: the wings of numbers change those that use it, the others change nothing."""
     folder, digest = copy
-    before = digest("kd.fit", "kd.teachers", "kd.losses.kl", "kd.models.wrn")
-    plumbing = ["files", "errors", "state", "progress", "device", "bank", "products", "judge", "making", "stamps"]
-    for name in plumbing:
-        with open(folder / f"{name}.py", "a") as file:
-            file.write("\nCHANGED = 1\n")
-    assert digest("kd.fit", "kd.teachers", "kd.losses.kl", "kd.models.wrn") == before
+    made = {"bank": BANK, "cell": CELL, "answers": ANSWERS, "table": ("kd.report.table",), "page": ("kd.report.page",)}
+    before = {name: digest(*modules) for name, modules in made.items()}
+    counted = {what: behind(*modules) for what, modules in made.items()}
+    for path in sorted(folder.rglob("*.py")):
+        name = ".".join(path.relative_to(folder.parent).with_suffix("").parts).removesuffix(".__init__")
+        text = path.read_text()
+        path.write_text(text + "\nCHANGED = 1\n")
+        changed = {what for what, modules in made.items() if digest(*modules) != before[what]}
+        path.write_text(text)
+        assert changed == {what for what, names in counted.items() if name in names}, name
+    assert {name: digest(*modules) for name, modules in made.items()} == before
+
+
+def test_what_decides_a_bank_is_not_the_training_loop() -> None:
+    assert not {"kd.train.fit", "kd.train.peers", "kd.losses.kl"} & behind(*BANK)
+    assert {"kd.data.views", "kd.train.teachers", "kd.models.wrn"} <= behind(*BANK)
+
+
+def test_a_module_that_moves_changes_nothing(copy) -> None:
+    folder, digest = copy
+    before = digest(*CELL), digest(*BANK)
+    (folder / "data" / "views.py").rename(folder / "train" / "seen.py")
+    for path in folder.rglob("*.py"):
+        text = path.read_text()
+        moved = text.replace("from kd.data import views\n", "from kd.train import seen as views\n")
+        path.write_text(moved.replace("from kd.data.views import", "from kd.train.seen import"))
+    assert "kd.train.seen" in (folder / "train" / "fit.py").read_text() + (folder / "train" / "teachers.py").read_text()
+    assert (digest(*CELL), digest(*BANK)) == before
+
+
+def test_another_source_of_a_name_is_another_code(copy) -> None:
+    folder, digest = copy
+    (folder / "losses" / "other.py").write_text("def blend(): pass\n")
+    before = digest("kd.losses.kl")
+    edit(folder / "losses" / "kl.py", "from kd.losses.hard import blend", "from kd.losses.other import blend")
+    assert digest("kd.losses.kl") != before
+
+
+def test_an_import_for_types_alone_decides_nothing(copy) -> None:
+    folder, digest = copy
+    before = digest("kd.losses.kl")
+    edit(folder / "losses" / "kl.py", "if TYPE_CHECKING:\n", "if TYPE_CHECKING:\n    from kd.train.fit import Plan\n")
+    assert digest("kd.losses.kl") == before
 
 
 def test_a_figure_depends_on_its_own_file_and_the_style(copy) -> None:
     folder, digest = copy
-    dots, tau = digest("kd.figures.dots"), digest("kd.figures.tau")
-    with open(folder / "figures" / "dots.py", "a") as file:
+    dots, tau = digest("kd.report.figures.dots"), digest("kd.report.figures.tau")
+    with open(folder / "report" / "figures" / "dots.py", "a") as file:
         file.write("\nCHANGED = 1\n")
-    assert digest("kd.figures.dots") != dots
-    assert digest("kd.figures.tau") == tau
+    assert digest("kd.report.figures.dots") != dots
+    assert digest("kd.report.figures.tau") == tau
 
 
 def test_digest_names_are_order_free_and_unknown_modules_are_refused() -> None:
-    assert code_digest("kd.fit", "kd.bank") == code_digest("kd.bank", "kd.fit")
+    assert code_digest("kd.train.fit", "kd.train.bank") == code_digest("kd.train.bank", "kd.train.fit")
     with pytest.raises(ModuleNotFoundError):
         code_digest("kd.nothing")
 
 
 def test_imports_sees_modules_imported_by_name() -> None:
-    assert {"kd.data.views", "kd.errors", "kd.state"} <= imports("kd.fit")
+    assert {"kd.data.views", "kd.core.errors", "kd.machine.state"} <= imports("kd.train.fit")

@@ -14,8 +14,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from kd.comparisons import ALPHA, comparisons, holm, power, seeds_needed, undecided_words, verdict
-from kd.statistics import contrast, judge, rise_weights, trend
+from kd.report.comparisons import ALPHA, comparisons, holm, power, seeds_needed, undecided_words, verdict
+from kd.report.statistics import contrast, judge, rise_weights, trend
 
 
 def test_holm_matches_hand_values() -> None:

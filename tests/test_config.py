@@ -11,10 +11,10 @@ from conftest import ROOT, mutated_tree, study
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kd import config
-from kd.config import Objective, merged, objective, read_yaml, validate
-from kd.device import AUTO
-from kd.errors import ConfigError
+from kd.core.errors import ConfigError
+from kd.machine.shares import AUTO
+from kd.study import config
+from kd.study.config import Objective, merged, objective, read_yaml, validate
 
 
 def refused(match: str, **changes: object) -> None:

@@ -35,8 +35,8 @@ from test_targets import (
 )
 from test_workflow import made_by, wait_for, waiting
 
-from kd import stamps
-from kd.products import Product
+from kd.study import stamps
+from kd.study.products import Product
 
 __all__ = ["project"]  # a fixture
 
@@ -106,7 +106,7 @@ def first_and_second(project: Whole) -> Iterator[tuple[Controller, Controller]]:
 def count(project: Whole) -> None:
     """Have a project take down what is made, as often as it is made."""
     line = '    files.crash_point("published", product)\n'
-    project.edit("kd/making.py", line, """    open("made.txt", "a").write(f"{product}\\n")\n""" + line)
+    project.edit("kd/jobs/making.py", line, """    open("made.txt", "a").write(f"{product}\\n")\n""" + line)
 
 
 def made(project: Whole) -> list[str]:
@@ -260,7 +260,7 @@ def test_who_only_looks_is_never_refused_and_takes_nothing_away(
     assert "lr 0.1 -> 0.05" in project.kd("plan", "study.yaml", *OTHER_LR)
     assert "a Snakemake is at work here" in project.kd("status", "study.yaml")
     code = (project.folder / "kd" / "table.py").read_text()
-    project.change("kd/table.py")
+    project.change("kd/report/table.py")
     assert made_by(project.run("--dry-run")) >= {TABLE, DOTS, FIDELITY, PAGE}
     (project.folder / "kd" / "table.py").write_text(code)
     assert first.stamps() == there

@@ -26,13 +26,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kd import data
+from kd.core.errors import ConfigError, DataError, StorageError
+from kd.core.files import file_digest, sha256
 from kd.data import arrays, sources
-from kd.data.arrays import Images, hold_out, normalisation, open_dataset, subset, write_dataset
+from kd.data.arrays import Images, normalisation, open_dataset, write_dataset
 from kd.data.folder import image_folder
 from kd.data.mix import mix, stream
 from kd.data.prepare import listed, prepare_dataset
-from kd.errors import ConfigError, DataError, StorageError
-from kd.files import file_digest, sha256
+from kd.data.splits import hold_out, subset
 
 # -- the table of contents --------------------------------------------------------------------------------------------
 

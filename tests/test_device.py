@@ -13,52 +13,53 @@ from pathlib import Path
 import pytest
 import torch
 
-from kd import device
-from kd.errors import ConfigError
+from kd.core.errors import ConfigError
+from kd.machine import shares
+from kd.train import arithmetic, device
 
 
 def test_cells_spread_over_gpus_before_they_share_one(project: Path) -> None:
     with contextlib.ExitStack() as held:
-        assert [device._gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 2, held) for _ in range(4)] == [[0], [1], [0], [1]]
-        assert {path.name.split(".")[0] for path in device.SHARES.iterdir()} == {"GPU-a", "GPU-b"}
+        assert [shares.gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 2, held) for _ in range(4)] == [[0], [1], [0], [1]]
+        assert {path.name.split(".")[0] for path in shares.SHARES.iterdir()} == {"GPU-a", "GPU-b"}
 
 
 def test_a_cell_takes_as_much_of_a_gpu_as_its_memory_needs(project: Path, monkeypatch) -> None:
-    monkeypatch.setattr(device.time, "sleep", lambda _: pytest.fail("no share is free"))
+    monkeypatch.setattr(shares.time, "sleep", lambda _: pytest.fail("no share is free"))
     with contextlib.ExitStack() as held:  # 48 parts: 24 + 12 + 12
         for need in (40, 20, 15):
-            device._gpu_shares({"GPU-a": 80}, need, device.AUTO, held)
+            shares.gpu_shares({"GPU-a": 80}, need, shares.AUTO, held)
         with pytest.raises(pytest.fail.Exception):
-            device._gpu_shares({"GPU-a": 80}, 20, device.AUTO, held)
+            shares.gpu_shares({"GPU-a": 80}, 20, shares.AUTO, held)
     with contextlib.ExitStack() as held:  # two cells may share it, but this one needs more than half
-        device._gpu_shares({"GPU-a": 80}, 50, 2, held)
+        shares.gpu_shares({"GPU-a": 80}, 50, 2, held)
         with pytest.raises(pytest.fail.Exception):
-            device._gpu_shares({"GPU-a": 80}, 1, 2, held)
+            shares.gpu_shares({"GPU-a": 80}, 1, 2, held)
     with pytest.raises(ConfigError, match="needs"), contextlib.ExitStack() as held:
-        device._gpu_shares({"GPU-a": 80}, 81, device.AUTO, held)
+        shares.gpu_shares({"GPU-a": 80}, 81, shares.AUTO, held)
 
 
 def test_processes_that_train_together_get_a_gpu_each_all_at_once_or_none(project: Path, monkeypatch) -> None:
-    monkeypatch.setattr(device.time, "sleep", lambda _: pytest.fail("too few are free"))
+    monkeypatch.setattr(shares.time, "sleep", lambda _: pytest.fail("too few are free"))
     two = {"GPU-a": 80, "GPU-b": 80}
     with contextlib.ExitStack() as held:
-        assert device._gpu_shares(two, 0, 1, held, count=2) == [0, 1]
+        assert shares.gpu_shares(two, 0, 1, held, count=2) == [0, 1]
     with contextlib.ExitStack() as held:
-        assert device._gpu_shares(two, 0, 1, held) == [0]
+        assert shares.gpu_shares(two, 0, 1, held) == [0]
         with pytest.raises(pytest.fail.Exception):
-            device._gpu_shares(two, 0, 1, held, count=2)
-        assert device._gpu_shares(two, 0, 1, held) == [1]  # nothing was kept of the attempt
+            shares.gpu_shares(two, 0, 1, held, count=2)
+        assert shares.gpu_shares(two, 0, 1, held) == [1]  # nothing was kept of the attempt
     with pytest.raises(ConfigError, match="to have 3 GPUs, but 2 are visible"), contextlib.ExitStack() as held:
-        device._gpu_shares(two, 0, 1, held, count=3)
+        shares.gpu_shares(two, 0, 1, held, count=3)
 
 
 def test_a_cell_waits_for_a_slot_and_takes_the_one_that_is_freed(project: Path, monkeypatch) -> None:
-    monkeypatch.setattr(device, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(shares, "_POLL_SECONDS", 0.01)
     first, second, waiting = contextlib.ExitStack(), contextlib.ExitStack(), contextlib.ExitStack()
-    device._gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 1, first)
-    device._gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 1, second)
+    shares.gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 1, first)
+    shares.gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 1, second)
     got = []
-    thread = threading.Thread(target=lambda: got.append(device._gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 1, waiting)))
+    thread = threading.Thread(target=lambda: got.append(shares.gpu_shares({"GPU-a": 80, "GPU-b": 80}, 0, 1, waiting)))
     thread.start()
     time.sleep(0.1)
     assert not got
@@ -79,7 +80,7 @@ def test_threads_are_as_told_and_the_manifest_says_so(project: Path, monkeypatch
 
 def test_peak_memory_is_the_process_s_own_and_not_that_of_who_started_it() -> None:
     ballast = bytearray(os.urandom(1 << 20) * 600)
-    code = "from kd.device import *; print(Place(torch.device('cpu'), 'fp32').peak_memory()['host_mib'])"
+    code = "from kd.train.device import *; print(Place(torch.device('cpu'), 'fp32').peak_memory()['host_mib'])"
     peak = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
     assert 50 < peak < len(ballast) >> 20
 
@@ -94,19 +95,19 @@ def test_a_device_that_is_not_there_is_refused_by_name(project: Path, monkeypatc
 def test_long_cells_are_compiled_where_there_is_a_compiler_and_short_ones_are_not(tmp_path: Path, monkeypatch) -> None:
     cifar, digits = 200 * 50_000 * 32**2, 20 * 898 * 8**2
     (tmp_path / "Python.h").touch()
-    monkeypatch.setattr(device.sysconfig, "get_path", lambda name: str(tmp_path))
-    monkeypatch.setattr(device.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert device.compiling_pays(cifar, "auto")
-    assert not device.compiling_pays(digits, "auto")
-    assert device.compiling_pays(digits, "always")
-    assert not device.compiling_pays(cifar, "never")
-    assert not device.compiling_pays(cifar, "auto", processes=2)
+    monkeypatch.setattr(arithmetic.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(arithmetic.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert arithmetic.compiling_pays(cifar, "auto")
+    assert not arithmetic.compiling_pays(digits, "auto")
+    assert arithmetic.compiling_pays(digits, "always")
+    assert not arithmetic.compiling_pays(cifar, "never")
+    assert not arithmetic.compiling_pays(cifar, "auto", processes=2)
     with pytest.raises(ConfigError, match="2 processes train uncompiled; set auto"):
-        device.compiling_pays(cifar, "always", processes=2)
+        arithmetic.compiling_pays(cifar, "always", processes=2)
     (tmp_path / "Python.h").unlink()
-    assert not device.compiling_pays(cifar, "auto")
+    assert not arithmetic.compiling_pays(cifar, "auto")
     with pytest.raises(ConfigError, match=r"protocol\.compile: always, but g"):
-        device.compiling_pays(cifar, "always")
+        arithmetic.compiling_pays(cifar, "always")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -128,9 +129,9 @@ def test_a_recorded_step_does_what_the_step_does() -> None:
 
 def test_auto_precision_is_one_of_the_two_and_fp32_is_kept() -> None:
     cpu = torch.device("cpu")
-    assert device._fastest(cpu) in ("fp32", "bf16")
+    assert arithmetic.fastest(cpu) in ("fp32", "bf16")
     assert device._place("cpu", "fp32").precision == "fp32"
-    assert device._place("cpu", "auto").precision == device._fastest(cpu)
+    assert device._place("cpu", "auto").precision == arithmetic.fastest(cpu)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

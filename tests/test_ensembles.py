@@ -13,14 +13,19 @@ import torch
 from conftest import prepare, recipe, resigned, study, verb, written
 from conftest import train as trained
 
-from kd import cells, losses, stages, table
-from kd.cells import Cell, all_cells, cells_of, parse_cell, stage, taught_by
-from kd.config import Objective, Study
-from kd.errors import StorageError
-from kd.fit import evaluate
-from kd.judge import Judge
-from kd.stages import MODEL
-from kd.teachers import Ensemble
+from kd import losses
+from kd.core.errors import Diverged, StorageError
+from kd.jobs import train as jobs_train
+from kd.report import table
+from kd.study import cells
+from kd.study.cells import Cell, all_cells, cells_of, parse_cell, stage, taught_by
+from kd.study.config import Objective, Study
+from kd.study.judge import Judge
+from kd.train import material, published
+from kd.train.device import place
+from kd.train.fit import evaluate
+from kd.train.published import MODEL
+from kd.train.teachers import Ensemble
 
 PLACE = "results/digits/quick"
 MEMBERS = (f"{PLACE}/resnet14.ce.s0", f"{PLACE}/resnet14.ce.s1")
@@ -115,9 +120,9 @@ def test_an_ensemble_of_students_lies_inside_their_teacher() -> None:
 
 
 def logits_of(path: str, images: torch.Tensor) -> torch.Tensor:
-    have = stages.prepared(parse_cell(path), recipe(path, seeds()))
+    have = material.prepared(parse_cell(path), recipe(path, seeds()))
     with torch.no_grad():
-        return stages.load_network(parse_cell(path), have).eval()(images)
+        return published.load_network(parse_cell(path), have).eval()(images)
 
 
 class Says:
@@ -155,9 +160,9 @@ def test_a_student_reads_the_combination_of_its_members_logits(
         view = plan.grid.draw(plan.seed, 0, index)
         inputs = examples.normalise(plan.grid.render(examples.images[index], view))
         asked["answer"], asked["inputs"] = teacher.logits(index, view, inputs), inputs
-        raise stages.Diverged("seen enough")
+        raise Diverged("seen enough")
 
-    monkeypatch.setattr(stages, "fit", caught)
+    monkeypatch.setattr(jobs_train, "fit", caught)
     train(f"{BOTH}{how}/resnet8.kl-tau{cells.spell(tau)}.s0", made)
     members = torch.stack([logits_of(member, asked["inputs"]) for member in MEMBERS])
     expected = losses.ENSEMBLES[parse_cell(f"{BOTH}{how}").stage.ensemble](members, tau)
@@ -189,12 +194,12 @@ def test_an_ensemble_is_published_without_weights_with_its_members_digests_and_i
     assert (manifest["kind"], manifest["status"], manifest["epochs"]) == ("network", "ok", 0)
     assert manifest["parameters"] == 2 * manifests[MEMBERS[0]]["parameters"]
     assert Path(BOTH, MODEL).stat().st_size < 1000
-    have = stages.prepared(parse_cell(BOTH), recipe(BOTH, made)).examples
+    have = material.prepared(parse_cell(BOTH), recipe(BOTH, made)).examples
 
     def mean(inputs: torch.Tensor) -> torch.Tensor:
         return torch.stack([logits_of(member, inputs) for member in MEMBERS]).mean(0)
 
-    with stages.place("fp32", 1, 1, 0) as where:
+    with place("fp32", 1, 1, 0) as where:
         row = evaluate(mean, have, "test", where)
     assert manifest["last"] == pytest.approx({"epoch": 0, **row}, rel=1e-5)
     assert manifest["last"]["test_loss"] <= max(manifests[m]["last"]["test_loss"] for m in MEMBERS)

@@ -19,8 +19,8 @@ from conftest import ROOT
 from made_faults import EARLIER, NOW, POINTS, Undisturbed, Whole, files_of, fill, move_in, rules, take_away
 from test_faults import Disk
 
-from kd import products
-from kd.products import Product
+from kd.study import products
+from kd.study.products import Product
 
 RULES = sorted(products.RULES.values())
 ENDS = {"fail": 1, "full": 74, "kill": -signal.SIGKILL}  # what a verb ends with that meets such a fault

@@ -29,8 +29,11 @@ from conftest import ROOT
 from test_workflow import KL3, SMALL, Project, changed, done, finished, wait_for, waiting, with_losses  # noqa: F401 (fixtures)
 from torch import Tensor
 
-from kd import attempts, files, losses, stages, state
+from kd import losses
 from kd.__main__ import main
+from kd.core import attempts, files
+from kd.machine import state
+from kd.train import lesson
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.mse.s0"
@@ -90,7 +93,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], ob
     @contextlib.contextmanager
     def patched(step: int, act: Callable[[], object]) -> Iterator[None]:
         with monkeypatch.context() as patch:
-            patch.setattr(stages, "_objective", lambda cell: Meanwhile(step, act))
+            patch.setattr(lesson, "objective_of", lambda cell: Meanwhile(step, act))
             yield
 
     return patched
@@ -210,7 +213,7 @@ def test_a_state_survives_200_kills_of_the_process_that_saves_it(tmp_path: Path)
 def test_the_kernel_sees_data_synced_before_names_change_and_the_directory_after(tmp_path: Path) -> None:
     """Fault 3: power loss; every artefact, then the manifest, by what strace sees."""
     code = (
-        "import sys; from pathlib import Path; from kd import files;"
+        "import sys; from pathlib import Path; from kd.core import files;"
         "files.publish(Path(sys.argv[1]), {'a': b'1', 'b': b'2'}, {})"
     )
     trace = tmp_path / "trace"
@@ -332,7 +335,7 @@ def test_another_user_s_folder_is_one_clear_error(small: Path, tmp_path_factory:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     code = (
-        "import os, sys; from kd.__main__ import main; import kd.stages; os.chdir(sys.argv[1]);"
+        "import os, sys; from kd.__main__ import main; import kd.jobs.train; os.chdir(sys.argv[1]);"
         "os.setgid(65534); os.setuid(65534); sys.exit(main(['train', sys.argv[2]]))"
     )
     for folder in (small, *small.parents):
@@ -440,7 +443,7 @@ def test_an_allocation_that_is_refused_exits_137_with_one_line_and_a_note(
 def test_a_limit_on_memory_is_met_with_exit_137_one_line_and_a_note(small: Path, mebibytes: int) -> None:
     """Fault 12: ulimit -v, hit while a network is built or a step taken."""
     code = (
-        "import resource, sys; import kd.stages; from kd.__main__ import main;"
+        "import resource, sys; import kd.jobs.train; from kd.__main__ import main;"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
         "resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20,) * 2);"
         "sys.exit(main(['train', sys.argv[2]]))"
@@ -483,7 +486,7 @@ class Counted(Project):
         super().__init__(folder)
         shutil.copytree(data / "data", folder / "data")
         note = """open("epochs", "a").write(f"{self._name} {row['epoch']} {__import__('os').getpid()}\\n")"""
-        self.edit("kd/progress.py", "        text = (", f"        {note}\n        text = (")
+        self.edit("kd/machine/progress.py", "        text = (", f"        {note}\n        text = (")
 
     @property
     def epochs(self) -> Counter:

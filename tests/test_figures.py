@@ -17,9 +17,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from kd import figures
-from kd.errors import ConfigError
-from kd.figures import ANALYSES, FIGURES, naming, style
+from kd.core.errors import ConfigError
+from kd.report import figures
+from kd.report.figures import ANALYSES, FIGURES, naming, style
 
 HERE = Path(__file__).parent
 EPOCHS = 40
@@ -248,14 +248,14 @@ def test_an_unknown_figure_is_refused_with_the_nearest() -> None:
 
 
 def test_the_table_of_contents_imports_nothing_heavy() -> None:
-    code = "import sys, kd.figures; print(*{'torch', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules))"
+    code = "import sys, kd.report.figures; print(*{'torch', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
 _DRAW = """
 import sys; sys.path[:0] = [{tests!r}]
 import pathlib, made_table as made, pandas as pd
-from kd import figures
+from kd.report import figures
 from kd.figures import naming, style
 from kd.figures import ANALYSES
 tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(("wrn-16-2",)),

@@ -1,4 +1,4 @@
-"""Promise 1, complete or absent, and promise 3, one writer: what kd.files holds after crashes, damage and races."""
+"""Promise 1, complete or absent, and promise 3, one writer: what files hold after crashes, damage and races."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import eventually, is_waited_for
 
-from kd import files
-from kd.errors import Busy, StorageError
+from kd.core import files
+from kd.core.errors import Busy, StorageError
 
 
 def test_a_written_file_is_whole_and_its_digest_is_returned(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def killed_at(point: str, faults: Path) -> dict[str, str]:
 def test_promise_1_complete_or_absent_after_a_crash_while_publishing(tmp_path: Path, point: str) -> None:
     """Fault 2: killed between artefact and manifest."""
     code = (
-        "import sys; from pathlib import Path; from kd import files;"
+        "import sys; from pathlib import Path; from kd.core import files;"
         "files.publish(Path(sys.argv[1]), {'a': b'1', 'b': b'2'}, {'kind': 'test', 'name': 'it'})"
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=killed_at(point, tmp_path / "faults"))
@@ -76,7 +76,7 @@ def test_publishing_anew_leaves_the_old_whole_until_the_new_is_written(tmp_path:
 def test_a_crash_while_publishing_anew_leaves_no_old_manifest_beside_new_artefacts(tmp_path: Path) -> None:
     files.publish(tmp_path, {"a": b"1", "b": b"2"}, {"generation": 1})
     code = (
-        "import sys; from pathlib import Path; from kd import files;"
+        "import sys; from pathlib import Path; from kd.core import files;"
         "files.publish(Path(sys.argv[1]), {'a': b'3', 'b': b'4'}, {'name': 'it'})"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=killed_at("publish:1", tmp_path / "faults"))

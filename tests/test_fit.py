@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from kd import losses, models
+from kd.core.errors import Diverged, StorageError, Terminated
 from kd.data.examples import Examples
 from kd.data.views import Grid
-from kd.device import Place
-from kd.errors import Diverged, StorageError, Terminated
-from kd.fit import History, Plan, Sgd, evaluate, fit
-from kd.state import State
+from kd.machine.state import State
+from kd.train.device import Place
+from kd.train.fit import History, Plan, Sgd, evaluate, fit
 
 CPU = Place(torch.device("cpu"), "fp32")
 HEADER = {"cell": "results/made/p/resnet8.ce.s0", "fingerprint": "f"}
@@ -338,13 +338,13 @@ def test_sgd_takes_the_steps_of_torch_s_own_without_decay_on_biases_and_batch_no
 
 def test_a_teacher_is_frozen_and_in_eval_mode() -> None:
     """Fault 28: running statistics are what a teacher left in training mode changes."""
-    from kd.teachers import LiveTeacher
+    from kd.train.teachers import LiveTeacher
 
     torch.manual_seed(1)
     master = models.build("resnet14", 2, 1)
     before = copy.deepcopy(master.state_dict())
     kl = losses.LOSSES["kl"].function
     made = plan(objective=lambda s, t, y: kl(s, t, y, tau=3.0))
-    fit(network(), made_examples(), made, LiveTeacher(master, CPU), CPU, NoState(), History())
+    fit(network(), made_examples(), made, LiveTeacher(master, CPU.device), CPU, NoState(), History())
     assert same(before, master.state_dict())
     assert not any(parameter.requires_grad for parameter in master.parameters())

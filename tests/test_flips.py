@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from kd import files
-from kd.errors import StorageError
-from kd.table import frame_files, read_frame
+from kd.core import files
+from kd.core.errors import StorageError
+from kd.measure.frames import frame_files, read_frame
 
 
 def swept(script: str, *arguments: str) -> str:

@@ -9,11 +9,11 @@ import torch
 from conftest import study
 from test_fit import made_examples
 
-from kd import files
-from kd.cells import all_cells, augmentation, taught_by
+from kd.core import files
 from kd.data import source_of
 from kd.data.views import Grid
-from kd.footprint import _FIXED, _kept_by_a_step, disk_bytes, gpu_bytes
+from kd.machine.footprint import _FIXED, _kept_by_a_step, disk_bytes, gpu_bytes
+from kd.study.cells import all_cells, augmentation, taught_by
 
 
 def test_a_step_of_wrn_16_2_keeps_each_norm_s_input_and_output() -> None:

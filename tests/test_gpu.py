@@ -18,14 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from bench.worker import Unrecorded
-from kd import bank, losses, models
+from kd import losses, models
+from kd.core.errors import Terminated
 from kd.data.examples import Examples
 from kd.data.views import Grid
-from kd.device import Place, place
-from kd.errors import Terminated
-from kd.fit import History, Plan, fit
-from kd.state import State
-from kd.teachers import LiveTeacher, StoredTeacher, keys_seen
+from kd.machine.state import State
+from kd.train import bank
+from kd.train.device import Place, place
+from kd.train.fit import History, Plan, fit
+from kd.train.teachers import LiveTeacher, StoredTeacher, keys_seen
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -191,7 +192,7 @@ def filled(folder: Path, where: Place, precision: str = "fp32") -> StoredTeacher
 def test_a_student_of_the_bank_learns_what_one_of_the_network_beside_it_learns(tmp_path: Path) -> None:
     with place("fp32", 1, deterministic=True) as where:
         stored, _ = trained(where, tmp_path / "stored", filled(tmp_path / "bank", where))
-        live, _ = trained(where, tmp_path / "live", LiveTeacher(network("wrn-16-2"), where))
+        live, _ = trained(where, tmp_path / "live", LiveTeacher(network("wrn-16-2"), where.device))
     assert distance(stored, live) < 2e-2  # rows are kept in float16
 
 
@@ -212,7 +213,7 @@ def test_rows_are_what_a_cpu_computes(tmp_path: Path, teacher_precision: str, to
 
 def test_what_a_cell_is_computed_to_need_of_a_gpu_is_what_it_takes(tmp_path: Path) -> None:
     pytest.importorskip("pydantic")
-    from kd.footprint import gpu_bytes
+    from kd.machine.footprint import gpu_bytes
 
     have = examples()
     with place("bf16", 1) as where:

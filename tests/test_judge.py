@@ -42,14 +42,16 @@ from made_study import (
     tiny,
 )
 
-from kd import cells, files, making, products, stamps
 from kd.__main__ import main
-from kd.cells import parse_cell
-from kd.config import Protocol
-from kd.errors import StorageError
-from kd.judge import Judge, replaced, told
-from kd.products import READ_BY_PEOPLE, SPARED, Product
-from kd.status import damaged
+from kd.core import files
+from kd.core.errors import StorageError
+from kd.jobs import making
+from kd.study import cells, products, stamps
+from kd.study.cells import parse_cell
+from kd.study.config import Protocol
+from kd.study.judge import Judge, replaced, told
+from kd.study.products import READ_BY_PEOPLE, SPARED, Product
+from kd.study.status import damaged
 
 TEACHER_ANSWERS = products.answers(parse_cell(TEACHER.name))
 ALL = (

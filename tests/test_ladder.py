@@ -2,66 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import kd
-from kd.code import imports
+from kd.core.code import CONTENTS, imports
 
-LADDER = [
-    "kd",
-    "kd.errors",
-    "kd.threads",
-    "kd.signals",
-    "kd.files",
-    "kd.attempts",
-    "kd.code",
-    "kd.startup",
-    # the vocabulary: names and what they may be, importable in no time
-    "kd.losses.",
-    "kd.models.",
-    "kd.data.",
-    "kd.figures",
-    # the study
-    "kd.config",
-    "kd.cells",
-    "kd.products",
-    "kd.judge",
-    # where it stands, and who is at work on it
-    "kd.slurm",
-    "kd.status",
-    "kd.leftovers",
-    "kd.stamps",
-    "kd.making",
-    "kd.controllers",
-    "kd.delete",
-    "kd.patches",
-    # training
-    "kd.peers",
-    "kd.kernels",
-    "kd.device",
-    "kd.progress",
-    "kd.state",
-    "kd.fit",
-    "kd.weights",
-    "kd.teachers",
-    "kd.bank",
-    "kd.answers",
-    "kd.footprint",
-    "kd.stages",
-    # reporting
-    "kd.table",
-    "kd.measures",
-    "kd.analyses",
-    "kd.statistics",
-    "kd.comparisons",
-    "kd.figures.",
-    "kd.paper.",
-    "kd.verdict",
-    "kd.report",
-    "kd.__main__",
-]
+# Each wing imports from those before it and from itself. Tables of contents, which name what there is and import
+# nothing heavy, are everybody's.
+WINGS = ["core", "data", "models", "losses", "study", "machine", "train", "measure", "report", "jobs", "__main__"]
 
 
 def _modules() -> list[str]:
@@ -70,19 +21,38 @@ def _modules() -> list[str]:
     return sorted(name.removesuffix(".__init__") for name in names)
 
 
-def _rung(name: str) -> int:
-    """A name stands on its own rung, or on that of its package (spelled with a dot at the end)."""
-    if name in LADDER:
-        return LADDER.index(name)
-    packages = [n for n, rung in enumerate(LADDER) if rung.endswith(".") and f"{name}.".startswith(rung)]
-    assert packages, f"{name} stands on no rung of the ladder"
-    return packages[-1]
+def _wing(name: str) -> int:
+    return WINGS.index(name.split(".")[1])
 
 
-def test_every_module_imports_only_from_above() -> None:
+def test_every_module_imports_only_from_its_wing_and_those_before_it() -> None:
+    for name in set(_modules()) - {"kd"}:
+        for other in imports(name) - CONTENTS - {"kd"}:
+            assert _wing(other) <= _wing(name), f"{name} imports {other}, which stands below it"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    below: dict[str, set[str]] = {}
+
+    def all_below(name: str, above: tuple[str, ...] = ()) -> set[str]:
+        assert name not in above, " -> ".join((*above, name))
+        if name not in below:
+            found = imports(name) - {"kd"}
+            below[name] = found.union(*(all_below(one, (*above, name)) for one in found))
+        return below[name]
+
     for name in _modules():
-        for other in imports(name) - {"kd"}:
-            assert _rung(other) <= _rung(name), f"{name} imports {other}, which stands below it"
+        all_below(name)
+
+
+def test_every_wing_says_what_it_is_for() -> None:
+    root = Path(kd.__file__).parent
+    wings = {path.parent.name for path in root.glob("*/__init__.py")}
+    assert wings == set(WINGS) - {"__main__"}
+    readme = (root.parent / "README.md").read_text()
+    for wing in wings:
+        assert f"kd/{wing}/" in readme
+        assert ast.get_docstring(ast.parse((root / wing / "__init__.py").read_text()))
 
 
 def _loaded(code: str) -> set[str]:
@@ -92,15 +62,18 @@ def _loaded(code: str) -> set[str]:
 
 
 def test_parsing_a_study_loads_neither_torch_nor_pandas() -> None:
-    modules = ["config", "cells", "code", "products", "judge", "slurm", "status", "stamps", "making", "controllers"]
-    assert _loaded("\n".join(f"import kd.{name}" for name in (*modules, "delete", "__main__"))) == set()
+    wings = ("kd.core.", "kd.study.")
+    modules = [name for name in _modules() if name.startswith(wings) and name != "kd.core.patches"]
+    assert _loaded("\n".join(f"import {name}" for name in (*modules, "kd.jobs.making", "kd.__main__"))) == set()
 
 
 def test_tables_and_figures_load_no_torch() -> None:
-    assert not {"torch", "torchvision"} & _loaded("import kd.table, kd.report, kd.verdict, kd.figures.dots")
+    assert not {"torch", "torchvision"} & _loaded(
+        "import kd.report.table, kd.report.page, kd.report.verdict, kd.report.figures.dots"
+    )
 
 
 def test_training_a_wrn_loads_no_torchvision_and_no_snakemake() -> None:
-    loaded = _loaded("import kd.stages; from kd import models; models.build('wrn-10-1', 10)")
+    loaded = _loaded("import kd.jobs.train; from kd import models; models.build('wrn-10-1', 10)")
     assert "torch" in loaded
     assert not {"torchvision", "snakemake", "pandas", "matplotlib", "sklearn"} & loaded

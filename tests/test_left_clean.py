@@ -19,12 +19,14 @@ import yaml
 from conftest import ROOT
 from test_workflow import SMALL
 
-from kd import files, stages, stamps
 from kd.__main__ import main
-from kd.attempts import at_work
-from kd.errors import StorageError
-from kd.judge import Judge
-from kd.leftovers import states
+from kd.core import files
+from kd.core.attempts import at_work
+from kd.core.errors import StorageError
+from kd.jobs import train
+from kd.study import stamps
+from kd.study.judge import Judge
+from kd.study.leftovers import states
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 ALONE = "results/digits/quick/resnet8.ce.s0"
@@ -170,7 +172,7 @@ def test_room_is_asked_for_whatever_other_runs_have_saved(small: Path, monkeypat
 @pytest.mark.parametrize("how", ["kd train", "snakemake"])
 def test_the_state_of_a_cell_that_died_once_it_was_published_goes(small: Path, how: str, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "forget_states", lambda product: None)  # where it died
+        patch.setattr(train, "forget_states", lambda product: None)  # where it died
         assert main(["train", TEACHER]) == 0
     judge = Judge.of_study(stages_study())
     network = next(one for one in judge.everything if one.name == TEACHER)
@@ -185,7 +187,7 @@ def test_the_state_of_a_cell_that_died_once_it_was_published_goes(small: Path, h
 
 
 def stages_study() -> object:
-    from kd.config import validate
+    from kd.study.config import validate
 
     return validate(STUDY)
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kd.errors import ConfigError
+from kd.core.errors import ConfigError
 from kd.losses import ENSEMBLES, LOSSES, Choice, Loss, Number, ensembles, family, hard, kl, mse
 
 VECTORS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "vectors").glob("*.json")}

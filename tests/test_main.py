@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kd.__main__ import main
-from kd.config import Protocol, Recipe, Study
+from kd.study.config import Protocol, Recipe, Study
 
 STUDY_KEYS = sorted(Study.model_fields)
 RECIPE_KEYS = sorted({*Recipe.model_fields, *Protocol.model_fields})

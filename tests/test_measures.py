@@ -14,9 +14,9 @@ from sklearn.metrics import accuracy_score, log_loss
 from test_losses import logits
 from torch import Tensor
 
-from kd import measures
 from kd.losses.hard import ce
 from kd.losses.kl import half_variance, kl
+from kd.measure import measures
 
 seeds = st.integers(0, 10_000)
 

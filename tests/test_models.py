@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kd.errors import ConfigError
+from kd.core.errors import ConfigError
 from kd.models import NETWORKS, build, family, is_network
 from kd.models.network import BatchNorm, average
 

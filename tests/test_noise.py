@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kd.core.errors import ConfigError, DataError, StorageError
+from kd.core.files import sha256
 from kd.data import NOISES
 from kd.data.arrays import open_dataset
 from kd.data.noise import (
@@ -24,8 +26,6 @@ from kd.data.noise import (
     write_labels,
 )
 from kd.data.prepare import prepare_dataset, prepare_labels
-from kd.errors import ConfigError, DataError, StorageError
-from kd.files import sha256
 
 # The coarse label of each fine label, as the dataset's own files have it.
 COARSE = """

@@ -22,8 +22,8 @@ from conftest import ROOT
 from snakemake.jobs import GroupJob
 from starting import STARTER
 
-from kd import patches
-from kd.stamps import DATE, TOP
+from kd.core import patches
+from kd.study.stamps import DATE, TOP
 
 STAMPS = f"{TOP}/q-0"
 FIGURE = "reports/A/figures/a.dots"
@@ -39,7 +39,7 @@ class Workflow:
 
     def run(self, *arguments: str, patch: str | None = None, code: int = 0) -> str:
         """Run it to its end with one patch, written as it is called, and return what was printed."""
-        applied = f"from kd import patches\npatches.{patch}\n" if patch else ""
+        applied = f"from kd.core import patches\nfrom kd.study import stamps\npatches.{patch}\n" if patch else ""
         (self.folder / "Snakefile").write_text(applied + self._rules)
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         # the options of kd's own profile that make a difference here
@@ -83,7 +83,8 @@ def test_a_published_file_that_is_asked_for_stands_for_its_stamp(tmp_path: Path)
     workflow = Workflow(tmp_path, STUDY)
     workflow.lay(f"{FIGURE}.png", f"results/{CELL}/manifest.json")
     asked, cell = f"{FIGURE}.png", f"results/{CELL}/manifest.json"
-    again = f"ask_for_stamps('{STAMPS}', ['{FIGURE}', 'results/{CELL}'])"
+    known = [FIGURE, f"results/{CELL}"]
+    again = f"ask_for_stamps(lambda path: stamps.asked_for(path, '{STAMPS}', {known}))"
     said = workflow.run("--dry-run", asked, "./" + cell, patch=again)
     assert all(f"rule {rule}:" in said for rule in ("table", "figure", "train"))
     workflow.lay(f"{STAMPS}/reports/A/table.stamp", f"{STAMPS}/{FIGURE}.stamp", f"{STAMPS}/results/{CELL}.stamp")
@@ -102,7 +103,7 @@ def test_no_mark_of_an_incomplete_job_keeps_a_report_from_being_made(tmp_path: P
     workflow.run(code=-9)
     assert list((tmp_path / ".snakemake" / "incomplete").iterdir())
     report = ["--report", "report.html", "one"]
-    workflow.run(*report, patch=f"ask_for_stamps('{STAMPS}', [])")
+    workflow.run(*report, patch="ask_for_stamps(str)")
     assert (tmp_path / "report.html").exists()
     assert "IncompleteFilesException" in workflow.run(*report, "--ignore-incomplete", code=1)
 
@@ -123,7 +124,7 @@ def test_every_stamp_has_one_date_whatever_the_clock_says(tmp_path: Path) -> Non
     stamp, ahead = tmp_path / STAMPS / "out", 2**32 - 2  # of a machine whose clock is ahead
     target = f"{STAMPS}/out"
     workflow.lay(f"{STAMPS}/in")
-    workflow.run(target, patch="date_stamps_alike()")
+    workflow.run(target, patch=f"date_stamps_alike('{TOP}', {DATE})")
     assert stamp.stat().st_mtime == DATE
     stamp.unlink()
     workflow.run(target)
@@ -356,7 +357,7 @@ def test_sigterm_ends_who_has_jobs_on_a_cluster_and_waits_for_those_that_run_her
 import threading, types
 import snakemake.api
 from snakemake.scheduling.job_scheduler import JobScheduler
-from kd import patches
+from kd.core import patches
 def told(local):
     scheduler = types.SimpleNamespace(workflow=types.SimpleNamespace(local_exec=local), _lock=threading.Lock())
     scheduler._open_jobs = threading.Semaphore()

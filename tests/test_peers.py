@@ -17,10 +17,10 @@ from conftest import ROOT, prepare
 from test_workflow import SMALL
 from together import trained
 
-from kd.errors import ConfigError
-from kd.files import verified
-from kd.peers import Team
-from kd.stages import _demand_examples
+from kd.core.errors import ConfigError
+from kd.core.files import verified
+from kd.train.lesson import demand_examples
+from kd.train.peers import Team
 
 CELL = "results/digits/quick/resnet8.ce.s0"
 
@@ -49,10 +49,10 @@ def test_parts_of_a_batch_are_the_batch() -> None:
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_training() -> None:
-    _demand_examples(100, 32, 2)
-    _demand_examples(97, 32, 1)
+    demand_examples(100, 32, 2)
+    demand_examples(97, 32, 1)
     with pytest.raises(ConfigError, match=r"100 .* batches of 32 leave one of 4, of which 3 processes cannot"):
-        _demand_examples(100, 32, 3)
+        demand_examples(100, 32, 3)
 
 
 def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_path: Path) -> None:

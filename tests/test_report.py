@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from conftest import study, written
 
-from kd import report, verdict
-from kd.errors import ConfigError, StorageError
+from kd.core.errors import ConfigError, StorageError
+from kd.report import page as report
+from kd.report import verdict
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="

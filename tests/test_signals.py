@@ -24,16 +24,16 @@ from test_fit import made_examples, plan, run, same
 from test_streamed import PROTOCOL
 from test_workflow import SMALL
 
-from kd import files
 from kd.__main__ import main
-from kd.attempts import last_attempt
+from kd.core import files
+from kd.core.attempts import last_attempt
+from kd.core.errors import DataError, Terminated, understood
+from kd.core.threads import each
 from kd.data.arrays import open_dataset
 from kd.data.examples import Examples
 from kd.data.folder import files_of, image_folder
 from kd.data.noise import from_file
 from kd.data.streamed import Stream
-from kd.errors import DataError, Terminated, understood
-from kd.threads import each
 
 CELL = "results/digits/quick/resnet8.ce.s0"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))), "KD_DEVICE": "cpu"}
@@ -68,7 +68,7 @@ def verb(body: str) -> subprocess.Popen:
     code = f"""
 import ctypes, threading, time
 import kd.__main__ as command
-from kd import attempts, signals, threads
+from kd.core import attempts, signals, threads
 def print_schema(options):
     "Do what a test wants."
 {lines}
@@ -196,7 +196,10 @@ def test_what_a_library_makes_of_a_signal_is_still_a_signal() -> None:
 
 TRAIN = """
 import ctypes, threading, time
-from kd import losses, signals, stages, state
+from kd import losses
+from kd.core import signals
+from kd.train import lesson
+from kd.machine import state
 from kd.__main__ import main
 calls, ce = [], losses.LOSSES["ce"].function
 def waits(student, teacher, labels):
@@ -205,7 +208,7 @@ def waits(student, teacher, labels):
         print("now", flush=True)
         at_step_40()
     return ce(student, teacher, labels)
-stages._objective = lambda cell: waits
+lesson.objective_of = lambda cell: waits
 def at_step_40():
     pass
 {}
@@ -349,7 +352,7 @@ def test_a_signal_ends_the_wait_for_images_and_those_who_decode(streamed: Path, 
         "-c",
         """
 import threading
-from kd import signals
+from kd.core import signals
 from kd.data import streamed
 from kd.__main__ import main
 signals.PATIENCE = 2.0

@@ -220,7 +220,7 @@ def test_a_save_that_takes_longer_than_slurm_waits_leaves_the_one_before(project
     """Fault 46: SIGTERM, and SIGKILL three seconds later while the state is being saved."""
     slow = project.folder / "slow"
     project.edit(
-        "kd/state.py",
+        "kd/machine/state.py",
         "        began = time.monotonic()\n",
         "        began = time.monotonic()\n        time.sleep(20 * Path('slow').exists())\n",
     )
@@ -319,7 +319,7 @@ def test_slurm_that_answers_again_after_five_failures_has_lost_nothing(project: 
 
 def test_slurm_that_never_answers_again_is_given_up_with_a_message(project: OnSlurm) -> None:
     """Fault 44, beyond: Snakemake stops, where it would hang for ever, and the next command goes on."""
-    project.edit("kd/patches.py", "patience: float = 3600.0", "patience: float = 5.0")
+    project.edit("kd/core/patches.py", "patience: float = 3600.0", "patience: float = 5.0")
     project.shim("squeue", f'[ ! -e {project.folder}/dead ] || exit 1; exec $real "$@"')
     (project.folder / "dead").touch()
     said = project.ended(project.start(), code=1)

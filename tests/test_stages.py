@@ -17,11 +17,15 @@ import torch
 from conftest import ROOT, prepare, recipe, resigned, study, train
 from test_fit import StopAt
 
-from kd import files, losses, stages
-from kd.cells import all_cells, parse_cell
-from kd.errors import ConfigError, StorageError, Terminated
-from kd.fit import Plan
-from kd.state import State
+from kd import losses
+from kd.core import files
+from kd.core.errors import ConfigError, Diverged, StorageError, Terminated
+from kd.data.views import Grid
+from kd.jobs import train as jobs_train
+from kd.machine.state import State
+from kd.study.cells import all_cells, parse_cell
+from kd.train import lesson, material
+from kd.train.fit import Plan
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
@@ -99,7 +103,7 @@ def test_promise_2_state_is_not_a_result_and_a_finished_cell_keeps_none(digits: 
 
 def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Let training be stopped by SIGTERM at this step, and every state save take its chance."""
-    monkeypatch.setattr(stages, "_objective", lambda cell: StopAt(step))
+    monkeypatch.setattr(lesson, "objective_of", lambda cell: StopAt(step))
 
 
 def test_promise_4_a_stopped_cell_ends_with_the_bytes_of_one_that_was_not(digits: Path, monkeypatch) -> None:
@@ -292,15 +296,15 @@ def test_teacher_and_students_learn_from_the_same_wrong_labels(digits: Path, mon
     prepare("digits+sym0.4")
     both = [train(cell, noisy)["inputs"]["data/digits+sym0.4"] for cell in listed]
     assert both[0]["digest"] == both[1]["digest"]
-    wrong = stages.prepared(listed[0], recipe(listed[0], noisy)).examples.labels
-    clean = stages.prepared(parse_cell(TEACHER), recipe(TEACHER)).examples
+    wrong = material.prepared(listed[0], recipe(listed[0], noisy)).examples.labels
+    clean = material.prepared(parse_cell(TEACHER), recipe(TEACHER)).examples
     assert (wrong != clean.labels).double().mean().item() == pytest.approx(0.4, abs=0.5 / len(wrong))
 
 
 def test_fraction_and_held_out_share_are_class_balanced_and_disjoint(digits: Path) -> None:
     made = study(protocol={"name": "quick", "epochs": 3, "heldout": 0.2, "precision": "fp32"})
     path = "results/digits+frac0.1/quick/resnet8.ce.s0"
-    have = stages.prepared(parse_cell(path), recipe(path, made)).examples
+    have = material.prepared(parse_cell(path), recipe(path, made)).examples
     assert not set(have.train.tolist()) & set(have.heldout.tolist())
     counts = torch.bincount(have.labels[have.train])
     assert counts.min() >= 6
@@ -314,7 +318,7 @@ def test_a_student_of_a_fraction_reads_the_bank_of_all_and_sees_its_part_alone(d
     for path in (student, STUDENT):
         train(path)
     part, alone, whole = (
-        stages.prepared(parse_cell(path), recipe(path))
+        material.prepared(parse_cell(path), recipe(path))
         for path in (student, "results/digits+frac0.1/quick/resnet8.ce.s0", STUDENT)
     )
     assert part.digests["examples"] == alone.digests["examples"] != whole.digests["examples"]
@@ -329,10 +333,10 @@ def test_students_that_differ_in_their_loss_start_from_the_same_weights(digits: 
 
     def caught(network: torch.nn.Module, *arguments: object) -> None:
         starts.append(network.state_dict()["classifier.weight"].clone())
-        raise stages.Diverged("seen enough")
+        raise Diverged("seen enough")
 
     train(TEACHER)
-    monkeypatch.setattr(stages, "fit", caught)
+    monkeypatch.setattr(jobs_train, "fit", caught)
     for path in (STUDENT, f"{TEACHER}/resnet8.mse.s0", f"{TEACHER}/resnet8.mse.s1"):
         train(path)
     assert starts[0].equal(starts[1])
@@ -349,13 +353,13 @@ def test_the_loss_that_trains_is_the_one_the_path_spells() -> None:
         "mse": (s - t).square().mean(1),
     }.items():
         cell = parse_cell(f"{TEACHER}/resnet8.{spelled}.s0")
-        assert torch.allclose(stages._objective(cell)(s, t, y), expected, rtol=1e-5)
+        assert torch.allclose(lesson.objective_of(cell)(s, t, y), expected, rtol=1e-5)
 
 
 def test_a_plan_holds_the_protocol_s_values() -> None:
     made = study(protocol={"name": "quick", "epochs": 40, "lr": "5e-2", "milestones": [30], "gamma": 0.2})
     early = parse_cell("results/digits/quick/resnet14.ce.s0-epochs10")
-    planned = stages._plan(early, made.protocol, stages.Grid(1, False))
+    planned = lesson.plan_of(early, made.protocol, Grid(1, False))
     assert isinstance(planned, Plan)
     assert (planned.epochs, planned.schedule_epochs, planned.batch, planned.lr) == (10, 40, 128, 0.05)
     assert planned.lr_at(29) == 0.05

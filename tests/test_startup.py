@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from kd.startup import KEEP_MEMORY, VARIABLE
+from kd.core.startup import KEEP_MEMORY, VARIABLE
 
 COUNT_FAULTS = """
 import resource, sys
@@ -39,7 +39,7 @@ def printed(code: str, **environment: str) -> str:
 
 @glibc
 def test_memory_that_is_freed_is_used_again_without_asking_the_kernel() -> None:
-    kept = int(printed(COUNT_FAULTS.format(start="from kd.startup import keep_memory; keep_memory()")))
+    kept = int(printed(COUNT_FAULTS.format(start="from kd.core.startup import keep_memory; keep_memory()")))
     # glibc's threshold pinned to where it starts: by itself it moves, and one run in three would keep its memory, too
     given_back = int(printed(COUNT_FAULTS.format(start=""), **{VARIABLE: "glibc.malloc.mmap_threshold=131072"}))
     assert kept < given_back / 10
@@ -47,7 +47,7 @@ def test_memory_that_is_freed_is_used_again_without_asking_the_kernel() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is done elsewhere")
 def test_the_command_starts_again_once_with_its_arguments_and_the_user_s_own_setting_stays() -> None:
-    code = f"from kd.startup import *; keep_memory(); print(os.environ[{VARIABLE!r}], sys.argv)"
+    code = f"from kd.core.startup import *; keep_memory(); print(os.environ[{VARIABLE!r}], sys.argv)"
     assert printed(code) == f"{KEEP_MEMORY} ['-c']"
     assert printed(code, **{VARIABLE: "glibc.malloc.check=0"}) == "glibc.malloc.check=0 ['-c']"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from made_faults import EARLIER, NOW, POINTS, TREES, Undisturbed, Whole, move_in, take_away
 
-from kd import products
 from kd.__main__ import main
-from kd.judge import plural
-from kd.products import Product
+from kd.study import products
+from kd.study.judge import plural
+from kd.study.products import Product
 
 FUTURE = 4e9  # seconds after 1970: 2096
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kd.errors import DataError
-from kd.statistics import mean_interval, paired, settings, summarise
+from kd.core.errors import DataError
+from kd.report.statistics import mean_interval, paired, settings, summarise
 
 
 def test_mean_interval_matches_hand_values() -> None:

@@ -15,13 +15,14 @@ import pytest
 from conftest import ROOT, eventually, study
 from test_main import kd, small
 
-from kd import attempts, files, products, slurm
 from kd.__main__ import main
-from kd.cells import all_cells, parse_cell
-from kd.errors import Diverged, OutOfMemory, StorageError, Terminated
-from kd.judge import Judge
-from kd.products import Product
-from kd.status import damaged, standings
+from kd.core import attempts, files, slurm
+from kd.core.errors import Diverged, OutOfMemory, StorageError, Terminated
+from kd.study import products
+from kd.study.cells import all_cells, parse_cell
+from kd.study.judge import Judge
+from kd.study.products import Product
+from kd.study.status import damaged, standings
 
 __all__ = ["small"]  # a fixture
 

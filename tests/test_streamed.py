@@ -23,16 +23,17 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from kd import files, stages
-from kd.cells import parse_cell
+from kd.core import files
+from kd.core.errors import ConfigError, DataError, StorageError, Terminated
 from kd.data.arrays import open_dataset
 from kd.data.crops import RATIO, SHARE, ResizedCrops, box
 from kd.data.folder import image_folder
 from kd.data.prepare import prepare_dataset, prepare_labels
 from kd.data.streamed import Reader, Stream, middle
-from kd.errors import ConfigError, DataError, StorageError, Terminated
-from kd.footprint import gpu_bytes
-from kd.stages import Resources
+from kd.jobs.places import Resources
+from kd.machine.footprint import gpu_bytes
+from kd.study.cells import parse_cell
+from kd.train import lesson, material
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -251,7 +252,7 @@ def test_promise_4_a_streamed_cell_ends_with_the_same_bytes_by_whomever_it_is_de
     shutil.rmtree("results")
     for step, workers in ((3, 2), (2, 0), (1, 2)):  # 5 steps an epoch
         with monkeypatch.context() as patch:
-            patch.setattr(stages, "_objective", lambda cell, step=step: StopAll(step))
+            patch.setattr(lesson, "objective_of", lambda cell, step=step: StopAll(step))
             with pytest.raises(Terminated):  # not kept: with its frames it would keep the workers
                 train(TEACHER, workers)
     resumed = train(TEACHER, workers=1)["files"]
@@ -287,7 +288,7 @@ def test_no_bank_is_made_of_resized_crops(imagenet: Path) -> None:
 
 
 def test_streamed_images_take_no_memory_of_a_gpu(imagenet: Path) -> None:
-    have = stages.prepared(parse_cell(TEACHER), recipe(TEACHER, streamed_study()))
+    have = material.prepared(parse_cell(TEACHER), recipe(TEACHER, streamed_study()))
     assert have.examples.shape == (3, SIZE, SIZE)
     assert have.examples.nbytes == 8 * (30 + 15)
     assert gpu_bytes("resnet8", 3, have.examples, 64) > gpu_bytes("resnet8", 3, have.examples, 16)

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from conftest import prepare, resigned, study, train, verb, written
 
-from kd import cells, files, table
-from kd.config import Study
-from kd.errors import DataError
-from kd.judge import Judge
+from kd.core import files
+from kd.core.errors import DataError
+from kd.report import table
+from kd.study import cells
+from kd.study.config import Study
+from kd.study.judge import Judge
 
 SMALL = study()
 TEACHER = "results/digits/quick/resnet14.ce.s0"

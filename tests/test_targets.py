@@ -12,8 +12,8 @@ import pytest
 from made_faults import EARLIER, NOW, TREES, Undisturbed, Whole, whole
 from test_workflow import Project, done, finished, jobs_in, made_by
 
-from kd.files import read_manifest
-from kd.products import Product, owner
+from kd.core.files import read_manifest
+from kd.study.products import Product, owner
 
 __all__ = ["done", "finished"]  # fixtures
 
@@ -93,7 +93,7 @@ def change_labels(project: Whole) -> None:
 
 
 def change_style(project: Whole) -> None:
-    project.change("kd/figures/style.py")
+    project.change("kd/report/figures/style.py")
 
 
 CHANGES: dict[str, tuple[Callable[[Whole], None], set[str]]] = {
@@ -160,7 +160,7 @@ def test_all_that_can_be_asked_for_by_name_needs_what_has_changed_and_no_more(pr
 
 def test_a_figure_that_is_asked_for_by_name_is_drawn_anew_alone(project: Whole) -> None:
     before = manifests(project)
-    project.change("kd/figures/dots.py")
+    project.change("kd/report/figures/dots.py")
     assert made_by(project.run(f"{DOTS}.pdf")) == {DOTS}
     assert made_anew(project, before) == {DOTS}
     assert "Nothing to be done" in project.run("--dry-run")  # it looks as before, so that the page is as it must be
@@ -304,7 +304,7 @@ def test_times_records_and_states_decide_nothing(done: Project) -> None:
 
 def test_under_times_from_the_future_what_is_to_do_is_made_at_the_first_try(done: Project) -> None:
     """Fault 41: Snakemake would refuse an output that is older than its input."""
-    done.change("kd/figures/dots.py")
+    done.change("kd/report/figures/dots.py")
     age(done, 1e8)
     jobs, _ = jobs_in(done.run())
     assert jobs == {"figure": 1, "report": 1, "all": 1}

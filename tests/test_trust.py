@@ -19,11 +19,13 @@ from conftest import ROOT
 from made_imagenet import picture
 from test_workflow import SMALL
 
-from kd import kernels, models
+from kd import models
 from kd.__main__ import main
-from kd.config import Study, parse_yaml, read_yaml, validate
-from kd.device import Place, processor
-from kd.errors import ConfigError
+from kd.core.errors import ConfigError
+from kd.machine import kernels
+from kd.machine.processor import processor
+from kd.study.config import Study, parse_yaml, read_yaml, validate
+from kd.train.device import Place
 
 # -- kernels ----------------------------------------------------------------------------------------------------------
 

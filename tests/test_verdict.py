@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from test_figures import words_on
 
-from kd.cells import parse_cell
-from kd.comparisons import holm
-from kd.figures import style
-from kd.figures import verdict as figure
-from kd.paper import published
-from kd.paper.claims import CLAIMS
-from kd.verdict import COLUMNS, caption, judged, latex, markdown, shown
+from kd.report.comparisons import holm
+from kd.report.figures import style
+from kd.report.figures import verdict as figure
+from kd.report.paper import published
+from kd.report.paper.claims import CLAIMS
+from kd.report.verdict import COLUMNS, caption, judged, latex, markdown, shown
+from kd.study.cells import parse_cell
 
 TRUE = {
     "ce": 0,

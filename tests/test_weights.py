@@ -17,14 +17,19 @@ import safetensors.torch
 import torch
 from conftest import prepare, recipe, resigned, study, train, written
 
-from kd import files, models, report, stages, table, verdict
+from kd import models
 from kd.__main__ import main
-from kd.cells import all_cells, parse_cell
-from kd.config import Study, Weights
-from kd.errors import ConfigError, DataError, StorageError
-from kd.judge import Judge
-from kd.stages import Resources
-from kd.weights import load
+from kd.core import files
+from kd.core.errors import ConfigError, DataError, StorageError
+from kd.jobs import train as jobs_train
+from kd.jobs.places import Resources
+from kd.report import page as report
+from kd.report import table, verdict
+from kd.study.cells import all_cells, parse_cell
+from kd.study.config import Study, Weights
+from kd.study.judge import Judge
+from kd.train import material, published
+from kd.train.weights import load
 
 TEACHER = "results/digits/quick/resnet14.weights-borrowed.s0"
 STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
@@ -300,11 +305,11 @@ def test_malicious_safetensors_are_refused_as_a_published_teacher(digits: Path, 
     """Fault 54: even where the manifest was signed anew."""
     train(TEACHER, borrowing())
     cell = parse_cell(TEACHER)
-    have = stages.prepared(cell, recipe(cell, borrowing()))
+    have = material.prepared(cell, recipe(cell, borrowing()))
     Path(TEACHER, "model.safetensors").write_bytes(malicious)
     resigned(TEACHER)
     with frugal(), pytest.raises(StorageError, match=r"model\.safetensors: not the weights of a resnet14"):
-        stages.load_network(cell, have)
+        published.load_network(cell, have)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip"])
@@ -324,4 +329,4 @@ def test_a_damaged_checkpoint_is_one_message(tmp_path: Path, damage: str) -> Non
 def test_a_recipe_without_its_weights_is_refused(digits: Path) -> None:
     given = recipe("results/digits/quick/resnet14.ce.s0")
     with pytest.raises(ConfigError, match="does not say what the weights 'borrowed' are"):
-        stages.train(Judge.of_recipe(given), parse_cell(TEACHER), given, Resources())
+        jobs_train.train(Judge.of_recipe(given), parse_cell(TEACHER), given, Resources())

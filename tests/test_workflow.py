@@ -22,7 +22,7 @@ from made_imagenet import made_imagenet
 from starting import STARTER
 
 from kd import models
-from kd.files import file_digest, lock, read_manifest, write_manifest
+from kd.core.files import file_digest, lock, read_manifest, write_manifest
 
 STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
 SMALL = {
@@ -308,7 +308,7 @@ def test_a_changed_network_retrains_those_that_are_one_and_their_students(done: 
 
 
 def test_a_changed_figure_redraws_one_figure(done: Project) -> None:
-    done.change("kd/figures/dots.py")
+    done.change("kd/report/figures/dots.py")
     jobs, _ = done.planned()
     assert jobs == Counter(figure=1, report=1, all=1)
     done.run()
@@ -493,7 +493,9 @@ def test_a_disk_that_is_too_small_for_the_study_is_refused_before_anything_is_tr
     """Fault 7."""
     project = Project(tmp_path)
     project.edit("workflow/rules/common.smk", "WORTH_A_LOOK = 200", "WORTH_A_LOOK = 1")
-    project.edit("kd/footprint.py", "{RESULTS: sum(", "{RESULTS: 10**15 + sum(")  # more than any disk of a test has
+    project.edit(
+        "kd/machine/footprint.py", "{RESULTS: sum(", "{RESULTS: 10**15 + sum("
+    )  # more than any disk of a test has
     said = project.run(code=74)
     assert "bytes are needed" in said
     assert not project.published()
@@ -520,12 +522,12 @@ def test_figures_of_answers_follow_the_networks_and_train_none(done: Project) ->
     # Answers can be deleted, and come back for what needs them.
     shutil.rmtree(done.folder / "answers")
     assert "Nothing to be done" in done.run("--dry-run", "figures")
-    done.change("kd/measures.py")
+    done.change("kd/measure/measures.py")
     jobs, cells = done.planned()
     assert (jobs["answers"], jobs["measure"], jobs["figure"], len(cells)) == (4, 2, 2, 0)
     done.run("figures")
     # Other code behind the answers makes them anew, and no network.
-    done.change("kd/answers.py")
+    done.change("kd/measure/answers.py")
     jobs, cells = done.planned()
     assert (jobs["answers"], jobs["measure"], jobs["figure"], len(cells)) == (4, 2, 2, 0)
     # Another loss makes other networks, and their answers alone.
@@ -660,7 +662,7 @@ def test_the_demo_shows_a_signal_and_is_incremental(tmp_path: Path) -> None:
     kl.write_text(text + "\nCHANGED = 1\n")
     assert project.planned()[1] == {name for name in first if ".kl-" in name}
     kl.write_text(text)
-    project.change("kd/figures/tau.py")
+    project.change("kd/report/figures/tau.py")
     assert project.planned()[0] == Counter(figure=1, report=1, all=1)
     project.run()
     for tree in ("results", "data", "banks", "kd"):

@@ -9,9 +9,9 @@ import torch
 from test_fit import NoState, made_examples, plan
 from torch import Tensor, nn
 
-from kd.device import Place
-from kd.fit import History, fit
-from kd.peers import joined
+from kd.train.device import Place
+from kd.train.fit import History, fit
+from kd.train.peers import joined
 
 
 class Linear(nn.Module):

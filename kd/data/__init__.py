@@ -13,13 +13,18 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kd.errors import ConfigError, nearest
+from kd.core.errors import ConfigError, nearest
 
 
 def load(function: str) -> Callable:
     """Import and return what `module:name` names."""
     module, _, name = function.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def module_of(function: str) -> str:
+    """Return the module of what `module:name` names."""
+    return function.partition(":")[0]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Source:
     @property
     def module(self) -> str:
         """Name of the module that builds it."""
-        return self.function.partition(":")[0]
+        return module_of(self.function)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Noise:
     @property
     def module(self) -> str:
         """Name of the module that makes it."""
-        return self.function.partition(":")[0]
+        return module_of(self.function)
 
 
 DATASETS: dict[str, Source] = {
@@ -71,6 +76,9 @@ NOISES: dict[str, Noise] = {
     "asym": Noise("asymmetric", "kd.data.noise:asymmetric", "this share of a class, to one class it is mistaken for"),
     "labels": Noise("file", "kd.data.noise:from_file", "labels read from a file, such as human ones", True),
 }
+
+# How images are cropped for training, as a protocol says it: what opens a dataset so.
+CROPS: dict[str, str] = {"padded": "kd.data.examples:opened", "resized": "kd.data.streamed:opened"}
 
 
 def source_of(name: str, declared: Mapping | None) -> Source:

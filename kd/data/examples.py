@@ -7,13 +7,16 @@ processes train one cell, `own` takes from a batch the part that is this process
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kd.data import views
+from kd.data.arrays import Dataset
 
 Own = Callable[[Tensor], Tensor]  # [B, ...] -> a part of it
 Batch = tuple[Tensor, Tensor]  # example indices [B], and the views [B] in which they are shown
@@ -81,3 +84,18 @@ class Examples:
         if part == "heldout":
             return "train", self.heldout, self.labels[self.heldout]
         return "test", torch.arange(len(self.test_labels), device=self.test_labels.device), self.test_labels
+
+
+def opened(
+    dataset: Dataset, pad: int, flip: bool, workers: int, parts: Mapping[str, Tensor]
+) -> tuple[views.Grid, Examples]:
+    """Return the views of a dataset of arrays, and its examples; `parts` are what `Examples` has beside images."""
+    images, test_images = tensor(dataset.train_images), tensor(dataset.test_images)
+    return views.Grid(pad, flip), Examples(images=images, test_images=test_images, **parts)
+
+
+def tensor(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor of the same memory."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # memory-mapped read-only, and never written
+        return torch.from_numpy(array)

@@ -15,10 +15,10 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
+from kd.core.errors import ConfigError, DataError
+from kd.core.files import kind_of_file, opened
+from kd.core.threads import each
 from kd.data.arrays import Files, Images, normalisation
-from kd.errors import ConfigError, DataError
-from kd.files import kind_of_file, opened
-from kd.threads import each
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "WEBP")  # no decoder that runs a program, as that of EPS does

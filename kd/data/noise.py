@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.data.arrays import by_class, check_range, load_array, npy
+from kd.core.errors import ConfigError, DataError
+from kd.core.files import content_of, opened, publish, sha256
+from kd.data.arrays import check_range, npy
 from kd.data.mix import mix, stream
-from kd.errors import ConfigError, DataError
-from kd.files import content_of, opened, publish, sha256, verified
+from kd.data.splits import by_class
 
 _WHICH, _TO = stream("flip"), stream("flip to")
 _CONFUSION_UP_TO = 20  # classes: a manifest stays readable
@@ -183,9 +184,3 @@ def write_labels(folder: Path, noisy: np.ndarray, clean: np.ndarray, about: dict
         counts = np.bincount(clean * classes + noisy, minlength=classes**2)
         manifest["confusion"] = counts.reshape(classes, classes).tolist()  # [clean label][noisy label]
     return publish(folder, {"labels.npy": npy(noisy)}, manifest)
-
-
-def open_labels(folder: Path) -> np.ndarray:
-    """Return the int64 labels [N] published in `folder`, read-only. Raises StorageError when they are damaged."""
-    verified(folder)
-    return load_array(Path(folder) / "labels.npy")

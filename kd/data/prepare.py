@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+from kd.core.errors import ConfigError, nearest
+from kd.core.files import sha256
 from kd.data import NOISES, load, source_of
 from kd.data.arrays import open_dataset, write_dataset
 from kd.data.noise import write_labels
-from kd.errors import ConfigError, nearest
-from kd.files import sha256
 
 
 def prepare_dataset(name: str, declared: dict | None, folder: Path, download_root: Path, about: dict) -> dict:

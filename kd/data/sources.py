@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from kd.core.errors import DataError
+from kd.core.files import file_digest
 from kd.data.arrays import Images, normalisation
-from kd.errors import DataError
-from kd.files import file_digest
 
 
 def digits() -> Images:

@@ -10,7 +10,7 @@ import io
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,13 +20,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
+from kd.core.errors import DataError, OutOfMemory, StorageError, understood
+from kd.core.files import content_of, free_bytes
 from kd.data import views
 from kd.data.arrays import Dataset
 from kd.data.crops import ResizedCrops, box
 from kd.data.examples import Batch, Own
 from kd.data.folder import FORMATS, rgb
-from kd.errors import DataError, OutOfMemory, StorageError, understood
-from kd.files import content_of, free_bytes
 
 _BILINEAR = Image.Resampling.BILINEAR  # Pillow's antialiases
 
@@ -246,3 +246,11 @@ def middle(image: Image.Image, size: int) -> Image.Image:
     width, height = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.resize((width, height), _BILINEAR).crop((left, top, left + size, top + size))
+
+
+def opened(
+    dataset: Dataset, pad: int, flip: bool, workers: int, parts: Mapping[str, Tensor]
+) -> tuple[ResizedCrops, StreamedExamples]:
+    """Return the views of a streamed dataset, and its examples, which `workers` processes will decode."""
+    crops = ResizedCrops(flip)
+    return crops, StreamedExamples(stream=Stream(dataset, crops, workers), **parts)

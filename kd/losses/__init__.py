@@ -5,7 +5,7 @@ Nothing here imports torch: a study is checked against these names while the Sna
 
 from __future__ import annotations
 
-from kd.errors import ConfigError, nearest
+from kd.core.errors import ConfigError, nearest
 from kd.losses import hard, kl, mse
 from kd.losses.ensembles import ENSEMBLES
 from kd.losses.spec import Choice, Loss, Number

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from kd.errors import nearest
+from kd.core.errors import nearest
 
 
 @dataclass(frozen=True)

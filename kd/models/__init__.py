@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kd.errors import ConfigError, nearest
+from kd.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,15 +9,16 @@ import sys
 
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
 
-from kd import controllers
-from kd import figures as kd_figures
-from kd import making, patches, stamps
-from kd.errors import KdError
-from kd.judge import replaced, told
-from kd.startup import KEEP_MEMORY, VARIABLE
+from kd.core import patches
+from kd.core.errors import KdError
+from kd.core.startup import KEEP_MEMORY, VARIABLE
+from kd.jobs import making
+from kd.report import figures as kd_figures
+from kd.study import controllers, stamps
+from kd.study.judge import replaced, told
 
-# Jobs keep their memory (kd/startup.py says why), and run the Python that runs Snakemake, activated or not. They end
-# well when their cell diverged (65), which is published as such; one that was killed (137) cannot say so itself.
+# Jobs keep their memory (kd/core/startup.py says why), and run the Python that runs Snakemake, activated or not. They
+# end well when their cell diverged (65), which is published as such; one that was killed (137) cannot say so itself.
 PREFIX = f"export {VARIABLE}={shlex.quote(os.environ.get(VARIABLE, KEEP_MEMORY))}; "
 PREFIX += """ended() ( case $1 in 65) exit 0 ;; 137) echo 'kd: killed (137), most often for lack of memory; \
 the next attempt goes on from the saved state' >> "$2" ;; esac; exit $1 ); """
@@ -33,7 +34,8 @@ os.environ[stamps.VARIABLE] = STAMPS
 HELD = contextlib.ExitStack()  # what this process holds until it ends
 atexit.register(HELD.close)
 
-patches.apply(STAMPS, {one.name for one in JUDGE.everything})
+KNOWN = {one.name for one in JUDGE.everything}
+patches.apply(lambda path: stamps.asked_for(path, STAMPS, KNOWN), stamps.TOP, stamps.DATE)
 if MAIN:
     if workflow.storage_settings and SharedFSUsage.INPUT_OUTPUT not in workflow.storage_settings.shared_fs_usage:
         raise SystemExit("kd: shared-fs-usage: must have input-output: all jobs of kd work on one file system")

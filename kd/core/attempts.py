@@ -1,0 +1,97 @@
+"""What became of an attempt: a note beside the lock of what is worked on, from its start until it succeeds.
+
+A stage that fails leaves the cause. One that is killed can leave none: its note tells of a beginning without an end,
+and the lock, which the kernel has dropped, that nobody is at it any more. `kd status` reads both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+import socket
+import subprocess
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from kd.core import files, signals
+from kd.core.errors import STOPS, StorageError, Terminated, understood
+
+_RESERVE = 2 << 20  # bytes of address space, let go of where memory has run out: to write the note takes some, too
+
+
+@contextlib.contextmanager
+def at_work(lock: Path) -> Iterator[None]:
+    """Hold `lock`, waiting for it, and keep a note beside it until the block succeeds."""
+    note = _note(lock)
+    with files.lock(lock):
+        files.sweep(note.parent, note.name)
+        with _noted(note):
+            yield
+
+
+@contextlib.contextmanager
+def _noted(path: Path) -> Iterator[None]:
+    note = {
+        "began": round(time.time(), 3),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+    def ended(error: BaseException) -> None:
+        code = error.exit_code if isinstance(error, STOPS) else 1
+        with contextlib.suppress(StorageError):  # a full disk is cause enough; it must not hide itself
+            _write(path, note | {"ended": round(time.time(), 3), "exit": code, "cause": _cause(error)})
+
+    reserve = mmap.mmap(-1, _RESERVE)
+    _write(path, note)
+    try:
+        with signals.last_words(ended):
+            yield
+    except BaseException as error:
+        reserve.close()
+        traceback.clear_frames(error.__traceback__)  # and with it of what training held
+        ended(understood(error))
+        raise
+    path.unlink(missing_ok=True)
+
+
+def last_attempt(lock: Path) -> dict | None:
+    """Return the note beside `lock`: of the attempt that is going on, or of one that did not succeed; or None.
+
+    Raises StorageError that names it when it is damaged.
+    """
+    note = _note(lock)
+    return files.unseal(note)[0] if note.exists() else None
+
+
+def _note(lock: Path) -> Path:
+    return lock.with_name(f"{lock.name}.json")
+
+
+def _write(path: Path, note: dict) -> None:
+    files.seal(path, note, b"")
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, STOPS):
+        limit = "time limit; " if isinstance(error, Terminated) and _time_is_up() else ""
+        return f"{limit}{error}"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"
+
+
+def _time_is_up() -> bool:
+    """Say whether the SLURM job that this runs in, if any, is at its time limit."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        return False
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["squeue", "--noheader", f"--jobs={job}", "--format=%L"]  # the time left
+        left = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+        return re.fullmatch(r"INVALID|0:0\d", left) is not None  # the first is what squeue makes of a negative time
+    return False

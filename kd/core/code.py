@@ -1,0 +1,125 @@
+"""A digest of what modules do: what decides numbers, and nothing else, changes it.
+
+It is of syntax trees without comments, docstrings and layout, and of what they import from the wings of kd whose code
+decides numbers: a changed loss retrains its students, a comment or a better error message retrains nothing. Where a
+module lies and in which order it imports plays no part: a module that only moves is the same.
+
+Tables of contents (`kd.losses`, `kd.models`, ...) do not count: who asks names the one family that is used.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+WINGS = frozenset({"data", "models", "losses", "train", "measure", "report"})  # whose code decides numbers
+CONTENTS = frozenset({"kd.data", "kd.losses", "kd.losses.spec", "kd.models", "kd.report.figures"})
+
+_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """Return 16 hex digits that change when `modules`, or what they import from kd, do something else."""
+    return _sha256("\n".join(sorted(map(_digest, set(modules)))))[:16]
+
+
+def imports(name: str) -> frozenset[str]:
+    """Return the names of the kd modules that module `name` imports, read from its source."""
+    return frozenset(module for module, _, _ in _imported(_tree(name)))
+
+
+def behind(*modules: str) -> frozenset[str]:
+    """Return the names of the modules whose code `code_digest(*modules)` is of."""
+    found = set(modules)
+    for name in modules:
+        used = (module for module, _, _ in _imported(_tree(name), also_for_types=False))
+        found |= behind(*filter(counts, used))
+    return frozenset(found)
+
+
+def counts(name: str) -> bool:
+    """Say whether the code of a module decides numbers, by the wing it lies in."""
+    return name.split(".")[1:2] != [] and name.split(".")[1] in WINGS and name not in CONTENTS
+
+
+@cache
+def _digest(name: str) -> str:
+    tree = _tree(name)
+    used = {
+        f"{_digest(module) if counts(module) else ''} {what} {alias}"
+        for module, what, alias in _imported(tree, also_for_types=False)
+    }
+    # unparse, not dump: its text does not change between Python versions
+    return _sha256("\n".join([*sorted(used), ast.unparse(_Bare().visit(tree))]))
+
+
+class _Bare(ast.NodeTransformer):
+    """What a module does by itself: without docstrings and without what it imports from kd."""
+
+    def visit(self, node: ast.AST) -> ast.AST | None:
+        if _is_of_kd(node) or _is_for_types(node):
+            return None
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+        return self.generic_visit(node)
+
+
+def _imported(tree: ast.AST, also_for_types: bool = True) -> Iterator[tuple[str, str, str]]:
+    """Yield (module, name in it or "", name here) of all that is imported from kd."""
+    queue = [tree]
+    while queue:
+        node = queue.pop()
+        if _is_for_types(node) and not also_for_types:
+            continue
+        queue.extend(ast.iter_child_nodes(node))
+        if not _is_of_kd(node):
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "", alias.asname or alias.name) for alias in node.names)
+            continue
+        for alias in node.names:
+            module, here = f"{node.module}.{alias.name}", alias.asname or alias.name
+            if _source(module):  # `from kd.data import views` names a module
+                yield module, "", here
+            else:
+                yield node.module, alias.name, here
+
+
+def _is_of_kd(node: ast.AST) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").split(".")[0] == "kd"
+    return isinstance(node, ast.Import) and node.names[0].name.split(".")[0] == "kd"
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+@cache
+def _source(name: str) -> Path | None:
+    # Found by path below this package, so that nothing is imported by looking.
+    path = Path(__file__).parent.parent.joinpath(*name.split(".")[1:])
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _tree(name: str) -> ast.Module:
+    return ast.parse(_text(name))
+
+
+@cache
+def _text(name: str) -> str:
+    source = _source(name)
+    if source is None:
+        raise ModuleNotFoundError(f"no module {name} in kd")
+    return source.read_text(encoding="utf-8")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

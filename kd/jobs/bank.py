@@ -1,0 +1,95 @@
+"""The rule bank, and what answers for the teachers of a cell."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+
+from kd.core import files
+from kd.core.attempts import at_work
+from kd.core.errors import ConfigError, StorageError
+from kd.jobs import making
+from kd.jobs.places import Resources, place_of
+from kd.study import products
+from kd.study.cells import Cell, code_behind_bank
+from kd.study.config import Recipe
+from kd.study.judge import Judge
+from kd.study.products import Product
+from kd.train import bank as banks
+from kd.train.device import Place
+from kd.train.fit import Plan
+from kd.train.material import Prepared, prepared
+from kd.train.published import MODEL, load_network, status_of
+from kd.train.teachers import LiveTeacher, Need, Teacher, together
+
+log = logging.getLogger("kd")
+
+
+def bank(
+    judge: Judge, teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources, stamp: Path | None = None
+) -> None:
+    """Fill the bank of `teacher` with every view that students with these (seed, epochs) will see."""
+    if recipe.protocol.crop == "resized":
+        raise ConfigError("protocol.crop: resized crops are without number, no bank holds them; set teacher: online")
+    product = products.bank(teacher)
+    making.with_inputs(judge, product)  # before its data are opened
+    with contextlib.ExitStack() as held:
+        # The place before the lock, as students take them: the other way round each could wait for the other.
+        where = place_of(teacher, recipe, _behind_bank(teacher, recipe), resources, held, trains=False)
+        making.make(judge, product, stamp, lambda now: _fill(now, product, teacher, recipe, needs, where))
+
+
+def teacher_of(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
+    """Return what answers for the teacher of `cell`."""
+    have = have if cell.stage.fraction == 1 else _behind_bank(cell, recipe)
+    return together([_voice(member, recipe, have, plan, where) for member in cell.teacher.members], cell)
+
+
+def _voice(teacher: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
+    """Return what answers for one network; a bank that lacks the views, or is another's, is filled first."""
+    if recipe.protocol.teacher == "online":
+        return LiveTeacher(load_network(teacher, have), where.device, recipe.protocol.teacher_precision)
+    product, needs = products.bank(teacher), [(plan.seed, plan.epochs)]
+    identity = _bank_identity(teacher, recipe, have)
+    judge = Judge.of_recipe(recipe).asked({product: set(needs)})
+    if not banks.serves(product.folder, identity, needs):
+        with at_work(product.lock):
+            if not banks.serves(product.folder, identity, needs):  # nobody filled it while this one waited
+                _fill(judge, product, teacher, recipe, needs, where)
+    try:
+        return banks.open_bank(product.folder, identity, needs, have.grid, where.device)
+    except StorageError as error:  # damaged: it costs time only
+        log.warning("%s; the bank is filled anew", error)
+        with at_work(product.lock):
+            files.discard(product.manifest)
+            _fill(judge, product, teacher, recipe, needs, where)
+        return banks.open_bank(product.folder, identity, needs, have.grid, where.device)
+
+
+def _fill(now: Judge, product: Product, teacher: Cell, recipe: Recipe, needs: list[Need], where: Place) -> None:
+    """Publish a bank that holds these views, and those it held. Call it while holding its lock."""
+    have = _behind_bank(teacher, recipe)
+    about, identity = making.about(now, product), _bank_identity(teacher, recipe, have)
+    if status_of(teacher) != "ok":
+        log.error("%s diverged: its bank is empty, and its students will be published as diverged", teacher)
+        banks.leave_empty(product.folder, identity, about)
+    else:
+        network = load_network(teacher, have)
+        banks.fill(product.folder, identity, needs, have.grid, network, have.examples, where, about)
+
+
+def _behind_bank(cell: Cell, recipe: Recipe) -> Prepared:
+    """Return the data of a bank: all that any student may be given a part of."""
+    return prepared(cell, recipe, cell.dataset.fraction)
+
+
+def _bank_identity(teacher: Cell, recipe: Recipe, have: Prepared) -> banks.Identity:
+    return banks.Identity(
+        teacher=files.verified(Path(teacher.path), MODEL)["files"][MODEL],
+        data=have.digests["data"],
+        examples=have.digests["examples"],
+        code=code_behind_bank(teacher, recipe.protocol),
+        precision=recipe.protocol.teacher_precision,
+        **vars(have.grid),
+    )

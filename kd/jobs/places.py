@@ -1,0 +1,56 @@
+"""Where a job computes: its share of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
+
+from kd.machine import kernels
+from kd.machine.footprint import gpu_bytes
+from kd.machine.processor import processor
+from kd.study.cells import Cell
+from kd.study.config import Recipe
+from kd.train.arithmetic import compiling_pays
+from kd.train.device import Place, place
+from kd.train.material import Prepared
+from kd.train.peers import ALONE, Peers
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cell may use of the machine."""
+
+    threads: int = 1  # of all its processes, those that decode images among them
+    cells_per_gpu: int = 1  # 0: as many as fit into its memory
+    workers: int = 0  # that decode streamed images for each process that trains
+
+
+def place_of(
+    cell: Cell,
+    recipe: Recipe,
+    have: Prepared,
+    resources: Resources,
+    held: contextlib.ExitStack,
+    peers: Peers = ALONE,
+    trains: bool = True,
+) -> Place:
+    """Hold a place where `cell` is trained, or teaches, until `held` closes."""
+    protocol, need = recipe.protocol, 0
+    threads = max(1, resources.threads // peers.count - resources.workers)
+    if torch.cuda.is_available():
+        banks = len(cell.teacher.members) if cell.teacher and protocol.teacher == "bank" else 0
+        rows = round(banks * have.grid.count * len(have.examples.train) / cell.stage.fraction) if banks else 0
+        batch = math.ceil(protocol.batch / peers.count)
+        need = max(gpu_bytes(network, have.classes, have.examples, batch, rows) for network in cell.stage.networks)
+    where = held.enter_context(
+        place(protocol.precision, threads, resources.cells_per_gpu, need, peers, protocol.deterministic)
+    )
+    pixels = math.prod(have.examples.shape[1:]) * len(have.examples.train) * cell.epochs(protocol)
+    compiles = trains and compiling_pays(pixels, protocol.compile, peers.count)
+    if compiles:
+        held.enter_context(kernels.kept(processor()))
+    return dataclasses.replace(where, compiles=compiles)

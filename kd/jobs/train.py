@@ -1,0 +1,157 @@
+"""The rule train: a path in, a published network out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+
+from kd import __version__
+from kd.core import files
+from kd.core.attempts import at_work
+from kd.core.errors import Diverged
+from kd.jobs import making
+from kd.jobs.bank import teacher_of
+from kd.jobs.places import Resources, place_of
+from kd.machine.state import State
+from kd.study import products
+from kd.study.cells import Cell
+from kd.study.config import Recipe
+from kd.study.judge import Judge
+from kd.study.leftovers import forget_states, state_of
+from kd.train.device import Place
+from kd.train.fit import History, Row, fit
+from kd.train.lesson import begun, demand_examples, plan_of
+from kd.train.material import Prepared, prepared
+from kd.train.peers import joined
+from kd.train.published import MODEL, status_of
+from kd.train.weights import combined, imported
+
+log = logging.getLogger("kd")
+
+METRICS, TIMINGS = "metrics.csv", "timings.csv"
+
+
+def train(
+    judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False, stamp: Path | None = None
+) -> str:
+    """Train the network of `cell`, going on from its state if there is one, and publish it; return its status.
+
+    Weights that come from a file are checked and published in the same way, after no epoch; so is an ensemble, of
+    which nothing but its members' names, digests and common accuracy is published.
+
+    A cell that is current is left as it is. A cell that diverges is published as diverged. `fresh` discards the state.
+    """
+    product = products.network(cell)
+    with joined() as peers, contextlib.ExitStack() as held:
+        now: Judge | None = judge
+        if peers.is_first:
+            held.enter_context(at_work(product.lock))
+            now = making.begin(judge, product, stamp)
+        # The others wait for the lock here. What they find then is what the first finds.
+        if not peers.told(now is not None):
+            return judge.again().manifest(product)["status"]
+        about = making.about(now if peers.is_first else judge.again(), product)
+        have = prepared(cell, recipe, workers=resources.workers)
+        where = place_of(cell, recipe, have, resources, held, peers, trains=cell.epochs(recipe.protocol) > 0)
+        fingerprint = _fingerprint(about, have, where)
+        state = State(state_of(product, fingerprint), {"cell": cell.path, "fingerprint": fingerprint})
+        if fresh:
+            state.clear()
+        history, network, cause = History(), None, ""
+        try:
+            if cell.is_ensemble:
+                network = combined(cell, recipe, have, where, history)
+            elif cell.stage.weights:
+                network = imported(cell, recipe, have, where, history)
+            else:
+                network = _fitted(cell, recipe, have, where, state, history)
+        except Diverged as error:
+            cause = str(error)
+            log.error("%s diverged: %s", cell, cause)
+        status = "diverged" if cause else "ok"
+        if peers.is_first:
+            ended = {"status": status, "cause": cause, "fingerprint": fingerprint, "realised_rate": have.realised_rate}
+            machine = where.describe() | {"memory": where.peak_memory(), "kd": __version__}
+            _publish(cell, network, history, about | ended | _summary(network, history) | machine)
+            making.end(now, product, stamp)
+        return status
+
+
+def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History) -> nn.Module:
+    if cell.teacher and status_of(cell.teacher) != "ok":
+        raise Diverged(f"its teacher {cell.teacher} diverged")
+    plan = plan_of(cell, recipe.protocol, have.grid)
+    demand_examples(len(have.examples.train), plan.batch, where.peers.count)
+    network = begun(cell, have)
+    _demand_room(cell, network, state)
+    teacher = teacher_of(cell, recipe, have, plan, where) if cell.teacher else None
+    fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
+    return network
+
+
+def _demand_room(cell: Cell, network: nn.Module, state: State) -> None:
+    """Raise StorageError unless the disk has room for the cell's states (two, weights and momenta) and its weights."""
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    saved = sum(path.stat().st_size for path in state.folder.glob("*"))  # of this run alone: it will be replaced
+    files.demand(state.folder, max(0, 4 * weights - saved))
+    files.demand(Path(cell.path), weights)
+
+
+def _fingerprint(about: dict, have: Prepared, where: Place) -> str:
+    """Return the digest of all that decides a cell's numbers on one kind of machine: a state is of one fingerprint."""
+    decided = {"precision": where.precision, "compile": "always" if where.compiles else "never"}  # what auto became
+    identity = {
+        "name": about["name"],
+        "recipe": about["recipe"] | {"protocol": about["recipe"]["protocol"] | decided},
+        "code": about["code"],
+        "inputs": {name: recorded["digest"] for name, recorded in about["inputs"].items()},
+        "examples": have.digests["examples"],
+    }
+    if where.peers.count > 1:
+        identity["processes"] = where.peers.count
+    return files.sha256(files.canonical_json(identity).encode())
+
+
+def _summary(network: nn.Module | None, history: History) -> dict:
+    """Return a run's results: the last epoch is the headline, the best on test stands beside it."""
+    seconds = sum(timing["seconds"] for timing in history.timings)
+    summary = {"epochs": len(history.timings), "seconds": round(seconds, 3)}
+    if network is None:
+        return summary
+    best = max(history.rows, key=lambda row: row["test_top1"])
+    return summary | {
+        "last": history.rows[-1],
+        "best_on_test": {"epoch": best["epoch"], "test_top1": best["test_top1"]},
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
+
+
+def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: dict) -> None:
+    # A network that diverged has no weights to give; those of an ensemble are its members'.
+    weights = network.state_dict() if network and not cell.is_ensemble else {}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+    # By these digests the file, and so whoever is taught, knows when a member is another.
+    members = {one.path: manifest["inputs"][one.path]["digest"] for one in cell.members if cell.is_ensemble}
+    about = files.canonical_json({"cell": cell.path, "members": members}) if members else cell.path
+    artefacts = {
+        # one entry of metadata: the format keeps no order among several, and equal runs give equal bytes
+        MODEL: safetensors.torch.save(tensors, {"cell": about}),
+        METRICS: _csv(history.rows),
+        TIMINGS: _csv(history.timings),
+    }
+    files.publish(Path(cell.path), artefacts, manifest)
+    forget_states(products.network(cell))
+
+
+def _csv(rows: list[Row]) -> bytes:
+    """Spell rows as CSV, the shortest digits that read back as the same number: equal runs give equal bytes."""
+    text = io.StringIO()
+    if rows:
+        text.write(",".join(rows[0]) + "\n")
+        text.writelines(",".join(map(repr, row.values())) + "\n" for row in rows)
+    return text.getvalue().encode()

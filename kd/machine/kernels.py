@@ -1,0 +1,145 @@
+"""Where compiled kernels are kept: in a folder of the user who trains, and nobody else's. What lies there is run.
+
+A study may be shared, copied and handed on; what torch compiles for it is not (promise 6). Digests of what was
+compiled lie beside it, so that a damaged kernel is compiled again instead of run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from kd.core import files
+from kd.core.errors import StorageError
+
+log = logging.getLogger("kd")
+
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # where torch keeps them; who sets it is obeyed
+_NAMED = os.environ.get(VARIABLE)  # by the user: torch itself sets it later, to a folder in /tmp that anyone may make
+_DIGESTS = "kd-digests.json"
+_LOCK = "kd-digests.lock"
+
+
+@contextlib.contextmanager
+def kept(processor: str) -> Iterator[None]:
+    """Have torch keep kernels for this processor in the user's cache while the block runs.
+
+    Where that cannot be, or would have others' code run: in a new folder that is removed afterwards.
+    """
+    if _NAMED:
+        os.environ[VARIABLE] = _NAMED
+        yield
+        return
+    folder = _own(processor)
+    with contextlib.ExitStack() as held:
+        folder = folder or Path(
+            held.enter_context(tempfile.TemporaryDirectory(prefix="kd-kernels-", ignore_cleanup_errors=True))
+        )
+        os.environ[VARIABLE] = str(folder)
+        held.callback(os.environ.pop, VARIABLE, None)
+        _discard_damaged(folder)
+        try:
+            yield
+        finally:
+            _write_down(folder)
+
+
+def discard() -> None:
+    """Have everything compiled anew: what is kept cannot be loaded. A folder that the user has named is left alone."""
+    folder = Path(os.environ.get(VARIABLE, ""))
+    if (folder / _DIGESTS).exists() or folder.parent == _root():
+        log.warning("%s: the kernels kept there cannot be used; they are compiled anew", folder)
+        for path in folder.glob("*"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    else:
+        os.environ[VARIABLE] = tempfile.mkdtemp(prefix="kd-kernels-")
+        log.warning("%s: the kernels kept there cannot be used; %s is used instead", folder, os.environ[VARIABLE])
+
+
+def _root() -> Path | None:
+    """Return the user's folder of kernels; None where the user has no home."""
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME", "")
+        return Path(cache if os.path.isabs(cache) else Path.home() / ".cache", "kd", "compiled")
+    except RuntimeError:
+        return None
+
+
+def _own(processor: str) -> Path | None:
+    """Return the user's folder of kernels for a processor, made if need be; None, and a word, where it cannot be."""
+    root = _root()
+    if root is None:
+        log.warning("kernels are compiled and not kept: this user has no home; XDG_CACHE_HOME can name a folder")
+        return None
+    folder = root / processor
+    try:
+        root.parent.parent.parent.mkdir(parents=True, exist_ok=True)
+        for made in (root.parent.parent, root.parent, root, folder):
+            with contextlib.suppress(FileExistsError):
+                made.mkdir(mode=0o700)
+        if why := _others_may_write(folder):
+            raise PermissionError(0, why)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        log.warning("%s: kernels are compiled and not kept there: %s", folder, error.strerror)
+        return None
+    return folder
+
+
+def _others_may_write(folder: Path) -> str | None:
+    """Say whose folder it is, or who may write there, if that is not this user alone; None where it is."""
+    real, me = folder.resolve(), os.geteuid()
+    own = [one.resolve() for one in (folder, folder.parent, folder.parent.parent)]
+    for path in (real, *real.parents):
+        found = path.stat()
+        if found.st_uid not in (0, me) or (path == real and found.st_uid != me):
+            return f"{path} belongs to another user"
+        # A home, and what is between, may be a group's, as a user's own group is.
+        if found.st_mode & (0o022 if path in own else 0o002) and not found.st_mode & stat.S_ISVTX:
+            return f"others may write to {path}; make it yours alone (chmod go-w), or remove it"
+    return None
+
+
+# -- digests ----------------------------------------------------------------------------------------------------------
+
+
+def _discard_damaged(folder: Path) -> None:
+    for name, digest in _digests(folder).items():
+        path = folder / name
+        with contextlib.suppress(OSError):
+            if files.file_digest(path) != digest:
+                log.warning("%s: damaged; it is compiled anew", path)
+                path.unlink()
+
+
+def _write_down(folder: Path) -> None:
+    """Write down the digests of what is new. A full disk costs no more than that."""
+    with contextlib.suppress(StorageError, OSError), files.lock(folder / _LOCK):
+        known = _digests(folder)
+        there = {str(path.relative_to(folder)): path for path in _kernels(folder)}
+        new = {name: known.get(name) or files.file_digest(path) for name, path in there.items()}
+        if new != known:
+            files.write_atomic(folder / _DIGESTS, json.dumps(new, indent=0, sort_keys=True).encode())
+
+
+def _kernels(folder: Path) -> Iterator[Path]:
+    """Yield libraries, sources and pickles, once they are whole: all have names that their contents give them."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.parent != folder and path.suffix not in (".lock", ".tmp"):
+            yield path
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    try:
+        found = json.loads(files.content_of(folder / _DIGESTS))
+        return {str(name): str(digest) for name, digest in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}

@@ -1,0 +1,113 @@
+"""What a published network answers to images as they are, in evaluation mode and float32: what analyses read.
+
+answers/<cell>/ holds one safetensors file and a manifest. It is about the whole test set, and about a class-balanced
+sample of the examples that the network learnt from, chosen as fractions are: of two cells of one dataset the samples
+are the same, whatever their seeds and label noise, or lie one within the other. Logits are float32, for their ranks and
+small differences are measured; pre-logits float16, whose 11 bits are more than a density or a correlation shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from kd.core import files
+from kd.core.errors import StorageError
+from kd.data.examples import Examples
+from kd.data.splits import SAMPLE, subset
+from kd.losses.ensembles import ENSEMBLES
+from kd.models.network import Network
+from kd.study.cells import ANSWERS, Cell
+from kd.train.device import Place
+
+FILE = "answers.safetensors"
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a network answers to N examples. An ensemble has no pre-logits."""
+
+    index: Tensor  # [N] of the examples, rising
+    labels: Tensor  # [N] as the network was given them
+    clean: Tensor  # [N] before label noise
+    logits: Tensor  # [N, K] float32
+    prelogits: Tensor | None  # [N, D] float16
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network answers, and its templates: the rows of the classifier's weight."""
+
+    test: Split
+    train: Split
+    weight: Tensor | None  # [K, D]
+    bias: Tensor | None  # [K]
+
+
+def sample(clean: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Return the sorted indices of at most about `SAMPLE` of the examples `train` [M], classes in their proportions."""
+    return subset(clean, min(1.0, SAMPLE / len(train)), among=train)
+
+
+def answered(
+    networks: Sequence[Network], combination: str, examples: Examples, clean: np.ndarray, place: Place
+) -> dict[str, Tensor]:
+    """Return the tensors of a network's answers, by the names that `read` knows; several answer as one ensemble.
+
+    `clean` [N] are the training labels before label noise. `combination`, one of ENSEMBLES, is taken at tau = 1.
+    """
+    chosen = torch.from_numpy(sample(clean, examples.train.numpy()))
+    given, before = examples.labels[chosen], torch.from_numpy(clean.copy())[chosen]
+    every = torch.arange(len(examples.test_labels))
+    splits = {
+        "test": (every, examples.test_labels, examples.test_labels),
+        "train": (chosen, given, before),
+    }
+    tensors = {}
+    for name, (index, labels, truth) in splits.items():
+        parts = [_run(network, name, index, examples, place) for network in networks]
+        tensors |= {f"{name}.index": index, f"{name}.labels": labels, f"{name}.clean": truth}
+        if len(networks) > 1:
+            tensors[f"{name}.logits"] = ENSEMBLES[combination](torch.stack([logits for logits, _ in parts]))
+        else:
+            ((tensors[f"{name}.logits"], prelogits),) = parts
+            tensors[f"{name}.prelogits"] = prelogits.half()
+    if len(networks) == 1:
+        tensors |= {key: getattr(networks[0].classifier, key).detach().cpu() for key in ("weight", "bias")}
+    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}  # no two share their memory
+
+
+@torch.inference_mode()
+def _run(network: Network, split: str, index: Tensor, examples: Examples, place: Place) -> tuple[Tensor, Tensor]:
+    """Return the logits [M, K] and pre-logits [M, D] of the images of `train` or `test` at `index` [M], float32."""
+    network = network.to(place.device, memory_format=torch.channels_last).eval()
+    logits, prelogits = [], []
+    for inputs in examples.plain(split, index, place.evaluation_batch):  # by parts: they may be larger than memory
+        features = network.features(inputs.to(place.device))
+        logits.append(network.classifier(features).cpu())
+        prelogits.append(features.cpu())
+    return torch.cat(logits), torch.cat(prelogits)
+
+
+def manifest_of(cell: Cell) -> dict:
+    """Return the manifest of a cell's answers. Raises StorageError where they are missing or damaged."""
+    return files.verified(Path(ANSWERS, cell.name))
+
+
+def read(cell: Cell) -> Answers:
+    """Return the published answers of a cell that did not diverge. Raises StorageError where they cannot be read."""
+    path = Path(ANSWERS, cell.name, FILE)
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise StorageError(f"{path}: cannot read these answers: {error}; {files.AGAIN}") from error
+    keys = [field.name for field in fields(Split)]
+    splits = {name: Split(*(tensors.get(f"{name}.{key}") for key in keys)) for name in ("test", "train")}
+    return Answers(**splits, weight=tensors.get("weight"), bias=tensors.get("bias"))

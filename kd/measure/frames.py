@@ -1,0 +1,88 @@
+"""Frames as files, and the columns by which each frame names a cell."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kd.core import files
+from kd.core.errors import StorageError, first_line
+from kd.study.cells import Cell, spell_objective
+
+# A key of a parquet file's metadata, the bytes by which parquet says that a text of 64 follows, and a text of 64.
+_SEAL, _LENGTH, _UNSEALED = b"kd_sha256", b"\x18\x40", b"0" * 64
+
+
+Artefacts = dict[str, bytes | Callable[[Path], object]]  # what `kd.core.files.publish` writes
+
+
+def setting(cell: Cell, manifest: dict) -> dict:
+    """Return the columns by which tables and analyses name a cell; its manifest has the realised label noise."""
+    return {
+        "dataset": cell.dataset.name,
+        **_noise(cell, manifest["realised_rate"]),
+        "fraction": cell.fraction,
+        "networks": " > ".join(stage.title for stage in cell.stages),
+        "objectives": " > ".join(spell_objective(stage.objective) for stage in cell.stages),
+        "student": cell.stage.title,
+        "objective": spell_objective(cell.stage.objective),
+        "seed": cell.stage.seed,
+    }
+
+
+def _noise(cell: Cell, realised: float) -> dict:
+    noise = cell.dataset.noise
+    if noise is None:
+        return {"noise": "none", "noise_rate": 0.0, "realised_rate": 0.0}
+    if noise.kind == "labels":
+        return {"noise": f"labels-{noise.amount}", "noise_rate": realised, "realised_rate": realised}
+    return {"noise": noise.kind, "noise_rate": noise.amount, "realised_rate": realised}
+
+
+def frame_files(frame: pd.DataFrame, name: str) -> Artefacts:
+    """Return a frame as `name`.csv, to be read by anyone, and `name`.parquet, which keeps types and every digit."""
+    return {
+        f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode(),
+        f"{name}.parquet": _sealed_parquet(frame),
+    }
+
+
+def _sealed_parquet(frame: pd.DataFrame) -> bytes:
+    """Return a frame as parquet with a digest of itself in its metadata, to check copies that have no manifest."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata({**table.schema.metadata, _SEAL: _UNSEALED})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return _with_seal(buffer.getvalue(), lambda unsealed: files.sha256(unsealed).encode())
+
+
+def _with_seal(content: bytes, seal: Callable[[bytes], bytes]) -> bytes:
+    """Return parquet with the seal that belongs to what it is without one; parquet that has no place for one, as is."""
+    place = content.rfind(_SEAL + _LENGTH)
+    if place < 0:
+        return content
+    begin = place + len(_SEAL + _LENGTH)
+    before, after = content[:begin], content[begin + len(_UNSEALED) :]
+    return before + seal(before + _UNSEALED + after) + after
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """Read a frame that was written as parquet. Raises StorageError that says what to do."""
+    try:
+        content = path.read_bytes()
+        if _with_seal(content, lambda unsealed: files.sha256(unsealed).encode()) != content:
+            raise ValueError("damaged (it does not match its own digest)")
+        return pd.read_parquet(io.BytesIO(content))
+    except MemoryError:
+        raise
+    except Exception as error:  # what a file that is no parquet raises has no common type
+        raise StorageError(f"{path}: cannot read this table: {_why(error)}; run snakemake to collect it") from error
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror or first_line(error)) if isinstance(error, OSError) else first_line(error)

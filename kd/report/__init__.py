@@ -1,0 +1,1 @@
+"""From the published cells to table, figures, verdict and page; no torch."""

@@ -1,0 +1,194 @@
+"""One look for every figure: colours, marks, sizes, axes, and files that are the same bytes each time.
+
+An objective has one colour, marker and line style wherever it appears, a pure function of its name. Colour follows
+Okabe and Ito; the KL family takes viridis by tau (light: small, dark: infinite), which stays ordered in grey print.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import textwrap
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from kd.core.files import write_atomic
+from kd.report.figures import naming
+
+SINGLE, DOUBLE = 3.4, 7.0  # inches: one column of a paper, and two
+TEST, TRAIN = "test top-1 (%)", "train top-1 (%)"
+AXES = {"test_top1": TEST, "train_top1": TRAIN}
+GREY = "#6b6b6b"
+
+_RC = {
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",  # bundled with matplotlib: same everywhere
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "figure.titlesize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "grid.linewidth": 0.5,
+    "hatch.linewidth": 0.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#404040",
+    "text.color": "#202020",
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "kd",
+}
+
+
+@contextlib.contextmanager
+def paper() -> Iterator[None]:
+    """Draw and save in the one style while the block runs, whatever the user's own matplotlib settings are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(seaborn.axes_style("ticks") | _RC)
+        yield
+
+
+def canvas(width: float, height: float) -> Figure:
+    """Return an empty figure of `width` x `height` inches that keeps its labels apart."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def pictures(figure: Figure, name: str) -> dict[str, Callable[[Path], None]]:
+    """Return what writes `figure` as name.png (200 dpi), name.pdf and name.svg; the same figure is the same bytes."""
+    nameless = {
+        "png": {"Software": None},
+        "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+        "svg": {"Creator": None, "Date": None},
+    }
+
+    def written(path: Path, kind: str) -> None:
+        drawn = io.BytesIO()  # a disk that refuses is no matter for matplotlib, whose own errors would hide it
+        with paper():
+            figure.savefig(drawn, format=kind, metadata=nameless[kind])
+        path.write_bytes(drawn.getbuffer())
+
+    return {f"{name}.{kind}": partial(written, kind=kind) for kind in nameless}
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write the pictures of `figure` beside each other, atomically; return their paths."""
+    folder, name = Path(path).parent, Path(path).name  # a name may hold dots: tau0.5
+    for file, content in pictures(figure, name).items():
+        write_atomic(folder / file, content)
+    return [folder / file for file in pictures(figure, name)]
+
+
+# ---- colours and marks ---------------------------------------------------------------------------------------------
+
+_DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2))]
+_LOOKS = {
+    "ce": ("#000000", "o", "-"),
+    "mse": ("#D55E00", "s", (0, (5, 1.5))),
+    "mse-weight0.5": ("#E69F00", "P", (0, (1, 1))),
+    "kl-tauinf-weight2": ("#CC79A7", "X", (0, (5, 1.5, 1, 1.5))),
+    "smoothl1": ("#0072B2", "d", (0, (3, 1, 1, 1, 1, 1))),
+}
+_TAU_MARKERS = {0.5: "v", 1.0: "^", 2.0: "<", 3.0: "D", 4.0: ">", 5.0: "p", 10.0: "8", 20.0: "h", math.inf: "*"}
+_SPARE_COLOURS = ["#56B4E9", "#E69F00", "#CC79A7", "#0072B2", "#009E73"]
+_SPARE_MARKERS = ["v", "^", "<", ">", "D", "p", "h", "8", "P", "X", "d"]
+
+
+def look(objective: str) -> dict:
+    """Return the colour, marker and line style of an objective, the same in every figure."""
+    loss, numbers, words = naming.parse(objective)
+    if objective in _LOOKS:
+        chosen = _LOOKS[objective]
+    elif loss == "kl" and "tau" in numbers and set(numbers) <= {"tau", "alpha"} and not words:
+        chosen = _kl_look(numbers["tau"], numbers.get("alpha", 1.0))
+    else:
+        spare = zlib.crc32(objective.encode())  # hash() changes from process to process
+        kinds = (_SPARE_COLOURS, _SPARE_MARKERS, _DASHES)
+        chosen = tuple(kind[(spare >> 8 * i) % len(kind)] for i, kind in enumerate(kinds))
+    return dict(zip(("color", "marker", "linestyle"), chosen, strict=True))
+
+
+def _kl_look(tau: float, alpha: float) -> tuple:
+    """Colour KL by log tau from 0.3 to 30, ∞ darkest; a smaller alpha is paler."""
+    place = float(np.clip((math.log10(min(tau, 1e6)) + 0.5) / 2, 0, 1))
+    rgb = np.array(matplotlib.colormaps["viridis"](0.08 if tau == math.inf else 0.8 - 0.55 * place)[:3])
+    rgb = 1 - (1 - rgb) * (0.5 + 0.5 * alpha)
+    spare = zlib.crc32(f"{tau:g}".encode())
+    marker = _TAU_MARKERS.get(tau, _SPARE_MARKERS[spare % len(_SPARE_MARKERS)])
+    dashes = sorted(_TAU_MARKERS).index(tau) if tau in _TAU_MARKERS else spare
+    return matplotlib.colors.to_hex(rgb), marker, _DASHES[dashes % len(_DASHES)]
+
+
+# ---- axes ----------------------------------------------------------------------------------------------------------
+
+
+def limits(*values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
+    """Return the ends of a top-1 axis (percent) that holds all finite `values`, within 0 to 100."""
+    x = np.concatenate([np.asarray(list(part), dtype=float) for part in values])
+    x = x[np.isfinite(x)]
+    if not x.size:
+        return 0.0, 100.0
+    room = margin * max(float(np.ptp(x)), 0.5)
+    return max(float(x.min()) - room, 0.0), min(float(x.max()) + room, 100.5)  # a mark at 100 % stays whole
+
+
+def head(axis: Axes, name: str, columns: int, *lines: str) -> None:
+    """Write a title over one of `columns` panels, with more `lines` below, wrapped to its width."""
+    wrapped = [part for line in (name, *lines) for part in textwrap.wrap(line, {1: 46, 2: 44, 3: 29}[columns])]
+    axis.set_title("\n".join(wrapped), loc="left")
+
+
+def usual_n(rows: pd.DataFrame, by: Sequence[str]) -> int:
+    """Return how many networks most groups of `rows` have, diverged ones counted."""
+    return int(rows.groupby(list(by), dropna=False).size().mode().iloc[0])
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Move labels apart so that neighbours are at least `gap` apart, each as near its own place as can be."""
+    where = np.argsort(places, kind="stable")
+    moved = np.asarray(places, dtype=float)[where]
+    for _ in range(100):
+        short = gap - np.diff(moved)
+        if (short <= 1e-9).all():
+            break
+        push = np.clip(short, 0, None) / 2
+        moved[:-1] -= push
+        moved[1:] += push
+    return moved[np.argsort(where, kind="stable")].tolist()
+
+
+def tau_axis(taus: Sequence[float], least: float = 0.22) -> dict[float, float]:
+    """Return the place of each tau: logarithmic, `least` decades apart so that labels fit, ∞ one step past the end."""
+    places: dict[float, float] = {}
+    for tau in sorted(set(taus)):
+        before = max(places, default=None)
+        if before is None:
+            places[tau] = 0.0
+        else:
+            step = 2 * least if tau == math.inf else max(math.log10(tau / before), least)
+            places[tau] = places[before] + step
+    return places

@@ -1,0 +1,136 @@
+"""Accuracy against temperature under label noise: a panel per noise rate, with CE and MSE as reference lines.
+
+Panels, not colours, tell the rates apart: with their reference lines and intervals four rates in one panel would be
+twelve lines, and 40 points of accuracy between the rates would flatten the effect of tau.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
+
+from kd.report.figures import naming, style, wording
+from kd.report.statistics import finished, settings, summarise
+
+
+def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
+    """Draw one panel per noise rate, student and weight alpha."""
+    panels = _panels(rows)
+    columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    figure = style.canvas(style.SINGLE if columns == 1 else style.DOUBLE, 2.25 * lines + 0.1)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axis in grid.flat[len(panels) :]:
+        axis.remove()
+    for axis, (title, frame, line) in zip(grid.flat, panels, strict=False):
+        axis.set_ylim(_ends(frame))
+        _panel(axis, frame, line, columns)
+        style.head(axis, title, columns, *_odd(frame))
+        axis.set(xlabel="temperature τ", ylabel=f"{style.TEST}, n = {style.usual_n(frame, ['objective'])}")
+    return figure
+
+
+def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
+    """Say for each noise rate which tau has the highest mean, and how it stands against the other objectives."""
+    panels = _panels(rows)
+    used = wording.union(frame for _, frame, _ in panels)
+    said = [
+        wording.best_words(frame, naming.objective_name, among=set(line["objective"]), against=_references(frame, line))
+        for _, frame, line in panels
+    ]
+    names = dict.fromkeys(naming.objective_name(naming.family(o)) for _, _, line in panels for o in line["objective"])
+    shows = (
+        f"Test top-1 against temperature τ of {' and '.join(names)} ({wording.where(used)}); τ = ∞ is the closed-form "
+        "limit. Marks are means, bars their intervals, small dots seeds; horizontal lines are the other objectives, "
+        "bands their intervals."
+    )
+    cut = wording.cut(_ends(frame)[0] for _, frame, _ in panels)
+    return wording.compose(shows, [title for title, _, _ in panels], said, used, cut)
+
+
+def _references(frame: pd.DataFrame, line: pd.DataFrame) -> list[str]:
+    return sorted(set(frame["objective"]) - set(line["objective"]), key=naming.order)
+
+
+def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Return (title, rows shown, those of the line over tau) for each setting, family and alpha with several tau."""
+    found = []
+    for key, frame in settings(rows):
+        frame = frame.assign(family=frame["objective"].map(naming.family))
+        groups = frame[frame["tau"].notna()].groupby(["family", "alpha"], sort=False)
+        lines = [(kind, line) for kind, line in groups if line["tau"].nunique() > 1]
+        others = frame[~frame["cell"].isin([cell for _, line in lines for cell in line["cell"]])]
+        for (family, alpha), line in lines:
+            found.append(({**key, "family": family, "alpha": alpha}, pd.concat([others, line]), line))
+    if not found:
+        raise wording.nothing("tau", "an objective at two or more tau, such as kl", rows)
+    titles = naming.titles([key for key, _, _ in found])
+    return [(title, *frames) for title, (_, *frames) in zip(titles, found, strict=True)]
+
+
+def _ends(frame: pd.DataFrame) -> tuple[float, float]:
+    """Return the ends (percent) of a panel's accuracy axis."""
+    table = summarise(frame, ["objective"])
+    return style.limits(finished(frame)["test_top1"], table["low"], table["high"])
+
+
+def _odd(frame: pd.DataFrame) -> list[str]:
+    """Name what diverged or has another n; it goes over the panel, where no interval can run through it."""
+    named: dict[str, list[str]] = {}
+    table = summarise(frame, ["objective"])
+    odd = table[(table["diverged"] > 0) | (table["n"] != style.usual_n(frame, ["objective"]))]
+    for line in odd.to_dict("records"):
+        named.setdefault(wording.count(line["n"], line["diverged"]), []).append(
+            naming.objective_name(line["objective"])
+        )
+    return [f"{', '.join(names)}: {counted}" for counted, names in named.items()]
+
+
+def _panel(axis: Axes, frame: pd.DataFrame, line: pd.DataFrame, columns: int) -> None:
+    places = style.tau_axis(line["tau"], least=0.16 * columns)
+    _draw_references(axis, frame[frame["objective"].isin(_references(frame, line))])
+    table = summarise(line, ["tau", "objective"]).sort_values("tau")
+    table["place"] = table["tau"].map(places)
+    known = table[table["n"] > 0]
+    finite = known[known["tau"] < float("inf")]
+    axis.plot(finite["place"], finite["mean"], color=style.GREY, linewidth=1, zorder=2)
+    if len(finite) < len(known):
+        axis.plot(known["place"].tail(2), known["mean"].tail(2), color=style.GREY, linewidth=1, linestyle=":", zorder=2)
+    for point in table.to_dict("records"):
+        _point(axis, point, finished(line[line["tau"] == point["tau"]])["test_top1"])
+    axis.set_xticks(list(places.values()), [naming.number(tau) for tau in places])
+    ends = list(places.values())
+    axis.set_xlim(ends[0] - 0.2, ends[-1] + 0.2)
+    axis.grid(axis="y", color="#ececec")
+    axis.set_axisbelow(True)
+
+
+def _point(axis: Axes, point: dict, seeds: pd.Series) -> None:
+    look = style.look(point["objective"])
+    place = point["place"]
+    if point["n"] > 1:
+        axis.plot([place, place], [point["low"], point["high"]], color=look["color"], linewidth=1.3, zorder=3)
+    if point["n"]:
+        axis.plot(place, point["mean"], look["marker"], color=look["color"], markersize=4.5, zorder=4)
+        beside = offset_copy(axis.transData, axis.figure, x=5, units="points")
+        axis.plot([place] * len(seeds), seeds, "o", color=look["color"], markersize=1.8, zorder=4, transform=beside)
+
+
+def _draw_references(axis: Axes, frame: pd.DataFrame) -> None:
+    """Draw the objectives that do not vary in tau as lines with their intervals, named at the right end."""
+    if frame.empty:
+        return
+    table = summarise(frame, ["objective"])
+    known = table[table["n"] > 0].to_dict("records")
+    low, high = axis.get_ylim()
+    heights = style.spread([line["mean"] for line in known], gap=0.09 * (high - low))
+    for line, height in zip(known, heights, strict=True):
+        look = style.look(line["objective"])
+        axis.axhline(line["mean"], color=look["color"], linestyle=look["linestyle"], linewidth=1, zorder=1)
+        if line["n"] > 1:
+            axis.axhspan(line["low"], line["high"], color=look["color"], alpha=0.1, linewidth=0, zorder=0)
+        name = naming.objective_name(line["objective"])
+        at = ("axes fraction", "data"), "offset points"
+        axis.annotate(name, (1, height), (4, 0), *at, va="center", fontsize=7, color=look["color"])

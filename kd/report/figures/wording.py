@@ -1,0 +1,183 @@
+"""The words of captions: means with their intervals, what is decided, what is cut, lost or not in a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import pandas as pd
+
+from kd.core.errors import ConfigError
+from kd.report.figures import naming
+from kd.report.statistics import Paired, finished, paired, summarise
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Spell a difference with its sign: +0.31, −1.20."""
+    text = minus(f"{value:+.{digits}f}")
+    return text if text.strip("+−0.") else text[1:]  # no sign on 0.00
+
+
+def minus(text: str) -> str:
+    """Return the spelling of a number with a minus sign in the place of a hyphen."""
+    return text.replace("-", "−")
+
+
+def count(n: int, diverged: int) -> str:
+    """Say how many networks stand behind a mean: n = 3, or n = 2 of 3, 1 diverged."""
+    return f"n = {n:.0f} of {n + diverged:.0f}, {diverged:.0f} diverged" if diverged else f"n = {n:.0f}"
+
+
+def mean_words(line: pd.Series) -> str:
+    """Spell one line of `summarise`: 74.24 % [73.93, 74.55] (n = 3)."""
+    counted = count(line["n"], line["diverged"])
+    if not line["n"]:
+        return f"no mean ({counted})"
+    if line["n"] == 1:
+        return f"{line['mean']:.2f} % ({counted}, so no interval)"
+    ends = f"[{line['low']:.2f}, {line['high']:.2f}]".replace("-", "−")
+    return f"{line['mean']:.2f} % {ends} ({counted})"
+
+
+def half_words(line: pd.Series, digits: int = 2) -> str:
+    """Spell one line of `summarise` in short: 74.24 ± 0.31, without ± where n = 1."""
+    if not line["n"]:
+        return "diverged"
+    half = "" if line["n"] == 1 else f" ± {line['high'] - line['mean']:.{digits}f}"
+    return f"{line['mean']:.{digits}f}{half}"
+
+
+def paired_words(found: Paired, other: str) -> str:
+    """Spell a paired difference: +1.87 points over CE [1.20, 2.54] (3 pairs, p = 0.010)."""
+    if not found.n:
+        return f"no seed in common with {other}: undecided"
+    verdict = ": undecided" if found.verdict == "undecided" else ""
+    missing = f", {found.left_out} left out" if found.left_out else ""
+    if math.isnan(found.p):
+        pairs = "1 pair" if found.n == 1 else f"{found.n} pairs, all equal"
+        return f"{signed(found.effect)} points against {other} ({pairs}{missing}){verdict}"
+    ends = f"[{signed(found.low)}, {signed(found.high)}]"
+    p = p_words(found.p)
+    return f"{signed(found.effect)} points against {other} {ends} ({found.n} pairs{missing}, {p}){verdict}"
+
+
+def p_words(p: float) -> str:
+    """Spell a p value: p = 0.010, p < 0.001; – where there was no test."""
+    if math.isnan(p):
+        return "–"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def interval_words(effect: float, low: float, high: float) -> str:
+    """Spell a difference: +1.87 [+1.20, +2.54], without ends where there is no interval, – where there is none."""
+    if math.isnan(effect):
+        return "–"
+    return signed(effect) + ("" if math.isnan(low) else f" [{signed(low)}, {signed(high)}]")
+
+
+def paired_short(found: Paired) -> str:
+    """Spell a paired difference for a table: +1.87 [+1.20, +2.54], with "undecided" where it is."""
+    if not found.n:
+        return "undecided (no pair)"
+    ends = (math.nan, math.nan) if math.isnan(found.p) else (found.low, found.high)
+    return interval_words(found.effect, *ends) + (" undecided" if found.verdict == "undecided" else "")
+
+
+def best_words(
+    rows: pd.DataFrame, name: Callable[[str], str], column: str = "objective", among=None, against=None
+) -> str:
+    """Say which value of `column` has the highest mean test top-1, and how it stands against others, paired over seeds.
+
+    `rows` are of one setting; `name` spells a value of `column` for readers; the highest is sought `among` some values
+    (all) and compared with those of `against` (CE and the second).
+    """
+    table = summarise(rows, [column]).sort_values("mean", ascending=False, kind="stable").set_index(column, drop=False)
+    known = table.index[table["n"] > 0]
+    sought = [value for value in known if among is None or value in among]
+    if not sought:
+        return f"all {len(rows)} networks diverged (n = 0)"
+    best, *rest = sought
+    first = f"has the highest of {len(sought)} means," if rest else "has"
+    others = dict.fromkeys([*(against if against is not None else ["ce"]), *rest[: against is None]])
+    pairs = [paired_words(paired(rows, best, o, column), name(o)) for o in others if o in known and o != best]
+    return "; ".join([f"{name(best)} {first} {mean_words(table.loc[best])}", *pairs])
+
+
+def compose(shows: str, names: Sequence[str], said: Sequence[str], rows: pd.DataFrame, *notes: str) -> str:
+    """Return a caption in lines: what is seen, what is said of each setting, how to read it."""
+    found = [f"{name}: {words}." if name else f"{words}." for name, words in zip(names, said, strict=True)]
+    notes = " ".join(filter(None, [fine_print(rows), *notes]))
+    return "\n".join([shows, *(line[0].upper() + line[1:] for line in found), notes])
+
+
+def union(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of all `frames`, each cell once: a baseline stands in several."""
+    return pd.concat(frames).drop_duplicates("cell")
+
+
+def where(rows: pd.DataFrame) -> str:
+    """Say which data and paths `rows` are of: cifar100, 40 % symmetric label noise; WRN-28-4 → WRN-16-2."""
+    noises = {naming.noise_name(*noise) for noise in zip(rows["noise"], rows["noise_rate"], strict=True)} - {
+        "clean labels"
+    }
+    data = [*dict.fromkeys(rows["dataset"]), *(noises if rows["noise_rate"].nunique() == 1 else [])]
+    taught = rows[rows["stages"] > 1]
+    paths = dict.fromkeys(map(naming.path_name, (taught if len(taught) else rows)["networks"]))
+    return f"{', '.join(data)}; {', '.join(paths)}"
+
+
+def fine_print(rows: pd.DataFrame) -> str:
+    """Say what every caption owes: interval, n, teachers, divergence, the last epoch and its gap to the best."""
+    ok = finished(rows)
+    seeds = rows["seed"].nunique()
+    counted = f"n counts networks that differ in seed only ({seeds} {'seed' if seeds == 1 else 'seeds'})"
+    gap = f"; the best epoch on the test set would read {ok['best_gap'].mean():.2f} points higher on average"
+    return (
+        "Intervals are 95 % Student t intervals of the mean, differences are paired by seed; "
+        f"{counted}{_teachers(rows)}. "
+        f"Neither intervals nor p are corrected for picking the highest mean. {_diverged(rows)}. "
+        f"Every number is of the last epoch{gap if len(ok) else ''}."
+    )
+
+
+def _teachers(rows: pd.DataFrame) -> str:
+    """Say what the intervals leave out: the spread of teachers, or that students of one teacher are alike."""
+    found = sorted(rows.loc[rows["stages"] > 1, "teacher_seed"].dropna().unique())
+    if not found:
+        return ""
+    if len(found) == 1:
+        first = ", of an ensemble the first" if rows["teacher"].str.contains("[*+]").any() else ""
+        return f", every student of a setting from one teacher (seed {found[0]}{first}), whose own spread is not in it"
+    return f", taught by teachers of seeds {', '.join(map(str, found))}, students of one counting as independent"
+
+
+def _diverged(rows: pd.DataFrame) -> str:
+    lost = rows[rows["status"] == "diverged"]
+    if lost.empty:
+        return f"None of {len(rows)} networks diverged"
+    groups = lost.groupby(["networks", "objectives", "noise", "noise_rate"], sort=False)["seed"].agg(list)
+    names = [_lost_words(*key, seeds) for key, seeds in groups.items()]
+    shown = "; ".join(names[:6]) + (f"; and {len(names) - 6} more" if len(names) > 6 else "")
+    return f"{len(lost)} of {len(rows)} networks diverged, counted and not averaged: {shown}"
+
+
+def _lost_words(networks: str, objectives: str, noise: str, rate: float, seeds: list[int]) -> str:
+    labels = "" if noise == "none" else f", {naming.noise_name(noise, rate)}"
+    named = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, sorted(seeds)))}"
+    return f"{naming.path_name(networks)} by {naming.mix_name(objectives)}{labels} ({named})"
+
+
+def cut(lows: Iterable[float]) -> str:
+    """Say where accuracy axes begin (percent) when that is not 0."""
+    lows = [low for low in lows if low > 0]
+    if not lows:
+        return ""
+    least, most = min(lows), max(lows)
+    at = f"{least:.1f}" if f"{least:.1f}" == f"{most:.1f}" else f"{least:.1f} to {most:.1f}"
+    return f"The accuracy axis is cut: it begins at {at} %, not at 0."
+
+
+def nothing(figure: str, needs: str, rows: pd.DataFrame) -> ConfigError:
+    """Return the error of a figure without anything to show: what it needs and what there is."""
+    got = ", ".join(sorted(set(rows["objective"].astype(str)), key=naming.order)) if len(rows) else "no rows"
+    return ConfigError(f"figure {figure}: needs {needs}; this experiment has {got}; choose another figure for it")

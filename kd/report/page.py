@@ -1,0 +1,286 @@
+"""The page that shows a study: what was run, figures, means with intervals, environments; one file, no network.
+
+Names come from the user's study and are escaped by the template; nothing in the page is fetched or run.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from kd.core.errors import ConfigError, StorageError, nearest
+from kd.measure.frames import Artefacts, read_frame
+from kd.report import verdict
+from kd.report.comparisons import COMPARED, comparisons
+from kd.report.figures import ANALYSES, naming, style, wording
+from kd.report.figures import draw as draw_figure
+from kd.report.statistics import SETTING, UNDECIDED, paired, settings, summarise, taught_by
+from kd.study.config import Protocol, Study
+
+_KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
+_OBJECTIVES = 7  # of one experiment, whose 21 comparisons the page shows; those of more are in comparisons.csv
+_ENVIRONMENT = ["device", "precision", "threads"]
+
+
+def render(
+    study: dict,
+    rows: pd.DataFrame,
+    figures: Sequence[tuple[str, str, Path, str]],
+    judged: tuple[Path, str] | None = None,
+) -> str:
+    """Return the page as HTML that needs no other file.
+
+    `study` holds `name`, `lines` (sentences about the study), `counts` (what: how many) and may hold `sentences`
+    (experiment: what was run; else told from `rows`) and `commands` (how to reproduce). `figures` are (experiment,
+    figure, path of its PNG, caption); an SVG beside the PNG is shown instead, since it stays sharp.
+    `judged` is the verdict's picture and its caption.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sentences = study.get("sentences", {})
+    names = dict.fromkeys([*(figure[0] for figure in figures), *rows["experiment"]])
+    cells = rows.drop_duplicates("cell")  # a cell may serve several experiments
+    return environment.get_template("page.html").render(
+        study={"lines": [], "counts": {}, "commands": ["snakemake --cores all"]} | study,
+        verdict=_verdict(rows, *judged) if judged else None,
+        experiments=[_experiment(name, rows, figures, sentences.get(name)) for name in names],
+        environments=environments(cells),
+        seconds=duration(cells["seconds"].sum()),
+        total=len(cells),
+        diverged=cells.loc[cells["status"] == "diverged", "cell"].tolist(),
+    )
+
+
+def _experiment(name: str, rows: pd.DataFrame, figures: Sequence[tuple], sentence: str | None) -> dict:
+    own = rows[rows["experiment"] == name]
+    shown = [
+        {
+            "name": figure,
+            "source": _embedded(Path(path)),
+            "caption": caption,
+            "alt": _alternative(figure, name, caption),
+        }
+        for experiment, figure, path, caption in figures
+        if experiment == name
+    ]
+    return {
+        "name": name,
+        "sentence": sentence or what_was_run(own),
+        "figures": shown,
+        "means": means(own),
+        "pairs": pairs(own),
+    }
+
+
+def _verdict(rows: pd.DataFrame, path: Path, caption: str) -> dict:
+    lines = verdict.shown(verdict.judged(rows)).to_dict("records")
+    return {"source": _embedded(path), "caption": caption, "alt": caption.partition(": ")[0], "lines": lines}
+
+
+def _embedded(path: Path) -> str:
+    """Return a picture as a data URI."""
+    sharp = path.with_name(path.name.removesuffix(".png") + ".svg")
+    path = sharp if sharp.exists() else path
+    try:
+        content = base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read the figure: {error.strerror}; run snakemake to draw it") from error
+    return f"data:{_KINDS[path.suffix]};base64,{content}"
+
+
+def _alternative(figure: str, experiment: str, caption: str) -> str:
+    """Say in short what the picture shows; its caption, beside it, holds the numbers."""
+    return f"Figure {figure} of experiment {experiment}: {caption.partition('. ')[0]}."
+
+
+# -- words and tables -------------------------------------------------------------------------------------------------
+
+
+def what_was_run(rows: pd.DataFrame) -> str:
+    """Say in one sentence which networks, objectives, data and seeds `rows` hold."""
+    if rows.empty:
+        return "No cell of this experiment is in the table."
+    taught = rows[rows["stages"] > 1]
+    paths = map(naming.path_name, (taught if len(taught) else rows)["networks"].unique())
+    noises = rows[["noise", "noise_rate"]].drop_duplicates().sort_values("noise_rate")
+    labels = [naming.noise_name(*noise) for noise in noises.itertuples(index=False)]
+    seeds = rows["seed"].nunique()
+    return (
+        f"{_listed(paths)} on {_listed(rows['dataset'].unique())} ({', '.join(labels)}), by {_objectives(rows)}: "
+        f"{len(rows)} cells, {seeds} {'seed' if seeds == 1 else 'seeds'}, "
+        f"{_listed(map(str, sorted(rows['epochs'].unique())))} epochs of protocol {_listed(rows['protocol'].unique())}."
+    )
+
+
+def _objectives(rows: pd.DataFrame) -> str:
+    """Name the objectives, those that differ in tau and alpha alone as one: KL (τ = 1, 3, ∞; α = 0.1, 1)."""
+    names = []
+    for family, group in rows.groupby(rows["objective"].map(naming.family), sort=False):
+        taus, alphas = (sorted(group[key].dropna().unique()) for key in ("tau", "alpha"))
+        axes = [f"τ = {', '.join(map(naming.number, taus))}"] if taus else []
+        axes += [f"α = {', '.join(map(naming.number, alphas))}"] if len(alphas) > 1 else []
+        words = naming.objective_name(family) + (f" ({'; '.join(axes)})" if axes else "")
+        names.append((naming.order(family), words))
+    return _listed(words for _, words in sorted(names))
+
+
+def _listed(words: Iterable[str]) -> str:
+    *before, last = words
+    return f"{', '.join(before)} and {last}" if before else str(last)
+
+
+def means(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
+    """Return (title, lines of words) for each path and data: a line for the cells that differ in seed only."""
+    against = _against_ce(rows)
+    rows = rows.assign(taught_by=taught_by(rows), against=rows["cell"].map(lambda cell: against.get(cell, "–")))
+    shared = [*SETTING, "networks"]
+    by = [*shared, "taught_by", "objectives", "objective", "against"]
+    lines = summarise(rows, by).assign(train=_train_words(rows, by))
+    lines = lines.assign(order=lines["networks"].str.count(">")).sort_values(["noise_rate", "order"], kind="stable")
+    groups = [(dict(zip(shared, key, strict=True)), group) for key, group in lines.groupby(shared, sort=False)]
+    varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
+    return [(naming.title(key, varied), _lines(group)) for key, group in groups]
+
+
+def _train_words(rows: pd.DataFrame, by: list[str]) -> list[str]:
+    """Say the train accuracy of each group of `by`; a network of no epoch, imported or an ensemble, has none."""
+    known = rows["train_top1"].mask(rows["epochs"] == 0, 0.0)  # no NaN that `summarise` would refuse
+    lines = summarise(rows.assign(train_top1=known), by, "train_top1").to_dict("records")
+    return [wording.half_words(line) if line["epochs"] else "–" for line in lines]
+
+
+def _lines(group: pd.DataFrame) -> list[dict]:
+    lines = sorted(group.to_dict("records"), key=lambda line: [*map(naming.order, line["objectives"].split(" > "))])
+    early = group["taught_by"].nunique() > group["objectives"].nunique()  # a teacher that was stopped early, too
+    return [
+        {
+            "objectives": naming.mix_name(line["objectives"]) + (f" ({line['taught_by']})" if early else ""),
+            "test": wording.half_words(line),
+            "train": line["train"],
+            "against": line["against"],
+            "gap": wording.signed(line["best_gap"]) if line["n"] else "–",
+            "n": wording.count(line["n"], line["diverged"]).removeprefix("n = "),
+        }
+        for line in lines
+    ]
+
+
+def _against_ce(rows: pd.DataFrame) -> dict[str, str]:
+    """Return, for each cell with a teacher, how its objective stands against CE alone, paired over seeds."""
+    words = {}
+    for _, frame in settings(rows):
+        if "ce" in set(frame.loc[frame["stages"] == 1, "objective"]):
+            for objective, group in frame[frame["objective"] != "ce"].groupby("objective"):
+                words |= dict.fromkeys(group["cell"], wording.paired_short(paired(frame, objective, "ce")))
+    return words
+
+
+def pairs(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
+    """Return (title, lines of words) of the objectives compared two by two; none where they are too many to read."""
+    if rows["objectives"].nunique() > _OBJECTIVES:
+        return []
+    table = comparisons(rows)
+    varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
+    groups = table.groupby(COMPARED, sort=False)
+    return [(naming.title(dict(zip(COMPARED, key, strict=True)), varied), _pairs(group)) for key, group in groups]
+
+
+def _pairs(group: pd.DataFrame) -> list[dict]:
+    return [
+        {
+            "pair": f"{naming.mix_name(line['a'])} against {naming.mix_name(line['b'])}",
+            "difference": wording.interval_words(line["difference"], line["low"], line["high"]),
+            "p": wording.p_words(line["p_holm"]),
+            "n": line["pairs"],
+            "says": line["statement"] if line["verdict"] == UNDECIDED else line["verdict"],
+        }
+        for line in group.to_dict("records")
+    ]
+
+
+def environments(cells: pd.DataFrame) -> list[dict]:
+    """Return one line per device, precision and threads, with its cells, its seconds and the code digests.
+
+    Cells of one study differ in code as they differ in loss and network, so code tells no environments apart.
+    """
+    lines = []
+    for key, group in cells.groupby(_ENVIRONMENT, dropna=False, sort=False):
+        known = dict(zip(_ENVIRONMENT, map(str, key), strict=True))
+        code = sorted({str(code)[:12] for code in group["code"]})
+        lines.append({**known, "code": code, "cells": len(group), "time": duration(group["seconds"].sum())})
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Spell a duration: 42 s, 12.5 min, 3.2 h."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+# -- from and to the folder of a study --------------------------------------------------------------------------------
+
+
+def draw(folder: Path, experiment: str, figure: str) -> Artefacts:
+    """Return a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text."""
+    analysis = f"analyses/{experiment}.{ANALYSES[figure]}" if figure in ANALYSES else "curves"
+    rows = read_frame(folder / "table.parquet")
+    known = set(rows["experiment"])
+    if experiment not in known:
+        raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, known)}")
+    # Curves may be empty: a network that diverged in its first epoch has none.
+    frames = rows, read_frame(folder / f"{analysis}.parquet")
+    rows, more = (frame[frame["experiment"] == experiment].reset_index(drop=True) for frame in frames)
+    drawn, caption = draw_figure(figure, rows, more)
+    name = f"figures/{experiment}.{figure}"
+    return {**style.pictures(drawn, name), f"{name}.txt": f"{caption}\n".encode()}
+
+
+def how_trained(protocol: Protocol) -> str:
+    """Say in a sentence how every network of a study was trained."""
+    if protocol.schedule == "cosine":
+        schedule = "cosine schedule"
+    else:
+        schedule = f"times {protocol.gamma:g} after epochs {_listed(map(str, protocol.drops))}"
+    nesterov = "Nesterov " if protocol.nesterov else ""
+    held = f", {100 * protocol.heldout:g} % of the training set held out" if protocol.heldout else ""
+    return (
+        f"Protocol {protocol.name}: {protocol.epochs} epochs of SGD, batch {protocol.batch}, learning rate "
+        f"{protocol.lr:g}, {schedule}, {nesterov}momentum {protocol.momentum:g}, "
+        f"weight decay {protocol.weight_decay:g}{held}."
+    )
+
+
+def means_and_comparisons(folder: Path) -> Artefacts:
+    """Return, from the table in `folder`, means.csv and comparisons.csv.
+
+    The first has mean, sd, interval, n, diverged and gap of every group; the second every two objectives, with Holm's
+    correction and power.
+    """
+    rows = read_frame(folder / "table.parquet")
+    by = ["experiment", *SETTING, "networks", "objectives", "taught_by"]
+    frames = {"means": summarise(rows.assign(taught_by=taught_by(rows)), by), "comparisons": comparisons(rows)}
+    return {f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode() for name, frame in frames.items()}
+
+
+def page(study: Study, folder: Path) -> Artefacts:
+    """Return `report.html` of a study, from the table and the drawn figures in `folder`."""
+    rows = read_frame(folder / "table.parquet")
+    paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in study.drawn]
+    captions = [path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in paths]
+    shown = [(*pair, path, caption) for pair, path, caption in zip(study.drawn, paths, captions, strict=True)]
+    counts = {"experiments": len(study.experiments), "networks": rows["cell"].nunique()}
+    about = {"name": study.study, "counts": counts, "lines": [how_trained(study.protocol)]}
+    judged = folder / "figures" / "verdict.png"
+    caption = judged.with_suffix(".txt").read_text(encoding="utf-8").strip()
+    return {"report.html": render(about, rows, shown, (judged, caption)).encode()}

@@ -1,0 +1,225 @@
+"""CLAIMS: what Kim et al. say, one by one, as tests on kd's table. A claim is one entry of the list at the end.
+
+A claim selects, out of the rows of one setting, two sides of which the first should be the higher, or points along
+tau or alpha that should rise or fall. The same selection picks the published numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from kd.report.figures import naming
+
+DIRECT, CHAIN = "wrn-28-4 > wrn-16-2", "wrn-28-4 > wrn-16-4 > wrn-16-2"  # the paper's networks
+Sides = Callable[[pd.DataFrame], tuple[pd.DataFrame, pd.DataFrame]]
+Points = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, where it is said, the settings it is about, and what must be higher than what."""
+
+    id: str
+    sentence: str
+    source: str
+    where: str  # clean, noisy, early (a teacher that was stopped early), chain, or all
+    sides: Sides | None = None
+    points: Points | None = None
+    over: str = "tau"  # of points
+    falls: bool = False  # points should fall
+    value: str = "test_top1"
+
+    @property
+    def reference(self) -> str:
+        """Networks whose published numbers stand beside settings for which none were published."""
+        return CHAIN if self.where == "chain" else DIRECT
+
+
+# ---- selections -----------------------------------------------------------------------------------------------------
+
+
+def _against(a: str, b: str) -> Sides:
+    return lambda rows: (rows[rows["objective"] == a], rows[rows["objective"] == b])
+
+
+def _kl(rows: pd.DataFrame) -> pd.DataFrame:
+    """Select KL without any other hyperparameter than tau and alpha."""
+    return rows[rows["objective"].map(naming.family) == "kl"]
+
+
+def _kl_alone(rows: pd.DataFrame) -> pd.DataFrame:
+    """Select KL without cross-entropy beside it."""
+    return _kl(rows)[lambda found: found["alpha"] == 1]
+
+
+def _tau20(rows: pd.DataFrame) -> pd.DataFrame:
+    return _kl(rows)[lambda found: found["tau"] == 20]
+
+
+def _small(rows: pd.DataFrame) -> pd.DataFrame:
+    return _kl_alone(rows)[lambda found: found["tau"] <= 1]
+
+
+def _large(rows: pd.DataFrame) -> pd.DataFrame:
+    return _kl_alone(rows)[lambda found: found["tau"] > 1]
+
+
+def _of(rows: pd.DataFrame, objective: str) -> pd.DataFrame:
+    return rows[rows["objective"] == objective]
+
+
+def _same_kl(a: str, b: str) -> Sides:
+    """Select the students of two paths (`role`) that learnt by one and the same KL at every stage."""
+
+    def sides(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+        pure = _kl_alone(rows[_taught_by(rows).map(len) == 1])
+        left, right = (pure[pure["role"] == role] for role in (a, b))
+        return left[left["objective"].isin(right["objective"])], right[right["objective"].isin(left["objective"])]
+
+    return sides
+
+
+def _mixed(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Select chains in which KL and MSE both stand, and those of one of the two alone."""
+    chains = rows[rows["role"] == "chain"]
+    losses = _taught_by(chains).map(lambda objectives: {naming.family(one) for one in objectives})
+    pure = _taught_by(chains).map(len) == 1
+    return chains[losses.map(lambda found: found == {"kl", "mse"})], chains[
+        pure & losses.map(lambda found: found in ({"kl"}, {"mse"}))
+    ]
+
+
+def _taught_by(rows: pd.DataFrame) -> pd.Series:
+    """Return the set of objectives with which the stages after the first teacher learnt."""
+    return rows["objectives"].str.split(" > ").map(lambda stages: frozenset(stages[1:]))
+
+
+# ---- what is claimed ------------------------------------------------------------------------------------------------
+
+_ABSTRACT = "IJCAI 2021, abstract"
+_GRID = "2020 draft, tables 11 and 12"
+_SEQUENTIAL = "IJCAI 2021, sequential distillation"
+_ASKED = "IJCAI 2021, noisy teacher; its answer is not known here"
+_OPEN = "not published; follows from the losses as coded"
+
+CLAIMS = (
+    Claim(
+        "taught",
+        "A student taught by KL (τ = 20) beats one that learnt from the labels alone",
+        "2020 draft, table 4",
+        "clean",
+        _against("kl-tau20", "ce"),
+    ),
+    Claim(
+        "full",
+        "KL alone with a large τ (α = 1, τ = 20) beats the usual mix with cross-entropy (α = 0.1, τ = 5)",
+        "2020 draft, tables 1 and 12",
+        "clean",
+        _against("kl-tau20", "kl-tau5-alpha0.1"),
+    ),
+    Claim("tau", "Test accuracy rises with τ (KL, α = 1)", _GRID, "clean", points=_kl_alone),
+    Claim("alpha", "Test accuracy rises with α (KL, τ = 20)", _GRID, "clean", points=_tau20, over="alpha"),
+    Claim(
+        "train_tau",
+        "Train accuracy falls as τ grows (KL, α = 1)",
+        _GRID,
+        "clean",
+        points=_kl_alone,
+        falls=True,
+        value="train_top1",
+    ),
+    Claim(
+        "train_alpha",
+        "Train accuracy falls as α grows (KL, τ = 20)",
+        _GRID,
+        "clean",
+        points=_tau20,
+        over="alpha",
+        falls=True,
+        value="train_top1",
+    ),
+    *(
+        Claim(f"mse_kl{tau}", f"MSE beats KL (τ = {sign})", _ABSTRACT, "clean", _against("mse", f"kl-tau{tau}"))
+        for tau, sign in (("1", "1"), ("3", "3"), ("5", "5"), ("20", "20"), ("inf", "∞"))
+    ),
+    Claim(
+        "half_mse",
+        "MSE beats KL (τ = ∞) also at its gradient scale: MSE/2 against KL (τ = ∞)",
+        _OPEN,
+        "clean",
+        _against("mse-weight0.5", "kl-tauinf"),
+    ),
+    Claim(
+        "double_kl",
+        "MSE beats KL (τ = ∞) also at its gradient scale: MSE against 2·KL (τ = ∞)",
+        _OPEN,
+        "clean",
+        _against("mse", "kl-tauinf-weight2"),
+    ),
+    Claim(
+        "noise_tau",
+        "With wrong labels KL with τ ≤ 1 beats KL with τ > 1",
+        _ABSTRACT,
+        "noisy",
+        lambda rows: (_small(rows), _large(rows)),
+    ),
+    Claim(
+        "noise_mse",
+        "With wrong labels KL with τ ≤ 1 beats MSE",
+        _ABSTRACT,
+        "noisy",
+        lambda rows: (_small(rows), _of(rows, "mse")),
+    ),
+    Claim(
+        "noise_ce",
+        "With wrong labels a student taught by KL with τ ≤ 1 beats one that learnt from the labels alone",
+        _ABSTRACT,
+        "noisy",
+        lambda rows: (_small(rows), _of(rows, "ce")),
+    ),
+    Claim(
+        "early_mse",
+        "With a teacher that was stopped early, too, MSE beats KL",
+        _ASKED,
+        "early",
+        lambda rows: (_of(rows, "mse"), _kl_alone(rows)),
+    ),
+    Claim(
+        "early_tau",
+        "With a teacher that was stopped early, too, test accuracy rises with τ",
+        _ASKED,
+        "early",
+        points=_kl_alone,
+    ),
+    Claim(
+        "chain",
+        "A network in between helps: the chain beats its ends alone (the same KL)",
+        _SEQUENTIAL,
+        "chain",
+        _same_kl("chain", "direct"),
+    ),
+    Claim(
+        "last",
+        "A teacher that learnt from labels is better: the chain's last two networks alone beat the chain (the same KL)",
+        _SEQUENTIAL,
+        "chain",
+        _same_kl("last", "chain"),
+    ),
+    Claim(
+        "near",
+        "A nearer teacher is better: the chain's last two networks alone beat its ends alone (the same KL)",
+        _SEQUENTIAL,
+        "chain",
+        _same_kl("last", "direct"),
+    ),
+    Claim("mixed", "Mixing KL and MSE along the chain beats either alone", _SEQUENTIAL, "chain", _mixed),
+    Claim(
+        "selection",
+        "The best epoch on the test set reads higher than the last (never lower, by construction; its size counts)",
+        "2020 draft: the best of 3 runs and of all epochs",
+        "all",
+    ),
+)

@@ -1,0 +1,130 @@
+"""The tidy table: one row per experiment and cell, and one per epoch; whole and honest or not written.
+
+It refuses, naming the cells: what is missing, damaged, half trained or trained with other code, and numbers
+that are not finite in a cell that claims to be well (promise 5). A diverged cell has its row, without numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from kd.core import files
+from kd.core.errors import DataError, StorageError, itemised
+from kd.measure.frames import Artefacts, frame_files, setting
+from kd.study.cells import Cell, memberships
+from kd.study.config import Study
+from kd.study.judge import Judge
+
+ROWS, CURVES = "table", "curves"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A published cell: its manifest and its rows of metrics, one per epoch."""
+
+    cell: Cell
+    manifest: dict
+    epochs: pd.DataFrame
+
+
+def collect(study: Study, judge: Judge) -> Artefacts:
+    """Return table and curves of `study`, as CSV and parquet. Raises DataError that names every bad cell."""
+    results = read_results(judge)
+    members = memberships(study, judge.students)
+    rows = pd.DataFrame([_row(name, results[cell]) for name, cell in members])
+    rows = rows.astype({"teacher_seed": "Int64"})
+    curves = pd.concat([_curve(name, results[cell]) for name, cell in members], ignore_index=True)
+    return frame_files(rows, ROWS) | frame_files(curves, CURVES)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_results(judge: Judge) -> dict[Cell, Result]:
+    """Return every cell's result. Raises DataError naming the cells that are missing, damaged or unsound."""
+    results, problems = {}, []
+    for cell in judge.cells:
+        try:
+            results[cell] = _read(judge.study, cell)
+        except (DataError, StorageError) as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError(
+            f"no table: {len(problems)} of the study's cells cannot stand in it; run snakemake\n{itemised(problems)}"
+        )
+    return results
+
+
+def _read(study: Study, cell: Cell) -> Result:
+    manifest = files.verified(Path(cell.path), "metrics.csv")
+    epochs = _metrics(Path(cell.path, "metrics.csv"))
+    if manifest["status"] == "ok":
+        _check_sound(cell, epochs, cell.epochs(study.protocol))
+        if epochs.iloc[-1].to_dict() != manifest["last"]:
+            raise DataError(f"{cell}: its manifest and its metrics.csv do not agree on the last epoch")
+    return Result(cell, manifest, epochs)
+
+
+def _metrics(path: Path) -> pd.DataFrame:
+    content = files.content_of(path)
+    return pd.read_csv(io.BytesIO(content), keep_default_na=False) if content else pd.DataFrame({"epoch": []})
+
+
+def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int) -> None:
+    # Imported weights and ensembles, of no epoch, have one row: that of epoch 0.
+    if list(epochs["epoch"]) != list(range(min(1, expected), expected + 1)):
+        raise DataError(f"{cell}: its metrics are not one row for each of {expected} epochs")
+    for column in epochs:
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in epochs[column].tolist()):
+            raise DataError(f"{cell}: {column} is not a finite number in every epoch, though the cell is not diverged")
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _row(experiment: str, result: Result) -> dict:
+    cell, manifest = result.cell, result.manifest
+    resolved = cell.stage.objective.resolved
+    return {
+        "experiment": experiment,
+        "cell": cell.path,
+        **setting(cell, manifest),
+        "protocol": cell.protocol,
+        "stages": len(cell.stages),
+        "teacher": cell.teacher.stage.title if cell.teacher else "",
+        "loss": cell.stage.objective.loss,
+        "tau": resolved.get("tau", math.nan),
+        "alpha": resolved.get("alpha", math.nan),
+        "teacher_seed": cell.teacher.stage.seed if cell.teacher else pd.NA,
+        "epochs": manifest["epochs"],
+        "status": manifest["status"],
+        **_numbers(manifest),
+        "parameters": manifest.get("parameters", 0),
+        "seconds": manifest["seconds"],
+        **{key: manifest[key] for key in ("device", "precision", "compiled", "threads", "code")},
+    }
+
+
+def _numbers(manifest: dict) -> dict:
+    """Return the headline (last epoch), and the best on test beside it; NaN throughout where the cell diverged."""
+    last = manifest.get("last", {}) if manifest["status"] == "ok" else {}
+    best = manifest.get("best_on_test", {}) if last else {}
+    measured = [f"{of}_{what}" for of in ("train", "test", "heldout") for what in ("loss", "top1")]
+    measured += ["train_memorised", "train_recovered"]  # of mislabelled examples
+    numbers = {key: last.get(key, math.nan) for key in measured}
+    best_top1 = best.get("test_top1", math.nan)
+    return numbers | {
+        "best_test_top1": best_top1,
+        "best_epoch": best.get("epoch", 0),
+        "best_gap": best_top1 - numbers["test_top1"],
+    }
+
+
+def _curve(experiment: str, result: Result) -> pd.DataFrame:
+    identity = {"experiment": experiment, "cell": result.cell.path, **setting(result.cell, result.manifest)}
+    return result.epochs.assign(**identity)[[*identity, *result.epochs.columns]]

@@ -1,0 +1,366 @@
+"""The verdict: each claim of the paper, what was published, what was measured, and whether it holds.
+
+A claim is judged wherever a study has both its sides: by a test paired over seeds, corrected by Holm over all lines of
+the verdict. `difference` (points) is in the direction of the claim: above 0 speaks for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kd.measure.frames import Artefacts, read_frame
+from kd.report.comparisons import ALPHA, POWER, UNDECIDED, holm, numbers, stopped, undecided_words
+from kd.report.figures import naming, style, wording
+from kd.report.figures import verdict as figure
+from kd.report.paper import published
+from kd.report.paper.claims import CLAIMS, Claim
+from kd.report.statistics import SETTING, Paired, against, finished, judge, rise_weights, side, trend
+from kd.study.cells import TEACHERS
+
+HOLDS, FAILS, MISSING = "holds", "does not hold", "not measured"
+COLUMNS = ["claim", "setting", "published", "measured", "difference", "verdict"]
+_WORDS = {"higher": HOLDS, "lower": FAILS, UNDECIDED: UNDECIDED}
+_KEY = [*SETTING, "networks", "stopped"]
+_TREND = 3  # points; two are a comparison
+_PAPER = {"dataset": "cifar100", "noise": "none", "fraction": 1.0, "epochs": 200, "stopped": ""}
+_NOTHING = {"published": "no number known", "published_difference": math.nan, "doubt": ""}
+_UNMEASURED = {"measured": "–", "found": Paired(math.nan, math.nan, math.nan, math.nan, 0, 0, UNDECIDED)}
+
+
+def judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one line per claim and setting that can speak to it, or that says that none can."""
+    rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
+    rows = rows.assign(stopped=stopped(rows))
+    scenes, known = list(_scenes(rows)), published()
+    lines = [line for claim in CLAIMS for line in _lines(claim, rows, scenes, known)]
+    corrected = holm([line["found"].p for line in lines])
+    family = sum(not math.isnan(p) for p in corrected)
+    table = pd.DataFrame([_judged(line, p, family) for line, p in zip(lines, corrected, strict=True)])
+    return table.astype({"seeds_needed": "Int64"})
+
+
+def _judged(line: dict, corrected: float, family: int) -> dict:
+    found: Paired = line.pop("found")
+    tested = numbers(found, corrected, family)
+    if line["measured"] == _UNMEASURED["measured"]:
+        return {**line, **tested, "verdict": MISSING, "number": "", "statement": MISSING}
+    said = _WORDS[tested["verdict"]]
+    words = undecided_words(found, corrected, family) if said == UNDECIDED else said
+    return {**line, **tested, "verdict": said, "number": _number(line, found), "statement": words}
+
+
+def _number(line: dict, found: Paired) -> str:
+    """Say whether the published difference lies in the measured interval, where the two are of the same thing."""
+    value = line["published_difference"]
+    if math.isnan(value) or math.isnan(found.low) or "suspect" in line["doubt"]:
+        return ""
+    return "inside" if found.low <= value <= found.high else "outside"
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def _scenes(rows: pd.DataFrame) -> Iterator[tuple[str, dict, pd.DataFrame]]:
+    """Yield (kind, key, rows) for each path of networks that the study has on some data; `role` says who is who."""
+    for values, _ in rows[rows["stages"] > 1].groupby(_KEY, sort=False):
+        key = dict(zip(_KEY, values, strict=True))
+        same = rows[(rows[SETTING] == pd.Series(key)[SETTING]).all(axis=1)]
+        same = same[(same["stopped"] == key["stopped"]) | (same["stages"] == 1)]
+        yield _kind(key), key, _with_roles(same, key["networks"])
+
+
+def _kind(key: dict) -> str:
+    if key["networks"].count(">") > 1:
+        return "chain"
+    if key["stopped"]:
+        return "early"
+    return "clean" if key["noise"] == "none" else "noisy"
+
+
+def _with_roles(rows: pd.DataFrame, path: str) -> pd.DataFrame:
+    """Return the rows that belong to `path`, with their role: chain, direct (its ends), last (its last two), alone."""
+    first, *between, last = path.split(" > ")
+    roles = {last: "alone", f"{first} > {last}": "direct"}
+    if between:
+        roles |= {f"{between[-1]} > {last}": "last", path: "chain"}
+    return rows.assign(role=rows["networks"].map(roles)).dropna(subset="role")
+
+
+def _is_the_papers(key: dict, rows: pd.DataFrame) -> bool:
+    """Whether numbers, too, may be compared: the paper's data and epochs, and teachers that learnt from labels."""
+    taught = rows.loc[rows["stages"] > 1, "objectives"]
+    return all(key[name] == value for name, value in _PAPER.items()) and taught.str.startswith("ce ").all()
+
+
+# -- lines ------------------------------------------------------------------------------------------------------------
+
+
+def _lines(claim: Claim, rows: pd.DataFrame, scenes: Sequence, known: pd.DataFrame) -> list[dict]:
+    if claim.where == "all":
+        found = [({}, _gap(rows), _NOTHING)] if len(finished(rows)) else []
+    else:
+        tried = [_line(claim, key, frame, known) for kind, key, frame in scenes if kind == claim.where]
+        found = [line for line in tried if line]
+    if not found:
+        found = [({}, _UNMEASURED, _elsewhere(claim, known))]
+    texts = {"claim": claim.id, "sentence": claim.sentence, "source": claim.source}
+    named = [{column: key.get(column, "") for column in _KEY} for key, _, _ in found]
+    return [{**texts, **name, **theirs, **ours} for name, (_, ours, theirs) in zip(named, found, strict=True)]
+
+
+def _line(claim: Claim, key: dict, rows: pd.DataFrame, known: pd.DataFrame) -> tuple[dict, dict, dict] | None:
+    ours = _contrast(claim, rows) if claim.sides else _trend(claim, rows)
+    if ours is None:
+        return None
+    points = ours.pop("points", None)
+    theirs = _published(claim, key["networks"], known, points) if _is_the_papers(key, rows) else _NOTHING
+    return key, ours, _elsewhere(claim, known, points) if theirs is _NOTHING else theirs
+
+
+def _contrast(claim: Claim, rows: pd.DataFrame) -> dict | None:
+    left, right = claim.sides(rows)
+    if left.empty or right.empty:
+        return None
+    sides = [side(part, claim.value) for part in (left, right)]
+    values = [list(one.values[0].values()) for one in sides]
+    means = [f"{np.mean(value):.2f}" if value else "diverged" for value in values]
+    return {"found": against(*sides, claim.id), "measured": " against ".join(means)}
+
+
+def _trend(claim: Claim, rows: pd.DataFrame) -> dict | None:
+    points = claim.points(rows)
+    if points[claim.over].nunique() < _TREND:
+        return None
+    turned = points.assign(**{claim.over: -points[claim.over]}) if claim.falls else points
+    places = sorted(points[claim.over].unique())
+    means = finished(points, claim.value).groupby(claim.over)[claim.value].mean().reindex(places)
+    words = ["diverged" if math.isnan(mean) else f"{mean:.2f}" for mean in means]
+    found = trend(turned, claim.over, claim.value)
+    return {"found": found, "measured": _along(claim, words, places), "points": places}
+
+
+def _along(claim: Claim, words: Sequence[str], places: Sequence[float]) -> str:
+    symbol = {"tau": "τ", "alpha": "α"}[claim.over]
+    return f"{', '.join(words)} ({symbol} = {', '.join(map(naming.number, places))})"
+
+
+def _gap(rows: pd.DataFrame) -> dict:
+    """Judge the mean over networks of their best epoch on the test set less their last, seed by seed."""
+    gaps = finished(rows, "best_gap").groupby("seed")["best_gap"].mean()
+    return {"found": judge(gaps.to_numpy(dtype=float), 0), "measured": f"{wording.signed(gaps.mean())} points"}
+
+
+# -- what was published -----------------------------------------------------------------------------------------------
+
+
+def _published(claim: Claim, path: str, known: pd.DataFrame, points: Sequence[float] | None = None) -> dict:
+    """Return what was published of a claim for the networks of `path`; of a trend, its rise over the same points."""
+    rows = _with_roles(known[known["metric"] == claim.value], path)
+    if claim.where not in ("clean", "chain") or rows.empty:
+        return _NOTHING
+    return _published_contrast(claim, rows) if claim.sides else _published_trend(claim, rows, points)
+
+
+def _published_contrast(claim: Claim, rows: pd.DataFrame) -> dict:
+    sides = claim.sides(rows)
+    if any(part.empty for part in sides):
+        return _NOTHING
+    means = [part["value"].mean() for part in sides]
+    words = [_doubted(mean, part["doubt"]) for mean, part in zip(means, sides, strict=True)]
+    doubt = _doubts(pd.concat(sides))
+    return {"published": " against ".join(words), "published_difference": means[0] - means[1], "doubt": doubt}
+
+
+def _published_trend(claim: Claim, rows: pd.DataFrame, points: Sequence[float] | None) -> dict:
+    rows = claim.points(rows).sort_values(claim.over)
+    common = rows[rows[claim.over].isin(points if points is not None else [])]
+    rows = common if len(common) >= _TREND else rows
+    if len(rows) < _TREND:
+        return _NOTHING
+    words = [_doubted(value, [doubt]) for value, doubt in zip(rows["value"], rows["doubt"], strict=True)]
+    places = rows[claim.over].tolist()
+    rise = float(rows["value"].to_numpy() @ rise_weights(len(rows))) if places == points else math.nan
+    return {
+        "published": _along(claim, words, places),
+        "published_difference": -rise if claim.falls else rise,
+        "doubt": _doubts(rows),
+    }
+
+
+def _elsewhere(claim: Claim, known: pd.DataFrame, points: Sequence[float] | None = None) -> dict:
+    """Return what was published for the paper's own networks, to be read and not to be compared."""
+    theirs = _published(claim, claim.reference, known, points)
+    if theirs is _NOTHING:
+        return theirs
+    words = f"{theirs['published']} ({naming.path_name(claim.reference)})"
+    return {**theirs, "published": words, "published_difference": math.nan}
+
+
+def _doubted(value: float, doubts: Sequence[str]) -> str:
+    return f"{value:.2f}{'?' if any(doubts) else ''}"
+
+
+def _doubts(rows: pd.DataFrame) -> str:
+    return "; ".join(dict.fromkeys(doubt for doubt in rows["doubt"] if doubt))
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def shown(lines: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines in words, with COLUMNS; a sentence stands once, before its settings."""
+    first = ~lines["claim"].duplicated()
+    settings = _settings(lines)
+    return pd.DataFrame(
+        {
+            "claim": lines["sentence"].where(first, ""),
+            "setting": settings,
+            "published": lines["published"].mask(lines.duplicated(["claim", "published"]), ""),
+            "measured": lines["measured"],
+            "difference": list(map(wording.interval_words, lines["difference"], lines["low"], lines["high"])),
+            "verdict": [_said(line) for line in lines.to_dict("records")],
+        }
+    )
+
+
+def _said(line: dict) -> str:
+    if line["verdict"] in (HOLDS, FAILS):
+        number = {"inside": "; the published number in the interval", "outside": "; the published number outside"}.get(
+            line["number"], ""
+        )
+        return f"{line['verdict']} ({wording.p_words(line['p_holm'])}{number})"
+    return line["statement"]
+
+
+def _settings(lines: pd.DataFrame) -> list[str]:
+    measured = lines[lines["networks"] != ""]
+    varied = {column for column in SETTING if measured[column].nunique() > 1} | {"networks"}
+    varied |= {"noise"} if (measured["noise"] != "none").any() else set()
+    return [_setting(line, varied) for line in lines.to_dict("records")]
+
+
+def _setting(line: dict, varied: set[str]) -> str:
+    if not line["networks"]:
+        return "–" if line["verdict"] == MISSING else "all networks"
+    early = f", teacher stopped after {line['stopped']} epochs" if line["stopped"] else ""
+    clean = line["noise"] == "none"  # what goes without saying
+    return naming.title(line, varied - {"noise", "noise_rate", "student"} if clean else varied - {"student"}) + early
+
+
+def caption(lines: pd.DataFrame) -> str:
+    """Say how the claims were judged, how many hold, and what stands in the way of comparing numbers."""
+    counts = lines["verdict"].value_counts()
+    tested = lines["p"].notna().sum()
+    found = ", ".join(f"{counts.get(word, 0)} {word}" for word in (HOLDS, FAILS, UNDECIDED, MISSING))
+    return "\n".join(
+        [
+            f"The claims of Kim et al. (IJCAI 2021) against what this study measured, in {len(lines)} lines: {found}.",
+            "Differences are in points of top-1 after the last epoch, in the direction of the claim, so that above 0 "
+            "speaks for it: a mean over seeds, paired, with its 95 % interval, which is not corrected. Of a trend it "
+            "is the rise (or fall) of a line fitted over the ranks of τ or α, from the first to the last.",
+            f"A claim holds, or does not, by a two-sided paired t test at {ALPHA:.2g} with Holm's correction over the "
+            f"{tested} tests of this verdict; the seeds that would decide what is undecided are those with "
+            f"{100 * POWER:.0f} % power, were the difference and its spread as they are here.",
+            _about_numbers(lines),
+        ]
+    )
+
+
+def _about_numbers(lines: pd.DataFrame) -> str:
+    rule = "Published numbers are the best of 3 runs, chosen on the test set; ? marks what is doubtful."
+    own = lines["published_difference"].notna().sum()
+    if not own:
+        return f"{rule} This study is not the paper's, so that only the signs of its claims are judged, never a number."
+    judged = lines["number"].value_counts()
+    return (
+        f"{rule} {own} lines are of the paper's own data and networks: their published difference lies inside the "
+        f"measured interval in {judged.get('inside', 0)} and outside it in {judged.get('outside', 0)}; in all others, "
+        "signs alone are judged."
+    )
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def verdict(folder: Path) -> Artefacts:
+    """Return the verdict on the table in `folder`: verdict.csv, .md and .tex, and the figure with its caption."""
+    lines = judged(read_frame(folder / "table.parquet"))
+    words = shown(lines)
+    with style.paper():
+        drawn = figure.draw(lines.assign(setting=words["setting"]))
+    return {
+        "verdict.csv": lines.assign(setting=words["setting"]).to_csv(index=False, lineterminator="\n").encode(),
+        "verdict.md": markdown(words, caption(lines)).encode(),
+        "verdict.tex": latex(words, caption(lines)).encode(),
+        "figures/verdict.txt": f"{caption(lines)}\n".encode(),
+        **style.pictures(drawn, "figures/verdict"),
+    }
+
+
+def markdown(words: pd.DataFrame, about: str) -> str:
+    """Return the lines as a table of GitHub's markdown."""
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *(map(_markdown_text, row) for row in words[COLUMNS].to_numpy())]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{table}\n\n{_markdown_text(about)}\n"
+
+
+def _markdown_text(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "\\|*_`<>[]#~" else letter for letter in text)
+
+
+_LATEX = {
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "|": "$|$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
+    "τ": r"$\tau$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "∞": r"$\infty$",
+    "≤": r"$\le$",
+    "→": r"$\to$",
+    "−": "$-$",
+    "·": r"$\cdot$",
+    "±": r"$\pm$",
+    "–": "--",
+    "\N{NO-BREAK SPACE}": "~",
+}
+
+
+def latex(words: pd.DataFrame, about: str) -> str:
+    """Return the lines as a longtable; it needs the packages array, booktabs and longtable."""
+    widths = [0.22, 0.12, 0.17, 0.15, 0.12, 0.14]
+    columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}\linewidth}}" for width in widths)
+    rows = [_latex_row(row) for row in words[COLUMNS].to_numpy()]
+    return "\n".join(
+        [
+            r"% \usepackage{array,booktabs,longtable}",
+            r"{\footnotesize\setlength{\tabcolsep}{3pt}\setlength{\LTcapwidth}{\linewidth}",
+            rf"\begin{{longtable}}{{{columns}}}",
+            rf"\caption{{{_latex_text(' '.join(about.splitlines()))}}}\\",
+            r"\toprule",
+            _latex_row(COLUMNS),
+            r"\midrule",
+            r"\endhead",
+            *rows,
+            r"\bottomrule",
+            r"\end{longtable}}",
+            "",
+        ]
+    )
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_latex_text, cells)) + r" \\"
+
+
+def _latex_text(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)

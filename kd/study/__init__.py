@@ -1,0 +1,1 @@
+"""What is to be made: a study, its cells and their paths, what is current; neither torch nor pandas."""

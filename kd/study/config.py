@@ -1,0 +1,738 @@
+"""config.yaml -> Study: what the user may write, checked before anything runs.
+
+Unknown keys are refused with the nearest known one; a boolean is never a number; `1e-3`, which YAML reads
+as text, is the number it looks like. The JSON schema in workflow/config.schema.json, for editors,
+is generated from these models and a test holds it in step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from kd import data, losses, models
+from kd.core.errors import ConfigError, nearest
+from kd.report import figures
+
+DEFAULT = Path("config.yaml")
+NAME = r"[A-Za-z0-9][A-Za-z0-9_]*"  # no dot, dash, plus or slash: those separate the parts of a path
+SHA256 = r"[0-9a-f]{64}"
+WEIGHTS = "weights"  # stands where a loss does in the path of a network that comes from a file
+PAPER_DROPS = (0.5, 0.75)  # the paper's 100 and 150 of 200 epochs, as shares of a protocol's epochs
+
+
+class Objective(NamedTuple):
+    """A loss with the hyperparameters that differ from their defaults, in the order in which they are spelled.
+
+    Or where weights come from that no loss has trained: `imported`.
+    """
+
+    loss: str
+    parameters: tuple[tuple[str, float | str], ...] = ()
+
+    @property
+    def weights(self) -> str | None:
+        """Name of the weights that stand in the place of training, or None."""
+        return str(self.parameters[0][1]) if self.loss == WEIGHTS else None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss reads a teacher's logits."""
+        return self.weights is None and losses.LOSSES[self.loss].needs_teacher
+
+    @property
+    def resolved(self) -> dict[str, float | str]:
+        """Every hyperparameter of the loss, defaults too; imported weights have none."""
+        return {} if self.weights else losses.LOSSES[self.loss].resolve(dict(self.parameters))
+
+
+def imported(name: str) -> Objective:
+    """Return what a network with the weights `name` has in the place of a loss, spelled `weights-NAME`."""
+    return Objective(WEIGHTS, (("", name),))
+
+
+class Noise(NamedTuple):
+    """Wrong labels: `kind` sym, asym or labels; `amount` is the rate, or the name of a label file."""
+
+    kind: str
+    amount: float | str
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxtuple, _REPR.maxset = 3, 8, 8, 8, 8
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 200
+
+
+def _shown(value: object) -> str:
+    """Spell a value for a message: what is large or deep in part."""
+    return _REPR.repr(value)
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"got {_shown(value)}, expected a number")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"got {_shown(value)}, expected a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"got {_shown(value)}, expected a finite number")
+    return number
+
+
+def _whole(value: object) -> int:
+    number = _number(value)
+    if number != int(number):
+        raise ValueError(f"got {_shown(value)}, expected a whole number")
+    return int(number)
+
+
+def _cells_per_gpu(value: object) -> int:
+    """Read a number of cells; 0 stands for auto."""
+    if value == "auto":
+        return 0
+    number = _whole(value)
+    if not 1 <= number <= 48:
+        raise ValueError(f"got {_shown(value)}, expected 1 to 48, or auto")
+    return number
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(NAME, value):
+        raise ValueError(f"got {_shown(value)}; a name is letters, digits and underscores")
+    return value
+
+
+def _several(value: object) -> tuple:
+    """Let `x` stand for `[x]`, and drop repetitions."""
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values:
+        raise ValueError("an empty list; give at least one value, or leave the key out")
+    # Not among booleans: `true`, equal to 1, would be dropped as a repetition instead of refused.
+    plain = all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values)
+    return tuple(dict.fromkeys(values)) if plain else tuple(values)
+
+
+def _sha256(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(SHA256, value):
+        raise ValueError(
+            f"got {_shown(value)}, expected 64 hexadecimal digits in lower case, as `sha256sum FILE` prints"
+        )
+    return value
+
+
+def _network(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"got {_shown(value)}, expected the name of a network, such as wrn-16-2")
+    try:
+        models.family(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _teacher(value: object) -> str:
+    """Read a network, or several that teach as one: `wrn-28-4+wrn-16-4`, spelled in the one order of their names."""
+    if not isinstance(value, str):
+        return _network(value)
+    names = [_network(name) for name in value.split("+")]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{value}: a network twice; several seeds of one are an ensemble by teacher_seeds: 0+1")
+    return "+".join(sorted(names))
+
+
+def _seeds_of_one(value: object) -> tuple[object, ...]:
+    """Read the seed of a teacher, or of several that teach as one: 0, or `0+1+2`."""
+    texts = value.split("+") if isinstance(value, str) else [value]
+    seeds = sorted(map(_whole, texts))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{value}: a seed twice in one ensemble")
+    return tuple(seeds)
+
+
+def _combination(value: object) -> str:
+    if not isinstance(value, str) or value not in losses.ENSEMBLES:
+        raise ValueError(f"{_shown(value)}: no such ensemble{nearest(str(value), losses.ENSEMBLES)}")
+    return value
+
+
+def _figure(value: object) -> str:
+    if not isinstance(value, str) or value not in figures.FIGURES:
+        raise ValueError(f"{_shown(value)}: no such figure{nearest(str(value), figures.FIGURES)}")
+    return str(value)
+
+
+def _paths(value: object) -> tuple[tuple[str, ...], ...]:
+    """Read one path of networks, or a list of such paths."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(
+            f"got {_shown(value)}, expected networks from teacher to student: [wrn-28-4, wrn-16-4, wrn-16-2]"
+        )
+    paths = [value] if isinstance(value[0], str) else value
+    if not all(isinstance(path, list | tuple) and path for path in paths):
+        raise ValueError(f"got {_shown(value)}, expected a list of networks, or a list of such lists")
+    return tuple((*map(_teacher, path[:-1]), _network(path[-1])) for path in paths)
+
+
+def _objectives(value: object) -> tuple[Objective, ...]:
+    """Expand `[ce, {kl: {tau: [1, 3], alpha: 0.5}}]` into one Objective for each combination of values."""
+    entries = value if isinstance(value, list | tuple) else [value]
+    if not entries:
+        raise ValueError("an empty list of losses")
+    return tuple(dict.fromkeys(objective for entry in entries for objective in _expand_loss(entry)))
+
+
+def _expand_loss(entry: object) -> Iterator[Objective]:
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if not isinstance(entry, dict):
+        raise ValueError(f"got {_shown(entry)}, expected a loss: ce, mse, or {{kl: {{tau: [1, 3], alpha: 0.5}}}}")
+    for loss, axes in entry.items():
+        if loss not in losses.LOSSES:
+            raise ValueError(f"{loss}: no such loss{nearest(str(loss), losses.LOSSES)}")
+        axes = {} if axes is None else axes
+        if not isinstance(axes, dict):
+            raise ValueError(f"{loss}: got {_shown(axes)}, expected its hyperparameters: {{tau: 3}}")
+        for values in itertools.product(*(_several(values) for values in axes.values())):
+            yield objective(loss, dict(zip(axes, values, strict=True)))
+
+
+def objective(loss: str, values: Mapping[str, object]) -> Objective:
+    """Return the canonical Objective of `loss` with these hyperparameters. Raises ValueError that names the key."""
+    spec = losses.LOSSES[loss]
+    try:
+        resolved = spec.resolve(values)
+    except ValueError as error:
+        raise ValueError(f"{loss}.{error}") from None
+    return Objective(loss, tuple((key, v) for key, v in resolved.items() if v != spec.parameters[key].default))
+
+
+def _noises(value: object) -> tuple[Noise, ...]:
+    """Read `{symmetric: [0.2, 0.4], file: human}`; a rate of 0 is no noise at all."""
+    kinds = {kind.name: key for key, kind in data.NOISES.items()}
+    if not isinstance(value, dict):
+        raise ValueError(f"got {_shown(value)}, expected {{symmetric: [0.2, 0.4]}}; kinds: {', '.join(kinds)}")
+    noises = []
+    for name, amounts in value.items():
+        if name not in kinds:
+            raise ValueError(f"{name}: unknown key{nearest(str(name), kinds)}")
+        noises += [Noise(kinds[name], _amount(name, amount)) for amount in _several(amounts)]
+    return tuple(dict.fromkeys(noise if noise.amount else None for noise in noises))
+
+
+def _amount(name: str, amount: object) -> float | str:
+    if name == "file":
+        return _name(amount)
+    rate = _number(amount)
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{name}: got a rate of {_shown(amount)}, expected 0 to 1")
+    return rate
+
+
+def _loss_schema() -> dict:
+    def parameter(spec: Any) -> dict:
+        value = {"enum": list(spec.options)} if hasattr(spec, "options") else {"type": ["number", "string"]}
+        return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+
+    properties = {
+        name: {
+            "type": ["object", "null"],
+            "description": spec.description,
+            "properties": {key: parameter(p) for key, p in spec.parameters.items()},
+            "required": [key for key, p in spec.parameters.items() if p.default is None],
+            "additionalProperties": False,
+        }
+        for name, spec in losses.LOSSES.items()
+    }
+    one = {
+        "anyOf": [
+            {"enum": list(losses.LOSSES)},
+            {"type": "object", "properties": properties, "additionalProperties": False},
+        ]
+    }
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def _one_or_more(schema: dict) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]})
+
+
+_PATH = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+_NUMERIC = {"type": ["number", "string"]}
+Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMERIC)]
+Whole = Annotated[int, BeforeValidator(_whole), WithJsonSchema({"type": "integer"})]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+CellsPerGpu = Annotated[
+    int,
+    BeforeValidator(_cells_per_gpu),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 48}]}),
+]
+Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
+Sha256 = Annotated[str, BeforeValidator(_sha256), WithJsonSchema({"type": "string", "pattern": f"^{SHA256}$"})]
+Network = Annotated[str, BeforeValidator(_network), WithJsonSchema({"type": "string"})]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_several), _one_or_more({"type": "string"})]
+Teachers = Annotated[
+    tuple[Annotated[str, BeforeValidator(_teacher)], ...], BeforeValidator(_several), _one_or_more({"type": "string"})
+]
+Seed = Annotated[Whole, Field(ge=0, lt=10**9)]  # nine digits in a path, and exact in any arithmetic
+Seeds = Annotated[
+    tuple[Seed, ...],
+    BeforeValidator(_several),
+    _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}),
+]
+TeacherSeeds = Annotated[
+    tuple[Annotated[tuple[Seed, ...], BeforeValidator(_seeds_of_one)], ...],
+    BeforeValidator(_several),
+    _one_or_more({"type": ["integer", "string"], "minimum": 0, "exclusiveMaximum": 10**9, "pattern": r"^\d+(\+\d+)*$"}),
+]
+Combinations = Annotated[
+    tuple[Annotated[str, BeforeValidator(_combination)], ...],
+    BeforeValidator(_several),
+    _one_or_more({"enum": list(losses.ENSEMBLES)}),
+]
+Fractions = Annotated[
+    tuple[Annotated[Number, Field(gt=0, le=1)], ...], BeforeValidator(_several), _one_or_more(_NUMERIC)
+]
+Figures = Annotated[
+    tuple[Annotated[str, BeforeValidator(_figure)], ...],
+    BeforeValidator(_several),
+    _one_or_more({"enum": list(figures.FIGURES)}),
+]
+Paths = Annotated[
+    tuple[tuple[str, ...], ...],
+    BeforeValidator(_paths),
+    WithJsonSchema({"anyOf": [_PATH, {"type": "array", "items": _PATH, "minItems": 1}]}),
+]
+Losses = Annotated[tuple[Objective, ...], BeforeValidator(_objectives), WithJsonSchema(_loss_schema())]
+LabelNoise = Annotated[
+    tuple[Noise | None, ...],
+    BeforeValidator(_noises),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {kind.name: {"description": kind.description} for kind in data.NOISES.values()},
+            "additionalProperties": False,
+        }
+    ),
+]
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_known_keys(cls, values: object) -> object:
+        if isinstance(values, Mapping):
+            known = [field.alias or name for name, field in cls.model_fields.items()]
+            for key in values:
+                if key not in known:
+                    raise ValueError(f"{key}: unknown key{nearest(str(key), known)}")
+        return values
+
+
+_M = TypeVar("_M", bound=_Model)
+_N = TypeVar("_N", int, float)
+
+
+class Protocol(_Model):
+    """How every network of a study is trained. The defaults are the paper's; the values go into every manifest."""
+
+    name: Name = Field(description="stands in the path of every cell trained this way")
+    epochs: Annotated[Whole, Field(ge=1)] = 200
+    batch: Annotated[Whole, Field(ge=1)] = Field(128, description="examples a step; the last, partial batch is kept")
+    lr: Annotated[Number, Field(gt=0)] = 0.1
+    momentum: Share = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(5e-4, description="not applied to 1-D parameters")
+    schedule: Literal["multistep", "cosine"] = "multistep"
+    milestones: Annotated[tuple[Whole, ...], BeforeValidator(_several)] | None = Field(
+        None, description="epochs at which lr is multiplied by gamma; by default at 1/2 and 3/4 of the epochs"
+    )
+    gamma: Annotated[Number, Field(gt=0, le=1)] = 0.1
+    crop: Literal["padded", "resized"] = Field(
+        "padded",
+        description="random crops of an image's own size after padding; or of any part, resized: streamed data",
+    )
+    pad: Annotated[Whole, Field(ge=0)] | None = Field(
+        None, description="pixels on each side of padded crops; default: dataset's"
+    )
+    flip: bool | None = Field(None, description="random horizontal flip; by default where mirror images are the same")
+    heldout: Share = Field(0.0, description="share of the training set kept for evaluation; the paper has none")
+    teacher: Literal["bank", "online"] = Field("bank", description="read stored logits, or run the teacher each step")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of training; auto: bf16 where it is native")
+    teacher_precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32",
+        description="of a teacher's logits; the others are faster and change a student's gradient by up to 10 %",
+    )
+    compile: Literal["auto", "always", "never"] = Field("auto", description="auto: where a cell is long enough to gain")
+    deterministic: bool = Field(False, description="the same bits each time on a GPU too, by slower kernels")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Protocol:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0; set nesterov: false")
+        if self.milestones and list(self.milestones) != sorted(m for m in set(self.milestones) if 0 < m < self.epochs):
+            raise ValueError(f"milestones {list(self.milestones)} must increase, between 1 and {self.epochs - 1}")
+        if self.crop == "resized" and self.pad is not None:
+            raise ValueError("pad: resized crops are not padded; leave it out")
+        if self.crop == "resized" and self.teacher == "bank":
+            raise ValueError("teacher: resized crops are without number, no bank holds them; set teacher: online")
+        return self
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """Epochs after which the learning rate is multiplied by gamma."""
+        if self.milestones is not None:
+            return self.milestones
+        return tuple(max(1, round(share * self.epochs)) for share in PAPER_DROPS)
+
+
+class DeclaredDataset(_Model):
+    """A dataset of one's own: a folder of images, or a local copy of a built-in one."""
+
+    folder: str | None = Field(None, description="holds train/CLASS/*.jpg and val|test/CLASS/*")
+    size: Annotated[Whole, Field(ge=4, le=512)] | None = Field(None, description="images become size x size pixels")
+    convert: Literal["rgb"] | None = Field(
+        None, description="turn grey, palette and alpha images into RGB; streamed ones always are"
+    )
+    streamed: bool | None = Field(
+        None, description="decode images when they are needed, each time, instead of once: for what fits into no memory"
+    )
+    source: str | None = Field(None, description="local folder or archive of a built-in dataset, instead of a download")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DeclaredDataset:
+        if (self.folder is None) == (self.source is None):
+            raise ValueError("give either folder (images) or source (a local copy of a built-in dataset)")
+        if self.folder is not None and self.size is None:
+            raise ValueError("size: missing; an image folder needs the size to resize to, such as 32")
+        if self.streamed and self.folder is None:
+            raise ValueError("streamed: only a folder of images can be")
+        return self
+
+
+class Weights(_Model):
+    """A network that was trained elsewhere."""
+
+    file: str = Field(description="safetensors, or a PyTorch checkpoint that holds tensors alone")
+    sha256: Sha256 = Field(description="of the file, in hexadecimal; any other file is refused")
+    top1: Annotated[Number, Field(ge=0, le=100)] | None = Field(
+        None, description="expected test accuracy in %; more than half a point off is refused"
+    )
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """What is claimed of the weights, wherever their file lies."""
+        return self.model_dump(exclude={"file"})
+
+
+class Experiment(_Model):
+    """A product over axes, and the figures that show it."""
+
+    teacher: Teachers | None = Field(
+        None, description="the networks that teach, trained with cross-entropy; A+B is an ensemble of networks"
+    )
+    student: Networks | None = Field(None, description="the networks they teach")
+    path: Paths | None = Field(None, description="a chain of networks, or a list of chains, instead of teacher/student")
+    loss: Losses = Field(description="what each taught network of the path is trained with; chains take every mix")
+    dataset: Name | None = Field(None, description="by default the study's")
+    label_noise: LabelNoise = (None,)
+    fraction: Fractions = Field((1.0,), description="class-balanced share of the training set")
+    student_fraction: Fractions = Field((1.0,), description="the same for all but the first teacher, which sees all")
+    seeds: Seeds | None = None
+    teacher_seeds: TeacherSeeds | None = Field(None, description="0+1+2 is an ensemble of three seeds")
+    ensemble: Combinations | None = Field(None, description="what an ensemble answers; by default mean_logit")
+    teacher_epochs: Annotated[Whole, Field(ge=1, lt=10**9)] | None = Field(
+        None, description="stop the first teacher early"
+    )
+    teacher_weights: Name | None = Field(
+        None, description="the first network of each path is not trained but has these weights"
+    )
+    figure: Figures = ()
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> Experiment:
+        if self.path is not None and (self.teacher or self.student):
+            raise ValueError("give either path, or teacher and student")
+        if self.path is None and not self.student:
+            raise ValueError("student: missing; say which network is trained (or give a path)")
+        needing = [o.loss for o in self.loss if o.needs_teacher]
+        if needing and any(len(path) < 2 for path in self.networks):
+            raise ValueError(f"teacher: missing; {needing[0]} needs one")
+        if min(self.fraction) < 1 and min(self.student_fraction) < 1:
+            raise ValueError("student_fraction: teachers see the fraction too; give one of the two")
+        if self.teacher_weights:
+            self._check_teacher_weights(self.teacher_weights)
+        return self
+
+    def _check_teacher_weights(self, name: str) -> None:
+        if any(len(path) < 2 for path in self.networks):
+            raise ValueError(f"teacher_weights: there is no teacher that could have the weights {name!r}")
+        if self.teacher_epochs:
+            raise ValueError("teacher_epochs: a teacher that has teacher_weights is not trained; give one of the two")
+        first = dict.fromkeys(network for path in self.networks for network in path[0].split("+"))
+        if len(first) > 1:
+            raise ValueError(f"teacher_weights: {name!r} are the weights of one network, not of {', '.join(first)}")
+
+    @property
+    def networks(self) -> tuple[tuple[str, ...], ...]:
+        """The paths of networks, first teacher first."""
+        if self.path is not None:
+            return self.path
+        ahead = [(teacher,) for teacher in self.teacher] if self.teacher else [()]
+        return tuple((*teacher, student) for teacher in ahead for student in self.student or ())
+
+
+class Study(_Model):
+    """Everything that one `snakemake` command trains and draws."""
+
+    study: Name = Field(description="names the folder under reports/")
+    dataset: Name
+    datasets: dict[Name, DeclaredDataset] = Field({}, description="datasets of one's own, by name")
+    label_files: dict[Name, str] = Field({}, description="files with one label an example, by name")
+    weights: dict[Name, Weights] = Field({}, description="networks that were trained elsewhere, by name")
+    protocol: Protocol
+    seeds: Seeds = Field((0, 1, 2), description="of the last network of each lineage")
+    teacher_seeds: TeacherSeeds = Field(((0,),), description="of the networks that teach; 0+1+2 is an ensemble")
+    noise_seed: Seed = 0
+    experiments: dict[Name, Experiment]
+    keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
+    cells_per_gpu: CellsPerGpu = Field(1, description="cells that share one GPU; auto: as many as fit into its memory")
+    gpus_per_cell: Annotated[Whole, Field(ge=1, le=64)] = Field(
+        1, description="GPUs that train one cell together, each with its part of every batch; without GPUs, processes"
+    )
+    workers: Annotated[Whole, Field(ge=0, le=64)] = Field(
+        0, description="processes that decode streamed images for each GPU of a cell; they change no number"
+    )
+
+    RESERVED: ClassVar = frozenset({"teachers"})  # the table's name for the networks that only teach
+
+    @model_validator(mode="after")
+    def _known_names(self) -> Study:
+        for name in self.RESERVED & set(self.experiments):
+            raise ValueError(f"experiments.{name}: this name is kd's own; choose another")
+        for name, experiment in self.experiments.items():
+            self._check_dataset(f"experiments.{name}.dataset", experiment.dataset or self.dataset)
+            for noise in experiment.label_noise:
+                if noise and noise.kind == "labels" and noise.amount not in self.label_files:
+                    raise ValueError(f"experiments.{name}.label_noise.file: {noise.amount!r} is not under label_files")
+            if experiment.teacher_weights not in {None, *self.weights}:
+                raise ValueError(
+                    f"experiments.{name}.teacher_weights: {experiment.teacher_weights!r} is not under weights"
+                )
+            if experiment.ensemble and not self._has_ensembles(experiment):
+                raise ValueError(
+                    f"experiments.{name}.ensemble: no teacher is one; write teacher: A+B or teacher_seeds: 0+1+2"
+                )
+        self._check_dataset("dataset", self.dataset)
+        for name, declared in self.datasets.items():
+            if declared.source and name not in data.DATASETS:
+                raise ValueError(f"datasets.{name}.source: only a built-in dataset{nearest(name, data.DATASETS)}")
+        return self
+
+    def _has_ensembles(self, experiment: Experiment) -> bool:
+        seeds = experiment.teacher_seeds or self.teacher_seeds
+        teachers = [network for path in experiment.networks for network in path[:-1]]
+        return any("+" in network for network in teachers) or (bool(teachers) and any(len(of) > 1 for of in seeds))
+
+    @property
+    def drawn(self) -> list[tuple[str, str]]:
+        """The (experiment, figure) pairs to draw, in the study's order."""
+        return [(name, figure) for name, experiment in self.experiments.items() for figure in experiment.figure]
+
+    def _check_dataset(self, key: str, name: str) -> None:
+        known = {*data.DATASETS, *self.datasets}
+        if name not in known:
+            raise ValueError(f"{key}: {name!r} is neither built in nor under datasets{nearest(name, known)}")
+        declared = self.datasets.get(name)
+        source = data.source_of(name, declared and declared.model_dump())
+        if self.protocol.flip and not source.mirrorable:
+            raise ValueError(f"protocol.flip: a mirrored image of {name} is another class; set flip: false")
+        if source.streamed and self.protocol.crop == "padded":
+            raise ValueError(
+                f"protocol.crop: of {name}, which is streamed, only resized crops are made; set crop: resized"
+            )
+        if self.protocol.crop == "resized" and not source.streamed:
+            raise ValueError(
+                f"protocol.crop: resized crops are made of streamed images alone, which {name} has none of; set "
+                "crop: padded, or streamed: true beside its folder"
+            )
+
+
+class Recipe(_Model):
+    """What, beside its path, decides a cell's numbers, or the data's: what the study says of the names in the path."""
+
+    dataset: DeclaredDataset | None = None
+    label_file: str | None = None
+    protocol: Protocol | None = None  # None where only data is made
+    weights: Weights | None = None  # None where the network is trained
+
+    @property
+    def declared(self) -> dict[str, Any] | None:
+        """The dataset as plain values, None where the study declares none."""
+        return self.dataset and self.dataset.model_dump()
+
+    @classmethod
+    def parse(cls, values: object) -> Recipe:
+        """Read what `kd.study.cells.recipe` or `kd.study.cells.data_recipe` wrote. Raises ConfigError."""
+        return _checked(cls, values)
+
+
+# -- loading ----------------------------------------------------------------------------------------------------------
+
+
+def read_yaml(path: Path) -> dict:
+    """Read a YAML file of plain values. Raises ConfigError with file, line and fix."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name a study with --configfile") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    content = parse_yaml(text, str(path))
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(content).__name__}")
+    return content
+
+
+def parse_yaml(text: str, where: str) -> object:
+    """Return the plain values that `text` spells. Raises ConfigError that begins with `where`."""
+    try:
+        return _PlainYaml(text).plain()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except Exception as error:  # YAMLError, and what a scalar that belies its tag raises, which has no common type
+        raise ConfigError(f"{where}: not valid YAML: {error}") from error
+
+
+_MOST_VALUES = 100_000  # of a study, aliases counted as what they stand for
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """Return how many values a node has if each alias is written out; one within itself has no end."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        inner = (part for one in parts for part in (one if isinstance(one, tuple) else (one,)))
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in inner)
+    return known[id(node)]
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """YAML of plain values, in which no number is octal by surprise and no key is lost."""
+
+    def plain(self) -> object:
+        """Return the values. Raises ConfigError where aliases within aliases stand for more than a study can be."""
+        node = self.get_single_node()
+        if node is None:
+            return None
+        if _written_out(node, {}) > _MOST_VALUES:
+            raise ConfigError(
+                f"aliases (*name) within aliases stand for more than {_MOST_VALUES:,} values; write out what is meant"
+            )
+        return self.construct_document(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Return keys and values. Raises ConfigError for a key that is there twice: YAML would keep the last."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            line, name = key.start_mark.line + 1, key.value
+            if isinstance(key, yaml.ScalarNode) and name != "<<":
+                if name in lines:
+                    raise ConfigError(
+                        f"line {line}: {name} is there already, on line {lines[name]}, and YAML would keep the last "
+                        "alone; remove one, or give it another name"
+                    )
+                lines[name] = line
+        return super().construct_mapping(node, deep)
+
+    def integer(self, node: yaml.ScalarNode) -> int:
+        """Return a whole number. Raises ConfigError for one with a leading zero: to YAML 1.1 `010` is 8."""
+        value, written = self._decimal(node, self.construct_yaml_int), node.value.replace("_", "")
+        if re.fullmatch("[-+]?0[0-9]+", written):
+            meant = " or ".join(map(str, dict.fromkeys((value, int(written)))))
+            line = node.start_mark.line + 1
+            raise ConfigError(f"line {line}: {node.value} begins with 0, which YAML reads as octal; write {meant}")
+        str(value)  # raises where a number is too long for any message to show it
+        return value
+
+    def real(self, node: yaml.ScalarNode) -> float:
+        """Return a number. Raises ConfigError for one to the base of 60."""
+        return self._decimal(node, self.construct_yaml_float)
+
+    def _decimal(self, node: yaml.ScalarNode, construct: Callable[[yaml.ScalarNode], _N]) -> _N:
+        value = construct(node)
+        if ":" in node.value:  # to YAML 1.1 `1:30` is 90
+            line = node.start_mark.line + 1
+            raise ConfigError(f"line {line}: {node.value} is {value} to YAML, which counts by sixties; write {value}")
+        return value
+
+
+_PlainYaml.add_constructor("tag:yaml.org,2002:int", _PlainYaml.integer)
+_PlainYaml.add_constructor("tag:yaml.org,2002:float", _PlainYaml.real)
+
+
+def merged(overlay: Mapping[str, object], base: Path = DEFAULT) -> dict:
+    """Return the values of `base` with each top-level key of `overlay` in the place of its own.
+
+    Keys are replaced whole: the experiments of an overlay are all the experiments there are.
+    """
+    return {**read_yaml(base), **overlay}
+
+
+def validate(values: object) -> Study:
+    """Return the Study that `values` describe. Raises ConfigError with the key path, what was got and the fix."""
+    return _checked(Study, values)
+
+
+_MOST_ERRORS = 20  # that one message shows
+_LONGEST = 2000  # characters of one
+
+
+def _checked(model: type[_M], values: object) -> _M:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        said = [_explain(item) for item in error.errors(include_url=False)]
+        more = [f"... and {len(said) - _MOST_ERRORS} more"] if len(said) > _MOST_ERRORS else []
+        raise ConfigError("\n".join(said[:_MOST_ERRORS] + more)) from None
+    except RecursionError:
+        raise ConfigError("lists or keys within each other, too deep to read") from None
+
+
+def _explain(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    what = item["msg"].removeprefix("Value error, ")
+    got = "" if item["type"] in ("value_error", "missing") else f" (got {_shown(item['input'])})"
+    # A key that the message itself starts with belongs to the path: `protocol` + `lrr: unknown key`.
+    glue = "." if re.match(r"[A-Za-z0-9_.]+: ", what) else ": "
+    said = f"{where}{glue}{what}{got}" if where else f"{what}{got}"
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST // 2]} ... {said[-_LONGEST // 2 :]}"
+
+
+def schema() -> dict:
+    """Return the JSON schema of config.yaml."""
+    return Study.model_json_schema()

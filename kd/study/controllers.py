@@ -1,0 +1,100 @@
+"""The Snakemakes that are at work in a folder, and which of them may be at work at once.
+
+Each holds a file in state/controllers/ that says what it makes. Two that make the same things from the same values help
+each other; two that would replace each other's results do not start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from kd.core import files
+from kd.core.errors import ConfigError, StorageError
+from kd.study.cells import STATE, Cell, memberships, taught_by
+from kd.study.config import Study
+from kd.study.judge import data_recipe
+
+FOLDER = Path(STATE, "controllers")
+_GATE = Path(STATE, "controllers.lock")  # held while controllers are looked at and one enters
+
+
+def enter(study: Study, every: Sequence[Cell]) -> contextlib.ExitStack:
+    """Say that this process is at work on a study until what is returned is closed, or the process ends.
+
+    Raises ConfigError, in one line, where another process makes something else in the same place.
+    """
+    mine, held = _presence(study, every), contextlib.ExitStack()
+    with files.lock(_GATE):
+        for path in sorted(FOLDER.glob("*.json")):
+            if not files.is_locked(path):
+                with files.storage(path, verb="remove"):
+                    path.unlink(missing_ok=True)  # of one that has ended
+                continue
+            other = _said(path)
+            conflict = _conflict(mine, other)
+            if conflict:
+                where = f"process {other['pid']} on {other['host']}"
+                raise ConfigError(f"another Snakemake is at work in this folder ({where}) and {conflict}")
+        path = FOLDER / f"{mine['host']}-{mine['pid']}.json"
+        files.seal(path, mine, b"")
+        held.enter_context(files.lock(path))
+    return held
+
+
+def alive() -> bool:
+    """Say whether a Snakemake is at work here."""
+    return any(map(files.is_locked, FOLDER.glob("*.json")))
+
+
+def _presence(study: Study, every: Sequence[Cell]) -> dict:
+    values = study.protocol.model_dump(mode="json")
+    rows = sorted((experiment, cell.path) for experiment, cell in memberships(study, taught_by(every)))
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "study": study.study,
+        "cells": files.sha256(files.canonical_json(rows).encode()),
+        "protocols": {f"{cell.dataset}/{cell.protocol}": values for cell in every},
+        "dataset": {name: data_recipe(declared.model_dump()) for name, declared in study.datasets.items()},
+        "label file": {name: _digest(path) for name, path in study.label_files.items()},
+        "weights": {name: declared.claim for name, declared in study.weights.items()},
+    }
+
+
+def _digest(path: str) -> str | None:
+    with contextlib.suppress(OSError):
+        return files.file_digest(Path(path).expanduser())
+    return None
+
+
+def _conflict(mine: dict, other: dict) -> str | None:
+    """Return what another controller makes in the place of what this one would make, or None."""
+    for place, values in mine["protocols"].items():
+        theirs = other["protocols"].get(place, values)
+        for key in values:
+            if values[key] != theirs.get(key):
+                name = place.rpartition("/")[2]
+                return (
+                    f"trains protocol {name} with {key} {theirs.get(key)}, this study has {values[key]}; wait for it, "
+                    "or give the protocol another name"
+                )
+    for kind in ("dataset", "label file", "weights"):
+        for name, what in mine[kind].items():
+            theirs = other[kind].get(name, what)
+            if theirs != what and None not in (theirs, what):
+                return f"has another {kind} {name}; wait for it, or give yours another name"
+    if mine["study"] == other["study"] and mine["cells"] != other["cells"]:
+        return f"makes study {mine['study']} of other cells; wait for it, or give the study another name"
+    return None
+
+
+def _said(path: Path) -> dict:
+    """Return what another process says that it makes."""
+    try:
+        return files.unseal(path)[0]
+    except StorageError as error:
+        raise StorageError(f"{error}; another Snakemake is at work in this folder: wait for it") from error

@@ -1,0 +1,113 @@
+"""Deletion: a cell with all that it taught, or what is a study's own; and banks that nobody needs any more."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from kd.core import files
+from kd.core.errors import Busy, ConfigError
+from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, STATE, parse_cell
+from kd.study.config import NAME
+from kd.study.products import RELEASED, Product
+from kd.study.stamps import TOP
+
+log = logging.getLogger("kd")
+
+
+def delete(what: str, dry: bool = False, yes: bool = False) -> None:
+    """Delete `what`, a cell with all that it taught or a study's own, once its size is said and the user agrees.
+
+    All locks are taken first; then manifests go, so that what is half deleted counts as absent; then the rest.
+    """
+    what = what.rstrip("/")
+    trees = _trees(what)
+    if not trees:
+        print(f"{what}: there is nothing to delete")
+        return
+    size = sum(path.stat().st_size for tree in trees for path in _files(tree))
+    published = [path for tree in trees for path in _manifests(tree)]
+    print(f"{what}: {len(published)} published products, {size / 1e6:,.1f} MB, in")
+    print("\n".join(f"  {tree}" for tree in trees))
+    if what.startswith(f"{RESULTS}/"):
+        print("other studies may share these cells")
+    if dry or not (yes or _agrees()):
+        print("nothing is deleted")
+        return
+    with contextlib.ExitStack() as held:
+        for product in _locked(trees, published):
+            try:
+                held.enter_context(files.lock(product, wait=False))
+            except Busy as error:
+                raise Busy(f"{error}; nothing is deleted") from error
+        for manifest in published:
+            files.discard(manifest)
+        for tree in trees:
+            with files.storage(tree, verb="remove"):
+                shutil.rmtree(tree) if tree.is_dir() else tree.unlink(missing_ok=True)
+    print("deleted")
+
+
+def _agrees() -> bool:
+    try:
+        return input("delete them? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # nobody is there to be asked
+        print()
+        return False
+
+
+def release_bank(bank: Product) -> None:
+    """Remove a bank; what lies deeper are banks of students that teach. Call it while holding its lock."""
+    size = 0
+    files.discard(bank.manifest)  # first: a bank without its rows must not look whole
+    files.crash_point("publish:1", f"{RELEASED}/{bank.name.partition('/')[2]}")
+    for path in bank.folder.glob("*"):
+        if path.is_file():
+            size += path.stat().st_size
+            path.unlink(missing_ok=True)
+    log.info("bank %s: released, %.1f MB", bank, size / 1e6)
+
+
+def _trees(what: str) -> list[Path]:
+    """Return what belongs to a cell or study, of what is there."""
+    top, _, name = what.partition("/")
+    if top == RESULTS:
+        parse_cell(what)
+        trees = [Path(tree, name) for tree in (RESULTS, BANKS, ANSWERS, STATE, LOGS, "benchmarks")]
+        for ending in (".log", ".bank.log", ".answers.log", ".release.log"):
+            trees.append(Path(LOGS, name + ending))
+        trees += [Path("benchmarks", name + ending) for ending in (".tsv", ".bank.tsv", ".answers.tsv")]
+        stamped = [f"{tree}/{name}" for tree in (RESULTS, BANKS, ANSWERS, "released")]
+    elif top == REPORTS and re.fullmatch(NAME, name):
+        trees = [Path(what), Path(LOGS, what), Path("benchmarks", what), Path(STATE, what)]
+        stamped = [what]
+    else:
+        raise ConfigError(f"{what}: not a cell ({RESULTS}/...) nor a study's folder ({REPORTS}/STUDY)")
+    for question in Path(TOP).glob("q-*"):
+        trees += [path for one in stamped for path in (question / one, question / f"{one}.stamp")]
+    return [tree for tree in trees if tree.exists()]
+
+
+def _files(tree: Path) -> Iterable[Path]:
+    return (path for path in tree.rglob("*") if path.is_file()) if tree.is_dir() else [tree]
+
+
+def _manifests(tree: Path) -> Iterable[Path]:
+    if tree.parts[0] in (RESULTS, BANKS, ANSWERS):
+        yield from tree.rglob(files.MANIFEST)
+    elif tree.parts[0] == REPORTS:
+        yield from (tree / "manifests").rglob("*.json")
+
+
+def _locked(trees: Iterable[Path], published: Iterable[Path]) -> list[Path]:
+    """Return the locks of all that is deleted: those that are there, and those of what is published."""
+    locks = {path for tree in trees if tree.parts[0] == STATE for path in tree.rglob("*lock") if path.is_file()}
+    for manifest in published:
+        with contextlib.suppress(Exception):  # a damaged one names nothing
+            found = files.read_manifest(manifest.parent, manifest)
+            locks.add(Product(found["kind"], found["name"]).lock)
+    return sorted(locks)

@@ -1,0 +1,592 @@
+"""The judge: what is current, or why not, and what is to do. It reads manifests and nothing else, and writes nothing.
+
+Snakemake, `kd plan`, `kd status`, `kd verify` and every verb ask it; nobody else decides what is out of date.
+
+*Current* is what is whole (its manifest intact, its files there with the sizes it names; of what people read, each
+byte as it was), made by the code and recipe of now, from inputs that are not otherwise now. What may be deleted at any
+time (data, labels, answers, banks) counts, while it is gone, as it is recorded in what was made from it.
+
+*To do* is what is not current, and what is made from something to do: its verb looks again, and mostly returns. Data,
+labels, banks and answers are to do only where something to do asks for them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kd import data
+from kd.core import files
+from kd.core.code import code_digest
+from kd.core.errors import StorageError
+from kd.core.threads import each
+from kd.report import figures
+from kd.study import cells, products
+from kd.study.cells import Cell, Dataset, parse_cell, parse_dataset
+from kd.study.config import Recipe, Study
+from kd.study.products import READ_BY_PEOPLE, SPARED, Product
+
+ABSENT = "not made yet"
+_AUTO = {"precision": lambda made: made["precision"], "compile": lambda made: "always" if made["compiled"] else "never"}
+_SLOW_SECONDS = 1e-3  # a read: of a network file system, whose reads are worth overlapping
+_READERS = 32  # threads that read there
+
+
+class Expected(NamedTuple):
+    """What a product would be made from now."""
+
+    recipe: dict
+    code: str
+    inputs: tuple[Product, ...] = ()
+
+
+class Seen(NamedTuple):
+    """What lies on the disk: the manifest of a product, or why there is none that counts."""
+
+    manifest: dict | None
+    why: str | None = None
+
+
+class Judge:
+    """What is current and what is to do, of a study or of what one recipe makes.
+
+    It remembers what it has seen; `again` gives one that has seen nothing.
+    """
+
+    def __init__(self, recipe_of: Callable[[Cell | Dataset], Recipe], study: Study | None = None) -> None:
+        self.recipe_of, self.study = recipe_of, study
+        self._seen: dict[Product, Seen] = {}
+        self._reasons: dict[Product, str | None] = {}
+        self._to_do: dict[Product, str | None] = {}
+        self._expected: dict[Product, Expected] = {}
+        self._needs: Mapping[Product, set[tuple[int, int]]] = {}
+        self._cell_at: dict[str, Cell] = {}
+
+    @classmethod
+    def of_study(cls, study: Study) -> Judge:
+        """Return the judge of everything that a study makes."""
+
+        @cache
+        def recipe_of(dataset: Dataset, weights: str | None, trains: bool) -> Recipe:
+            values = cells.data_recipe(study, dataset)
+            return Recipe.parse(values | cells.training_recipe(study, weights) if trains else values)
+
+        def find(what: Cell | Dataset) -> Recipe:
+            dataset = what if isinstance(what, Dataset) else what.dataset
+            weights = None if isinstance(what, Dataset) else what.stages[0].weights
+            return recipe_of(replace(dataset, fraction=1.0), weights, what is not dataset)
+
+        return cls(find, study)
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> Judge:
+        """Return the judge of what one recipe makes: a cell and what led to it, or a dataset."""
+        return cls(lambda what: recipe)
+
+    def again(self) -> Judge:
+        """Return a judge of the same that has seen nothing yet, but knows what would be made now."""
+        other = Judge(self.recipe_of, self.study).asked(self._needs)
+        # But for labels: their file may have been replaced while a verb waited for its lock.
+        other._expected = {one: expected for one, expected in self._expected.items() if one.kind != "labels"}
+        other._cell_at = self._cell_at
+        known = {name: self.__dict__[name] for name in ("cells", "students", "everything") if name in self.__dict__}
+        other.__dict__ |= known
+        return other
+
+    def asked(self, needs: Mapping[Product, set[tuple[int, int]]]) -> Judge:
+        """Have banks hold the views of these (seed, epochs); return this judge."""
+        self._needs = needs
+        return self
+
+    # -- the verdicts -------------------------------------------------------------------------------------------------
+
+    def reason(self, product: Product) -> str | None:
+        """Return why a product is not current, in words, or None."""
+        if product not in self._reasons:
+            self._reasons[product] = self._reason(product)
+        return self._reasons[product]
+
+    def to_do(self, product: Product) -> str | None:
+        """Return why a product is to do, or None. Of what may be deleted: were it asked for."""
+        if product not in self._to_do:
+            self._to_do[product] = self.reason(product) or self._after(product)
+        return self._to_do[product]
+
+    def inputs(self, product: Product) -> tuple[Product, ...]:
+        """Return what a product is made from."""
+        if product.kind not in ("network", "table"):
+            return self.expected(product).inputs
+        # Of thousands: without recipe and code, which nobody asks for where nothing is made yet.
+        if product.kind == "table":
+            return tuple(map(products.network, self.cells))
+        cell = self._cell(product)
+        led = [cell.teacher] if cell.teacher else cell.members if cell.is_ensemble else []
+        return (*_read_data(cell.dataset), *map(products.network, led))
+
+    def asks_for(self, product: Product) -> tuple[Product, ...]:
+        """Return what must be there for a product to be made: its inputs, and the banks of its teachers."""
+        return (*self.inputs(product), *self._banks(product))
+
+    def refusals(self, product: Product) -> list[str]:
+        """Return why a product cannot be made now: the inputs that are not current. None of them where it can."""
+        return [f"{one}: {why}{self._because(one)}" for one in self.inputs(product) if (why := self.to_do(one))]
+
+    def _because(self, product: Product) -> str:
+        """Return what, further up, a product is to do for, where that is not its own doing."""
+        first, before = product, self._waits_for(product)
+        while self.reason(first) is None and before:
+            first, before = before, self._waits_for(before)
+        return f" ({first}: {self.reason(first)})" if first != product else ""
+
+    def named(self, product: Product) -> dict[str, dict]:
+        """Return the inputs of a product as its manifest names them: by digest, and what may go by recipe and code."""
+        return {one.name: self._record(product, one) for one in self.inputs(product)}
+
+    def manifest(self, product: Product) -> dict | None:
+        """Return the manifest of a product, None where there is none that counts."""
+        return self._look(product).manifest
+
+    def same(self, product: Product) -> bool:
+        """Say whether a product lies on the disk as this judge saw it."""
+        if product.kind == "release":
+            return _takes_room(_bank_of(product)) == bool(self.reason(product))
+        return _read(product) == self._look(product)
+
+    def made(self, product: Product) -> str | None:
+        """Return why what was published since this judge looked is not current, or None.
+
+        It looks at the product and its inputs alone: this judge had found these current.
+        """
+        for one in self.inputs(product):
+            if product.kind != "release" and not self.same(one) and not (one.kind in SPARED and _is_gone(one)):
+                return f"{_role(product, one)} is another now"
+        for one in (product, *([_bank_of(product)] if product.kind == "release" else [])):
+            self._seen.pop(one, None)
+        for known in (self._reasons, self._expected):
+            known.pop(product, None)
+        return self.reason(product)
+
+    # -- current ------------------------------------------------------------------------------------------------------
+
+    def _reason(self, product: Product) -> str | None:
+        if product.kind == "release":
+            return "its bank is there" if _takes_room(_bank_of(product)) else None
+        manifest, why = self._look(product)
+        if manifest is None:
+            return why
+        expected = self.expected(product)
+        return (
+            _changed(manifest["recipe"], expected.recipe, manifest)
+            or ("made by other code" if manifest["code"] != expected.code else None)
+            or self._otherwise(product, manifest, expected.inputs)
+            or (self._lacks_views(product, manifest) if product.kind == "bank" else None)
+        )
+
+    def _otherwise(self, product: Product, manifest: dict, inputs: Iterable[Product]) -> str | None:
+        """Return which input is otherwise now than when a product was made, or None."""
+        for one in inputs:
+            recorded = manifest["inputs"].get(one.name)
+            if recorded is None:
+                return f"not made from {_role(product, one)}"
+            found = self._look(one).manifest
+            if found is not None:
+                if _digest(product, one, found) != recorded["digest"]:
+                    return f"{_role(product, one)} is another now"
+            elif one.kind in SPARED:
+                then = self.expected(one)
+                changed = _changed(recorded["recipe"], then.recipe, {})
+                if changed or recorded["code"] != then.code:
+                    return f"{_role(product, one)}: {changed or 'made by other code'}"
+        return None
+
+    def _after(self, product: Product) -> str | None:
+        """Return what a product has to wait for, or None."""
+        if product.kind == "release":
+            return "after its students" if any(map(self.to_do, self.inputs(product))) else None
+        one = self._waits_for(product)
+        return f"looked at again after {_role(product, one)}" if one else None
+
+    def _waits_for(self, product: Product) -> Product | None:
+        """Return the first input of a product that is to do, or None."""
+        for one in self.inputs(product):
+            if one.kind in SPARED and self._look(one).manifest is None:
+                continue  # its own inputs are, where they count, those of the product too
+            if self.to_do(one):
+                return one
+        return None
+
+    def _lacks_views(self, product: Product, manifest: dict) -> str | None:
+        longest = dict(manifest["holds"])
+        if manifest["status"] != "ok":
+            return None
+        lacking = [seed for seed, epochs in self.needs(product) if longest.get(seed, 0) < epochs]
+        return "lacks views that its students will see" if lacking else None
+
+    # -- what lies on the disk ----------------------------------------------------------------------------------------
+
+    def _look(self, product: Product) -> Seen:
+        if product not in self._seen:
+            self._seen[product] = _read(product)
+        return self._seen[product]
+
+    def look_at(self, wanted: Sequence[Product]) -> None:
+        """Read the manifests of many products at once: by threads, where a read takes as long as on a network."""
+        first, rest = wanted[:_READERS], wanted[_READERS:]
+        began = time.perf_counter()
+        for product in first:
+            self._look(product)
+        if rest and (time.perf_counter() - began) / len(first) > _SLOW_SECONDS:
+            self._seen |= zip(rest, each(_read, rest, _READERS), strict=True)
+
+    # -- what would be made now ---------------------------------------------------------------------------------------
+
+    def expected(self, product: Product) -> Expected:
+        """Return recipe, code and inputs that a product would be made with now."""
+        if product not in self._expected:
+            self._expected[product] = getattr(self, f"_expected_{product.kind}")(product)
+        return self._expected[product]
+
+    def _expected_data(self, product: Product) -> Expected:
+        dataset = parse_dataset(product.name.partition("/")[2])
+        declared = self.recipe_of(dataset).declared or {}
+        return Expected(data_recipe(declared), cells.code_behind_data(dataset.name, declared))
+
+    def _expected_labels(self, product: Product) -> Expected:
+        dataset = parse_dataset(product.name.partition("/")[2])
+        recipe = labels_recipe(dataset, self.recipe_of(dataset).label_file)
+        return Expected(recipe, cells.code_behind_labels(dataset.noise), (products.data(dataset.name),))
+
+    def _expected_network(self, product: Product) -> Expected:
+        cell = self._cell(product)
+        recipe = self.recipe_of(cell)
+        values = {"protocol": _dumped(recipe.protocol), "objective": _objective(cell.stage.objective)}
+        if cell.stage.weights and recipe.weights:
+            values["weights"] = recipe.weights.claim
+        return Expected(values, cells.code_behind(cell, recipe.protocol), self.inputs(product))
+
+    def _expected_bank(self, product: Product) -> Expected:
+        cell = self._cell(product)
+        recipe = self.recipe_of(cell)
+        declared = data.source_of(cell.dataset.name, recipe.declared)
+        pad, flip = cells.augmentation(declared, recipe.protocol)
+        values = {
+            "precision": recipe.protocol.teacher_precision,
+            "pad": pad,
+            "flip": flip,
+            "heldout": recipe.protocol.heldout,
+        }
+        code = cells.code_behind_bank(cell, recipe.protocol)
+        return Expected(values, code, (products.data(cell.dataset.name), products.network(cell)))
+
+    def _expected_release(self, product: Product) -> Expected:
+        students = self.students.get(self._cell(product), ())
+        return Expected({}, "", tuple(map(products.network, students)))
+
+    def _expected_answers(self, product: Product) -> Expected:
+        cell = self._cell(product)
+        return Expected({}, cells.code_behind_answers(cell), (*_read_data(cell.dataset), products.network(cell)))
+
+    def _expected_analysis(self, product: Product) -> Expected:
+        experiment, analysis = product.name.rpartition("/")[2].split(".")
+        pairs = cells.measured(self.study, experiment)
+        read = dict.fromkeys(cell for pair in pairs for cell in pair if cell)
+        return Expected(
+            {"analysis": analysis, "pairs": [[str(one), str(other or "")] for one, other in pairs]},
+            code_digest("kd.measure.analyses"),
+            tuple(made(cell) for cell in read for made in (products.answers, products.network)),
+        )
+
+    def _expected_table(self, product: Product) -> Expected:
+        rows = cells.memberships(self.study, self.students)
+        recipe = {"rows": [[experiment, cell.path] for experiment, cell in rows]}
+        return Expected(recipe, code_digest("kd.report.table"), self.inputs(product))
+
+    def _expected_figure(self, product: Product) -> Expected:
+        experiment, name = product.name.rpartition("/")[2].split(".")
+        inputs = [products.table(self.study.study)]
+        if name in figures.ANALYSES:
+            inputs.append(products.analysis(self.study.study, experiment, figures.ANALYSES[name]))
+        return Expected(
+            {"figure": name, "experiment": experiment}, code_digest(f"kd.report.figures.{name}"), tuple(inputs)
+        )
+
+    def _expected_tables(self, product: Product) -> Expected:
+        return Expected({}, code_digest("kd.report.comparisons"), (products.table(self.study.study),))
+
+    def _expected_verdict(self, product: Product) -> Expected:
+        return Expected(
+            {"published": _published()}, code_digest("kd.report.verdict"), (products.table(self.study.study),)
+        )
+
+    def _expected_page(self, product: Product) -> Expected:
+        name = self.study.study
+        shown = [products.figure(name, *drawn) for drawn in self.study.drawn]
+        recipe = {"study": name, "drawn": [list(pair) for pair in self.study.drawn]}
+        recipe |= {"experiments": len(self.study.experiments), "protocol": self.study.protocol.model_dump(mode="json")}
+        inputs = (*shown, products.table(name), products.tables(name), products.verdict(name))
+        return Expected(recipe, code_digest("kd.report.page"), inputs)
+
+    def _record(self, product: Product, one: Product) -> dict:
+        recorded: dict[str, Any] = {"digest": _digest(product, one, self._look(one).manifest)}
+        if one.kind in SPARED:
+            recorded |= {"recipe": self.expected(one).recipe, "code": self.expected(one).code}
+        return recorded
+
+    def _cell(self, product: Product) -> Cell:
+        if product.cell not in self._cell_at:
+            self._cell_at[product.cell] = parse_cell(product.cell)
+        return self._cell_at[product.cell]
+
+    # -- banks --------------------------------------------------------------------------------------------------------
+
+    def _banks(self, product: Product) -> tuple[Product, ...]:
+        if product.kind != "network":
+            return ()
+        cell = self._cell(product)
+        if cell.teacher is None or self.recipe_of(cell).protocol.teacher != "bank":
+            return ()
+        return tuple(map(products.bank, cell.teacher.members))
+
+    def needs(self, bank: Product) -> list[tuple[int, int]]:
+        """Return (seed, epochs) of every student that is to do of the teacher with this bank: they will see its views.
+
+        Where none is to do, those of all.
+        """
+        if self.study is None:
+            return sorted(self._needs.get(bank, ()))
+        students = self.students.get(self._cell(bank), ())
+        waiting = [student for student in students if self.to_do(products.network(student))] or students
+        return sorted({(one.stage.seed, one.epochs(self.study.protocol)) for one in waiting})
+
+    # -- all of a study -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """Every cell of the study, each once, teachers before what they teach."""
+        found = cells.all_cells(self.study)
+        self._cell_at |= {cell.path: cell for cell in found}
+        return found
+
+    @cached_property
+    def students(self) -> Mapping[Cell, list[Cell]]:
+        """For each cell of the study that teaches, those it teaches."""
+        return cells.taught_by(self.cells)
+
+    @cached_property
+    def everything(self) -> tuple[Product, ...]:
+        """All that a study publishes, each once, what something is made from before it."""
+        study, name = self.study, self.study.study
+        teachers = [cell for cell in self.students if not cell.is_ensemble]
+        analyses = dict.fromkeys((e, figures.ANALYSES[f]) for e, f in study.drawn if f in figures.ANALYSES)
+        found: list[Product] = []
+        found += dict.fromkeys(products.data(cell.dataset.name) for cell in self.cells)
+        found += dict.fromkeys(products.labels(cell.dataset.labelled) for cell in self.cells if cell.dataset.noise)
+        found += map(products.network, self.cells)
+        if study.protocol.teacher == "bank":
+            found += map(products.bank, teachers)
+            found += map(products.release, [] if study.keep_banks else teachers)
+        found += map(products.answers, cells.analysed(study))
+        found += [products.analysis(name, *pair) for pair in analyses]
+        found.append(products.table(name))
+        found += [products.figure(name, *drawn) for drawn in study.drawn]
+        return (*found, products.tables(name), products.verdict(name), products.page(name))
+
+    @cached_property
+    def all_to_do(self) -> dict[Product, str]:
+        """Return every product of a study that is to do, and why; what may be deleted, only if it is asked for."""
+        self.look_at(self.everything)
+        found = {one: why for one in self.everything if one.kind not in SPARED and (why := self.to_do(one))}
+        asked: dict[Product, None] = {}
+        queue = list(found)
+        while queue:
+            for one in self.asks_for(queue.pop()):
+                if one.kind in SPARED and one not in asked:
+                    asked[one] = None
+                    if why := self.to_do(one):
+                        found[one] = why
+                        queue.append(one)
+        # What comes back may come back as another: who else is asked for and made from it looks again.
+        for one in (one for one in self.everything if one in asked and one not in found):
+            if back := next((i for i in self.inputs(one) if i in found), None):
+                found[one] = f"looked at again after {_role(one, back)}"
+        return {one: found[one] for one in self.everything if one in found}
+
+    def is_to_do(self, product: Product) -> bool:
+        """Say whether a product of the study is to do, or would be if it were asked for.
+
+        It looks at no more than that takes: at all of a study only for what others may ask for.
+        """
+        return self.to_do(product) is not None or (product.kind in SPARED and product in self.all_to_do)
+
+
+def told(to_do: Mapping[Product, str]) -> list[str]:
+    """Say what is to do, grouped: `12 networks: lr 0.1 -> 0.05`."""
+    counts = Counter((product.kind, why) for product, why in to_do.items())
+    order = {kind: place for place, kind in enumerate(products.KINDS)}
+    lines = sorted(counts.items(), key=lambda item: order[item[0][0]])
+    return [f"{count} {plural(kind, count)}: {why}" for (kind, why), count in lines]
+
+
+def plural(kind: str, count: int) -> str:
+    """Return the name of a kind as one says it of `count` of them."""
+    if count == 1 or kind in ("data", "labels", "answers", "tables"):
+        return kind
+    return {"analysis": "analyses"}.get(kind, f"{kind}s")
+
+
+def replaced(judge: Judge) -> str | None:
+    """Say which published networks will be trained again in place because values of their protocol changed, or None."""
+    found: dict[str, int] = defaultdict(int)
+    for product in judge.all_to_do:
+        manifest = judge.manifest(product) if product.kind == "network" else None
+        why = judge.reason(product)
+        if manifest and why and manifest["recipe"]["protocol"] != judge.expected(product).recipe["protocol"]:
+            found[why] += 1
+    if not found:
+        return None
+    changes = "; ".join(dict.fromkeys(found))
+    name = judge.study.protocol.name
+    return (
+        f"{sum(found.values())} published networks of protocol {name} will be trained again in the same place "
+        f"({changes}); give the protocol another name to keep them"
+    )
+
+
+# -- small things -----------------------------------------------------------------------------------------------------
+
+
+def _read(product: Product) -> Seen:
+    path = product.manifest
+    try:
+        manifest = files.read_manifest(product.folder, path)
+    except StorageError:
+        return Seen(None, "its manifest is damaged, or of another version of kd")
+    if manifest is None:
+        return Seen(None, ABSENT)
+    if manifest.get("name") != product.name or manifest.get("kind") != product.kind:
+        return Seen(None, f"a copy of {manifest.get('name')}")
+    why = files.lacking(product.folder, manifest)
+    if why is None and product.kind in READ_BY_PEOPLE:
+        for name, digest in manifest["files"].items():
+            if files.file_digest(product.folder / name) != digest:
+                why = f"{os.path.basename(name)} is damaged"
+    return Seen(None, why) if why else Seen(manifest)
+
+
+def _is_gone(product: Product) -> bool:
+    return not product.manifest.exists()
+
+
+def _digest(product: Product, one: Product, manifest: dict) -> str:
+    """Return the digest by which `product` names an input: the table, which has numbers of a manifest, names that."""
+    if one.kind == "network" and product.kind == "table":
+        return manifest["manifest_sha256"]
+    return content(manifest)
+
+
+def content(manifest: dict) -> str:
+    """Return the digest of what a product is, wherever and whenever it was made."""
+    match manifest["kind"]:
+        case "data" | "labels":
+            return manifest["content"]
+        case "network":
+            return manifest["files"]["model.safetensors"]
+    return files.sha256(files.canonical_json(manifest["files"]).encode())
+
+
+def _changed(made: Mapping, now: Mapping, manifest: Mapping, key: str = "") -> str | None:
+    """Return which value of a recipe is another now, as `lr 0.1 -> 0.05`, or None."""
+    for name in dict.fromkeys([*now, *made]):
+        then, wanted = made.get(name), now.get(name)
+        if then == wanted or wanted == UNREADABLE:
+            continue
+        if isinstance(then, dict) and isinstance(wanted, dict):
+            if found := _changed(then, wanted, manifest, name):
+                return found
+        elif not (_is_auto(key, name, manifest) and wanted in ("auto", _AUTO[name](manifest))):
+            if isinstance(then, list | dict) or isinstance(wanted, list | dict):
+                return f"other {name}"
+            return f"{name} {_short(then)} -> {_short(wanted)}"
+    return None
+
+
+def _is_auto(key: str, name: str, manifest: Mapping) -> bool:
+    """Say whether a manifest has what `auto` became: that of a network has, a page tells what was asked for."""
+    return key == "protocol" and name in _AUTO and manifest["kind"] == "network"
+
+
+def _short(value: object) -> str:
+    return value[:12] if isinstance(value, str) else "none" if value is None else str(value)
+
+
+UNREADABLE = "unreadable"
+
+
+def data_recipe(declared: Mapping) -> dict:
+    """Return what of a declared dataset decides what it is: not where it lies."""
+    return {key: declared[key] for key in ("size", "convert", "streamed") if declared.get(key) is not None}
+
+
+def labels_recipe(dataset: Dataset, label_file: str | None) -> dict:
+    """Return what decides noisy labels beside those that are right; of a file its content, not its place."""
+    noise = dataset.noise
+    if noise.kind == "labels":
+        return {"noise": noise.kind, "file": _file_digest(label_file), "seed": dataset.noise_seed}
+    return {"noise": noise.kind, "amount": noise.amount, "seed": dataset.noise_seed}
+
+
+def _file_digest(path: str | None) -> str:
+    try:
+        return files.file_digest(Path(path or "").expanduser())
+    except OSError:
+        return UNREADABLE  # what was made from it is not otherwise for that
+
+
+@cache
+def _dumped(protocol: Any) -> dict:
+    return protocol.model_dump(mode="json")
+
+
+@cache
+def _objective(chosen: Any) -> dict:
+    values = {key: cells.spell(v) if v == float("inf") else v for key, v in chosen.resolved.items()}
+    return {"loss": chosen.loss, **values}
+
+
+@cache
+def _read_data(dataset: Dataset) -> tuple[Product, ...]:
+    """Return the data that a cell learns from."""
+    noisy = (products.labels(dataset.labelled),) if dataset.noise else ()
+    return (products.data(dataset.name), *noisy)
+
+
+def _bank_of(product: Product) -> Product:
+    return Product("bank", f"{cells.BANKS}/{product.name.partition('/')[2]}")
+
+
+def _takes_room(bank: Product) -> bool:
+    """Say whether any file of a bank is there: who was killed while it released one left rows without a manifest."""
+    try:
+        return any(entry.is_file() for entry in os.scandir(bank.folder))
+    except FileNotFoundError:
+        return False
+
+
+def _role(product: Product, one: Product) -> str:
+    """Return what an input is to a product."""
+    if one.kind == "network" and product.kind == "network":
+        return "its teacher" if product.name.startswith(f"{one.name}/") else "a member"
+    return {"network": "a network", "data": "its data", "labels": "its labels"}.get(one.kind, f"the {one.kind}")
+
+
+@cache
+def _published() -> str:
+    return files.file_digest(
+        Path(__file__).parent.parent / "report" / "paper" / "published.csv"
+    )  # without importing what reads it

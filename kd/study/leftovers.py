@@ -1,0 +1,54 @@
+"""What writers that died left unfinished, and states that nothing goes on from: removed by the next who comes by."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from kd.core import files
+from kd.study.products import READ_BY_PEOPLE, Product
+
+
+def sweep(product: Product) -> None:
+    """Remove what writers of this product that are dead left unfinished. Call it while holding its lock."""
+    files.sweep(product.lock.parent, f"{product.lock.name}*")
+    if product.kind == "network":
+        for run in states(product):
+            files.sweep(run)
+    if product.kind not in READ_BY_PEOPLE:
+        files.sweep(product.folder)
+        return
+    files.sweep(product.manifest.parent, product.manifest.name)
+    for pattern in product.files:
+        files.sweep((product.folder / pattern).parent, Path(pattern).name)
+
+
+def forget_states(product: Product) -> None:
+    """Remove all states of a network: one that is published goes on from none. Call it while holding its lock."""
+    for run in states(product):
+        with files.storage(run, verb="remove"):
+            shutil.rmtree(run)
+
+
+def left_by(product: Product, manifest: dict) -> Path | None:
+    """Return the state that a published network was trained from, where it is left; None for any other product."""
+    if product.kind != "network":
+        return None
+    run = state_of(product, manifest["fingerprint"])
+    return run if run.is_dir() else None
+
+
+def forget_what_is_published(product: Product, manifest: dict) -> None:
+    """Remove the state of what is published; others may be of who changes back. Call it while holding its lock."""
+    if run := left_by(product, manifest):
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def state_of(product: Product, fingerprint: str) -> Path:
+    """Return the folder of the state of a network that is trained as `fingerprint` says."""
+    return product.lock.parent / f"run-{fingerprint[:12]}"
+
+
+def states(product: Product) -> list[Path]:
+    """Return the folders of the states of a network."""
+    return sorted(product.lock.parent.glob("run-*"))

@@ -1,0 +1,166 @@
+"""Where a study stands, cell by cell, and what is damaged: no torch, no pandas, seconds for thousands of cells."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kd.core import files, slurm
+from kd.core.attempts import last_attempt
+from kd.core.errors import StorageError
+from kd.core.threads import each
+from kd.study import products
+from kd.study.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, Cell, all_cells, analysed, taught_by
+from kd.study.judge import ABSENT, Judge
+from kd.study.products import MANIFESTS, Product
+
+STATUSES = ("done", "diverged", "stale", "running", "failed", "waiting")
+_CAUSES = {2: "refused", 74: "storage", 75: "busy", 130: "interrupted", 137: "out of memory", 143: "terminated"}
+_EPOCH = re.compile(rb"epoch (\d+/\d+) ")
+_TAIL = 4096  # bytes at the end of a log, in which the last epoch stands
+_THREADS = min(8, os.cpu_count() or 1)  # that wait for the disk and compute digests
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a piece of work stands: a cell, or a bank or dataset that cells wait for, or a cell's answers."""
+
+    name: str
+    status: str  # one of STATUSES
+    detail: str = ""  # cause, or how far it is
+    log: str = ""
+    slurm_job: str = ""  # in which it was killed
+
+    def __str__(self) -> str:
+        return "  ".join(filter(None, [self.name, self.detail, self.log]))
+
+
+# -- where a study stands ---------------------------------------------------------------------------------------------
+
+
+def standings(judge: Judge) -> tuple[list[Standing], list[Standing]]:
+    """Return where every cell of a study stands, and what else is being made or has failed: banks, data, answers."""
+    cells = all_cells(judge.study)
+    judge.look_at(judge.everything)
+    of_cells = [_of_cell(judge, cell) for cell in cells]
+    names = dict.fromkeys(name for cell in cells for name in (cell.dataset.name, cell.dataset.labelled))
+    others = [_work(products.data(name), f"{LOGS}/{DATA}/{name}.log") for name in names]
+    others += [_work(products.bank(t), f"{LOGS}/{t.name}.bank.log") for t in taught_by(cells)]
+    others += [_work(products.answers(c), f"{LOGS}/{c.name}.answers.log") for c in analysed(judge.study)]
+    explained = _explained([*of_cells, *filter(None, others)])
+    return _blocked(cells, explained[: len(cells)]), explained[len(cells) :]
+
+
+def _of_cell(judge: Judge, cell: Cell) -> Standing:
+    product = products.network(cell)
+    why = judge.to_do(product)
+    if why is None:
+        manifest = judge.manifest(product)
+        status = "diverged" if manifest["status"] == "diverged" else "done"
+        return Standing(cell.path, status, manifest.get("cause", ""))
+    under_way = _work(product, f"{LOGS}/{cell.name}.log")
+    return under_way or (Standing(cell.path, "waiting") if why == ABSENT else Standing(cell.path, "stale", why))
+
+
+def _work(product: Product, log: str) -> Standing | None:
+    """Return what the note beside its lock tells: work that is going on, or that failed; None where there is none."""
+    name, lock = product.name, product.lock
+    log = log if Path(log).exists() else ""
+    try:
+        note = last_attempt(lock)
+    except StorageError as error:
+        return Standing(name, "running" if files.is_locked(lock) else "failed", str(error), log)
+    if note is None:
+        return None
+    if files.is_locked(lock):
+        return Standing(name, "running", _how_far(log, note), log)
+    if "ended" in note:
+        cause = note["cause"]
+        if note["exit"] in _CAUSES and not cause.startswith("time limit"):
+            cause = f"{_CAUSES[note['exit']]}: {cause}"
+        return Standing(name, "failed", cause, log)
+    return Standing(name, "failed", "killed, most often for lack of memory (137)", log, note["slurm_job"] or "")
+
+
+def _how_far(log: str, note: dict) -> str:
+    tail = b""
+    if log:
+        with files.opened(log) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            tail = file.read()
+    epochs = _EPOCH.findall(tail)
+    minutes = (time.time() - note["began"]) / 60
+    where = f"{note['host']}, {'job ' + note['slurm_job'] if note['slurm_job'] else 'process ' + str(note['pid'])}"
+    return "  ".join([*(f"epoch {epoch.decode()}" for epoch in epochs[-1:]), f"{minutes:.0f} min on {where}"])
+
+
+def _explained(standings: list[Standing]) -> list[Standing]:
+    """Return `standings` with SLURM's word on those that were killed, asked for all at once."""
+    states = slurm.job_states(s.slurm_job for s in standings if s.slurm_job)
+    return [
+        replace(s, detail=f"{slurm.CAUSES[states[s.slurm_job]]} (SLURM job {s.slurm_job})")
+        if states.get(s.slurm_job) in slurm.CAUSES
+        else s
+        for s in standings
+    ]
+
+
+def _blocked(cells: Sequence[Cell], standings: list[Standing]) -> list[Standing]:
+    """Return `standings` of `cells`, where those that wait for a teacher or a member that failed say so."""
+    failed = {s.name for s in standings if s.status == "failed"}
+
+    def told(cell: Cell, standing: Standing) -> Standing:
+        awaited = [("teacher", cell.teacher), *(("member", member) for member in cell.members)]
+        lost = [f"its {what} {one} failed" for what, one in awaited if one and one != cell and one.path in failed]
+        return replace(standing, detail=lost[0]) if lost and standing.status == "waiting" else standing
+
+    return list(map(told, cells, standings))
+
+
+# -- what is damaged --------------------------------------------------------------------------------------------------
+
+
+def damaged(root: Path = Path()) -> tuple[int, list[tuple[Path, str]]]:
+    """Return how many products are published below `root`, and (manifest, what is wrong) for each damaged one.
+
+    Every byte is read and compared with the digests in the manifests; folders of images with the list of their files.
+    """
+    manifests = [path for top in (RESULTS, DATA, BANKS, ANSWERS, REPORTS) for path in _manifests(root / top)]
+    wrong = each(lambda path: _wrong_with(path, root), manifests, _THREADS)  # hashing lets go of the interpreter
+    return len(manifests), [(path, what) for path, what in zip(manifests, wrong, strict=True) if what]
+
+
+def _manifests(top: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(top):
+        in_reports = f"/{MANIFESTS}" in folder
+        for name in names:
+            if name == files.MANIFEST or (in_reports and name.endswith(".json") and not files.is_pending(name)):
+                yield Path(folder, name)
+
+
+def _wrong_with(path: Path, root: Path) -> str | None:
+    try:
+        manifest = files.read_manifest(path.parent, path)
+        product = Product(manifest["kind"], manifest["name"])
+        if root / product.manifest != path:
+            return f"{path.parent}: a copy of {product}; remove {path} and run the same command again"
+        files.verified(root / product.folder, at=path)
+    except StorageError as error:
+        return str(error)
+    return _other_images(manifest, path)
+
+
+def _other_images(manifest: dict, path: Path) -> str | None:
+    """Return that a folder of images holds other files than when it was read, or None; also where it is gone."""
+    if "listing" not in manifest:
+        return None
+    from kd.data.prepare import holds_other_files
+
+    folder, made = manifest["declared"]["folder"], path.parent
+    if holds_other_files(manifest, folder):
+        return f"{folder}: holds other files than when {made} was made from it; run `kd data {made.name}`"
+    return None

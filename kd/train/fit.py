@@ -1,0 +1,318 @@
+"""The one training loop: teachers, students and chains differ only in the teacher they are given.
+
+Order and views of an epoch are pure functions of (seed, epoch, example index), nothing in an epoch waits for the
+device, and the state can be saved between any two steps: a run that is stopped anywhere and goes on ends with
+the same bytes as one that was never stopped (same machine, same threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from kd.core import signals
+from kd.core.errors import Diverged, Terminated
+from kd.data import views
+from kd.data.examples import Examples
+from kd.machine.progress import Progress
+from kd.machine.state import State
+
+if TYPE_CHECKING:
+    from kd.train.device import Place
+    from kd.train.peers import Peers
+    from kd.train.teachers import Teacher
+
+log = logging.getLogger("kd")
+
+Row = dict[str, float]
+Objective = Callable[[Tensor, Tensor | None, Tensor], Tensor]  # student, teacher [B, K], labels [B] -> loss [B]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one network is trained: the protocol's values, and what the cell adds to them."""
+
+    objective: Objective
+    grid: views.Views
+    seed: int
+    epochs: int  # to train: fewer than the schedule is made for where a teacher is stopped early
+    schedule_epochs: int
+    batch: int
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    schedule: str
+    drops: tuple[int, ...]
+    gamma: float
+
+    def lr_at(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, counted from 0."""
+        if self.schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * epoch / self.schedule_epochs)) / 2
+        return self.lr * self.gamma ** sum(epoch >= drop for drop in self.drops)
+
+
+@dataclass
+class History:
+    """What a run has to show: one row of metrics and one of timings for each finished epoch."""
+
+    rows: list[Row] = field(default_factory=list)
+    timings: list[Row] = field(default_factory=list)
+
+
+def fit(
+    network: nn.Module,
+    examples: Examples,
+    plan: Plan,
+    teacher: Teacher | None,
+    place: Place,
+    state: State,
+    history: History,
+    name: str = "",
+) -> None:
+    """Train `network` in place and fill `history`, going on from `state` if there is one.
+
+    Raises Diverged, before anything is saved, when a loss is no longer finite; Terminated, after the state is
+    saved, when SIGTERM, SIGINT or SIGUSR1 arrives.
+    """
+    peers = place.peers
+    network.to(place.device, memory_format=torch.channels_last)
+    forward = place.compiled(network, plan.batch)
+    examples = examples.to(place.device)
+    optimiser = Sgd(network, plan)
+    steps = math.ceil(len(examples.train) / plan.batch)
+    position = Position(torch.zeros(5, dtype=torch.float64, device=place.device))
+    _restore(state.load(), network, optimiser, position, history, peers)
+    progress = Progress(name, plan.epochs, steps, peers.is_first)
+    progress.at(position.epoch * steps + position.step)
+
+    @place.recorded
+    def step(batch: Tensor, shown: Tensor, lr: float | Tensor) -> None:
+        index = peers.own(batch)
+        labels = examples.labels[index]
+        inputs = examples.inputs(index, shown, plan.grid)
+        target = teacher.logits(index, shown, inputs) if teacher else None
+
+        with place.autocast():
+            logits = forward(inputs)
+        loss = plan.objective(logits.float(), target, labels)  # [B]
+        peers.mean(loss, len(batch)).backward()
+        optimiser.step(lr)
+        position.add(loss, logits, labels, examples.truth(index))
+
+    with signals.noted() as arrived, contextlib.closing(progress):
+        while position.epoch < plan.epochs:
+            epoch, resumed_at = position.epoch, time.monotonic()
+            lr = place.scalar(plan.lr_at(epoch))
+            order = views.order(plan.seed, epoch, examples.train)
+            view = plan.grid.draw(plan.seed, epoch, order)
+            batches = list(zip(order.split(plan.batch), view.split(plan.batch), strict=True))
+            network.train()
+
+            with contextlib.closing(examples.shown(batches[position.step :], peers.own)) as ahead:
+                for batch, shown in ahead:
+                    step(batch, shown, lr)
+
+                    position.advance(len(batch))
+                    progress.at(epoch * steps + position.step)
+                    stop, save = peers.agreed(arrived, state.due(epoch_ends=False))
+                    if stop or save:
+                        position.seconds += time.monotonic() - resumed_at
+                        resumed_at = time.monotonic()
+                        _save(state, network, optimiser, position, history, peers)
+                    if stop:
+                        raise _stopped(stop, position)
+
+            position.check_finite(peers)
+            peers.same_buffers(network)
+            network.eval()
+            row = {"epoch": epoch + 1, "lr": plan.lr_at(epoch), **position.means("train", peers)}
+            for part in ("test", *(["heldout"] if len(examples.heldout) else [])):
+                measured = evaluate(forward, examples, part, place, arrived)
+                if measured is None:  # as after the last step: what is evaluated is evaluated again
+                    position.seconds += time.monotonic() - resumed_at
+                    _save(state, network, optimiser, position, history, peers)
+                    raise _stopped(arrived[0], position)
+                row |= measured
+            if not math.isfinite(row["test_loss"]):
+                raise Diverged(f"the test loss after epoch {epoch + 1} is {row['test_loss']}")
+
+            seconds = position.seconds + time.monotonic() - resumed_at
+            speed = len(examples.train) / seconds
+            history.rows.append(row)
+            history.timings.append({"epoch": epoch + 1, "seconds": seconds, "images_per_second": speed})
+            progress.epoch(row, speed)
+            position.next_epoch()
+            # after the last one always: what comes now is publishing, and a full disk there must not cost the run
+            _, save = peers.agreed([], position.epoch == plan.epochs or state.due(epoch_ends=True))
+            if save:
+                _save(state, network, optimiser, position, history, peers)
+
+
+def _stopped(number: int, position: Position) -> Terminated:
+    return Terminated(number, f"stopped in epoch {position.epoch + 1}, step {position.step}, the state is saved")
+
+
+@torch.inference_mode()
+def evaluate(
+    forward: Callable[[Tensor], Tensor], examples: Examples, part: str, place: Place, arrived: Sequence[int] = ()
+) -> Row | None:
+    """Return the mean cross-entropy and the top-1 accuracy (%) on `part` of the examples, `test` or `heldout`.
+
+    `forward` is a network in evaluation mode, or what runs one: images [B, C, H, W] to logits [B, K]. None is returned
+    as soon as a signal has `arrived`, but not where several processes evaluate: each waits for the others' sums.
+    """
+    sums = torch.zeros(2, dtype=torch.float64, device=place.device)
+    split, index, labels = examples.evaluated(part)
+    own, size = place.peers.own, place.evaluation_batch
+    for inputs, truth in zip(examples.plain(split, own(index), size), own(labels).split(size), strict=True):
+        if arrived and place.peers.count == 1:
+            return None
+        with place.autocast():
+            logits = forward(inputs)
+        logits = logits.float()
+        sums += torch.stack([cross_entropy(logits, truth, reduction="sum"), (logits.argmax(1) == truth).sum()])
+    loss, correct = (place.peers.gathered(sums).sum(0) / len(labels)).tolist()
+    return {f"{part}_loss": loss, f"{part}_top1": 100 * correct}
+
+
+@dataclass
+class Position:
+    """Where a run is: the epoch and the step to do next, and the sums of the epoch so far, on the device."""
+
+    # [5] float64, of this process: losses, right answers; mislabelled examples, answered as labelled, as they truly are
+    sums: Tensor
+    seen: int = 0  # examples that are in the sums of all processes
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0  # that processes before this one spent on the epoch
+    checked: int = 0  # steps whose losses are known to be finite
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, clean: Tensor | None) -> None:
+        """Add a step's per-example losses [B] and answers to the sums, without waiting for the device.
+
+        `clean` [B] are the true labels where some of `labels` [B] are wrong.
+        """
+        answer = logits.detach().argmax(1)
+        self.sums[:2] += torch.stack([loss.detach().sum(), (answer == labels).sum()])
+        if clean is not None:
+            wrong = labels != clean
+            self.sums[2:] += torch.stack([wrong, wrong & (answer == labels), wrong & (answer == clean)]).sum(1)
+
+    def advance(self, examples: int) -> None:
+        """Go to the next step; `examples` more are in the sums."""
+        self.seen += examples
+        self.step += 1
+
+    def check_finite(self, peers: Peers) -> None:
+        """Raise Diverged, naming the interval of steps, unless every loss so far is finite, in every process."""
+        if not peers.gathered(self.sums).isfinite().all():
+            raise Diverged(
+                f"the loss is no longer finite: epoch {self.epoch + 1}, steps {self.checked + 1} to {self.step}"
+            )
+        self.checked = self.step
+
+    def means(self, prefix: str, peers: Peers) -> Row:
+        """Return the epoch's mean loss and top-1 accuracy (%) while it was trained.
+
+        Where examples are mislabelled also how many of those (%) were answered with their wrong label, memorised, and
+        with their true one, recovered.
+        """
+        loss, right, mislabelled, memorised, recovered = peers.gathered(self.sums).sum(0).tolist()
+        row = {f"{prefix}_loss": loss / self.seen, f"{prefix}_top1": 100 * (right / self.seen)}
+        if mislabelled:
+            row[f"{prefix}_memorised"] = 100 * memorised / mislabelled
+            row[f"{prefix}_recovered"] = 100 * recovered / mislabelled
+        return row
+
+    def next_epoch(self) -> None:
+        """Go to the start of the next epoch."""
+        self.epoch, self.step, self.seen, self.checked, self.seconds = self.epoch + 1, 0, 0, 0, 0.0
+        self.sums.zero_()
+
+
+class Sgd:
+    """SGD with momentum, as torch.optim.SGD computes it, but no decay of 1-D parameters (biases, batch norm).
+
+    Written out because importing torch.optim's machinery takes a second, which is a third of a short cell.
+    """
+
+    def __init__(self, network: nn.Module, plan: Plan) -> None:
+        # Decayed parameters first: what the decay touches is then a slice.
+        self._parameters = sorted(network.parameters(), key=lambda p: p.ndim <= 1)
+        self._decayed = sum(p.ndim > 1 for p in self._parameters)
+        self._momenta = [torch.zeros_like(p, memory_format=torch.preserve_format) for p in self._parameters]
+        self._plan = plan
+
+    @torch.no_grad()
+    def step(self, lr: float | Tensor) -> None:
+        """Take one step at learning rate `lr` along the gradients, and drop them."""
+        plan, decayed = self._plan, self._decayed
+        gradients = [p.grad for p in self._parameters]
+        if plan.weight_decay:
+            torch._foreach_add_(gradients[:decayed], self._parameters[:decayed], alpha=plan.weight_decay)
+        torch._foreach_mul_(self._momenta, plan.momentum)
+        torch._foreach_add_(self._momenta, gradients)
+        if plan.nesterov:
+            torch._foreach_add_(gradients, self._momenta, alpha=plan.momentum)
+        direction = gradients if plan.nesterov else self._momenta
+        if isinstance(lr, Tensor):
+            torch._foreach_sub_(self._parameters, torch._foreach_mul(direction, lr))
+        else:
+            torch._foreach_add_(self._parameters, direction, alpha=-lr)
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def state(self) -> list[Tensor]:
+        """Return the momenta, one for each parameter."""
+        return self._momenta
+
+    @torch.no_grad()
+    def restore(self, momenta: list[Tensor]) -> None:
+        """Go on with momenta that `state` returned."""
+        torch._foreach_copy_(self._momenta, [m.to(own.device) for m, own in zip(momenta, self._momenta, strict=True)])
+
+
+def _save(state: State, network: nn.Module, optimiser: Sgd, position: Position, history: History, peers: Peers) -> None:
+    position.check_finite(peers)  # promise 5: a state that has diverged is never saved
+    content = {
+        "network": network.state_dict(),
+        "momenta": optimiser.state(),
+        "generator": torch.get_rng_state(),  # for networks with dropout; order and views need none
+        # The sums of each process: added up here, they would end with other last digits.
+        "position": {**vars(position), "sums": peers.gathered(position.sums)},
+        "history": vars(history),
+    }
+    with signals.saving():
+        if peers.is_first:
+            state.save(content)
+        peers.told("saved")  # until then nobody ends: torchrun would end the first, too
+
+
+def _restore(
+    saved: dict[str, Any] | None,
+    network: nn.Module,
+    optimiser: Sgd,
+    position: Position,
+    history: History,
+    peers: Peers,
+) -> None:
+    if saved is None:
+        return
+    network.load_state_dict(saved["network"])
+    optimiser.restore(saved["momenta"])
+    torch.set_rng_state(saved["generator"])
+    position.sums.copy_(saved["position"].pop("sums")[peers.rank])
+    vars(position).update(saved["position"])
+    log.info("going on from epoch %d, step %d", position.epoch + 1, position.step + 1)
+    vars(history).update(saved["history"])

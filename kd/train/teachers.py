@@ -1,0 +1,110 @@
+"""How a frozen teacher answers: run on what the student sees, or read from rows that were computed before.
+
+Several can answer as one. An ensemble has no rows of its own: each member has, which its own students share, and a
+student of the ensemble combines them as it reads. That saves a bank for each combination, and combines at the student's
+own tau: the mean of probabilities at one temperature is not their mean at another.
+
+A row's key is (example index, view), never a position in any order: example index * views + view.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kd.data.examples import Examples
+from kd.data.views import Grid
+from kd.losses.ensembles import ENSEMBLES
+from kd.study.cells import Cell
+
+Need = tuple[int, int]  # a student's seed and the epochs it trains: it sees the views of those
+
+
+class Teacher(Protocol):
+    """Whatever gives a frozen teacher's logits: a bank of stored views, or the network itself."""
+
+    def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
+        """Return logits [B, K] float32 of examples `index` [B] in `view` [B], seen as `inputs` [B, C, H, W]."""
+
+
+class LiveTeacher:
+    """A frozen teacher that is run: in each step where views are not finite, once for each row of a bank otherwise."""
+
+    def __init__(self, network: nn.Module, device: torch.device, precision: str = "fp32") -> None:
+        """Take `network` to `device`, in evaluation mode and without gradients.
+
+        `precision` is fp32, tf32 (fp32 where there is none) or bf16, whatever the student is trained in.
+        """
+        self._network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._device = device
+        self._precision = precision
+
+    @torch.no_grad()
+    def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
+        """Return logits [B, K] float32 of `inputs` [B, C, H, W]."""
+        with (
+            torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16"),
+            _tf32(self._precision == "tf32"),
+        ):
+            return self._network(inputs).float()
+
+    def answers(self, keys: Tensor, examples: Examples, grid: Grid) -> Tensor:
+        """Return the rows [B, K] float16, on the CPU, of these keys [B]; all that is read is on the device."""
+        index, view = keys // grid.count, keys % grid.count
+        inputs = examples.normalise(grid.render(examples.images[index], view))
+        return self.logits(index, view, inputs).half().cpu()
+
+
+class StoredTeacher:
+    """A teacher whose answers were computed before: `rows` [R, K] float16 of sorted `keys` [R] int64."""
+
+    def __init__(self, keys: Tensor, rows: Tensor, grid: Grid) -> None:
+        self._keys, self._rows, self._views = keys, rows, grid.count
+
+    def logits(self, index: Tensor, view: Tensor, inputs: Tensor | None = None) -> Tensor:
+        """Return logits [B, K] float32 of examples `index` [B] in `view` [B]; `inputs` play no part."""
+        return self._rows[torch.searchsorted(self._keys, index * self._views + view)].float()
+
+
+class Ensemble:
+    """Teachers that answer as one; `combination` is one of ENSEMBLES, `tau` the temperature of who asks."""
+
+    def __init__(self, members: Sequence[Teacher], combination: str, tau: float = 1.0) -> None:
+        self._members, self._combine, self._tau = members, ENSEMBLES[combination], tau
+
+    def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
+        """Return logits [B, K] float32 of examples `index` [B] in `view` [B], seen as `inputs` [B, C, H, W]."""
+        return self._combine(torch.stack([m.logits(index, view, inputs) for m in self._members]), self._tau)
+
+
+def together(voices: Sequence[Teacher], cell: Cell) -> Teacher:
+    """Return what answers for the teacher of a cell, whose members answer as `voices`."""
+    if not cell.teacher.is_ensemble:
+        return voices[0]
+    return Ensemble(voices, cell.teacher.stage.ensemble, cell.stage.objective.resolved.get("tau", 1.0))
+
+
+@contextlib.contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Let a GPU's convolutions round their float32 inputs to 10 bits while the block runs, or see that they do not."""
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "tf32" if allowed else "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
+
+
+def keys_seen(needs: Iterable[Need], grid: Grid, train: Tensor) -> Tensor:
+    """Return the sorted keys [R] of every view of the examples `train` that students with these needs see."""
+    train = train.cpu()
+    seen = torch.zeros((int(train.max()) + 1) * grid.count, dtype=torch.bool)
+    for seed, epochs in needs:
+        for epoch in range(epochs):
+            seen[train * grid.count + grid.draw(seed, epoch, train)] = True
+    return seen.nonzero().squeeze(1)

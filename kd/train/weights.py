@@ -1,0 +1,154 @@
+"""Networks that no epoch trains: imported from a file, or several that are one. What is read is what was declared.
+
+A `.safetensors` file is read by safetensors, any other by torch as a checkpoint of tensors and plain values
+(`weights_only`), and neither before its SHA-256 agrees.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from kd import models
+from kd.core import files
+from kd.core.errors import ConfigError, DataError, Diverged, first_line
+from kd.data.examples import Examples
+from kd.models import own_names
+from kd.study.cells import Cell
+from kd.study.config import Recipe, Weights
+from kd.train.device import Place
+from kd.train.fit import History, Row, evaluate
+from kd.train.material import Prepared
+from kd.train.published import load_network, status_of
+from kd.train.teachers import Ensemble, LiveTeacher
+
+TOLERANCE = 0.5  # points of top-1: data, preprocessing and precision differ a little between codes
+_WRAPPERS = ("state_dict", "model")  # keys under which training codes keep the weights beside other things
+_PREFIX = "module."  # what DataParallel puts before every name
+_SHOWN = 5  # names that an error lists before it counts the rest
+
+
+def load(network: nn.Module, name: str, declared: Weights) -> None:
+    """Give `network`, the one called `name`, the declared weights. Raises DataError that names file and fault."""
+    path = Path(declared.file).expanduser()
+    _fill(network, own_names(name, _tensors(path, _content(path, declared.sha256))), path)
+
+
+def measure(network: nn.Module, examples: Examples, place: Place, declared: Weights) -> Row:
+    """Return the row of epoch 0: loss and top-1 (%) on test and held-out examples, evaluated as after training.
+
+    Raises DataError where they are not what is declared: with other data or classes, the right weights are wrong.
+    """
+    row = at_epoch_0(network.eval().to(place.device, memory_format=torch.channels_last), examples, place)
+    if not all(map(math.isfinite, row.values())):
+        raise DataError(f"{declared.file}: with these weights the loss is no finite number: {row}")
+    if declared.top1 is not None and abs(row["test_top1"] - declared.top1) > TOLERANCE:
+        raise DataError(
+            f"{declared.file}: its test top-1 is {row['test_top1']:.2f} %, not {declared.top1:g} % as the study says; "
+            "are the classes in the same order, and the images normalised in the same way?"
+        )
+    return row
+
+
+def at_epoch_0(forward: Callable[[Tensor], Tensor], examples: Examples, place: Place) -> Row:
+    """Return the row of a network, or several, that no epoch has trained: loss and top-1 (%), as after training."""
+    examples = examples.to(place.device)
+    row = {"epoch": 0} | evaluate(forward, examples, "test", place)
+    return row | evaluate(forward, examples, "heldout", place) if len(examples.heldout) else row
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _content(path: Path, sha256: str) -> bytes:
+    try:
+        content = files.content_of(path)  # once: what is loaded is what was checked
+    except OSError as error:
+        raise DataError(f"{path}: cannot read these weights: {error.strerror}") from error
+    found = files.sha256(content)
+    if found != sha256:
+        raise DataError(f"{path}: its sha256 is {found}, the study says {sha256}: another file, or a damaged one")
+    return content
+
+
+def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
+    """Return the state dict in a file, out of its wrapper and without DataParallel's prefix."""
+    try:
+        loaded = _loaded(path, content)
+    except Exception as error:  # what a malformed header or pickle raises has no common type
+        raise DataError(f"{path}: neither safetensors nor a checkpoint of tensors: {first_line(error)}") from error
+    for key in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise DataError(f"{path}: holds no state dict of tensors, neither alone nor under {' or '.join(_WRAPPERS)}")
+    prefix = _PREFIX if all(str(name).startswith(_PREFIX) for name in loaded) else ""
+    return {str(name).removeprefix(prefix): value for name, value in loaded.items()}
+
+
+def _loaded(path: Path, content: bytes) -> object:
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load(content)
+    return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+
+
+def _fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load `weights` unless a name, a shape or a kind of number is not the network's own."""
+    own = network.state_dict()
+    wrong = {
+        # Old checkpoints lack the counters of batch normalisation, which nothing here reads.
+        "missing": [name for name in own if name not in weights and not name.endswith("num_batches_tracked")],
+        "unexpected": [name for name in weights if name not in own],
+        "different": [
+            f"{name} is {_kind(weights[name])}, not {_kind(value)}"
+            for name, value in own.items()
+            if name in weights and not _alike(weights[name], value)
+        ],
+    }
+    if any(wrong.values()):
+        said = "; ".join(f"{what}: {_listed(names)}" for what, names in wrong.items() if names)
+        raise DataError(f"{path}: not the weights of this network: {said}")
+    network.load_state_dict(weights, strict=False)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    plain = one.layout is torch.strided and not one.is_quantized and not one.is_meta
+    return plain and one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
+
+
+def _kind(value: Tensor) -> str:
+    return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+
+
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + rest
+
+
+def imported(cell: Cell, recipe: Recipe, have: Prepared, where: Place, history: History) -> nn.Module:
+    """Return the network with its declared weights; `history` has what it reaches as the row of epoch 0."""
+    if recipe.weights is None:
+        raise ConfigError(f"{cell}: this recipe does not say what the weights {cell.stage.weights!r} are")
+    network = models.build(cell.stage.network, have.classes, have.channels)
+    load(network, cell.stage.network, recipe.weights)
+    history.rows.append(measure(network, have.examples, where, recipe.weights))
+    return network
+
+
+def combined(cell: Cell, recipe: Recipe, have: Prepared, where: Place, history: History) -> nn.Module:
+    """Return the members of an ensemble; `history` has what they reach together as the row of epoch 0."""
+    for member in cell.members:
+        if status_of(member) != "ok":
+            raise Diverged(f"its member {member} diverged")
+    networks = nn.ModuleList(load_network(member, have) for member in cell.members)
+    # As it teaches: in the teachers' precision, its probabilities those of tau = 1.
+    voices = [LiveTeacher(network, where.device, recipe.protocol.teacher_precision) for network in networks]
+    teacher = Ensemble(voices, cell.stage.ensemble)
+    history.rows.append(at_epoch_0(lambda inputs: teacher.logits(None, None, inputs), have.examples, where))
+    return networks
