@@ -87,7 +87,7 @@ class Step:
         self.network = models.build(name, classes, channels).to(memory_format=torch.channels_last).train()
         self.forward = COMPILING.compiled(self.network, batch) if compiled else self.network
         self.inputs, self.labels = images(batch, side, channels), torch.randint(0, classes, (batch,))
-        self.optimiser, self.place = Sgd(self.network, plan()), place
+        self.optimiser, self.place = Sgd(self.network.parameters(), plan()), place
 
     def __call__(self) -> None:
         with self.place.autocast():
@@ -245,7 +245,7 @@ def step_overhead(rounds: int) -> None:
     """What fit() adds to a bare step, on digits and a network so small that it shows: one linear layer."""
     bare = Step("resnet8", FP32, side=8, channels=1)
     bare.network = bare.forward = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    bare.optimiser = Sgd(bare.network, plan())
+    bare.optimiser = Sgd(bare.network.parameters(), plan())
     digits = _digits(6400)
     step_count = 100
     seconds: dict[str, list[float]] = {"fit": [], "bare step": [], "evaluation": []}

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from kd import losses, models
 from kd.data.examples import Examples
 from kd.data.views import Grid
+from kd.losses.objective import Pure
+from kd.losses.spec import Needs
 from kd.machine.state import State
 from kd.train import bank
 from kd.train import fit as fit_module
@@ -118,6 +120,7 @@ def plan(**changes: object) -> Plan:
     """Return the paper's plan for one epoch with cross-entropy, with some values changed."""
     values = {
         "objective": losses.LOSSES["ce"].function,
+        "needs": Needs(),
         "grid": GRID,
         "seed": 0,
         "epochs": 1,
@@ -131,7 +134,8 @@ def plan(**changes: object) -> Plan:
         "drops": (),
         "gamma": 0.1,
     }
-    return Plan(**{**values, **changes})
+    made = {**values, **changes}
+    return Plan(**{**made, "objective": Pure(made["objective"])})
 
 
 class Turns(State):

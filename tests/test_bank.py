@@ -42,8 +42,8 @@ def filled(folder: Path, teacher: nn.Module, needs: list, identity: bank.Identit
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the images that pass through a teacher from now on."""
     passes: list[int] = []
-    logits = LiveTeacher.logits
-    monkeypatch.setattr(LiveTeacher, "logits", lambda self, i, v, x: (passes.append(len(x)), logits(self, i, v, x))[1])
+    output = LiveTeacher.output
+    monkeypatch.setattr(LiveTeacher, "output", lambda self, i, v, x: (passes.append(len(x)), output(self, i, v, x))[1])
     return passes
 
 
@@ -55,8 +55,8 @@ def test_a_row_is_the_teacher_s_answer_to_that_view_of_that_example(tmp_path: Pa
     for epoch in range(3):
         view = GRID.draw(0, epoch, index)
         inputs = examples.normalise(GRID.render(examples.images[index], view))
-        live = LiveTeacher(teacher, CPU.device).logits(index, view, inputs)
-        assert torch.allclose(opened.logits(index, view), live, rtol=ROUNDING, atol=1e-5)
+        live = LiveTeacher(teacher, CPU.device).output(index, view, inputs).logits
+        assert torch.allclose(opened.output(index, view).logits, live, rtol=ROUNDING, atol=1e-5)
 
 
 @pytest.mark.parametrize("loss", [{"tau": 3.0}, {"tau": float("inf")}], ids=str)
@@ -134,17 +134,17 @@ def test_the_bank_of_a_teacher_that_was_retrained_is_made_anew(tmp_path: Path, t
 def test_an_interrupted_fill_goes_on_where_it_stopped(tmp_path: Path, teacher: nn.Module, monkeypatch) -> None:
     monkeypatch.setattr(bank, "_FLUSH_SECONDS", 0.0)
     monkeypatch.setitem(bank.FILL_BATCH, "cpu", 16)
-    logits = LiveTeacher.logits
+    output = LiveTeacher.output
     calls = []
 
     def dies(self: LiveTeacher, *arguments: object) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return logits(self, *arguments)
+        return output(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(LiveTeacher, "logits", dies)
+        patch.setattr(LiveTeacher, "output", dies)
         with pytest.raises(KeyboardInterrupt):
             filled(tmp_path, teacher, [(0, 2)])
     assert not (tmp_path / "manifest.json").exists()

@@ -16,6 +16,7 @@ from conftest import train as trained
 from kd import losses
 from kd.core.errors import Diverged, StorageError
 from kd.jobs import train as jobs_train
+from kd.models.output import Output
 from kd.report import table
 from kd.study import cells
 from kd.study.cells import Cell, all_cells, cells_of, parse_cell, stage, taught_by
@@ -131,17 +132,17 @@ class Says:
     def __init__(self, logits: torch.Tensor) -> None:
         self._logits = logits
 
-    def logits(self, index: object, view: object, inputs: object) -> torch.Tensor:
-        return self._logits
+    def output(self, index: object, view: object, inputs: object) -> Output:
+        return Output(self._logits)
 
 
 @pytest.mark.parametrize("how", losses.ENSEMBLES)
 @pytest.mark.parametrize("tau", [0.5, 1.0, 4.0, math.inf])
 def test_a_teacher_of_several_answers_their_combination_at_the_tau_of_who_asks(how: str, tau: float) -> None:
     members = torch.randn(3, 5, 10, generator=torch.Generator().manual_seed(0))
-    found = Ensemble([Says(one) for one in members], how, tau).logits(None, None, None)
+    found = Ensemble([Says(one) for one in members], how, tau).output(None, None, None).logits
     assert found.equal(losses.ENSEMBLES[how](members, tau))
-    alone = Ensemble([Says(members[0])], how, tau).logits(None, None, None)
+    alone = Ensemble([Says(members[0])], how, tau).output(None, None, None).logits
     torch.testing.assert_close(alone, members[0], rtol=0, atol=1e-5)
 
 
@@ -159,7 +160,7 @@ def test_a_student_reads_the_combination_of_its_members_logits(
         index = examples.train[:20]
         view = plan.grid.draw(plan.seed, 0, index)
         inputs = examples.normalise(plan.grid.render(examples.images[index], view))
-        asked["answer"], asked["inputs"] = teacher.logits(index, view, inputs), inputs
+        asked["answer"], asked["inputs"] = teacher.output(index, view, inputs).logits, inputs
         raise Diverged("seen enough")
 
     monkeypatch.setattr(jobs_train, "fit", caught)

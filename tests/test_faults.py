@@ -32,6 +32,7 @@ from torch import Tensor
 from kd import losses
 from kd.__main__ import main
 from kd.core import attempts, files
+from kd.losses.objective import Pure
 from kd.machine import state
 from kd.train import lesson
 
@@ -93,7 +94,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], ob
     @contextlib.contextmanager
     def patched(step: int, act: Callable[[], object]) -> Iterator[None]:
         with monkeypatch.context() as patch:
-            patch.setattr(lesson, "objective_of", lambda cell: Meanwhile(step, act))
+            patch.setattr(lesson, "objective_of", lambda *_: Pure(Meanwhile(step, act)))
             yield
 
     return patched

@@ -20,7 +20,10 @@ from kd import losses, models
 from kd.core.errors import Diverged, StorageError, Terminated
 from kd.data.examples import Examples
 from kd.data.views import Grid
+from kd.losses.objective import Objective, Pure
+from kd.losses.spec import Needs
 from kd.machine.state import State
+from kd.models.output import Output
 from kd.train.device import Place
 from kd.train.fit import History, Plan, Sgd, evaluate, fit
 
@@ -49,6 +52,7 @@ def made_examples(n: int = 70, heldout: int = 0) -> Examples:
 def plan(epochs: int = 3, **changes: object) -> Plan:
     values = {
         "objective": losses.LOSSES["ce"].function,
+        "needs": Needs(),
         "grid": Grid(1, False),
         "seed": 0,
         "epochs": epochs,
@@ -62,7 +66,10 @@ def plan(epochs: int = 3, **changes: object) -> Plan:
         "drops": (2,),
         "gamma": 0.1,
     }
-    return Plan(**{**values, **changes})
+    made = {**values, **changes}
+    if not isinstance(made["objective"], Objective):
+        made["objective"] = Pure(made["objective"])
+    return Plan(**made)
 
 
 def network() -> nn.Module:
@@ -254,9 +261,9 @@ def test_every_example_is_seen_once_an_epoch_last_partial_batch_included() -> No
     seen = []
 
     class Watching:
-        def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
+        def output(self, index: Tensor, view: Tensor, inputs: Tensor) -> Output:
             seen.append(index.tolist())
-            return torch.zeros(len(index), 2)
+            return Output(torch.zeros(len(index), 2))
 
     fit(network(), made_examples(), plan(), Watching(), CPU, NoState(), History())
     assert len(seen) == 15
@@ -322,7 +329,7 @@ def test_sgd_takes_the_steps_of_torch_s_own_without_decay_on_biases_and_batch_no
         {"params": [p for p in theirs.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     reference = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=nesterov)
-    optimiser = Sgd(ours, made)
+    optimiser = Sgd(ours.parameters(), made)
     for step in range(5):
         generator = torch.Generator().manual_seed(step)
         images = torch.randn(8, 1, 8, 8, generator=generator)

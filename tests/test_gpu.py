@@ -22,6 +22,8 @@ from kd import losses, models
 from kd.core.errors import Terminated
 from kd.data.examples import Examples
 from kd.data.views import Grid
+from kd.losses.objective import Pure
+from kd.losses.spec import Needs
 from kd.machine.state import State
 from kd.train import bank
 from kd.train.device import Place, place
@@ -65,7 +67,8 @@ def examples(n: int = 1100) -> Examples:
 
 def plan(epochs: int = 4, objective: object = losses.LOSSES["ce"].function) -> Plan:
     return Plan(
-        objective=objective,
+        objective=Pure(objective),
+        needs=Needs(),
         grid=GRID,
         seed=0,
         epochs=epochs,
@@ -204,7 +207,7 @@ def test_rows_are_what_a_cpu_computes(tmp_path: Path, teacher_precision: str, to
     expected = filled(tmp_path / "cpu", cpu)
     keys = keys_seen([(0, 4)], GRID, torch.arange(1100))
     index, view = keys // GRID.count, keys % GRID.count
-    ours, theirs = found.logits(index.cuda(), view.cuda()).cpu(), expected.logits(index, view)
+    ours, theirs = found.output(index.cuda(), view.cuda()).logits.cpu(), expected.output(index, view).logits
     assert float((ours - theirs).norm() / theirs.norm()) < tolerance
 
 

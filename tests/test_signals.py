@@ -198,6 +198,7 @@ TRAIN = """
 import ctypes, threading, time
 from kd import losses
 from kd.core import signals
+from kd.losses.objective import Pure
 from kd.train import lesson
 from kd.machine import state
 from kd.__main__ import main
@@ -208,7 +209,7 @@ def waits(student, teacher, labels):
         print("now", flush=True)
         at_step_40()
     return ce(student, teacher, labels)
-lesson.objective_of = lambda cell: waits
+lesson.objective_of = lambda *_: Pure(waits)
 def at_step_40():
     pass
 {}

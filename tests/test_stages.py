@@ -20,9 +20,10 @@ from test_fit import StopAt
 from kd import losses
 from kd.core import files
 from kd.core.errors import ConfigError, Diverged, StorageError, Terminated
-from kd.data.views import Grid
 from kd.jobs import train as jobs_train
+from kd.losses.objective import Batch, Pure
 from kd.machine.state import State
+from kd.models.output import Output
 from kd.study.cells import all_cells, parse_cell
 from kd.train import lesson, material
 from kd.train.fit import Plan
@@ -103,7 +104,7 @@ def test_promise_2_state_is_not_a_result_and_a_finished_cell_keeps_none(digits: 
 
 def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Let training be stopped by SIGTERM at this step, and every state save take its chance."""
-    monkeypatch.setattr(lesson, "objective_of", lambda cell: StopAt(step))
+    monkeypatch.setattr(lesson, "objective_of", lambda *_: Pure(StopAt(step)))
 
 
 def test_promise_4_a_stopped_cell_ends_with_the_bytes_of_one_that_was_not(digits: Path, monkeypatch) -> None:
@@ -352,14 +353,16 @@ def test_the_loss_that_trains_is_the_one_the_path_spells() -> None:
         "kl-tauinf": 0.5 * (s - t).var(1, correction=0),
         "mse": (s - t).square().mean(1),
     }.items():
-        cell = parse_cell(f"{TEACHER}/resnet8.{spelled}.s0")
-        assert torch.allclose(lesson.objective_of(cell)(s, t, y), expected, rtol=1e-5)
+        objective = lesson.objective_of(parse_cell(f"{TEACHER}/resnet8.{spelled}.s0"), None)
+        batch = Batch((Output(s),), (Output(t),), y, y, torch.tensor(1.0))
+        assert torch.allclose(objective(batch), expected, rtol=1e-5)
 
 
-def test_a_plan_holds_the_protocol_s_values() -> None:
+def test_a_plan_holds_the_protocol_s_values(project: Path) -> None:
     made = study(protocol={"name": "quick", "epochs": 40, "lr": "5e-2", "milestones": [30], "gamma": 0.2})
     early = parse_cell("results/digits/quick/resnet14.ce.s0-epochs10")
-    planned = lesson.plan_of(early, made.protocol, Grid(1, False))
+    prepare()
+    planned = lesson.plan_of(early, made.protocol, material.prepared(early, recipe(early, made)))
     assert isinstance(planned, Plan)
     assert (planned.epochs, planned.schedule_epochs, planned.batch, planned.lr) == (10, 40, 128, 0.05)
     assert planned.lr_at(29) == 0.05

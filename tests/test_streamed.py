@@ -31,6 +31,7 @@ from kd.data.folder import image_folder
 from kd.data.prepare import prepare_dataset, prepare_labels
 from kd.data.streamed import Reader, Stream, middle
 from kd.jobs.places import Resources
+from kd.losses.objective import Pure
 from kd.machine.footprint import gpu_bytes
 from kd.study.cells import parse_cell
 from kd.train import lesson, material
@@ -252,7 +253,7 @@ def test_promise_4_a_streamed_cell_ends_with_the_same_bytes_by_whomever_it_is_de
     shutil.rmtree("results")
     for step, workers in ((3, 2), (2, 0), (1, 2)):  # 5 steps an epoch
         with monkeypatch.context() as patch:
-            patch.setattr(lesson, "objective_of", lambda cell, step=step: StopAll(step))
+            patch.setattr(lesson, "objective_of", lambda *_, step=step: Pure(StopAll(step)))
             with pytest.raises(Terminated):  # not kept: with its frames it would keep the workers
                 train(TEACHER, workers)
     resumed = train(TEACHER, workers=1)["files"]

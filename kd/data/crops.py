@@ -32,9 +32,9 @@ class ResizedCrops:
 
     flip: bool
 
-    def draw(self, seed: int, epoch: int, index: Tensor) -> Tensor:
+    def draw(self, seed: int, epoch: int, index: Tensor, which: int = 0) -> Tensor:
         """Return the view [B] int64 that each example index [B] shows in this epoch."""
-        return views.words(seed, epoch, index)
+        return views.words(seed, epoch, index, which)
 
     def mirrored(self, view: int) -> bool:
         """Say whether `view` shows a mirror image."""

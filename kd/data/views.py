@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad as zero_pad
 
 _ORDER, _VIEW = 1, 2  # independent streams of the same seed and epoch
+_FURTHER = 1000  # from the stream of a view to that of a further view of the same image
 _WORD = 1 << 64
 # Constants of splitmix64 (Steele, Lea, Flood 2014).
 _GAMMA, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -23,7 +24,7 @@ _GAMMA, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111E
 class Views(Protocol):
     """The ways in which an image may be shown, each with a number."""
 
-    def draw(self, seed: int, epoch: int, index: Tensor) -> Tensor:
+    def draw(self, seed: int, epoch: int, index: Tensor, which: int = 0) -> Tensor:
         """Return the view [B] int64 that each example index [B] shows in this epoch."""
 
 
@@ -39,9 +40,9 @@ class Grid:
         """Number of views of one image."""
         return (2 * self.pad + 1) ** 2 * (2 if self.flip else 1)
 
-    def draw(self, seed: int, epoch: int, index: Tensor) -> Tensor:
-        """Return the view [B] int64 that each example index [B] shows in this epoch."""
-        return _upper_bits(words(seed, epoch, index)) % self.count
+    def draw(self, seed: int, epoch: int, index: Tensor, which: int = 0) -> Tensor:
+        """Return the view [B] int64 that each example index [B] shows in this epoch; a second has `which` 1."""
+        return _upper_bits(words(seed, epoch, index, which)) % self.count
 
     def render(self, images: Tensor, view: Tensor) -> Tensor:
         """Return view [B] of images [B, H, W, C] uint8 as [B, C, H, W] uint8 with channels last in memory."""
@@ -74,9 +75,9 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return images.float().mul_(scale[:, None, None]).sub_((mean / std)[:, None, None])
 
 
-def words(seed: int, epoch: int, index: Tensor) -> Tensor:
+def words(seed: int, epoch: int, index: Tensor, which: int = 0) -> Tensor:
     """Return the 64-bit word (int64 [B]) that decides which view each example index [B] shows in this epoch."""
-    return _words(seed, epoch, _VIEW, index)
+    return _words(seed, epoch, _VIEW + which * _FURTHER, index)
 
 
 def _words(seed: int, epoch: int, stream: int, index: Tensor) -> Tensor:

@@ -48,8 +48,9 @@ def teacher_of(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Pl
 
 def _voice(teacher: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
     """Return what answers for one network; a bank that lacks the views, or is another's, is filled first."""
-    if recipe.protocol.teacher == "online":
-        return LiveTeacher(load_network(teacher, have), where.device, recipe.protocol.teacher_precision)
+    if recipe.protocol.teacher == "online" or not plan.needs.from_bank:
+        network, precision = load_network(teacher, have), recipe.protocol.teacher_precision
+        return LiveTeacher(network, where.device, precision, plan.needs.teacher)
     product, needs = products.bank(teacher), [(plan.seed, plan.epochs)]
     identity = _bank_identity(teacher, recipe, have)
     judge = Judge.of_recipe(recipe).asked({product: set(needs)})

@@ -42,7 +42,7 @@ def place_of(
     protocol, need = recipe.protocol, 0
     threads = max(1, resources.threads // peers.count - resources.workers)
     if torch.cuda.is_available():
-        banks = len(cell.teacher.members) if cell.teacher and protocol.teacher == "bank" else 0
+        banks = len(cell.teacher.members) if cell.reads_banks(protocol) else 0
         rows = round(banks * have.grid.count * len(have.examples.train) / cell.stage.fraction) if banks else 0
         batch = math.ceil(protocol.batch / peers.count)
         need = max(gpu_bytes(network, have.classes, have.examples, batch, rows) for network in cell.stage.networks)

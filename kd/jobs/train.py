@@ -85,10 +85,10 @@ def train(
 def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History) -> nn.Module:
     if cell.teacher and status_of(cell.teacher) != "ok":
         raise Diverged(f"its teacher {cell.teacher} diverged")
-    plan = plan_of(cell, recipe.protocol, have.grid)
+    plan = plan_of(cell, recipe.protocol, have)
     demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     network = begun(cell, have)
-    _demand_room(cell, network, state)
+    _demand_room(cell, nn.ModuleList([network, plan.objective]), state)
     teacher = teacher_of(cell, recipe, have, plan, where) if cell.teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
     return network

@@ -8,9 +8,9 @@ from __future__ import annotations
 from kd.core.errors import ConfigError, nearest
 from kd.losses import hard, kl, mse
 from kd.losses.ensembles import ENSEMBLES
-from kd.losses.spec import Choice, Loss, Number
+from kd.losses.spec import Choice, Loss, Needs, Number
 
-__all__ = ["ENSEMBLES", "LOSSES", "Choice", "Loss", "Number", "family"]
+__all__ = ["ENSEMBLES", "LOSSES", "Choice", "Loss", "Needs", "Number", "family"]
 
 LOSSES: dict[str, Loss] = {**hard.LOSSES, **kl.LOSSES, **mse.LOSSES}
 
@@ -19,4 +19,4 @@ def family(name: str) -> str:
     """Return the module that defines the loss `name`, for code digests. Raises ConfigError for an unknown loss."""
     if name not in LOSSES:
         raise ConfigError(f"loss {name!r}: unknown" + nearest(name, LOSSES))
-    return LOSSES[name].function.__module__
+    return LOSSES[name].module

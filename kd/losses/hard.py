@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kd.losses.spec import Loss
+from kd.losses.spec import LABELS_ALONE, Loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,5 +24,5 @@ def blend(student: Tensor, labels: Tensor, alpha: float, soft: Tensor) -> Tensor
 
 
 LOSSES = {
-    "ce": Loss(ce, "cross-entropy against the labels", needs_teacher=False),
+    "ce": Loss(ce, "cross-entropy against the labels", needs=LABELS_ALONE),
 }

@@ -72,5 +72,6 @@ LOSSES = {
             "weight": Number(1.0),
         },
         check=_check,
+        zero_at_teacher=True,
     ),
 }

@@ -54,10 +54,12 @@ LOSSES = {
         mse,
         "mean squared error between the logits",
         {"reduction": Choice("mean", ("mean", "sum")), "alpha": _ALPHA, "weight": Number(1.0)},
+        zero_at_teacher=True,
     ),
     "smoothl1": Loss(
         smoothl1,
         "squared error between close logits, absolute error between distant ones",
         {"beta": Number(1.0), "alpha": _ALPHA, "weight": Number(1.0)},
+        zero_at_teacher=True,
     ),
 }

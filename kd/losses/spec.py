@@ -53,20 +53,65 @@ class Choice:
         return str(value)
 
 
+OUTPUTS = ("logits", "prelogits", "maps", "edges")  # what a network can say; kd.losses.objective.Output has the shapes
+STORED = frozenset({"logits"})  # of these a bank holds those of a teacher
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a loss looks at: outputs of the student and of the teacher, and in how many views of each image."""
+
+    student: frozenset[str] = frozenset({"logits"})
+    teacher: frozenset[str] = frozenset({"logits"})
+    views: int = 1
+
+    @property
+    def from_bank(self) -> bool:
+        """Whether a bank can hold all that is looked at of the teacher."""
+        return self.teacher <= STORED and self.views == 1
+
+
+LABELS_ALONE = Needs(teacher=frozenset())
+
+
 @dataclass(frozen=True)
 class Loss:
-    """A loss as the registry knows it.
+    """A loss as the registry knows it, in one of two forms.
 
     `function(student [B, K], teacher [B, K] or None, labels [B] int64, **hyperparameters)` returns one value per
-    example, [B], in the student's dtype: the trainer averages, the evaluator reports. `parameters` stand in the
-    order in which paths spell them. `check` refuses values that do not go together.
+    example, [B], in the student's dtype: the trainer averages, the evaluator reports. What follows the epoch, holds
+    state, learns parameters or looks at more than logits is `build(course, **hyperparameters) -> Objective` instead
+    (kd.losses.objective). `parameters` stand in the order in which paths spell them. `check` refuses values that do not
+    go together.
+
+    Traits: `batchwise`, an example's value depends on the others of its batch, or on what is remembered of examples;
+    `zero_at_teacher`, it is 0 where the student says what the teacher says; `recordable`, a step of it can be recorded
+    and replayed on a GPU.
     """
 
-    function: Callable
+    function: Callable | None
     description: str
     parameters: Mapping[str, Number | Choice] = field(default_factory=dict)
-    needs_teacher: bool = True
+    needs: Needs = Needs()
     check: Callable[[Mapping], None] | None = None
+    build: Callable | None = None
+    batchwise: bool = False
+    zero_at_teacher: bool = False
+    recordable: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.function is None) == (self.build is None):
+            raise ValueError("a loss is a function or is built: give one of the two")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss looks at a teacher."""
+        return bool(self.needs.teacher)
+
+    @property
+    def module(self) -> str:
+        """Name of the module that defines it."""
+        return (self.function or self.build).__module__
 
     def resolve(self, given: Mapping[str, object]) -> dict[str, float | str]:
         """Return every hyperparameter, checked, with defaults for those not given, in spelling order.

@@ -47,7 +47,7 @@ def disk_bytes(cells: Iterable[Cell], study: Study) -> Mapping[str, int]:
     needed = Counter(
         {RESULTS: sum(_weight_bytes(cell.stage.network, _classes(cell)) for cell in cells if not cell.is_ensemble)}
     )
-    for teacher, students in taught_by(cells).items() if study.protocol.teacher == "bank" else ():
+    for teacher, students in taught_by(cell for cell in cells if cell.reads_banks(study.protocol)).items():
         if not teacher.is_ensemble and not Path(BANKS, teacher.name).exists():
             needed[BANKS] += _bank_bytes(teacher, students, study)
     needed[ANSWERS] = sum(_answer_bytes(c) for c in analysed(study) if not Path(ANSWERS, c.name).exists())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
+
+from kd.models.output import Output
 
 
 class Network(nn.Module):
@@ -15,9 +19,38 @@ class Network(nn.Module):
         """Return the pre-logits [B, D]: what the classifier sees."""
         raise NotImplementedError
 
+    def stages(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the maps [B, C, H, W] after each stage and, if asked, the same before their last ReLU."""
+        raise NotImplementedError
+
+    def pooled(self, last: Tensor) -> Tensor:
+        """Return the pre-logits [B, D] of the last map [B, D, H, W]."""
+        return average(last)
+
+    def outputs(self, images: Tensor, names: Collection[str]) -> Output:
+        """Return what `names` says of what the network says of images [B, C, H, W]; logits always."""
+        if not {"maps", "edges"} & set(names):
+            prelogits = self.features(images)
+            return Output(self.classifier(prelogits), prelogits if "prelogits" in names else None)
+        maps, edges = self.stages(images, "edges" in names)
+        prelogits = self.pooled(maps[-1])
+        return Output(self.classifier(prelogits), prelogits, tuple(maps), tuple(edges))
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits [B, K]."""
         return self.classifier(self.features(images))
+
+
+class Outputs(nn.Module):
+    """A network as a module that says more than its logits."""
+
+    def __init__(self, network: Network, names: Collection[str]) -> None:
+        super().__init__()
+        self.network, self._names = network, names
+
+    def forward(self, images: Tensor) -> Output:
+        """Return what the network says of images [B, C, H, W]."""
+        return self.network.outputs(images, self._names)
 
 
 class Stem(nn.Conv2d):
@@ -62,6 +95,12 @@ class BatchNorm(nn.BatchNorm2d):
 
 def _channels(values: Tensor) -> Tensor:
     return values[:, None, None]
+
+
+def normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Return what `norm` makes of x [B, C, H, W], and leave its running statistics as they are."""
+    mean, variance = (None, None) if norm.training else (norm.running_mean, norm.running_var)
+    return nn.functional.batch_norm(x, mean, variance, norm.weight, norm.bias, norm.training, 0.0, norm.eps)
 
 
 def average(x: Tensor) -> Tensor:

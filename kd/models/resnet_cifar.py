@@ -26,8 +26,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, outputs, H / stride, W / stride] of [B, inputs, H, W]."""
+        return self.edge(x).relu_()
+
+    def edge(self, x: Tensor) -> Tensor:
+        """Return the same before the last ReLU."""
         residual = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu_()))
-        return (residual + self.shortcut(x)).relu_()
+        return residual + self.shortcut(x)
 
 
 class CifarResNet(Network):
@@ -49,3 +53,14 @@ class CifarResNet(Network):
         """Return the pre-logits [B, 64 * width]."""
         x = self.norm(self.stem(images)).relu_()
         return average(self.stage3(self.stage2(self.stage1(x))))
+
+    def stages(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the maps after each stage and, if asked, their edges."""
+        x = self.norm(self.stem(images)).relu_()
+        maps, before = [], []
+        for each in (self.stage1, self.stage2, self.stage3):
+            edge = each[-1].edge(each[:-1](x))
+            x = edge.relu()
+            maps.append(x)
+            before += [edge] if edges else []
+        return maps, before

@@ -27,6 +27,30 @@ class ImageNetResNet(Network):
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         return self.avgpool(self.layer4(self.layer3(self.layer2(self.layer1(x))))).flatten(1)
 
+    def stages(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the maps after each of the four stages and, if asked, their edges."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        maps, before = [], []
+        for each in (self.layer1, self.layer2, self.layer3, self.layer4):
+            edge = _edge(each[-1], each[:-1](x))
+            x = edge.relu()
+            maps.append(x)
+            before += [edge] if edges else []
+        return maps, before
+
+    def pooled(self, last: Tensor) -> Tensor:
+        """Return the pre-logits [B, D] of the last map."""
+        return self.avgpool(last).flatten(1)
+
+
+def _edge(block: nn.Module, x: Tensor) -> Tensor:
+    """Return what a block of torchvision makes of x before its last ReLU."""
+    out = block.relu(block.bn1(block.conv1(x)))
+    out = block.bn2(block.conv2(out))
+    if isinstance(block, torchvision.models.resnet.Bottleneck):
+        out = block.bn3(block.conv3(block.relu(out)))
+    return out + (x if block.downsample is None else block.downsample(x))
+
 
 def from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return torchvision's state dict of a resnet under the names that `ImageNetResNet.load_state_dict` takes."""

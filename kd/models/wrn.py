@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kd.models.network import BatchNorm, Network, Stem, average, conv1x1, conv3x3, initialise_convolutions, stage
+from kd.models.network import (
+    BatchNorm,
+    Network,
+    Stem,
+    average,
+    conv1x1,
+    conv3x3,
+    initialise_convolutions,
+    normalised,
+    stage,
+)
 
 
 class Block(nn.Module):
@@ -44,3 +54,13 @@ class WideResNet(Network):
         """Return the pre-logits [B, 64 * width]."""
         x = self.stage3(self.stage2(self.stage1(self.stem(images))))
         return average(self.norm(x).relu_())
+
+    def stages(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the maps after each stage, the last after its ReLU; their edges are what the next block activates."""
+        first = self.stage1(self.stem(images))
+        second = self.stage2(first)
+        last = self.norm(self.stage3(second))
+        maps = [first, second, last.relu()]
+        if not edges:
+            return maps, []
+        return maps, [normalised(self.stage2[0].norm1, first), normalised(self.stage3[0].norm1, second), last]

@@ -204,6 +204,10 @@ class Cell:
         """Stage that this cell trains."""
         return self.stages[-1]
 
+    def reads_banks(self, protocol: Protocol) -> bool:
+        """Whether it learns from what its teachers said before; else they are run in each step, or there are none."""
+        return self.teacher is not None and protocol.teacher == "bank" and self.stage.objective.needs.from_bank
+
     def epochs(self, protocol: Protocol) -> int:
         """Return for how many epochs this cell is trained: the protocol's, unless it stops early.
 

@@ -54,7 +54,12 @@ class Objective(NamedTuple):
     @property
     def needs_teacher(self) -> bool:
         """Whether the loss reads a teacher's logits."""
-        return self.weights is None and losses.LOSSES[self.loss].needs_teacher
+        return bool(self.needs.teacher)
+
+    @property
+    def needs(self) -> losses.Needs:
+        """What the loss looks at."""
+        return losses.Needs(teacher=frozenset()) if self.weights else losses.LOSSES[self.loss].needs
 
     @property
     def resolved(self) -> dict[str, float | str]:
@@ -547,6 +552,8 @@ class Study(_Model):
                 raise ValueError(
                     f"experiments.{name}.ensemble: no teacher is one; write teacher: A+B or teacher_seeds: 0+1+2"
                 )
+            for chosen in experiment.loss:
+                self._check_loss(f"experiments.{name}.loss: {chosen.loss}", chosen, self._has_ensembles(experiment))
         self._check_dataset("dataset", self.dataset)
         for name, declared in self.datasets.items():
             if declared.source and name not in data.DATASETS:
@@ -557,6 +564,14 @@ class Study(_Model):
         seeds = experiment.teacher_seeds or self.teacher_seeds
         teachers = [network for path in experiment.networks for network in path[:-1]]
         return any("+" in network for network in teachers) or (bool(teachers) and any(len(of) > 1 for of in seeds))
+
+    def _check_loss(self, key: str, chosen: Objective, ensembles: bool) -> None:
+        if ensembles and chosen.needs.teacher - {"logits"}:
+            raise ValueError(f"{key} looks at more of a teacher than its logits, which an ensemble does not have")
+        if self.gpus_per_cell > 1 and losses.LOSSES[chosen.loss].batchwise:
+            raise ValueError(
+                f"{key} compares examples of one batch, which several processes part; set gpus_per_cell: 1"
+            )
 
     @property
     def drawn(self) -> list[tuple[str, str]]:

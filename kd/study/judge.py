@@ -285,8 +285,7 @@ class Judge:
         return Expected(values, code, (products.data(cell.dataset.name), products.network(cell)))
 
     def _expected_release(self, product: Product) -> Expected:
-        students = self.students.get(self._cell(product), ())
-        return Expected({}, "", tuple(map(products.network, students)))
+        return Expected({}, "", tuple(map(products.network, self.readers(self._cell(product)))))
 
     def _expected_answers(self, product: Product) -> Expected:
         cell = self._cell(product)
@@ -349,7 +348,7 @@ class Judge:
         if product.kind != "network":
             return ()
         cell = self._cell(product)
-        if cell.teacher is None or self.recipe_of(cell).protocol.teacher != "bank":
+        if not cell.reads_banks(self.recipe_of(cell).protocol):
             return ()
         return tuple(map(products.bank, cell.teacher.members))
 
@@ -360,7 +359,7 @@ class Judge:
         """
         if self.study is None:
             return sorted(self._needs.get(bank, ()))
-        students = self.students.get(self._cell(bank), ())
+        students = self.readers(self._cell(bank))
         waiting = [student for student in students if self.to_do(products.network(student))] or students
         return sorted({(one.stage.seed, one.epochs(self.study.protocol)) for one in waiting})
 
@@ -378,19 +377,22 @@ class Judge:
         """For each cell of the study that teaches, those it teaches."""
         return cells.taught_by(self.cells)
 
+    def readers(self, teacher: Cell) -> list[Cell]:
+        """Return the cells of the study that read the bank of a teacher."""
+        return [cell for cell in self.students.get(teacher, ()) if cell.reads_banks(self.study.protocol)]
+
     @cached_property
     def everything(self) -> tuple[Product, ...]:
         """All that a study publishes, each once, what something is made from before it."""
         study, name = self.study, self.study.study
-        teachers = [cell for cell in self.students if not cell.is_ensemble]
+        teachers = [cell for cell in self.students if not cell.is_ensemble and self.readers(cell)]
         analyses = dict.fromkeys((e, figures.ANALYSES[f]) for e, f in study.drawn if f in figures.ANALYSES)
         found: list[Product] = []
         found += dict.fromkeys(products.data(cell.dataset.name) for cell in self.cells)
         found += dict.fromkeys(products.labels(cell.dataset.labelled) for cell in self.cells if cell.dataset.noise)
         found += map(products.network, self.cells)
-        if study.protocol.teacher == "bank":
-            found += map(products.bank, teachers)
-            found += map(products.release, [] if study.keep_banks else teachers)
+        found += map(products.bank, teachers)
+        found += map(products.release, [] if study.keep_banks else teachers)
         found += map(products.answers, cells.analysed(study))
         found += [products.analysis(name, *pair) for pair in analyses]
         found.append(products.table(name))

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,12 @@ from kd.core import signals
 from kd.core.errors import Diverged, Terminated
 from kd.data import views
 from kd.data.examples import Examples
+from kd.losses.objective import Batch, Objective
+from kd.losses.spec import Needs
 from kd.machine.progress import Progress
 from kd.machine.state import State
+from kd.models.network import Outputs
+from kd.models.output import Output
 
 if TYPE_CHECKING:
     from kd.train.device import Place
@@ -34,7 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("kd")
 
 Row = dict[str, float]
-Objective = Callable[[Tensor, Tensor | None, Tensor], Tensor]  # student, teacher [B, K], labels [B] -> loss [B]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Plan:
     """How one network is trained: the protocol's values, and what the cell adds to them."""
 
     objective: Objective
+    needs: Needs
     grid: views.Views
     seed: int
     epochs: int  # to train: fewer than the schedule is made for where a teacher is stopped early
@@ -54,6 +58,7 @@ class Plan:
     schedule: str
     drops: tuple[int, ...]
     gamma: float
+    recordable: bool = True  # whether a step can be recorded on a GPU and replayed
 
     def lr_at(self, epoch: int) -> float:
         """Return the learning rate of an epoch, counted from 0."""
@@ -87,41 +92,54 @@ def fit(
     """
     peers = place.peers
     network.to(place.device, memory_format=torch.channels_last)
-    forward = place.compiled(network, plan.batch)
+    objective = plan.objective.to(place.device)
+    forward, output = _runners(network, plan, place)
     examples = examples.to(place.device)
-    optimiser = Sgd(network, plan)
+    optimiser = Sgd([*network.parameters(), *objective.parameters()], plan)
     steps = math.ceil(len(examples.train) / plan.batch)
     position = Position(torch.zeros(5, dtype=torch.float64, device=place.device))
-    _restore(state.load(), network, optimiser, position, history, peers)
+    _restore(state.load(), network, objective, optimiser, position, history, peers)
+    now = torch.tensor(float(position.epoch + 1), device=place.device)  # the epoch, as a recorded step can read it
     progress = Progress(name, plan.epochs, steps, peers.is_first)
     progress.at(position.epoch * steps + position.step)
 
-    @place.recorded
-    def step(batch: Tensor, shown: Tensor, lr: float | Tensor) -> None:
+    def step(batch: Tensor, *rest: Tensor | float) -> None:
+        *shown, lr = rest  # what is shown of the batch, once for each view
         index = peers.own(batch)
         labels = examples.labels[index]
-        inputs = examples.inputs(index, shown, plan.grid)
-        target = teacher.logits(index, shown, inputs) if teacher else None
+        inputs = [examples.inputs(index, one, plan.grid) for one in shown]
+        taught = [teacher.output(index, *seen) for seen in zip(shown, inputs, strict=True)] if teacher else []
 
         with place.autocast():
-            logits = forward(inputs)
-        loss = plan.objective(logits.float(), target, labels)  # [B]
+            said = [objective.adapted(output(images)) for images in inputs]
+        said = [one.float() for one in said]
+        loss = objective(Batch(tuple(said), tuple(taught), labels, index, now))  # [B]
         peers.mean(loss, len(batch)).backward()
+        peers.average(objective)
         optimiser.step(lr)
-        position.add(loss, logits, labels, examples.truth(index))
+        position.add(loss, said[0].logits, labels, examples.truth(index))
+
+    if plan.recordable:
+        step = place.recorded(step)
 
     with signals.noted() as arrived, contextlib.closing(progress):
         while position.epoch < plan.epochs:
             epoch, resumed_at = position.epoch, time.monotonic()
             lr = place.scalar(plan.lr_at(epoch))
             order = views.order(plan.seed, epoch, examples.train)
-            view = plan.grid.draw(plan.seed, epoch, order)
-            batches = list(zip(order.split(plan.batch), view.split(plan.batch), strict=True))
+            drawn = [plan.grid.draw(plan.seed, epoch, order, which) for which in range(plan.needs.views)]
+            batches = zip(order.split(plan.batch), *(view.split(plan.batch) for view in drawn), strict=True)
+            asked = [(batch, view) for batch, *each in list(batches)[position.step :] for view in each]
+            if position.step == 0:
+                objective.epoch_begins(epoch + 1)
+            now.fill_(epoch + 1)
             network.train()
+            objective.train()
 
-            with contextlib.closing(examples.shown(batches[position.step :], peers.own)) as ahead:
-                for batch, shown in ahead:
-                    step(batch, shown, lr)
+            with contextlib.closing(examples.shown(asked, peers.own)) as ahead:
+                for shown in zip(*[ahead] * plan.needs.views, strict=True):
+                    batch = shown[0][0]
+                    step(batch, *(view for _, view in shown), lr)
 
                     position.advance(len(batch))
                     progress.at(epoch * steps + position.step)
@@ -129,7 +147,7 @@ def fit(
                     if stop or save:
                         position.seconds += time.monotonic() - resumed_at
                         resumed_at = time.monotonic()
-                        _save(state, network, optimiser, position, history, peers)
+                        _save(state, network, objective, optimiser, position, history, peers)
                     if stop:
                         raise _stopped(stop, position)
 
@@ -137,11 +155,12 @@ def fit(
             peers.same_buffers(network)
             network.eval()
             row = {"epoch": epoch + 1, "lr": plan.lr_at(epoch), **position.means("train", peers)}
+            row |= _logged(objective, peers)
             for part in ("test", *(["heldout"] if len(examples.heldout) else [])):
                 measured = evaluate(forward, examples, part, place, arrived)
                 if measured is None:  # as after the last step: what is evaluated is evaluated again
                     position.seconds += time.monotonic() - resumed_at
-                    _save(state, network, optimiser, position, history, peers)
+                    _save(state, network, objective, optimiser, position, history, peers)
                     raise _stopped(arrived[0], position)
                 row |= measured
             if not math.isfinite(row["test_loss"]):
@@ -153,10 +172,30 @@ def fit(
             history.timings.append({"epoch": epoch + 1, "seconds": seconds, "images_per_second": speed})
             progress.epoch(row, speed)
             position.next_epoch()
+            for sums in objective.logged.values():
+                sums.zero_()
             # after the last one always: what comes now is publishing, and a full disk there must not cost the run
             _, save = peers.agreed([], position.epoch == plan.epochs or state.due(epoch_ends=True))
             if save:
-                _save(state, network, optimiser, position, history, peers)
+                _save(state, network, objective, optimiser, position, history, peers)
+
+
+def _runners(network: nn.Module, plan: Plan, place: Place) -> tuple[Callable, Callable]:
+    """Return what gives the logits of images [B, C, H, W], and what says all of them that the objective looks at.
+
+    Where that is the logits, both run the same graph: one with more outputs is fused in another way, to other bits.
+    """
+    if plan.needs.student == {"logits"}:
+        forward = place.compiled(network, plan.batch)
+        return forward, lambda images: Output(forward(images))
+    output = place.compiled(Outputs(network, plan.needs.student), plan.batch)
+    return (lambda images: output(images).logits), output
+
+
+def _logged(objective: Objective, peers: Peers) -> Row:
+    """Return the means of an epoch that the objective has noted."""
+    sums = {name: peers.gathered(each).sum(0).tolist() for name, each in objective.logged.items()}
+    return {name: total / count if count else math.nan for name, (total, count) in sums.items()}
 
 
 def _stopped(number: int, position: Position) -> Terminated:
@@ -247,9 +286,9 @@ class Sgd:
     Written out because importing torch.optim's machinery takes a second, which is a third of a short cell.
     """
 
-    def __init__(self, network: nn.Module, plan: Plan) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], plan: Plan) -> None:
         # Decayed parameters first: what the decay touches is then a slice.
-        self._parameters = sorted(network.parameters(), key=lambda p: p.ndim <= 1)
+        self._parameters = sorted(parameters, key=lambda p: p.ndim <= 1)
         self._decayed = sum(p.ndim > 1 for p in self._parameters)
         self._momenta = [torch.zeros_like(p, memory_format=torch.preserve_format) for p in self._parameters]
         self._plan = plan
@@ -283,10 +322,20 @@ class Sgd:
         torch._foreach_copy_(self._momenta, [m.to(own.device) for m, own in zip(momenta, self._momenta, strict=True)])
 
 
-def _save(state: State, network: nn.Module, optimiser: Sgd, position: Position, history: History, peers: Peers) -> None:
+def _save(
+    state: State,
+    network: nn.Module,
+    objective: Objective,
+    optimiser: Sgd,
+    position: Position,
+    history: History,
+    peers: Peers,
+) -> None:
     position.check_finite(peers)  # promise 5: a state that has diverged is never saved
     content = {
         "network": network.state_dict(),
+        "objective": objective.state_dict(),
+        "logged": {name: peers.gathered(sums) for name, sums in objective.logged.items()},
         "momenta": optimiser.state(),
         "generator": torch.get_rng_state(),  # for networks with dropout; order and views need none
         # The sums of each process: added up here, they would end with other last digits.
@@ -302,6 +351,7 @@ def _save(state: State, network: nn.Module, optimiser: Sgd, position: Position, 
 def _restore(
     saved: dict[str, Any] | None,
     network: nn.Module,
+    objective: Objective,
     optimiser: Sgd,
     position: Position,
     history: History,
@@ -310,6 +360,9 @@ def _restore(
     if saved is None:
         return
     network.load_state_dict(saved["network"])
+    objective.load_state_dict(saved["objective"])
+    for name, sums in objective.logged.items():
+        sums.copy_(saved["logged"][name][peers.rank])
     optimiser.restore(saved["momenta"])
     torch.set_rng_state(saved["generator"])
     position.sums.copy_(saved["position"].pop("sums")[peers.rank])

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+import math
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kd import losses, models
 from kd.core.errors import ConfigError
-from kd.data.views import Views
+from kd.losses.objective import Course, Objective, Pure
+from kd.losses.spec import OUTPUTS
+from kd.models.output import Output
 from kd.study.cells import Cell, spell_objective
 from kd.study.config import Protocol
 from kd.train import device  # noqa: F401 (how it runs: compiled, recorded, in which precision)
 from kd.train.fit import Plan
 from kd.train.material import Prepared
+from kd.train.published import load_network
 
 log = logging.getLogger("kd")
 
@@ -28,11 +31,14 @@ def begun(cell: Cell, have: Prepared) -> nn.Module:
     return models.build(cell.stage.network, have.classes, have.channels)
 
 
-def plan_of(cell: Cell, protocol: Protocol, grid: Views) -> Plan:
+def plan_of(cell: Cell, protocol: Protocol, have: Prepared) -> Plan:
     """Return how a cell is trained."""
+    loss = losses.LOSSES[cell.stage.objective.loss]
     return Plan(
-        objective=objective_of(cell),
-        grid=grid,
+        objective=objective_of(cell, course_of(cell, protocol, have)),
+        needs=loss.needs,
+        recordable=loss.recordable,
+        grid=have.grid,
         seed=cell.stage.seed,
         epochs=cell.epochs(protocol),
         schedule_epochs=protocol.epochs,
@@ -41,11 +47,43 @@ def plan_of(cell: Cell, protocol: Protocol, grid: Views) -> Plan:
     )
 
 
-def objective_of(cell: Cell) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
-    """Return the objective of a cell: student and teacher logits [B, K], labels [B] -> loss [B]."""
+def objective_of(cell: Cell, course: Course) -> Objective:
+    """Return the objective of a cell as its training begins; its weights are drawn by the stage's seed."""
     loss, resolved = losses.LOSSES[cell.stage.objective.loss], cell.stage.objective.resolved
     log.info("%s is %s with %s", spell_objective(cell.stage.objective), loss.description, resolved)
-    return functools.partial(loss.function, **resolved)
+    if loss.function:
+        return Pure(loss.function, **resolved)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(course.seed)
+        return loss.build(course, **resolved)
+
+
+def course_of(cell: Cell, protocol: Protocol, have: Prepared) -> Course:
+    """Return what is known of the training of a cell before its first step."""
+    student, teachers = cell.stage.network, cell.teacher.members if cell.teacher else ()
+    teacher = teachers[0] if len(teachers) == 1 else None  # several say logits alone, and have no shapes in common
+
+    def shapes(network: str) -> Output:
+        with torch.device("meta"):
+            built = models.build(network, have.classes, have.channels).eval()
+            return built.outputs(torch.empty(1, *have.examples.shape), OUTPUTS)
+
+    def begun_apart() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            return begun(cell, have)
+
+    return Course(
+        seed=cell.stage.seed,
+        labels=have.examples.labels,
+        classes=have.classes,
+        batch=protocol.batch,
+        steps=math.ceil(len(have.examples.train) / protocol.batch),
+        epochs=cell.epochs(protocol),
+        student=begun_apart,
+        teacher=(lambda: load_network(teacher, have)) if teacher else None,
+        student_shapes=functools.partial(shapes, student),
+        teacher_shapes=functools.partial(shapes, teacher.stage.network) if teacher else None,
+    )
 
 
 def demand_examples(train: int, batch: int, processes: int) -> None:

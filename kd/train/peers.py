@@ -57,6 +57,9 @@ class Peers:
         """Return what the first process says, once it does."""
         return value
 
+    def average(self, module: nn.Module) -> None:
+        """Give the parameters of `module`, which `parallel` has not seen, the means of the processes' gradients."""
+
     def same_buffers(self, network: nn.Module) -> None:
         """Give `network` the buffers that the first process's has."""
 
@@ -100,6 +103,11 @@ class Team(Peers):
         values = [value]
         torch.distributed.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]
+
+    def average(self, module: nn.Module) -> None:
+        for parameter in module.parameters():
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= self.count
 
     def same_buffers(self, network: nn.Module) -> None:
         for buffer in network.buffers():

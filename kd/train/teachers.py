@@ -10,7 +10,7 @@ A row's key is (example index, view), never a position in any order: example ind
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -19,44 +19,54 @@ from torch import Tensor, nn
 from kd.data.examples import Examples
 from kd.data.views import Grid
 from kd.losses.ensembles import ENSEMBLES
+from kd.models.output import Output
 from kd.study.cells import Cell
 
 Need = tuple[int, int]  # a student's seed and the epochs it trains: it sees the views of those
 
 
 class Teacher(Protocol):
-    """Whatever gives a frozen teacher's logits: a bank of stored views, or the network itself."""
+    """Whatever says what a frozen teacher says: a bank of stored views, or the network itself."""
 
-    def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
-        """Return logits [B, K] float32 of examples `index` [B] in `view` [B], seen as `inputs` [B, C, H, W]."""
+    def output(self, index: Tensor, view: Tensor, inputs: Tensor) -> Output:
+        """Return what it says of examples `index` [B] in `view` [B], seen as `inputs` [B, C, H, W]; float32."""
 
 
 class LiveTeacher:
     """A frozen teacher that is run: in each step where views are not finite, once for each row of a bank otherwise."""
 
-    def __init__(self, network: nn.Module, device: torch.device, precision: str = "fp32") -> None:
-        """Take `network` to `device`, in evaluation mode and without gradients.
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        precision: str = "fp32",
+        says: Collection[str] = ("logits",),
+    ) -> None:
+        """Take `network` to `device`, in evaluation mode and without gradients; `says` is what of it is asked.
 
         `precision` is fp32, tf32 (fp32 where there is none) or bf16, whatever the student is trained in.
         """
         self._network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._device = device
         self._precision = precision
+        self._says = frozenset(says)
 
     @torch.no_grad()
-    def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
-        """Return logits [B, K] float32 of `inputs` [B, C, H, W]."""
+    def output(self, index: Tensor, view: Tensor, inputs: Tensor) -> Output:
+        """Return what it says of `inputs` [B, C, H, W]."""
         with (
             torch.autocast(self._device.type, torch.bfloat16, enabled=self._precision == "bf16"),
             _tf32(self._precision == "tf32"),
         ):
-            return self._network(inputs).float()
+            if self._says == {"logits"}:
+                return Output(self._network(inputs)).float()
+            return self._network.outputs(inputs, self._says).float()
 
     def answers(self, keys: Tensor, examples: Examples, grid: Grid) -> Tensor:
         """Return the rows [B, K] float16, on the CPU, of these keys [B]; all that is read is on the device."""
         index, view = keys // grid.count, keys % grid.count
         inputs = examples.normalise(grid.render(examples.images[index], view))
-        return self.logits(index, view, inputs).half().cpu()
+        return self.output(index, view, inputs).logits.half().cpu()
 
 
 class StoredTeacher:
@@ -65,9 +75,9 @@ class StoredTeacher:
     def __init__(self, keys: Tensor, rows: Tensor, grid: Grid) -> None:
         self._keys, self._rows, self._views = keys, rows, grid.count
 
-    def logits(self, index: Tensor, view: Tensor, inputs: Tensor | None = None) -> Tensor:
-        """Return logits [B, K] float32 of examples `index` [B] in `view` [B]; `inputs` play no part."""
-        return self._rows[torch.searchsorted(self._keys, index * self._views + view)].float()
+    def output(self, index: Tensor, view: Tensor, inputs: Tensor | None = None) -> Output:
+        """Return what is stored of examples `index` [B] in `view` [B]; `inputs` play no part."""
+        return Output(self._rows[torch.searchsorted(self._keys, index * self._views + view)].float())
 
 
 class Ensemble:
@@ -76,9 +86,10 @@ class Ensemble:
     def __init__(self, members: Sequence[Teacher], combination: str, tau: float = 1.0) -> None:
         self._members, self._combine, self._tau = members, ENSEMBLES[combination], tau
 
-    def logits(self, index: Tensor, view: Tensor, inputs: Tensor) -> Tensor:
-        """Return logits [B, K] float32 of examples `index` [B] in `view` [B], seen as `inputs` [B, C, H, W]."""
-        return self._combine(torch.stack([m.logits(index, view, inputs) for m in self._members]), self._tau)
+    def output(self, index: Tensor, view: Tensor, inputs: Tensor) -> Output:
+        """Return the logits of examples `index` [B] in `view` [B], seen as `inputs` [B, C, H, W]."""
+        said = torch.stack([member.output(index, view, inputs).logits for member in self._members])
+        return Output(self._combine(said, self._tau))
 
 
 def together(voices: Sequence[Teacher], cell: Cell) -> Teacher:

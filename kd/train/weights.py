@@ -150,5 +150,5 @@ def combined(cell: Cell, recipe: Recipe, have: Prepared, where: Place, history: 
     # As it teaches: in the teachers' precision, its probabilities those of tau = 1.
     voices = [LiveTeacher(network, where.device, recipe.protocol.teacher_precision) for network in networks]
     teacher = Ensemble(voices, cell.stage.ensemble)
-    history.rows.append(at_epoch_0(lambda inputs: teacher.logits(None, None, inputs), have.examples, where))
+    history.rows.append(at_epoch_0(lambda inputs: teacher.output(None, None, inputs).logits, have.examples, where))
     return networks

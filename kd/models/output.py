@@ -1,0 +1,28 @@
+"""What a network says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Output(NamedTuple):
+    """What a network says of one view of a batch; float32, whatever autocast did."""
+
+    logits: Tensor  # [B, K]
+    prelogits: Tensor | None = None  # [B, D]
+    maps: tuple[Tensor, ...] = ()  # [B, C, H, W] after each stage
+    edges: tuple[Tensor, ...] = ()  # the same before their last ReLU
+
+    def float(self) -> Output:
+        """Return the same in float32."""
+        return self.mapped(Tensor.float)
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Output:
+        """Return what `function` makes of each tensor."""
+        prelogits = None if self.prelogits is None else function(self.prelogits)
+        return Output(
+            function(self.logits), prelogits, tuple(map(function, self.maps)), tuple(map(function, self.edges))
+        )
