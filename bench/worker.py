@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from kd import bank, losses, models
-from kd import fit as fit_module
 from kd.data.examples import Examples
 from kd.data.views import Grid
 from kd.device import Place
@@ -93,7 +92,6 @@ def together(options: dict) -> None:
     count = options["cells"]
     meeting = threading.Barrier(count, action=turn)
     first_done = [threading.Event() for _ in range(count)]
-    fit_module._signals = contextlib.nullcontext  # only a main thread can have handlers
 
     def one(number: int) -> None:
         def pause() -> None:
