@@ -27,7 +27,6 @@ from kd.losses.objective import Pure
 from kd.losses.spec import Needs
 from kd.machine.state import State
 from kd.train import bank
-from kd.train import fit as fit_module
 from kd.train.device import Place
 from kd.train.fit import History, Plan, fit
 from kd.train.teachers import LiveTeacher, StoredTeacher
@@ -96,7 +95,6 @@ def together(options: dict) -> None:
     count = options["cells"]
     meeting = threading.Barrier(count, action=turn)
     first_done = [threading.Event() for _ in range(count)]
-    fit_module._signals = contextlib.nullcontext  # only a main thread can have handlers
 
     def one(number: int) -> None:
         def pause() -> None:

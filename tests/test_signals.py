@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from test_streamed import PROTOCOL
 from test_workflow import SMALL
 
 from kd.__main__ import main
-from kd.core import files
+from kd.core import files, signals
 from kd.core.attempts import last_attempt
 from kd.core.errors import DataError, Terminated, understood
 from kd.core.threads import each
@@ -160,6 +161,19 @@ def wait_until_asked_for(pid: int, lock: Path) -> None:
     while not waiting.search(Path("/proc/locks").read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_training_in_another_thread_than_the_main_one_is_possible_and_hears_no_signal() -> None:
+    heard: list[list[int]] = []
+
+    def train() -> None:
+        with signals.noted() as arrived, signals.saving():
+            heard.append(arrived)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert heard == [[]]
 
 
 def test_a_signal_ends_the_wait_for_threads_that_hang(project: Path) -> None:

@@ -181,8 +181,12 @@ def leave_now(code: int) -> None:
 def noted() -> Iterator[list[int]]:
     """Collect the signals that ask for an end in a list while the block runs, instead of raising between two writes.
 
-    Where the block does not end within PATIENCE seconds of one, Terminated is raised in it.
+    Where the block does not end within PATIENCE seconds of one, Terminated is raised in it. Only a main thread can have
+    handlers: in another one the list stays empty.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield []
+        return
     watch, arrived = _started(), []
     handlers = {number: signal.signal(number, _received) for number in (*_ASK, _WARN)}
     watch.noted, watch.expired = arrived, False
@@ -200,12 +204,14 @@ def noted() -> Iterator[list[int]]:
 @contextlib.contextmanager
 def saving() -> Iterator[None]:
     """Let what the block saves take its time, whatever signals arrive."""
-    watch = _started()
-    watch.saving = True
+    if _watch is None:  # nobody listens: not the main thread
+        yield
+        return
+    _watch.saving = True
     try:
         yield
     finally:
-        watch.saving = False
+        _watch.saving = False
 
 
 @contextlib.contextmanager

@@ -63,14 +63,20 @@ def asked_for(path: str, folder: str, known: Collection[str]) -> str:
 
 def make(path: Path) -> None:
     """Make a stamp. Call it while holding the lock of its product."""
+    files.sweep(path.parent, path.name)
     if _date(path) == DATE:
         return
     pending = files.pending_name(path)  # another user's stamp cannot be dated, but replaced
-    with files.storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pending.touch()
-        os.utime(pending, (DATE, DATE))
-        os.replace(pending, path)
+    try:
+        with files.storage(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pending.touch()
+            os.utime(pending, (DATE, DATE))
+            os.replace(pending, path)
+    except StorageError:
+        with contextlib.suppress(OSError):
+            pending.unlink(missing_ok=True)
+        raise
 
 
 def remove(path: Path) -> None:
