@@ -14,7 +14,7 @@ from kd.study import cells, products
 from kd.study.config import merged, read_yaml, validate
 from kd.study.judge import Judge
 
-min_version("9.11")
+min_version("9.17")
 
 try:
     overlay = {}  # not `config`: Snakemake reads 010 as 8, and puts keys within a key beside those that it replaces

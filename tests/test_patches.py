@@ -374,7 +374,7 @@ told(False)
 
 
 def test_every_patch_is_tested_here() -> None:
-    functions = ast.parse((ROOT / "kd" / "patches.py").read_text()).body
+    functions = ast.parse((ROOT / "kd" / "core" / "patches.py").read_text()).body
     (applied,) = (one for one in functions if getattr(one, "name", None) == "apply")
     names = {call.func.id for call in ast.walk(applied) if isinstance(call, ast.Call)}
     assert len(names) > 4

@@ -1,6 +1,7 @@
-"""Every departure from what Snakemake (9.27.1) and its SLURM plugin (2.8.0) do by themselves.
+"""Every departure from what Snakemake (9.17 to 9.27) and its SLURM plugin (2.8) do by themselves.
 
-Imported by the Snakefile alone; tests/test_patches.py holds each.
+Each says what happens without it, and names the upstream issue where one is known. Imported by the Snakefile alone;
+tests/test_patches.py holds each against the packages that are installed, CI also against the oldest that kd allows.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def ask_for_stamps(stands_for: Callable[[str], str]) -> None:
 
 
 def keep_what_is_published() -> None:
-    """Neither back up what a job updates nor put it back when the job fails (Snakemake since 9.13.7).
+    """Neither back up what a job updates nor put it back when the job fails (Snakemake's #3833).
 
     Without it a job that fails after kd published puts the old picture back over the new one, and two controllers that
     draw one figure stumble over the one backup that both make of it.
@@ -144,7 +145,8 @@ _LOST = 2  # answers in a row in which a job is missing: SLURM has forgotten it
 def heed_sigterm() -> None:
     """Stop at once on SIGTERM where jobs are on a cluster: they go on and publish by themselves.
 
-    Without it Snakemake waits for the jobs, for ever if SLURM does not say what became of one. SIGINT cancels them.
+    Without it Snakemake waits for the jobs, for ever if SLURM does not say what became of one (#448 is near). SIGINT
+    cancels them.
     """
     leave = _original(JobScheduler, "exit_gracefully")
 
@@ -164,10 +166,10 @@ def ask_on(plugin: ModuleType, patience: float = 3600.0) -> None:
     """Say when a question after the jobs fails, and stop after `patience` seconds of failures.
 
     Without it the executor says nothing and, when five questions in a row have failed, forgets its jobs and hangs for
-    ever. The profile makes it ask for as long as it takes (slurm-status-attempts).
+    ever (the plugin's #207). The profile makes it ask for as long as it takes (slurm-status-attempts).
 
     PREEMPTED counts as a failure, so that the job is submitted again: without it the executor waits for SLURM to resume
-    a job that it was told never to requeue. UNKNOWN counts as no answer: without it the job counts as done.
+    a job that it was told never to requeue (the plugin's #109). UNKNOWN counts as no answer: without it the job counts as done.
     """
     ask = _original(plugin, "query_job_status")
     asked: set[str] = set()
@@ -224,7 +226,8 @@ def ask_squeue_alone(plugin: ModuleType) -> None:
 def judge_what_slurm_forgot(plugin: ModuleType) -> None:
     """Judge a job that SLURM no longer knows by what it made, then by sacct where that knows, else as failed.
 
-    Without it Snakemake waits for ever for a job whose end SLURM has forgotten before it was asked (MinJobAge).
+    Without it Snakemake waits for ever for a job whose end SLURM has forgotten before it was asked (MinJobAge; the
+    plugin's #33).
     """
     check = _original(plugin.Executor, "check_active_jobs")
     missing: dict[str, int] = {}  # answers in which a job was missing, by its id
