@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := workflow/studies/demo.yaml
 
-.PHONY: demo test test-slow test-slurm storm bench lint format clean
+.PHONY: demo check test test-slow test-lowest test-slurm storm bench lint format clean
 
 demo: .venv/installed
 	@$(BIN)/snakemake --cores all --configfile $(DEMO)
@@ -12,11 +12,19 @@ demo: .venv/installed
 	@echo "figures  reports/demo/figures/"
 	@echo "table    reports/demo/table.csv"
 
+check: .venv/installed # seconds: what starts no process
+	$(BIN)/ruff check --quiet .
+	$(BIN)/pytest -q -n auto --dist worksteal -m "not process and not slow and not slurm"
+
 test: .venv/installed
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not slurm"
 
 test-slow: .venv/installed
 	$(BIN)/pytest -n auto --dist worksteal -m slow
+
+test-lowest: .venv/installed # with the oldest Snakemake that pyproject.toml allows
+	test -d .venv/lowest || $(BIN)/pip install --quiet --target .venv/lowest snakemake==9.17.0 snakemake-executor-plugin-slurm==2.8.0
+	PYTHONPATH=$(CURDIR)/.venv/lowest $(BIN)/pytest -n auto --dist worksteal -m "not slow and not slurm" tests/test_patches.py tests/test_targets.py
 
 test-slurm: .venv/installed # as root on Debian: a SLURM on this machine, one that forgets jobs, one with accounting
 	tests/cluster.sh install
