@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import mutated_text, study
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from kd import data, losses, models
@@ -141,6 +141,75 @@ def test_a_path_reads_back_as_the_cell_it_spells(cell: Cell) -> None:
 @given(st.lists(_cells(), min_size=2, max_size=2, unique=True))
 def test_two_recipes_never_share_a_path(two: list[Cell]) -> None:
     assert two[0].path != two[1].path
+
+
+@st.composite
+def _invented(draw: st.DrawFn) -> losses.Loss:
+    """A loss with hyperparameters of any kind, whose names and words are likely to begin like others."""
+    letters = st.sampled_from(["a", "b", "inf", "i", "_", "a3"])
+    word = st.lists(letters | st.just("3"), min_size=1, max_size=3).map("".join)
+    name = st.lists(letters, min_size=1, max_size=2).map("".join)
+    bounds = st.tuples(*[st.floats(-1e9, 1e9)] * 2).map(sorted)
+    number = st.builds(lambda b, inf: losses.Number(None, *b, infinite=inf), bounds, st.booleans())
+    whole = st.tuples(*[st.integers(-(2**53), 2**53)] * 2).map(lambda b: losses.Whole(None, *sorted(b)))
+    choice = st.lists(word, min_size=1, max_size=4, unique=True).map(lambda words: losses.Choice(words[0], (*words,)))
+    parameters = draw(st.dictionaries(name, number | whole | choice, max_size=4))
+    try:
+        return losses.Loss(losses.LOSSES["ce"].function, "", parameters)
+    except ValueError:
+        assume(False)
+
+
+@st.composite
+def _values(draw: st.DrawFn, loss: losses.Loss) -> dict:
+    def value(parameter: object) -> st.SearchStrategy:
+        if isinstance(parameter, losses.Choice):
+            return st.sampled_from(parameter.options)
+        if isinstance(parameter, losses.Whole):
+            return st.integers(parameter.low, parameter.high)
+        return st.floats(parameter.low, parameter.high) | st.sampled_from([float("inf")] * parameter.infinite or [1e9])
+
+    given = {key: draw(value(parameter)) for key, parameter in loss.parameters.items()}
+    try:
+        return loss.resolve(given)
+    except ValueError:
+        assume(False)
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
+@given(st.data())
+def test_any_objective_of_any_loss_that_can_be_registered_reads_back_and_no_two_share_a_spelling(data) -> None:
+    loss = data.draw(_invented())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(losses.LOSSES, "new", loss)
+        one, other = (objective("new", data.draw(_values(loss))) for _ in range(2))
+        for chosen in (one, other):
+            spelled = cells.spell_objective(chosen)
+            found = cells._parse_objective(spelled)
+            assert found == chosen
+            assert list(map(type, dict(found.parameters).values())) == list(map(type, dict(chosen.parameters).values()))
+            path = f"results/digits/quick/wrn-16-2.ce.s0/wrn-10-1.{spelled}.s0-frac0.5"
+            assert parse_cell(path).stage.objective == chosen
+            assert re.fullmatch(r"[a-z0-9._-]+", spelled)
+        assert (cells.spell_objective(one) == cells.spell_objective(other)) == (one == other)
+
+
+def test_hyperparameters_that_begin_alike_and_negative_numbers_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = {
+        "tau": losses.Number(infinite=True),
+        "taumax": losses.Number(infinite=True),
+        "beta": losses.Number(1.0, low=-9),
+        "branches": losses.Whole(2),
+        "how": losses.Choice("plain", ("plain", "top5")),
+    }
+    monkeypatch.setitem(losses.LOSSES, "new", losses.Loss(losses.LOSSES["ce"].function, "", parameters))
+    values = {"tau": "inf", "taumax": 4, "beta": -0.5, "branches": 3, "how": "top5"}
+    chosen = objective("new", values)
+    assert cells.spell_objective(chosen) == "new-tauinf-taumax4-beta-0.5-branches3-howtop5"
+    assert cells._parse_objective("new-tauinf-taumax4-beta-0.5-branches3-howtop5") == chosen
+    for wrong, match in (("new-taux", "tau: got 'x'"), ("new-tau3-taumaxx", "taumax: got 'x'"), ("new-x3", "no such")):
+        with pytest.raises(ConfigError, match=match):
+            cells._parse_objective(wrong)
 
 
 TOKENS = [

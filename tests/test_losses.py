@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd.core.errors import ConfigError
-from kd.losses import ENSEMBLES, LOSSES, Choice, Loss, Number, ensembles, family, hard, kl, mse
+from kd.losses import ENSEMBLES, LOSSES, Choice, Loss, Number, Whole, ensembles, family, hard, kl, mse
 
 VECTORS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "vectors").glob("*.json")}
 CASES = [
@@ -325,6 +325,47 @@ def test_number_refuses_what_is_none(value):
 def test_choice_refuses_other_words():
     with pytest.raises(ValueError, match="got 'tau3'; allowed: one of tau2, tau, one"):
         LOSSES["kl"].parameters["scale"].check("tau3")
+
+
+@pytest.mark.parametrize(("value", "number"), [(3, 3), ("3", 3), (3.0, 3), (-2, -2), ("-2", -2), ("1e1", 10)])
+def test_whole_accepts_a_whole_number_and_gives_an_int(value, number):
+    found = Whole(low=-5, high=20).check(value)
+    assert (found, type(found)) == (number, int)
+
+
+@pytest.mark.parametrize("value", [2.5, "2.5", 0, 21, True, "nan", "inf", None, "three", 10**400])
+def test_whole_refuses_what_is_none(value):
+    with pytest.raises(ValueError, match="allowed: a whole number from 1 to 20"):
+        Whole(high=20).check(value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"tau2": Number(1.0)}, "tau2: the name of a hyperparameter is .* does not end in a digit"),
+        ({"Tau": Number(1.0)}, "Tau: the name"),
+        ({"tau-max": Number(1.0)}, "tau-max: the name"),
+        ({"": Number(1.0)}, ": the name"),
+        ({"how": Choice("a-b", ("a-b",))}, "how: 'a-b': a word is"),
+        ({"how": Choice("2d", ("2d",))}, "how: '2d': a word is"),
+        ({"how": Choice("x.s0", ("x.s0",))}, "how: 'x.s0': a word is"),
+        ({"how": Choice("a", ("b", "c"))}, "got 'a'; allowed: one of b, c"),
+        ({"tau": Number(0.0)}, "got 0.0; allowed"),
+        ({"tau": Number("1")}, "tau: its default '1' is none of its values"),
+        ({"tau": Choice("max3", ("max3",)), "taumax": Number(1.0)}, "tau: taumax3 could also be a value of taumax"),
+        ({"tau": Number(infinite=True), "taui": Choice("a", ("a", "nf"))}, "tau: tauinf could also be a value of taui"),
+    ],
+)
+def test_a_loss_that_no_path_can_spell_is_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        Loss(hard.ce, "", parameters)
+
+
+def test_bounds_beyond_what_is_spelled_are_refused():
+    with pytest.raises(ValueError, match="must be finite; `infinite` allows inf"):
+        Number(high=math.inf)
+    with pytest.raises(ValueError, match=r"must not exceed 2\*\*53"):
+        Whole(low=-(2**60))
 
 
 @pytest.mark.parametrize(

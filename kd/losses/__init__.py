@@ -8,9 +8,9 @@ from __future__ import annotations
 from kd.core.errors import ConfigError, nearest
 from kd.losses import hard, kl, mse
 from kd.losses.ensembles import ENSEMBLES
-from kd.losses.spec import Choice, Loss, Needs, Number
+from kd.losses.spec import Choice, Loss, Needs, Number, Whole
 
-__all__ = ["ENSEMBLES", "LOSSES", "Choice", "Loss", "Needs", "Number", "family"]
+__all__ = ["ENSEMBLES", "LOSSES", "Choice", "Loss", "Needs", "Number", "Whole", "family"]
 
 LOSSES: dict[str, Loss] = {**hard.LOSSES, **kl.LOSSES, **mse.LOSSES}
 

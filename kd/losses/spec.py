@@ -1,10 +1,18 @@
-"""What a loss and its hyperparameters are, and what values they may take."""
+"""What a loss and its hyperparameters are, what values they may take, and which of them a path can spell.
+
+A path spells a loss and its hyperparameters as `kl-tau3-scaleone`, a name and a value after each dash. It can be read
+because names and words begin with a small letter and hold no dash (a dash before a digit is a minus), no name ends in a
+digit, and no word makes one hyperparameter read like another: `Loss` refuses those.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from kd.core.errors import nearest
 
@@ -21,6 +29,24 @@ class Number:
     high: float = 1e6
     infinite: bool = False
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError("low and high must be finite; `infinite` allows inf")
+
+    @property
+    def schema(self) -> dict:
+        """JSON schema of its values, as far as editors can tell."""
+        return {"type": ["number", "string"]}
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Values that are spelled with letters."""
+        return ("inf",) if self.infinite else ()
+
+    def spells(self, text: str) -> bool:
+        """Say whether `text` looks like one of its values."""
+        return text in self.words or bool(re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text))
+
     @property
     def allowed(self) -> str:
         """Say in words what `check` accepts."""
@@ -35,11 +61,56 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """Describe a hyperparameter that is a whole number in [low, high]. One without a default must be given."""
+
+    default: int | None = None
+    low: int = 1
+    high: int = 1_000_000
+    words: ClassVar[tuple[str, ...]] = ()
+    schema: ClassVar[dict] = {"type": "integer"}
+
+    def __post_init__(self) -> None:
+        if max(abs(self.low), abs(self.high)) > 2**53:
+            raise ValueError("low and high must not exceed 2**53, up to which floats tell whole numbers apart")
+
+    @property
+    def allowed(self) -> str:
+        """Say in words what `check` accepts."""
+        return f"a whole number from {self.low} to {self.high}"
+
+    def spells(self, text: str) -> bool:
+        """Say whether `text` looks like one of its values."""
+        return bool(re.fullmatch("-?[0-9]+", text))
+
+    def check(self, value: object) -> int:
+        """Return `value` as an int. Raises ValueError that says what was got and what is allowed."""
+        number = _number(value)
+        if not self.low <= number <= self.high or number % 1:  # NaN fails the first
+            raise ValueError(f"got {value!r}; allowed: {self.allowed}")
+        return int(number)
+
+
+@dataclass(frozen=True)
 class Choice:
     """Describe a hyperparameter that is one of the words `options`."""
 
     default: str
     options: tuple[str, ...]
+
+    @property
+    def schema(self) -> dict:
+        """JSON schema of its values."""
+        return {"enum": list(self.options)}
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Values that are spelled with letters: all."""
+        return self.options
+
+    def spells(self, text: str) -> bool:
+        """Say whether `text` is one of its values."""
+        return text in self.options
 
     @property
     def allowed(self) -> str:
@@ -74,6 +145,11 @@ class Needs:
 LABELS_ALONE = Needs(teacher=frozenset())
 
 
+Parameter = Number | Whole | Choice
+_NAME = "[a-z]([a-z0-9_]*[a-z_])?"  # not ending in a digit: tau3 is tau, and 3
+_WORD = "[a-z][a-z0-9_]*"
+
+
 @dataclass(frozen=True)
 class Loss:
     """A loss as the registry knows it, in one of two forms.
@@ -82,7 +158,7 @@ class Loss:
     example, [B], in the student's dtype: the trainer averages, the evaluator reports. What follows the epoch, holds
     state, learns parameters or looks at more than logits is `build(course, **hyperparameters) -> Objective` instead
     (kd.losses.objective). `parameters` stand in the order in which paths spell them. `check` refuses values that do not
-    go together.
+    go together. Raises ValueError for what no path can spell.
 
     Traits: `batchwise`, an example's value depends on the others of its batch, or on what is remembered of examples;
     `zero_at_teacher`, it is 0 where the student says what the teacher says; `recordable`, a step of it can be recorded
@@ -91,17 +167,13 @@ class Loss:
 
     function: Callable | None
     description: str
-    parameters: Mapping[str, Number | Choice] = field(default_factory=dict)
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
     needs: Needs = Needs()
     check: Callable[[Mapping], None] | None = None
     build: Callable | None = None
     batchwise: bool = False
     zero_at_teacher: bool = False
     recordable: bool = True
-
-    def __post_init__(self) -> None:
-        if (self.function is None) == (self.build is None):
-            raise ValueError("a loss is a function or is built: give one of the two")
 
     @property
     def needs_teacher(self) -> bool:
@@ -112,6 +184,34 @@ class Loss:
     def module(self) -> str:
         """Name of the module that defines it."""
         return (self.function or self.build).__module__
+
+    def __post_init__(self) -> None:
+        if (self.function is None) == (self.build is None):
+            raise ValueError("a loss is a function or is built: give one of the two")
+        for name, parameter in self.parameters.items():
+            if not re.fullmatch(_NAME, name):
+                raise ValueError(
+                    f"{name}: the name of a hyperparameter is small letters, digits and underscores; it begins with a "
+                    "letter and does not end in a digit"
+                )
+            for word in parameter.words:
+                if not re.fullmatch(_WORD, word):
+                    raise ValueError(f"{name}: {word!r}: a word is small letters, digits and underscores, letter first")
+            if parameter.default is not None and parameter.check(parameter.default) != parameter.default:
+                raise ValueError(f"{name}: its default {parameter.default!r} is none of its values")
+        for name, longer in itertools.permutations(self.parameters, 2):
+            rest = longer.removeprefix(name)
+            for word in self.parameters[name].words if longer.startswith(name) else ():
+                if word.startswith(rest) and self.parameters[longer].spells(word.removeprefix(rest)):
+                    raise ValueError(f"{name}: {name}{word} could also be a value of {longer}; rename one of the two")
+
+    def read(self, token: str) -> tuple[str, str] | None:
+        """Return the hyperparameter and the value that `token` spells, such as tau and 3; None if it begins with none.
+
+        Where nothing fits as a whole, the longest name that the token begins with takes the blame.
+        """
+        found = [(name, token.removeprefix(name)) for name in self.parameters if token.startswith(name)]
+        return max(found, key=lambda pair: (self.parameters[pair[0]].spells(pair[1]), len(pair[0])), default=None)
 
     def resolve(self, given: Mapping[str, object]) -> dict[str, float | str]:
         """Return every hyperparameter, checked, with defaults for those not given, in spelling order.
@@ -137,7 +237,7 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _resolved(name: str, parameter: Number | Choice, given: Mapping[str, object]) -> float | str:
+def _resolved(name: str, parameter: Parameter, given: Mapping[str, object]) -> float | str:
     value = given.get(name, parameter.default)
     if value is None:
         raise ValueError(f"{name}: required; allowed: {parameter.allowed}")

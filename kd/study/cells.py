@@ -40,6 +40,7 @@ _STAGE = re.compile(
     r"(?P<networks>[a-z0-9+-]+)\.(?P<objective>.+)\.s(?P<seeds>[0-9]{1,9}(?:\+[0-9]{1,9})*)"
     r"(?:-(?P<ensemble>[a-z]+))?(?:-epochs(?P<epochs>[0-9]{1,9}))?(?:-frac(?P<fraction>[0-9.]+))?"
 )
+_TOKENS = re.compile("-(?=[a-z])")  # a dash before a digit is a minus
 _DATASET = re.compile(
     rf"(?P<name>{NAME})"
     rf"(?:\+(?:(?!frac)(?P<kind>[a-z]+?)(?P<rate>[0-9.]+)|labels-(?P<file>{NAME}))(?:-s(?P<seed>[0-9]{{1,9}}))?)?"
@@ -48,9 +49,9 @@ _DATASET = re.compile(
 
 
 def spell(number: float | str) -> str:
-    """Return the one spelling of a number that paths use: no exponent, no trailing zeros, `inf`."""
-    if isinstance(number, str):
-        return number
+    """Return the one spelling of a number that paths use: no exponent, no trailing zeros, `inf`; a word as it is."""
+    if isinstance(number, str | int):
+        return str(number)
     if number == float("inf"):
         return "inf"
     text = format(Decimal(repr(float(number))), "f")
@@ -305,20 +306,21 @@ def _parse_ensemble(found: str | None, where: str) -> str:
 
 
 def _parse_objective(text: str) -> Objective:
-    loss, *tokens = text.split("-")
-    if loss == WEIGHTS:
-        if not re.fullmatch(NAME, "-".join(tokens)):
+    first, _, name = text.partition("-")
+    if first == WEIGHTS:
+        if not re.fullmatch(NAME, name):
             raise ConfigError(f"{text!r}: expected {WEIGHTS}-NAME")
-        return imported(tokens[0])
+        return imported(name)
+    loss, *tokens = _TOKENS.split(text)
     if loss not in losses.LOSSES:
         raise ConfigError(f"{text!r}: {loss}: no such loss{nearest(loss, losses.LOSSES)}")
-    known = losses.LOSSES[loss].parameters
     values = {}
     for token in tokens:
-        key = next((key for key in known if token.startswith(key)), None)
-        if key is None:
+        found = losses.LOSSES[loss].read(token)
+        if found is None:
+            known = losses.LOSSES[loss].parameters
             raise ConfigError(f"{text!r}: {token}: no such hyperparameter of {loss}{nearest(token, known)}")
-        values[key] = token.removeprefix(key)
+        values |= [found]
     try:
         return objective(loss, values)
     except ValueError as error:

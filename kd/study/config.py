@@ -254,15 +254,14 @@ def _amount(name: str, amount: object) -> float | str:
 
 
 def _loss_schema() -> dict:
-    def parameter(spec: Any) -> dict:
-        value = {"enum": list(spec.options)} if hasattr(spec, "options") else {"type": ["number", "string"]}
+    def parameter(value: dict) -> dict:
         return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
 
     properties = {
         name: {
             "type": ["object", "null"],
             "description": spec.description,
-            "properties": {key: parameter(p) for key, p in spec.parameters.items()},
+            "properties": {key: parameter(p.schema) for key, p in spec.parameters.items()},
             "required": [key for key, p in spec.parameters.items() if p.default is None],
             "additionalProperties": False,
         }

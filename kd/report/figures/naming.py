@@ -22,13 +22,13 @@ def number(value: float) -> str:
 
 def parse(objective: str) -> tuple[str, dict[str, float], list[str]]:
     """Split "kl-tau3-scaleone" into its loss, its numbers and its words: kl, {tau: 3}, [scale one]."""
-    loss, *tokens = objective.split("-")
+    loss, _, rest = objective.partition("-")
     if loss == "weights":  # a network that was imported; its name is no hyperparameter
-        return loss, {}, tokens
+        return loss, {}, [rest]
     numbers, words = dict(_DEFAULTS.get(loss, {})), []
-    for token in tokens:
+    for token in re.split("-(?=[a-z])", rest) if rest else ():  # a dash before a digit is a minus
         option = next((option for option in _OPTIONS if token.startswith(option)), "")
-        found = re.fullmatch(r"([a-z]+?)(inf|[0-9][0-9.]*)", token)
+        found = re.fullmatch(r"([a-z](?:[a-z0-9_]*[a-z_])?)(inf|-?[0-9][0-9.]*)", token)
         if option or not found:
             words.append(f"{option} {token.removeprefix(option)}".strip())
         else:
