@@ -13,13 +13,15 @@ from kd.core.errors import nearest
 class Number:
     """Describe a hyperparameter that lies in [low, high], or is inf where `infinite`.
 
-    One without a default must be given. The bounds are what float32 arithmetic can carry at logits up to 1e4.
+    One without a default must be given. The bounds are what float32 arithmetic can carry at logits up to 1e4. A default
+    that changes leaves the first one, with which the hyperparameter was introduced, in `since`.
     """
 
     default: float | None = None
     low: float = 1e-6
     high: float = 1e6
     infinite: bool = False
+    since: float | None = None
 
     @property
     def allowed(self) -> str:
@@ -36,10 +38,11 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """Describe a hyperparameter that is one of the words `options`."""
+    """Describe a hyperparameter that is one of the words `options`; `since` as for a Number."""
 
     default: str
     options: tuple[str, ...]
+    since: str | None = None
 
     @property
     def allowed(self) -> str:
@@ -59,7 +62,8 @@ class Loss:
 
     `function(student [B, K], teacher [B, K] or None, labels [B] int64, **hyperparameters)` returns one value per
     example, [B], in the student's dtype: the trainer averages, the evaluator reports. `parameters` stand in the
-    order in which paths spell them. `check` refuses values that do not go together.
+    order in which paths spell them. `check` refuses values that do not go together. A hyperparameter that is removed
+    leaves the value that the code goes by from then on in `removed`.
     """
 
     function: Callable
@@ -67,6 +71,13 @@ class Loss:
     parameters: Mapping[str, Number | Choice] = field(default_factory=dict)
     needs_teacher: bool = True
     check: Callable[[Mapping], None] | None = None
+    removed: Mapping[str, float | str] = field(default_factory=dict)
+
+    @property
+    def since(self) -> dict[str, float | str]:
+        """The value with which each hyperparameter was introduced: what one that a recipe lacks counts as."""
+        first = {name: p.default if p.since is None else p.since for name, p in self.parameters.items()}
+        return {**self.removed, **{name: value for name, value in first.items() if value is not None}}
 
     def resolve(self, given: Mapping[str, object]) -> dict[str, float | str]:
         """Return every hyperparameter, checked, with defaults for those not given, in spelling order.
