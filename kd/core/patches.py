@@ -169,7 +169,8 @@ def ask_on(plugin: ModuleType, patience: float = 3600.0) -> None:
     ever (the plugin's #207). The profile makes it ask for as long as it takes (slurm-status-attempts).
 
     PREEMPTED counts as a failure, so that the job is submitted again: without it the executor waits for SLURM to resume
-    a job that it was told never to requeue (the plugin's #109). UNKNOWN counts as no answer: without it the job counts as done.
+    a job that it was told never to requeue (the plugin's #109). UNKNOWN counts as no answer: without it the job counts
+    as done.
     """
     ask = _original(plugin, "query_job_status")
     asked: set[str] = set()

@@ -23,6 +23,7 @@ from kd.study.cells import Cell
 from kd.study.config import Recipe
 from kd.study.judge import Judge
 from kd.study.leftovers import forget_states, state_of
+from kd.study.recipes import brief, since
 from kd.train.device import Place
 from kd.train.fit import History, Row, fit
 from kd.train.lesson import begun, demand_examples, plan_of
@@ -103,11 +104,15 @@ def _demand_room(cell: Cell, network: nn.Module, state: State) -> None:
 
 
 def _fingerprint(about: dict, have: Prepared, where: Place) -> str:
-    """Return the digest of all that decides a cell's numbers on one kind of machine: a state is of one fingerprint."""
+    """Return the digest of all that decides a cell's numbers on one kind of machine: a state is of one fingerprint.
+
+    A key whose value is what counts where a recipe lacks it stays out: a new one leaves the states of before it good.
+    """
+    recipe = brief(about["recipe"], since("network", about["recipe"]))
     decided = {"precision": where.precision, "compile": "always" if where.compiles else "never"}  # what auto became
     identity = {
         "name": about["name"],
-        "recipe": about["recipe"] | {"protocol": about["recipe"]["protocol"] | decided},
+        "recipe": recipe | {"protocol": recipe["protocol"] | decided},
         "code": about["code"],
         "inputs": {name: recorded["digest"] for name, recorded in about["inputs"].items()},
         "examples": have.digests["examples"],

@@ -21,13 +21,15 @@ from kd.core.errors import nearest
 class Number:
     """Describe a hyperparameter that lies in [low, high], or is inf where `infinite`.
 
-    One without a default must be given. The bounds are what float32 arithmetic can carry at logits up to 1e4.
+    One without a default must be given. The bounds are what float32 arithmetic can carry at logits up to 1e4. A default
+    that changes leaves the first one, with which the hyperparameter was introduced, in `since`.
     """
 
     default: float | None = None
     low: float = 1e-6
     high: float = 1e6
     infinite: bool = False
+    since: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
@@ -67,6 +69,7 @@ class Whole:
     default: int | None = None
     low: int = 1
     high: int = 1_000_000
+    since: int | None = None
     words: ClassVar[tuple[str, ...]] = ()
     schema: ClassVar[dict] = {"type": "integer"}
 
@@ -93,10 +96,11 @@ class Whole:
 
 @dataclass(frozen=True)
 class Choice:
-    """Describe a hyperparameter that is one of the words `options`."""
+    """Describe a hyperparameter that is one of the words `options`; `since` as for a Number."""
 
     default: str
     options: tuple[str, ...]
+    since: str | None = None
 
     @property
     def schema(self) -> dict:
@@ -158,7 +162,8 @@ class Loss:
     example, [B], in the student's dtype: the trainer averages, the evaluator reports. What follows the epoch, holds
     state, learns parameters or looks at more than logits is `build(course, **hyperparameters) -> Objective` instead
     (kd.losses.objective). `parameters` stand in the order in which paths spell them. `check` refuses values that do not
-    go together. Raises ValueError for what no path can spell.
+    go together. Raises ValueError for what no path can spell. A hyperparameter that is removed leaves
+    the value that the code goes by from then on in `removed`.
 
     Traits: `batchwise`, an example's value depends on the others of its batch, or on what is remembered of examples;
     `zero_at_teacher`, it is 0 where the student says what the teacher says; `recordable`, a step of it can be recorded
@@ -174,11 +179,18 @@ class Loss:
     batchwise: bool = False
     zero_at_teacher: bool = False
     recordable: bool = True
+    removed: Mapping[str, float | str] = field(default_factory=dict)
 
     @property
     def needs_teacher(self) -> bool:
         """Whether the loss looks at a teacher."""
         return bool(self.needs.teacher)
+
+    @property
+    def since(self) -> dict[str, float | str]:
+        """The value with which each hyperparameter was introduced: what one that a recipe lacks counts as."""
+        first = {name: p.default if p.since is None else p.since for name, p in self.parameters.items()}
+        return {**self.removed, **{name: value for name, value in first.items() if value is not None}}
 
     @property
     def module(self) -> str:

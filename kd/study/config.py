@@ -12,6 +12,7 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -25,6 +26,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from kd import data, losses, models
 from kd.core.errors import ConfigError, nearest
@@ -345,6 +347,23 @@ LabelNoise = Annotated[
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
+
+    REMOVED: ClassVar[Mapping[str, object]] = {}  # keys that are no more, each with the value that the code goes by
+
+    @classmethod
+    @cache
+    def since(cls) -> Mapping[str, Any]:
+        """Return, as JSON has it, the value with which each key was introduced: what one that a recipe lacks counts as.
+
+        It is the default. One that changes leaves the first beside it: `Field(64, json_schema_extra={"since": 32})`. A
+        key that must be given has none.
+        """
+        found = dict(cls.REMOVED)
+        for name, field in cls.model_fields.items():
+            first = (field.json_schema_extra or {}).get("since", field.default)
+            if first is not PydanticUndefined:
+                found[name] = first
+        return to_jsonable_python(found)
 
     @model_validator(mode="before")
     @classmethod

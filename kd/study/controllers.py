@@ -15,8 +15,9 @@ from pathlib import Path
 from kd.core import files
 from kd.core.errors import ConfigError, StorageError
 from kd.study.cells import STATE, Cell, memberships, taught_by
-from kd.study.config import Study
+from kd.study.config import DeclaredDataset, Protocol, Study, Weights
 from kd.study.judge import data_recipe
+from kd.study.recipes import brief
 
 FOLDER = Path(STATE, "controllers")
 _GATE = Path(STATE, "controllers.lock")  # held while controllers are looked at and one enters
@@ -59,10 +60,14 @@ def _presence(study: Study, every: Sequence[Cell]) -> dict:
         "study": study.study,
         "cells": files.sha256(files.canonical_json(rows).encode()),
         "protocols": {f"{cell.dataset}/{cell.protocol}": values for cell in every},
-        "dataset": {name: data_recipe(declared.model_dump()) for name, declared in study.datasets.items()},
+        "dataset": {name: _brief(data_recipe(d.model_dump()), d) for name, d in study.datasets.items()},
         "label file": {name: _digest(path) for name, path in study.label_files.items()},
-        "weights": {name: declared.claim for name, declared in study.weights.items()},
+        "weights": {name: _brief(declared.claim, declared) for name, declared in study.weights.items()},
     }
+
+
+def _brief(recipe: dict, of: DeclaredDataset | Weights) -> dict:
+    return brief(recipe, {"": of.since()})  # the other may be of a version of kd that has not all of the keys
 
 
 def _digest(path: str) -> str | None:
@@ -74,12 +79,12 @@ def _digest(path: str) -> str | None:
 def _conflict(mine: dict, other: dict) -> str | None:
     """Return what another controller makes in the place of what this one would make, or None."""
     for place, values in mine["protocols"].items():
-        theirs = other["protocols"].get(place, values)
+        theirs = Protocol.since() | other["protocols"].get(place, values)
         for key in values:
-            if values[key] != theirs.get(key):
+            if values[key] != theirs[key]:
                 name = place.rpartition("/")[2]
                 return (
-                    f"trains protocol {name} with {key} {theirs.get(key)}, this study has {values[key]}; wait for it, "
+                    f"trains protocol {name} with {key} {theirs[key]}, this study has {values[key]}; wait for it, "
                     "or give the protocol another name"
                 )
     for kind in ("dataset", "label file", "weights"):

@@ -29,11 +29,11 @@ from kd.core.threads import each
 from kd.report import figures
 from kd.study import cells, products
 from kd.study.cells import Cell, Dataset, parse_cell, parse_dataset
-from kd.study.config import Recipe, Study
+from kd.study.config import Protocol, Recipe, Study
 from kd.study.products import READ_BY_PEOPLE, SPARED, Product
+from kd.study.recipes import UNREADABLE, changed, plain, since
 
 ABSENT = "not made yet"
-_AUTO = {"precision": lambda made: made["precision"], "compile": lambda made: "always" if made["compiled"] else "never"}
 _SLOW_SECONDS = 1e-3  # a read: of a network file system, whose reads are worth overlapping
 _READERS = 32  # threads that read there
 
@@ -182,7 +182,7 @@ class Judge:
             return why
         expected = self.expected(product)
         return (
-            _changed(manifest["recipe"], expected.recipe, manifest)
+            changed(manifest["recipe"], expected.recipe, since(product.kind, expected.recipe), manifest)
             or ("made by other code" if manifest["code"] != expected.code else None)
             or self._otherwise(product, manifest, expected.inputs)
             or (self._lacks_views(product, manifest) if product.kind == "bank" else None)
@@ -200,9 +200,9 @@ class Judge:
                     return f"{_role(product, one)} is another now"
             elif one.kind in SPARED:
                 then = self.expected(one)
-                changed = _changed(recorded["recipe"], then.recipe, {})
-                if changed or recorded["code"] != then.code:
-                    return f"{_role(product, one)}: {changed or 'made by other code'}"
+                other = changed(recorded["recipe"], then.recipe, since(one.kind, then.recipe))
+                if other or recorded["code"] != then.code:
+                    return f"{_role(product, one)}: {other or 'made by other code'}"
         return None
 
     def _after(self, product: Product) -> str | None:
@@ -447,9 +447,10 @@ def replaced(judge: Judge) -> str | None:
     found: dict[str, int] = defaultdict(int)
     for product in judge.all_to_do:
         manifest = judge.manifest(product) if product.kind == "network" else None
-        why = judge.reason(product)
-        if manifest and why and manifest["recipe"]["protocol"] != judge.expected(product).recipe["protocol"]:
-            found[why] += 1
+        if manifest and (why := judge.reason(product)):
+            made, now = manifest["recipe"]["protocol"], judge.expected(product).recipe["protocol"]
+            if changed(made, now, {"protocol": Protocol.since()}, manifest, "protocol"):
+                found[why] += 1
     if not found:
         return None
     changes = "; ".join(dict.fromkeys(found))
@@ -502,37 +503,9 @@ def content(manifest: dict) -> str:
     return files.sha256(files.canonical_json(manifest["files"]).encode())
 
 
-def _changed(made: Mapping, now: Mapping, manifest: Mapping, key: str = "") -> str | None:
-    """Return which value of a recipe is another now, as `lr 0.1 -> 0.05`, or None."""
-    for name in dict.fromkeys([*now, *made]):
-        then, wanted = made.get(name), now.get(name)
-        if then == wanted or wanted == UNREADABLE:
-            continue
-        if isinstance(then, dict) and isinstance(wanted, dict):
-            if found := _changed(then, wanted, manifest, name):
-                return found
-        elif not (_is_auto(key, name, manifest) and wanted in ("auto", _AUTO[name](manifest))):
-            if isinstance(then, list | dict) or isinstance(wanted, list | dict):
-                return f"other {name}"
-            return f"{name} {_short(then)} -> {_short(wanted)}"
-    return None
-
-
-def _is_auto(key: str, name: str, manifest: Mapping) -> bool:
-    """Say whether a manifest has what `auto` became: that of a network has, a page tells what was asked for."""
-    return key == "protocol" and name in _AUTO and manifest["kind"] == "network"
-
-
-def _short(value: object) -> str:
-    return value[:12] if isinstance(value, str) else "none" if value is None else str(value)
-
-
-UNREADABLE = "unreadable"
-
-
 def data_recipe(declared: Mapping) -> dict:
     """Return what of a declared dataset decides what it is: not where it lies."""
-    return {key: declared[key] for key in ("size", "convert", "streamed") if declared.get(key) is not None}
+    return {key: value for key, value in declared.items() if key not in ("folder", "source")}
 
 
 def labels_recipe(dataset: Dataset, label_file: str | None) -> dict:
@@ -557,8 +530,7 @@ def _dumped(protocol: Any) -> dict:
 
 @cache
 def _objective(chosen: Any) -> dict:
-    values = {key: cells.spell(v) if v == float("inf") else v for key, v in chosen.resolved.items()}
-    return {"loss": chosen.loss, **values}
+    return {"loss": chosen.loss, **{key: plain(value) for key, value in chosen.resolved.items()}}
 
 
 @cache
