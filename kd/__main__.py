@@ -195,8 +195,9 @@ def verify(options: argparse.Namespace) -> int:
 
 def data(options: argparse.Namespace) -> None:
     """Prepare the images of a dataset, anew where its folder holds other files than it did."""
+    asked = _asked(options)
     dataset = parse_dataset(options.dataset)
-    given = _recipe(options, dataset)
+    given = _recipe(asked, dataset)
     product = products.data(dataset.name)
     if (given.declared or {}).get("folder"):
         _discard_if_its_folder_changed(product, given.declared["folder"])
@@ -222,8 +223,9 @@ def _discard_if_its_folder_changed(product: Product, folder: str) -> None:
 
 def labels(options: argparse.Namespace) -> None:
     """Make the noisy labels of a dataset."""
+    asked = _asked(options)
     dataset = parse_dataset(options.dataset)
-    given = _recipe(options, dataset)
+    given = _recipe(asked, dataset)
     judge = Judge.of_recipe(given)
     if not making.done(judge, products.labels(dataset.labelled), options.stamp):
         from kd.jobs import data as job
@@ -233,8 +235,9 @@ def labels(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> int:
     """Train one cell, or go on with it, and publish it."""
+    asked = _asked(options)
     cell = parse_cell(options.cell)
-    given = _recipe(options, cell)
+    given = _recipe(asked, cell)
     judge = Judge.of_recipe(given)
     product = products.network(cell)
     if not _is_one_of_several() and _undamaged(judge, product) and making.done(judge, product, options.stamp):
@@ -271,14 +274,15 @@ def _prepare_to_train(options: argparse.Namespace) -> None:
 
 def bank(options: argparse.Namespace) -> None:
     """Store the logits of a teacher for every view that its students which are to be trained will see."""
+    asked = _asked(options) if options.needs else _study(options)
     cell = parse_cell(options.cell)
     for member in cell.members:
         product = products.bank(member)
         if options.needs:
-            given = _recipe(options, member)
+            given = _recipe(asked, member)
             judge = Judge.of_recipe(given).asked({product: {_need(text) for text in options.needs}})
         else:
-            judge = Judge.of_study(_study(options))
+            judge = Judge.of_study(asked)
             given = judge.recipe_of(member)
             if not judge.needs(product):
                 raise ConfigError(f"{cell}: teaches nobody in this study; say whose views with --needs SEED:EPOCHS")
@@ -291,8 +295,9 @@ def bank(options: argparse.Namespace) -> None:
 
 def answers(options: argparse.Namespace) -> None:
     """Write down what a network answers to the test set and to some of what it learnt from."""
+    asked = _asked(options)
     cell = parse_cell(options.cell)
-    given = _recipe(options, cell)
+    given = _recipe(asked, cell)
     judge = Judge.of_recipe(given)
     if not making.done(judge, products.answers(cell), options.stamp):
         _prepare_to_train(options)
@@ -346,9 +351,12 @@ def figure(options: argparse.Namespace) -> None:
 
         return page.draw(folder, options.experiment, options.figure)
 
-    if options.figure not in FIGURES:
-        raise ConfigError(f"{options.figure!r}: no such figure{nearest(options.figure, FIGURES)}")
-    _from_table(options, lambda study: products.figure(study, options.experiment, options.figure), drawn)
+    def product(study: str) -> Product:
+        if options.figure not in FIGURES:
+            raise ConfigError(f"{options.figure!r}: no such figure{nearest(options.figure, FIGURES)}")
+        return products.figure(study, options.experiment, options.figure)
+
+    _from_table(options, product, drawn)
 
 
 def tables(options: argparse.Namespace) -> None:
@@ -423,7 +431,9 @@ def delete(options: argparse.Namespace) -> None:
 
 
 def print_schema(options: argparse.Namespace) -> None:
-    """Print the JSON schema of config.yaml."""
+    """Print the JSON schema of config.yaml, with what the plug-ins of a study add if one is given."""
+    if options.study_json or options.configfile or options.config:
+        _study(options)
     print(json.dumps(schema(), indent=1))
 
 
@@ -494,7 +504,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("-n", "--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     added.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    verb("schema", print_schema, study=False)
+    verb("schema", print_schema)
     return parser
 
 
@@ -527,21 +537,24 @@ def _json(option: str, text: str) -> object:
         raise ConfigError(f"{option} {text[:60]}: not JSON: {error}") from error
 
 
-def _recipe(options: argparse.Namespace, what: Cell | Dataset) -> Recipe:
-    if options.recipe:
-        given = Recipe.parse(_json("--recipe", options.recipe))
-        if isinstance(what, Cell) and given.protocol is None:
+def _asked(options: argparse.Namespace) -> Study | Recipe:
+    """Return what the command line says. It comes before any name is read: plug-ins may define them."""
+    return Recipe.parse(_json("--recipe", options.recipe)) if options.recipe else _study(options)
+
+
+def _recipe(asked: Study | Recipe, what: Cell | Dataset) -> Recipe:
+    if isinstance(asked, Recipe):
+        if isinstance(what, Cell) and asked.protocol is None:
             raise ConfigError("--recipe: protocol: missing; a cell needs one")
-        return given
-    study = _study(options)
+        return asked
     if isinstance(what, Dataset):
-        return Recipe.parse(data_recipe(study, what))
-    if what.protocol != study.protocol.name:
+        return Recipe.parse(data_recipe(asked, what))
+    if what.protocol != asked.protocol.name:
         raise ConfigError(
-            f"{what}: protocol {what.protocol!r} is not the study's ({study.protocol.name}); "
+            f"{what}: protocol {what.protocol!r} is not the study's ({asked.protocol.name}); "
             "name the study that defines it with --configfile"
         )
-    return Recipe.parse(recipe(study, what))
+    return Recipe.parse(recipe(asked, what))
 
 
 def _resources(options: argparse.Namespace) -> object:

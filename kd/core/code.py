@@ -5,18 +5,23 @@ decides numbers: a changed loss retrains its students, a comment or a better err
 module lies and in which order it imports plays no part: a module that only moves is the same.
 
 Tables of contents (`kd.losses`, `kd.models`, ...) do not count: who asks names the one family that is used.
+
+Plug-ins, a user's own files, are modules of `kd_plugins`. They are digested alike, from the bytes that were run.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 WINGS = frozenset({"data", "models", "losses", "train", "measure", "report"})  # whose code decides numbers
 CONTENTS = frozenset({"kd.data", "kd.losses", "kd.losses.spec", "kd.models", "kd.report.figures"})
+
+PLUGINS = "kd_plugins"
+_plugins: dict[str, bytes] = {}  # by the names of their modules
 
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -25,6 +30,19 @@ _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 def code_digest(*modules: str) -> str:
     """Return 16 hex digits that change when `modules`, or what they import from kd, do something else."""
     return _sha256("\n".join(sorted(map(_digest, set(modules)))))[:16]
+
+
+def count_plugins(sources: Mapping[str, bytes]) -> None:
+    """Have these plug-ins, by the names of their modules, be all that there are."""
+    _plugins.clear()
+    _plugins.update(sources)
+    code_digest.cache_clear()
+    _digest.cache_clear()
+
+
+def plugins() -> dict[str, str]:
+    """Return the digest of every byte of each plug-in, by the name of its module."""
+    return {name: hashlib.sha256(source).hexdigest() for name, source in _plugins.items()}
 
 
 def imports(name: str) -> frozenset[str]:
@@ -43,7 +61,8 @@ def behind(*modules: str) -> frozenset[str]:
 
 def counts(name: str) -> bool:
     """Say whether the code of a module decides numbers, by the wing it lies in."""
-    return name.split(".")[1:2] != [] and name.split(".")[1] in WINGS and name not in CONTENTS
+    top, *below = name.split(".")
+    return top == PLUGINS or (below != [] and below[0] in WINGS and name not in CONTENTS)
 
 
 @cache
@@ -83,7 +102,7 @@ def _imported(tree: ast.AST, also_for_types: bool = True) -> Iterator[tuple[str,
             continue
         for alias in node.names:
             module, here = f"{node.module}.{alias.name}", alias.asname or alias.name
-            if _source(module):  # `from kd.data import views` names a module
+            if module in _plugins or _source(module):  # `from kd.data import views` names a module
                 yield module, "", here
             else:
                 yield node.module, alias.name, here
@@ -91,8 +110,8 @@ def _imported(tree: ast.AST, also_for_types: bool = True) -> Iterator[tuple[str,
 
 def _is_of_kd(node: ast.AST) -> bool:
     if isinstance(node, ast.ImportFrom):
-        return (node.module or "").split(".")[0] == "kd"
-    return isinstance(node, ast.Import) and node.names[0].name.split(".")[0] == "kd"
+        return (node.module or "").split(".")[0] in ("kd", PLUGINS)
+    return isinstance(node, ast.Import) and node.names[0].name.split(".")[0] in ("kd", PLUGINS)
 
 
 def _is_for_types(node: ast.AST) -> bool:
@@ -102,6 +121,8 @@ def _is_for_types(node: ast.AST) -> bool:
 @cache
 def _source(name: str) -> Path | None:
     # Found by path below this package, so that nothing is imported by looking.
+    if name.split(".")[0] != "kd":
+        return None
     path = Path(__file__).parent.parent.joinpath(*name.split(".")[1:])
     for candidate in (path.with_suffix(".py"), path / "__init__.py"):
         if candidate.is_file():
@@ -110,7 +131,7 @@ def _source(name: str) -> Path | None:
 
 
 def _tree(name: str) -> ast.Module:
-    return ast.parse(_text(name))
+    return ast.parse(_plugins[name] if name in _plugins else _text(name))
 
 
 @cache

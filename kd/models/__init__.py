@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from kd.models.network import Network
 
+NAME = "[a-z0-9-]+"  # whatever a family's own pattern is: dots and plus signs separate the parts of a path
+
 
 @dataclass(frozen=True)
 class Family:
@@ -48,7 +50,7 @@ def _check_wrn(numbers: dict[str, int]) -> str:
     return "" if depth >= 10 and depth % 6 == 4 else f"depth {depth} is not 6n + 4 (10, 16, 22, 28, ...)"
 
 
-NETWORKS = (
+NETWORKS = [
     Family(
         re.compile(r"wrn-(?P<depth>[1-9][0-9]{1,2})-(?P<width>[1-9][0-9]?)"),
         "kd.models.wrn",
@@ -72,7 +74,7 @@ NETWORKS = (
         "residual network for 224x224 images, torchvision's",
         translate="from_torchvision",
     ),
-)
+]
 
 
 def is_network(name: str) -> bool:
@@ -100,7 +102,7 @@ def own_names(name: str, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 def _find(name: str) -> tuple[Family | None, str]:
     """Return the family of `name` and what is wrong with the name, if anything."""
-    for candidate in NETWORKS:
+    for candidate in NETWORKS if re.fullmatch(NAME, name) else ():
         numbers = candidate.numbers(name)
         if numbers is not None:
             return candidate, candidate.check(numbers)

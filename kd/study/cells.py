@@ -237,13 +237,25 @@ class Cell:
 # -- reading a path ---------------------------------------------------------------------------------------------------
 
 
-def parse_cell(path: str | Path) -> Cell:
-    """Read the path of a cell. Raises ConfigError unless it is the canonical path of a recipe."""
+def demand_cell(path: str | Path) -> tuple[str, ...]:
+    """Return the parts of a path that is built as that of a cell is, whoever defines its network and objective.
+
+    Raises ConfigError for any other path.
+    """
     parts = Path(path).parts
     if parts[:1] != (RESULTS,) or len(parts) < 4:
         raise ConfigError(f"{path}: not a cell; expected {RESULTS}/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED[/...]")
     if not re.fullmatch(NAME, parts[2]):
         raise ConfigError(f"{path}: {parts[2]!r} is not a protocol's name")
+    _matched_dataset(parts[1])
+    for part in parts[3:]:
+        _matched_stage(part)
+    return parts
+
+
+def parse_cell(path: str | Path) -> Cell:
+    """Read the path of a cell. Raises ConfigError unless it is the canonical path of a recipe."""
+    parts = demand_cell(path)
     cell = Cell(parse_dataset(parts[1]), parts[2], tuple(map(_parse_stage, parts[3:])))
     if cell.dataset.fraction < 1 and any(stage.fraction < 1 for stage in cell.stages):
         raise ConfigError(f"{path}: a fraction of a fraction; give the dataset's or the stages'")
@@ -257,9 +269,7 @@ def parse_cell(path: str | Path) -> Cell:
 
 def parse_dataset(text: str) -> Dataset:
     """Read `cifar100+sym0.4+frac0.1`. Raises ConfigError that names what is wrong."""
-    match = _DATASET.fullmatch(text)
-    if match is None:
-        raise ConfigError(f"{text!r}: not a dataset; expected NAME, NAME+sym0.4, NAME+frac0.1 or NAME+sym0.4+frac0.1")
+    match = _matched_dataset(text)
     noise = None
     if match["file"]:
         noise = Noise("labels", match["file"])
@@ -272,6 +282,13 @@ def parse_dataset(text: str) -> Dataset:
     return Dataset(match["name"], noise, int(match["seed"] or 0), fraction)
 
 
+def _matched_dataset(text: str) -> re.Match[str]:
+    match = _DATASET.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r}: not a dataset; expected NAME, NAME+sym0.4, NAME+frac0.1 or NAME+sym0.4+frac0.1")
+    return match
+
+
 def _share(text: str, where: str) -> float:
     try:
         value = float(text)
@@ -282,10 +299,15 @@ def _share(text: str, where: str) -> float:
     return value
 
 
-def _parse_stage(text: str) -> Stage:
+def _matched_stage(text: str) -> re.Match[str]:
     match = _STAGE.fullmatch(text)
     if match is None:
         raise ConfigError(f"{text!r}: not a stage; expected NETWORK.OBJECTIVE.sSEED, such as wrn-16-2.kl-tau3.s0")
+    return match
+
+
+def _parse_stage(text: str) -> Stage:
+    match = _matched_stage(text)
     networks, seeds = match["networks"].split("+"), map(int, match["seeds"].split("+"))
     for network in networks:
         models.family(network)
@@ -516,4 +538,9 @@ def code_behind_data(name: str, declared: Mapping | None) -> str:
 
 def code_behind_labels(noise: Noise) -> str:
     """Return the digest of the code that makes this label noise."""
-    return code_digest(data.NOISES[noise.kind].module)
+    return code_digest("kd.data.noise", data.NOISES[noise.kind].module)
+
+
+def code_behind_figure(name: str) -> str:
+    """Return the digest of the code that draws a figure."""
+    return code_digest("kd.report.figures.style", figures.FIGURES[name].module)

@@ -11,7 +11,8 @@ import itertools
 import math
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
@@ -31,6 +32,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from kd import data, losses, models
 from kd.core.errors import ConfigError, nearest
 from kd.report import figures
+from kd.study import plugins
 
 DEFAULT = Path("config.yaml")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_]*"  # no dot, dash, plus or slash: those separate the parts of a path
@@ -188,6 +190,14 @@ def _figure(value: object) -> str:
     return str(value)
 
 
+def _plugins(value: object) -> Sequence[str]:
+    """Load plug-ins: what they add is known from here on, and what others have added is not."""
+    paths = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(path, str) for path in paths):
+        raise ValueError(f"got {_shown(value)}, expected a list of Python files")
+    return plugins.load(tuple(dict.fromkeys(paths)))
+
+
 def _paths(value: object) -> tuple[tuple[str, ...], ...]:
     """Read one path of networks, or a list of such paths."""
     if not isinstance(value, list | tuple) or not value:
@@ -255,6 +265,16 @@ def _amount(name: str, amount: object) -> float | str:
     return rate
 
 
+@dataclass(frozen=True)
+class _Schema:
+    """A JSON schema of what the tables list when it is asked for: plug-ins add to them."""
+
+    now: Callable[[], dict]
+
+    def __get_pydantic_json_schema__(self, core: object, handler: object) -> dict:
+        return self.now()
+
+
 def _loss_schema() -> dict:
     def parameter(value: dict) -> dict:
         return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
@@ -276,6 +296,16 @@ def _loss_schema() -> dict:
         ]
     }
     return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def _figure_schema() -> dict:
+    one = {"enum": list(figures.FIGURES)}
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def _noise_schema() -> dict:
+    kinds = {kind.name: {"description": kind.description} for kind in data.NOISES.values()}
+    return {"type": "object", "properties": kinds, "additionalProperties": False}
 
 
 def _one_or_more(schema: dict) -> WithJsonSchema:
@@ -321,24 +351,19 @@ Fractions = Annotated[
 Figures = Annotated[
     tuple[Annotated[str, BeforeValidator(_figure)], ...],
     BeforeValidator(_several),
-    _one_or_more({"enum": list(figures.FIGURES)}),
+    _Schema(_figure_schema),
 ]
 Paths = Annotated[
     tuple[tuple[str, ...], ...],
     BeforeValidator(_paths),
     WithJsonSchema({"anyOf": [_PATH, {"type": "array", "items": _PATH, "minItems": 1}]}),
 ]
-Losses = Annotated[tuple[Objective, ...], BeforeValidator(_objectives), WithJsonSchema(_loss_schema())]
+Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
+Losses = Annotated[tuple[Objective, ...], BeforeValidator(_objectives), _Schema(_loss_schema)]
 LabelNoise = Annotated[
     tuple[Noise | None, ...],
     BeforeValidator(_noises),
-    WithJsonSchema(
-        {
-            "type": "object",
-            "properties": {kind.name: {"description": kind.description} for kind in data.NOISES.values()},
-            "additionalProperties": False,
-        }
-    ),
+    _Schema(_noise_schema),
 ]
 
 
@@ -532,6 +557,10 @@ class Experiment(_Model):
 class Study(_Model):
     """Everything that one `snakemake` command trains and draws."""
 
+    # First, because fields are read in order, and the others may name what plug-ins add.
+    plugins: Plugins = Field(
+        (), validate_default=True, description="Python files that add losses, networks, datasets or figures; they run"
+    )
     study: Name = Field(description="names the folder under reports/")
     dataset: Name
     datasets: dict[Name, DeclaredDataset] = Field({}, description="datasets of one's own, by name")
@@ -618,6 +647,7 @@ class Study(_Model):
 class Recipe(_Model):
     """What, beside its path, decides a cell's numbers, or the data's: what the study says of the names in the path."""
 
+    plugins: Plugins = ()  # on command lines alone: no manifest names code to run
     dataset: DeclaredDataset | None = None
     label_file: str | None = None
     protocol: Protocol | None = None  # None where only data is made

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kd.core import files
 from kd.core.errors import Busy, ConfigError
-from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, STATE, parse_cell
+from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, STATE, demand_cell
 from kd.study.config import NAME
 from kd.study.products import RELEASED, Product
 from kd.study.stamps import TOP
@@ -76,7 +76,7 @@ def _trees(what: str) -> list[Path]:
     """Return what belongs to a cell or study, of what is there."""
     top, _, name = what.partition("/")
     if top == RESULTS:
-        parse_cell(what)
+        demand_cell(what)  # its network may be a plug-in's that is gone
         trees = [Path(tree, name) for tree in (RESULTS, BANKS, ANSWERS, STATE, LOGS, "benchmarks")]
         for ending in (".log", ".bank.log", ".answers.log", ".release.log"):
             trees.append(Path(LOGS, name + ending))

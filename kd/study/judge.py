@@ -311,9 +311,7 @@ class Judge:
         inputs = [products.table(self.study.study)]
         if name in figures.ANALYSES:
             inputs.append(products.analysis(self.study.study, experiment, figures.ANALYSES[name]))
-        return Expected(
-            {"figure": name, "experiment": experiment}, code_digest(f"kd.report.figures.{name}"), tuple(inputs)
-        )
+        return Expected({"figure": name, "experiment": experiment}, cells.code_behind_figure(name), tuple(inputs))
 
     def _expected_tables(self, product: Product) -> Expected:
         return Expected({}, code_digest("kd.report.comparisons"), (products.table(self.study.study),))

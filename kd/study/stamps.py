@@ -17,7 +17,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from kd.core import files
+from kd.core import code, files
 from kd.core.errors import Busy, StorageError, nearest
 from kd.study.cells import STATE
 from kd.study.judge import Judge
@@ -32,10 +32,11 @@ _PATIENCE_SECONDS = 20.0  # for who works on a product to have removed its stamp
 
 
 def question(values: object) -> str:
-    """Return the folder of who asks for a study of these values with the code of now."""
+    """Return the folder of who asks for a study of these values with the code of now, its plug-ins' too."""
     package = Path(__file__).parent.parent
     sources = b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))
-    digest = files.sha256(files.canonical_json([files.sha256(sources), _plain(values)]).encode())
+    asked = [files.sha256(sources), code.plugins(), _plain(values)]
+    digest = files.sha256(files.canonical_json(asked).encode())
     return f"{TOP}/{PREFIX}{digest[:16]}"
 
 

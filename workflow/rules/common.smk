@@ -84,14 +84,17 @@ def wanted(product):
     return list(map(stamp, JUDGE.asks_for(product)))
 
 
+PLUGINS = {"plugins": STUDY.plugins} if STUDY.plugins else {}
+
+
 def data_recipe(name):
     """What the dataset is, as JSON."""
-    return json.dumps(cells.data_recipe(STUDY, cells.parse_dataset(name)), sort_keys=True)
+    return json.dumps(cells.data_recipe(STUDY, cells.parse_dataset(name)) | PLUGINS, sort_keys=True)
 
 
 def recipe(cell):
     """What, beside its path, decides a cell's numbers, as JSON."""
-    return json.dumps(cells.recipe(STUDY, cell), sort_keys=True)
+    return json.dumps(cells.recipe(STUDY, cell) | PLUGINS, sort_keys=True)
 
 
 def group_of(w):
