@@ -108,7 +108,7 @@ def words_on(figure: Figure) -> list[Text]:
 def test_every_figure_has_cases() -> None:
     helpers = {"__init__", "analysed", "epochs", "naming", "style", "wording", "verdict"}
     assert list(TABLES) == list(FIGURES)
-    assert {path.stem for path in (HERE.parent / "kd/figures").glob("*.py")} - helpers == set(FIGURES)
+    assert {path.stem for path in (HERE.parent / "kd/report/figures").glob("*.py")} - helpers == set(FIGURES)
 
 
 @pytest.mark.parametrize(("name", "rows"), CASES)

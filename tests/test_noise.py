@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from kd.core.errors import ConfigError, DataError, StorageError
 from kd.core.files import sha256
 from kd.data import NOISES
-from kd.data.arrays import open_dataset
+from kd.data.arrays import open_dataset, open_labels
 from kd.data.noise import (
     CIFAR10,
     CIFAR100_SUPERCLASSES,
     asymmetric,
     from_file,
-    open_labels,
     pairs,
     symmetric,
     write_labels,

@@ -54,7 +54,7 @@ def test_the_command_starts_again_once_with_its_arguments_and_the_user_s_own_set
 
 LEAVE = """
 import atexit, logging, multiprocessing, os, sys, time
-from kd.startup import leave
+from kd.core.startup import leave
 atexit.register(print, "taken apart")
 print("said")  # into a pipe: it is kept back until it is flushed
 {before}
