@@ -256,8 +256,8 @@ _DRAW = """
 import sys; sys.path[:0] = [{tests!r}]
 import pathlib, made_table as made, pandas as pd
 from kd.report import figures
-from kd.figures import naming, style
-from kd.figures import ANALYSES
+from kd.report.figures import naming, style
+from kd.report.figures import ANALYSES
 tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(("wrn-16-2",)),
           "tau": made.noise(rates=(0.4,), taus=(1, 3)), "chains": made.chains(("mse",)),
           "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1)),
