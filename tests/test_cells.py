@@ -359,3 +359,36 @@ def test_the_recipe_of_a_lineage_that_begins_with_imported_weights_says_what_the
     assert cells.recipe(made, student) == cells.recipe(made, teacher)
     with pytest.raises(ConfigError, match="'borrowed' is not under weights; name the study"):
         cells.recipe(study(), teacher)
+
+
+# -- a stage's own training, and a teacher's own objective ------------------------------------------------------------
+
+
+def test_values_of_its_own_stand_in_the_path_of_a_stage_unless_they_are_the_protocol_s() -> None:
+    teacher = "results/cifar100/paper/wrn-16-2.ce.s0"
+    assert paths(loss="mse", student_training={"lr": [0.1, 0.025], "weight_decay": "1e-3"}) == [
+        f"{teacher}/wrn-10-1.mse.s0-weightdecay0.001",
+        f"{teacher}/wrn-10-1.mse.s0-lr0.025-weightdecay0.001",
+    ]
+    cell = parse_cell(f"{teacher}/wrn-10-1.mse.s0-lr0.025-batch64-frac0.5")
+    assert cell.stage.own == (("lr", 0.025), ("batch", 64))
+    assert cell.stage.title == "wrn-10-1-lr0.025-batch64"
+    values = cell.protocol_of(study().protocol)
+    assert (values.lr, values.batch, values.epochs) == (0.025, 64, study().protocol.epochs)
+    with pytest.raises(ConfigError, match="lr: Input should be greater than 0"):
+        parse_cell(f"{teacher}/wrn-10-1.mse.s0-lr0")
+    with pytest.raises(ConfigError, match="this recipe's path is"):
+        parse_cell(f"{teacher}/wrn-10-1.mse.s0-batch64-lr0.025")
+    with pytest.raises(ConfigError, match="that is the protocol's already"):
+        cells.recipe(study(), parse_cell(f"{teacher}/wrn-10-1.mse.s0-lr0.1"))
+    with pytest.raises(ConfigError, match=r"student_training\.lrr: unknown key; did you mean 'lr'"):
+        paths(loss="mse", student_training={"lrr": 0.1})
+
+
+def test_a_teacher_has_the_objective_that_the_experiment_names() -> None:
+    assert paths(loss="mse", teacher_loss=["ce", {"ls": {"smoothing": 0.2}}]) == [
+        "results/cifar100/paper/wrn-16-2.ce.s0/wrn-10-1.mse.s0",
+        "results/cifar100/paper/wrn-16-2.ls-smoothing0.2.s0/wrn-10-1.mse.s0",
+    ]
+    with pytest.raises(ConfigError, match="teacher_loss: mse needs a teacher"):
+        paths(loss="mse", teacher_loss="mse")

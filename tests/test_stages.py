@@ -24,7 +24,9 @@ from kd.jobs import train as jobs_train
 from kd.losses.objective import Batch, Pure
 from kd.machine.state import State
 from kd.models.output import Output
+from kd.study import products
 from kd.study.cells import all_cells, parse_cell
+from kd.study.judge import Judge
 from kd.train import lesson, material
 from kd.train.fit import Plan
 
@@ -367,3 +369,21 @@ def test_a_plan_holds_the_protocol_s_values(project: Path) -> None:
     assert (planned.epochs, planned.schedule_epochs, planned.batch, planned.lr) == (10, 40, 128, 0.05)
     assert planned.lr_at(29) == 0.05
     assert math.isclose(planned.lr_at(30), 0.01)
+
+
+def test_students_of_several_recipes_share_one_teacher_and_one_bank(project: Path) -> None:
+    prepare()
+    teacher = "results/digits/quick/resnet14.ls-smoothing0.2.s0"
+    train(teacher)
+    slow, fast = (train(f"{teacher}/resnet8.kl-tau3.s0{own}") for own in ("-lr0.01", "-lr0.2-batch100"))
+    assert [made["recipe"]["protocol"]["lr"] for made in (slow, fast)] == [0.01, 0.2]
+    assert fast["recipe"]["protocol"]["batch"] == 100
+    assert slow["last"] != fast["last"]
+    assert len(list(Path("banks").rglob("manifest.json"))) == 1
+    other = study(protocol={"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32", "lr": 0.3})
+    judge = Judge.of_recipe(recipe(teacher, other))
+    own, the_protocol_s = (
+        products.network(parse_cell(f"{teacher}/resnet8.kl-tau3.s0{own}")) for own in ("-lr0.01", "")
+    )
+    assert judge.expected(own).recipe["protocol"]["lr"] == 0.01
+    assert judge.expected(the_protocol_s).recipe["protocol"]["lr"] == 0.3

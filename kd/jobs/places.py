@@ -39,7 +39,7 @@ def place_of(
     trains: bool = True,
 ) -> Place:
     """Hold a place where `cell` is trained, or teaches, until `held` closes."""
-    protocol, need = recipe.protocol, 0
+    protocol, need = cell.protocol_of(recipe.protocol), 0
     threads = max(1, resources.threads // peers.count - resources.workers)
     if torch.cuda.is_available():
         banks = len(cell.teacher.members) if cell.reads_banks(protocol) else 0

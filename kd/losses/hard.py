@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kd.losses.spec import LABELS_ALONE, Loss
+from kd.losses.spec import LABELS_ALONE, Loss, Number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,6 +13,16 @@ if TYPE_CHECKING:
 def ce(student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
     """Return the cross-entropy -log softmax(s)_y of each example, [B]."""
     return student.log_softmax(-1).gather(-1, labels[:, None]).squeeze(-1).neg()
+
+
+def ls(student: Tensor, teacher: Tensor | None, labels: Tensor, *, smoothing: float) -> Tensor:
+    """Return the cross-entropy against labels of which `smoothing` is shared out among all classes, [B].
+
+    Szegedy et al., arXiv 1512.00567 sec. 7.
+    """
+    log_probabilities = student.log_softmax(-1)
+    right = log_probabilities.gather(-1, labels[:, None]).squeeze(-1)
+    return -(1 - smoothing) * right - smoothing * log_probabilities.mean(-1)
 
 
 def blend(student: Tensor, labels: Tensor, alpha: float, soft: Tensor) -> Tensor:
@@ -25,4 +35,10 @@ def blend(student: Tensor, labels: Tensor, alpha: float, soft: Tensor) -> Tensor
 
 LOSSES = {
     "ce": Loss(ce, "cross-entropy against the labels", needs=LABELS_ALONE),
+    "ls": Loss(
+        ls,
+        "cross-entropy against smoothed labels",
+        {"smoothing": Number(0.1, low=0, high=1)},
+        needs=LABELS_ALONE,
+    ),
 }

@@ -28,17 +28,32 @@ from kd import data, losses, models
 from kd.core.code import code_digest
 from kd.core.errors import ConfigError, nearest
 from kd.report import figures
-from kd.study.config import NAME, WEIGHTS, Experiment, Noise, Objective, Protocol, Study, Weights, imported, objective
+from kd.study.config import (
+    NAME,
+    WEIGHTS,
+    Experiment,
+    Noise,
+    Objective,
+    OwnTraining,
+    Protocol,
+    Study,
+    Weights,
+    imported,
+    objective,
+    own_training,
+)
 
 RESULTS, STATE, BANKS, ANSWERS, DATA, REPORTS, LOGS = "results", "state", "banks", "answers", "data", "reports", "logs"
 TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
 
 COMBINATIONS = {name.replace("_", ""): name for name in losses.ENSEMBLES}  # as paths spell them
 MEAN_LOGIT = next(iter(losses.ENSEMBLES))
+OWN = {key.replace("_", ""): key for key in OwnTraining.model_fields}  # as paths spell them
 
 _STAGE = re.compile(
     r"(?P<networks>[a-z0-9+-]+)\.(?P<objective>.+)\.s(?P<seeds>[0-9]{1,9}(?:\+[0-9]{1,9})*)"
-    r"(?:-(?P<ensemble>[a-z]+))?(?:-epochs(?P<epochs>[0-9]{1,9}))?(?:-frac(?P<fraction>[0-9.]+))?"
+    rf"(?:-(?P<ensemble>[a-z]+))?(?P<own>(?:-(?:{'|'.join(OWN)})[0-9.]+)*)"
+    r"(?:-epochs(?P<epochs>[0-9]{1,9}))?(?:-frac(?P<fraction>[0-9.]+))?"
 )
 _TOKENS = re.compile("-(?=[a-z])")  # a dash before a digit is a minus
 _DATASET = re.compile(
@@ -95,6 +110,7 @@ class Stage:
     more_seeds: tuple[int, ...] = ()
     ensemble: str = MEAN_LOGIT
     fraction: float = 1.0  # of the training set, class-balanced
+    own: tuple[tuple[str, float], ...] = ()  # values of the protocol that are this stage's own, such as (("lr", 0.02),)
 
     @property
     def needs_teacher(self) -> bool:
@@ -126,19 +142,23 @@ class Stage:
 
     @property
     def title(self) -> str:
-        """What tables call it: the network; of an ensemble how many of which, such as 3*wrn-28-4-meanprob."""
+        """What tables call it: the network, and what is its own; of an ensemble how many of which: 3*wrn-28-4."""
         times = f"{1 + len(self.more_seeds)}*" if self.more_seeds else ""
-        return "+".join(times + network for network in self.networks) + self._combined
+        return "+".join(times + network for network in self.networks) + self._combined + self._own
 
     @property
     def _combined(self) -> str:
         return "" if self.ensemble == MEAN_LOGIT else f"-{self.ensemble.replace('_', '')}"
 
+    @property
+    def _own(self) -> str:
+        return "".join(f"-{key.replace('_', '')}{spell(value)}" for key, value in self.own)
+
     def __str__(self) -> str:
         seeds = "+".join(map(str, (self.seed, *self.more_seeds)))
         early = f"-epochs{self.epochs}" if self.epochs else ""
         part = f"-frac{spell(self.fraction)}" if self.fraction < 1 else ""
-        return f"{self.network}.{spell_objective(self.objective)}.s{seeds}{self._combined}{early}{part}"
+        return f"{self.network}.{spell_objective(self.objective)}.s{seeds}{self._combined}{self._own}{early}{part}"
 
 
 def stage(
@@ -148,11 +168,12 @@ def stage(
     epochs: int | None = None,
     ensemble: str = MEAN_LOGIT,
     fraction: float = 1.0,
+    own: tuple[tuple[str, float], ...] = (),
 ) -> Stage:
     """Return the canonical stage of these: members in order, each once, and nothing to combine where there is one."""
     networks, (seed, *more) = sorted(set(networks)), sorted(set(seeds))
-    several = len(networks) > 1 or more
-    return Stage("+".join(networks), chosen, seed, epochs, tuple(more), ensemble if several else MEAN_LOGIT, fraction)
+    combined = ensemble if len(networks) > 1 or more else MEAN_LOGIT
+    return Stage("+".join(networks), chosen, seed, epochs, tuple(more), combined, fraction, own)
 
 
 def spell_objective(chosen: Objective) -> str:
@@ -208,6 +229,10 @@ class Cell:
     def reads_banks(self, protocol: Protocol) -> bool:
         """Whether it learns from what its teachers said before; else they are run in each step, or there are none."""
         return self.teacher is not None and protocol.teacher == "bank" and self.stage.objective.needs.from_bank
+
+    def protocol_of(self, protocol: Protocol) -> Protocol:
+        """Return the values by which this cell is trained: the protocol's, and those that are its own."""
+        return protocol.model_copy(update=dict(self.stage.own)) if self.stage.own else protocol
 
     def epochs(self, protocol: Protocol) -> int:
         """Return for how many epochs this cell is trained: the protocol's, unless it stops early.
@@ -316,7 +341,17 @@ def _parse_stage(text: str) -> Stage:
         raise ConfigError(f"{text!r}: the weights {chosen.weights!r} are of one network, not of several")
     epochs = int(match["epochs"]) if match["epochs"] else None
     fraction = _share(match["fraction"], text) if match["fraction"] else 1.0
-    return stage(networks, chosen, seeds, epochs, _parse_ensemble(match["ensemble"], text), fraction)
+    own = _parse_own(match["own"], text)
+    return stage(networks, chosen, seeds, epochs, _parse_ensemble(match["ensemble"], text), fraction, own)
+
+
+def _parse_own(text: str, where: str) -> tuple[tuple[str, float], ...]:
+    tokens = _TOKENS.split(text)[1:]
+    values = {OWN[re.match("[a-z]+", token)[0]]: re.sub("^[a-z]+", "", token) for token in tokens}
+    try:
+        return own_training(values)
+    except ValueError as error:
+        raise ConfigError(f"{where!r}: {error}") from None
 
 
 def _parse_ensemble(found: str | None, where: str) -> str:
@@ -356,7 +391,7 @@ def _cell(dataset: Dataset, protocol: str, stages: tuple[Stage, ...]) -> Cell:
     """Return the canonical cell: what comes before the last stage that learns from labels alone plays no part."""
     n = max((n for n, stage in enumerate(stages) if not stage.needs_teacher), default=0)
     first, *taught = stages[n:]
-    if first.weights:  # a file has no seed, and nothing to stop
+    if first.weights:  # a file has no seed, and nothing to stop or to train otherwise
         first = Stage(first.network, first.objective, seed=0)
     stages = (first, *taught)
     if first.fraction < 1 and len({stage.fraction for stage in stages}) == 1:
@@ -384,25 +419,32 @@ def _datasets(study: Study, experiment: Experiment) -> Iterator[Dataset]:
 
 
 def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -> Iterator[tuple[Stage, ...]]:
-    first = imported(experiment.teacher_weights) if experiment.teacher_weights else Objective("ce")
+    firsts = (imported(experiment.teacher_weights),) if experiment.teacher_weights else experiment.teacher_loss
     early = experiment.teacher_epochs
     # The first network of a path learns from labels, or is imported; every later one takes each loss of the experiment.
     taught = itertools.product(experiment.loss, repeat=len(networks) - 1) if len(networks) > 1 else [()]
-    mixes = [(first, *mix) for mix in taught] if len(networks) > 1 else [(o,) for o in experiment.loss]
+    mixes = itertools.product(firsts, taught) if len(networks) > 1 else [(o, ()) for o in experiment.loss]
     teacher_seeds = experiment.teacher_seeds or study.teacher_seeds
     combinations = experiment.ensemble or (MEAN_LOGIT,)
     fractions, seeds = experiment.student_fraction, experiment.seeds or study.seeds
-    for mix, from_seeds, ensemble, part, seed in itertools.product(
-        mixes, teacher_seeds, combinations, fractions, seeds
+    trainings = [_beside(own, study.protocol) for own in experiment.student_training]
+    for (first, mix), from_seeds, ensemble, part, own, seed in itertools.product(
+        mixes, teacher_seeds, combinations, fractions, trainings, seeds
     ):
-        *teach, last = zip(networks, mix, strict=True)
+        *teach, last = zip(networks, (first, *mix), strict=True)
+        early_or_not = [(early, 1.0, ()), *[(None, part, own)] * len(networks)]
         yield (
             *(
-                stage(network.split("+"), chosen, from_seeds, None if n else early, ensemble, part if n else 1.0)
-                for n, (network, chosen) in enumerate(teach)
+                stage(network.split("+"), chosen, from_seeds, stop, ensemble, share, its_own)
+                for (network, chosen), (stop, share, its_own) in zip(teach, early_or_not, strict=False)
             ),
-            Stage(*last, seed, fraction=part),
+            Stage(*last, seed, fraction=part, own=own),
         )
+
+
+def _beside(own: tuple[tuple[str, float], ...], protocol: Protocol) -> tuple[tuple[str, float], ...]:
+    """Return the values that are not the protocol's already: one recipe has one path."""
+    return tuple((key, value) for key, value in own if value != getattr(protocol, key))
 
 
 def with_teachers(cells: Iterable[Cell]) -> list[Cell]:
@@ -440,6 +482,9 @@ def recipe(study: Study, cell: Cell) -> dict:
 
     That is the protocol's values, the dataset, and imported weights, which only the first of a lineage can have.
     """
+    for stage in cell.stages:
+        if stage.own != _beside(stage.own, study.protocol):
+            raise ConfigError(f"{cell}: {stage} has a value of its own that is the protocol's already")
     return data_recipe(study, cell.dataset) | training_recipe(study, cell.stages[0].weights)
 
 

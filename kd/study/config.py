@@ -256,6 +256,23 @@ def _noises(value: object) -> tuple[Noise, ...]:
     return tuple(dict.fromkeys(noise if noise.amount else None for noise in noises))
 
 
+def _trainings(value: object) -> tuple[tuple[tuple[str, float], ...], ...]:
+    """Read `{lr: [0.1, 0.02], batch: 64}`: every combination, each key in its order."""
+    if not isinstance(value, dict):
+        raise ValueError(f"got {_shown(value)}, expected {{lr: [0.1, 0.02]}}")
+    each = itertools.product(*(_several(values) for values in value.values()))
+    return tuple(dict.fromkeys(own_training(dict(zip(value, values, strict=True))) for values in each))
+
+
+def _training_schema() -> dict:
+    fields = {"lr": "number", "batch": "integer", "weight_decay": "number"}
+    one_or_more = {
+        key: {"anyOf": [{"type": kind}, {"type": "array", "items": {"type": kind}, "minItems": 1}]}
+        for key, kind in fields.items()
+    }
+    return {"type": "object", "properties": one_or_more, "additionalProperties": False}
+
+
 def _amount(name: str, amount: object) -> float | str:
     if name == "file":
         return _name(amount)
@@ -358,6 +375,9 @@ Paths = Annotated[
     BeforeValidator(_paths),
     WithJsonSchema({"anyOf": [_PATH, {"type": "array", "items": _PATH, "minItems": 1}]}),
 ]
+Trainings = Annotated[
+    tuple[tuple[tuple[str, float], ...], ...], BeforeValidator(_trainings), _Schema(lambda: _training_schema())
+]
 Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
 Losses = Annotated[tuple[Objective, ...], BeforeValidator(_objectives), _Schema(_loss_schema)]
 LabelNoise = Annotated[
@@ -458,6 +478,23 @@ class Protocol(_Model):
         return tuple(max(1, round(share * self.epochs)) for share in PAPER_DROPS)
 
 
+class OwnTraining(_Model):
+    """Values of the protocol that a stage may have of its own."""
+
+    lr: Annotated[Number, Field(gt=0)] | None = None
+    batch: Annotated[Whole, Field(ge=1)] | None = None
+    weight_decay: Annotated[Number, Field(ge=0)] | None = None
+
+
+def own_training(values: Mapping[str, object]) -> tuple[tuple[str, float], ...]:
+    """Return the values that a stage has of its own, in their order. Raises ValueError that names what is wrong."""
+    try:
+        made = OwnTraining.model_validate(dict(values))
+    except ValidationError as error:
+        raise ValueError(_explain(error.errors()[0])) from None
+    return tuple((key, value) for key, value in made.model_dump().items() if value is not None)
+
+
 class DeclaredDataset(_Model):
     """A dataset of one's own: a folder of images, or a local copy of a built-in one."""
 
@@ -500,8 +537,9 @@ class Weights(_Model):
 class Experiment(_Model):
     """A product over axes, and the figures that show it."""
 
-    teacher: Teachers | None = Field(
-        None, description="the networks that teach, trained with cross-entropy; A+B is an ensemble of networks"
+    teacher: Teachers | None = Field(None, description="the networks that teach; A+B is an ensemble of networks")
+    teacher_loss: Losses = Field(
+        (Objective("ce"),), description="what the first network of each path is trained with, by default cross-entropy"
     )
     student: Networks | None = Field(None, description="the networks they teach")
     path: Paths | None = Field(None, description="a chain of networks, or a list of chains, instead of teacher/student")
@@ -510,6 +548,9 @@ class Experiment(_Model):
     label_noise: LabelNoise = (None,)
     fraction: Fractions = Field((1.0,), description="class-balanced share of the training set")
     student_fraction: Fractions = Field((1.0,), description="the same for all but the first teacher, which sees all")
+    student_training: Trainings = Field(
+        ((),), description="lr, batch and weight_decay of all but the first teacher, where they are not the protocol's"
+    )
     seeds: Seeds | None = None
     teacher_seeds: TeacherSeeds | None = Field(None, description="0+1+2 is an ensemble of three seeds")
     ensemble: Combinations | None = Field(None, description="what an ensemble answers; by default mean_logit")
@@ -530,6 +571,9 @@ class Experiment(_Model):
         needing = [o.loss for o in self.loss if o.needs_teacher]
         if needing and any(len(path) < 2 for path in self.networks):
             raise ValueError(f"teacher: missing; {needing[0]} needs one")
+        for chosen in self.teacher_loss:
+            if chosen.needs_teacher:
+                raise ValueError(f"teacher_loss: {chosen.loss} needs a teacher, which the first of a path has not")
         if min(self.fraction) < 1 and min(self.student_fraction) < 1:
             raise ValueError("student_fraction: teachers see the fraction too; give one of the two")
         if self.teacher_weights:

@@ -265,7 +265,7 @@ class Judge:
     def _expected_network(self, product: Product) -> Expected:
         cell = self._cell(product)
         recipe = self.recipe_of(cell)
-        values = {"protocol": _dumped(recipe.protocol), "objective": _objective(cell.stage.objective)}
+        values = {"protocol": _dumped(cell.protocol_of(recipe.protocol)), "objective": _objective(cell.stage.objective)}
         if cell.stage.weights and recipe.weights:
             values["weights"] = recipe.weights.claim
         return Expected(values, cells.code_behind(cell, recipe.protocol), self.inputs(product))
