@@ -108,7 +108,7 @@ def words_on(figure: Figure) -> list[Text]:
 def test_every_figure_has_cases() -> None:
     helpers = {"__init__", "analysed", "epochs", "naming", "style", "wording", "verdict"}
     assert list(TABLES) == list(FIGURES)
-    assert {path.stem for path in (HERE.parent / "kd/figures").glob("*.py")} - helpers == set(FIGURES)
+    assert {path.stem for path in (HERE.parent / "kd/report/figures").glob("*.py")} - helpers == set(FIGURES)
 
 
 @pytest.mark.parametrize(("name", "rows"), CASES)
@@ -256,8 +256,8 @@ _DRAW = """
 import sys; sys.path[:0] = [{tests!r}]
 import pathlib, made_table as made, pandas as pd
 from kd.report import figures
-from kd.figures import naming, style
-from kd.figures import ANALYSES
+from kd.report.figures import naming, style
+from kd.report.figures import ANALYSES
 tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(("wrn-16-2",)),
           "tau": made.noise(rates=(0.4,), taus=(1, 3)), "chains": made.chains(("mse",)),
           "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1)),

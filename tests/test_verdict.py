@@ -230,5 +230,5 @@ def test_the_figure_keeps_its_words_apart(rows: pd.DataFrame, far: float | None)
 
 def test_the_projects_own_files_are_enough() -> None:
     """The numbers travel with the package."""
-    assert (Path(__file__).parent.parent / "kd" / "paper" / "published.csv").exists()
+    assert (Path(__file__).parent.parent / "kd" / "report" / "paper" / "published.csv").exists()
     assert len(published()) > 100
