@@ -1,6 +1,7 @@
 """FIGURES: the table of contents. A figure is one file here, `kd/report/figures/NAME.py`, and one line below.
 
-A file defines `draw(rows, curves) -> Figure` and `caption(rows, curves) -> str`; both get the rows of one experiment.
+A file defines `draw(rows, curves) -> Figure` and `caption(rows, curves) -> str`; both get the rows of one experiment,
+with a `look` for each (kd.report.figures.style). They take axes and names from the table's columns.
 One that shows what networks answer gets an analysis (kd.measure.analyses) in the place of the curves: `ANALYSES` says
 which.
 Reading this list imports neither pandas nor matplotlib, so that a study can be checked in no time.
@@ -51,5 +52,6 @@ def draw(name: str, rows: pd.DataFrame, more: pd.DataFrame) -> tuple[Figure, str
         raise ConfigError(f"figure {name}: needs the rows of an experiment, got none; collect the table again")
     module = importlib.import_module(f"kd.report.figures.{name}")
     style = importlib.import_module("kd.report.figures.style")
+    rows = rows.assign(look=style.looks(rows))
     with style.paper():
         return module.draw(rows, more), module.caption(rows, more)
