@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
+from made_table import renamed
 
 from kd.measure import analyses
 from kd.measure.analyses import Subject
 from kd.measure.answers import Answers, Split
+from kd.measure.frames import with_hyperparameters
 from kd.report.statistics import settings
 from kd.study.cells import Cell, parse_cell
 
@@ -19,13 +21,12 @@ CLASSES, WIDTH, EXAMPLES = 10, 16, 150
 
 def on_digits(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a made table as if it were of digits, which have as many classes as made answers."""
-    return rows.assign(dataset="digits", cell=rows["cell"].str.replace("cifar100", "digits"))
+    return renamed(rows, "cifar100", "digits")
 
 
 def of_ensembles(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows as if two seeds of each teacher taught together."""
-    cells = rows["cell"].str.replace(".ce.s0/", ".ce.s0+1/")
-    return rows.assign(cell=cells, networks=rows["networks"].str.replace(r"(.*) > ", r"2*\1 > ", regex=True))
+    return renamed(rows, ".ce.s0/", ".ce.s0+1/")
 
 
 def analysis(name: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +40,8 @@ def analysis(name: str, rows: pd.DataFrame) -> pd.DataFrame:
             pairs |= dict.fromkeys([(cell, other) for other in others] or [(cell, None)])
         pairs |= {(teacher, None): None for teacher in taught}
     subjects = [Subject(cell, answers(cell), about(cell), other, other and answers(other)) for cell, other in pairs]
-    return analyses.ANALYSES[name](subjects).assign(experiment=rows["experiment"].iloc[0])
+    frame = analyses.ANALYSES[name](subjects).assign(experiment=rows["experiment"].iloc[0])
+    return with_hyperparameters(frame, [cell for pair in pairs for cell in pair if cell])
 
 
 def answers(cell: Cell) -> Answers:

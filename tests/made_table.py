@@ -10,6 +10,10 @@ import math
 import numpy as np
 import pandas as pd
 
+from kd.measure.frames import setting, with_hyperparameters
+from kd.report.identity import identity
+from kd.study.cells import parse_cell
+
 TAUS = [0.5, 1, 3, 5, 10, 20, math.inf]
 NOISE_DROP = {0.0: 0, 0.2: 8, 0.4: 16, 0.6: 29, 0.8: 52}
 CODE = "5e0c1b7a9d2f4c36"
@@ -45,30 +49,13 @@ def cell_row(
         ["results", data, "paper", *(f"{network}.{objective}.s{seed}" for network, objective, seed in stages)]
     )
     rng = np.random.default_rng(list(path.encode()))
-    network, objective, seed = stages[-1]
+    seed = stages[-1][-1]
     test = _accuracy(stages, noise_rate) + rng.normal(0, 0.22) + 0.1 * seed
     gap = abs(rng.normal(0.25, 0.12))
-    loss = objective.split("-")[0]
     row = {
         "experiment": experiment,
         "cell": path,
-        "dataset": "cifar100",
-        "noise": "sym" if noise_rate else "none",
-        "noise_rate": noise_rate,
-        "realised_rate": noise_rate,
-        "fraction": 1.0,
-        "protocol": "paper",
-        "networks": " > ".join(stage[0] for stage in stages),
-        "objectives": " > ".join(stage[1] for stage in stages),
-        "stages": len(stages),
-        "teacher": stages[-2][0] if len(stages) > 1 else "",
-        "student": network,
-        "objective": objective,
-        "loss": loss,
-        "tau": float(objective.split("tau")[1].split("-")[0]) if "tau" in objective else math.nan,
-        "alpha": math.nan if loss == "ce" else float(objective.split("alpha")[1]) if "alpha" in objective else 1.0,
-        "seed": seed,
-        "teacher_seed": stages[-2][2] if len(stages) > 1 else pd.NA,
+        **named(path),
         "epochs": 200,
         "status": "ok",
         "train_loss": 0.2 + 0.01 * rng.random(),
@@ -95,8 +82,22 @@ def cell_row(
     return row
 
 
+def named(path: str) -> dict:
+    """Return the columns that say which network stands in a row, as the real table has them."""
+    cell = parse_cell(path)
+    realised = float(cell.dataset.noise.amount) if cell.dataset.noise else 0.0
+    return {**setting(cell, {"realised_rate": realised}), "protocol": cell.protocol, **identity(cell)}
+
+
 def frame(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows).astype({"teacher_seed": "Int64"})
+    table = pd.DataFrame(rows).astype({"teacher_seed": "Int64"})
+    return with_hyperparameters(table, map(parse_cell, table["cell"]))
+
+
+def renamed(table: pd.DataFrame, old: str, new: str) -> pd.DataFrame:
+    """Return the numbers of `table` as if they were of other cells: those with `new` in the place of `old`."""
+    cells = table["cell"].str.replace(old, new)
+    return table.assign(cell=cells, **pd.DataFrame(map(named, cells), table.index)).astype({"teacher_seed": "Int64"})
 
 
 def students(
@@ -130,8 +131,7 @@ def lose_all(table: pd.DataFrame) -> pd.DataFrame:
 
 def early(table: pd.DataFrame) -> pd.DataFrame:
     """Return the students of `table`, taught by a teacher that was stopped early."""
-    taught = table[table["stages"] > 1]
-    return taught.assign(cell=taught["cell"].str.replace("wrn-28-4.ce.s0", "wrn-28-4.ce.s0-epochs10"))
+    return renamed(table[table["stages"] > 1], "wrn-28-4.ce.s0", "wrn-28-4.ce.s0-epochs10")
 
 
 def grid(taus=(1, 3, 5, 20, math.inf), alphas=(0.1, 0.5, 1.0), seeds=(0, 1, 2), **more) -> pd.DataFrame:
@@ -180,10 +180,8 @@ def _epochs(row: dict, epochs: int) -> pd.DataFrame:
     share = (1 - 0.8 * np.exp(-epoch / epochs * 12)) * np.select([lr > 0.05, lr > 0.005], [0.8, 0.97], 1.0)
     share = share + rng.normal(0, 0.2 * np.sqrt(lr) * 0.3, epochs)
     share[-1] = 1.0
-    identity = {
-        k: row[k]
-        for k in ("experiment", "cell", "networks", "objectives", "objective", "student", "noise_rate", "seed")
-    }
+    shared = ["experiment", "cell", "networks", "objectives", "lineage", "objective", "student", "noise_rate", "seed"]
+    identity = {key: row[key] for key in shared}
     numbers = {"epoch": epoch, "lr": lr, "train_loss": 2 - share, "train_top1": row["train_top1"] * share}
     numbers |= {of: row[of] * share for of in ("train_memorised", "train_recovered") if row["noise_rate"]}
     return pd.DataFrame(identity | numbers | {"test_loss": 3 - share, "test_top1": row["test_top1"] * share})

@@ -126,6 +126,15 @@ def test_every_network_has_its_row_on_both_splits_with_the_accuracy_of_the_table
     assert (test[shared] == rows.loc[test.index, shared]).all(axis=None)
 
 
+def test_lineages_and_hyperparameters_stand_beside_what_is_measured(here: Path) -> None:
+    for name in analyses.ANALYSES:
+        found = frame(name).drop_duplicates(["cell", "reference"]).set_index("cell")
+        assert found.loc[MSE, ["lineage", "reduction", "weight"]].tolist() == ["resnet14.ce > resnet8.mse", "mean", 1.0]
+        assert found.loc[[BASELINE], ["reduction", "weight", "alpha"]].isna().all(axis=None)
+        assert found.loc[MSE, "reference_lineage"] == ("" if name == "planes" else "resnet14.ce")
+    assert frame("limits")["loss.tau"].isna().all()  # its own tau is another: that of the gradient
+
+
 def test_a_teacher_has_nothing_to_be_measured_against_and_all_others_have_it(here: Path) -> None:
     test = frame("measures").query("split == 'test'").set_index("cell")
     against = ["agreement", "kl", "distance", "cka", "reference_logit_mean"]

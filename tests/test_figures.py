@@ -12,14 +12,18 @@ from pathlib import Path
 
 import made_analyses
 import made_table as made
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from kd.core.errors import ConfigError
+from kd.losses import LOSSES, Loss, Number
+from kd.losses.mse import mse
 from kd.report import figures
-from kd.report.figures import ANALYSES, FIGURES, naming, style
+from kd.report.figures import ANALYSES, FIGURES, style
 
 HERE = Path(__file__).parent
 EPOCHS = 40
@@ -174,48 +178,129 @@ def test_infinite_tau_stands_last() -> None:
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0.5", "1", "3", "5", "10", "20", "∞"]
     figure, _, _ = drawn("heatmap", TABLES["heatmap"][0])
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "3", "5", "20", "∞"]
-    shuffled = ["mse", "kl-tauinf", "kl-tau3", "ce", "kl-tau0.5", "kl-tau20"]
-    assert sorted(shuffled, key=naming.order) == ["ce", "kl-tau0.5", "kl-tau3", "kl-tau20", "kl-tauinf", "mse"]
 
 
-@pytest.mark.parametrize(
-    ("objective", "name"),
-    [
-        ("ce", "CE"),
-        ("kl-tau3", "KL τ=3"),
-        ("kl-tauinf", "KL τ=∞"),
-        ("kl-tau3-alpha0.5", "KL τ=3, α=0.5"),
-        ("kl-tau0.0001-scaleone", "KL τ=0.0001, scale one"),
-        ("kl-tauinf-weight2", "2·KL τ=∞"),
-        ("mse", "MSE"),
-        ("mse-weight0.5", "MSE/2"),
-        ("smoothl1", "smooth L1 β=1"),
-        ("smoothl1-beta0.5", "smooth L1 β=0.5"),
-        ("weights-tau3", "weights tau3"),
-    ],
-)
-def test_objectives_have_readable_names(objective: str, name: str) -> None:
-    assert naming.objective_name(objective) == name
+# -- losses that nobody thought of ------------------------------------------------------------------------------------
+
+INVENTED = {"hint": {}, "soft": {"tau": Number()}, "gated": {"gain": Number(1.0), "alpha": Number(1.0, low=0, high=1)}}
 
 
-def test_a_grid_holds_all_of_an_objective_fixed_but_tau_and_alpha_and_imported_weights_have_neither() -> None:
-    assert naming.family("kl-tau3-alpha0.5-scaleone") == "kl-scaleone"
-    assert naming.family("weights-tau3") == "weights-tau3"
+@pytest.fixture(scope="module")
+def invented() -> pd.DataFrame:
+    """A table of 24 objectives, some of losses without alpha or tau that were registered while it was collected."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, parameters in INVENTED.items():
+            patch.setitem(LOSSES, name, Loss(mse, "made up", parameters))
+        named = ["ce", *map(made.spell, (1, 3, 7, 20, math.inf)), made.spell(3, 0.5)]
+        named += ["mse", "mse-weight0.5", "smoothl1"]
+        named += ["hint", *(f"soft-tau{tau}" for tau in (1, 3, 20)), *(f"gated-gain{gain}" for gain in range(2, 12))]
+        rows = made.frame(made.students("e", "wrn-16-2", named, noise_rate=0.4))
+    assert rows["objective"].nunique() == 24
+    return rows
 
 
-def test_networks_have_readable_names() -> None:
-    assert naming.path_name("wrn-28-4 > wrn-16-2") == "WRN-28-4 → WRN-16-2"
-    assert naming.network_name("resnet8x4") == "ResNet8x4"
-    assert naming.path_name("3*wrn-28-4 > wrn-16-2") == "3 × WRN-28-4 → WRN-16-2"
-    assert naming.network_name("wrn-16-4+wrn-28-4-meanprob") == "WRN-16-4 + WRN-28-4 (mean of probabilities)"
-    assert naming.mix_name("ce > kl-tau3 > mse") == "KL τ=3 → MSE"
+@pytest.mark.parametrize("name", [name for name in FIGURES if name not in ANALYSES])
+def test_24_objectives_are_drawn_apart_and_none_is_left_out_in_silence(name: str, invented: pd.DataFrame) -> None:
+    test_no_text_overlaps_leaves_the_page_or_is_too_small(name, invented)
+    figure, caption, words = drawn(name, invented)
+    lines = [line.get_label() for axis in figure.axes for line in axis.lines]
+    written = "\n".join([caption, *lines, *(text.get_text() for text in words)])
+    hidden = {"heatmap", "tau"}  # what stands at a place of an axis has no name there
+    for objective in invented.loc[invented["tau"].isna() | (name not in hidden), "objective_name"].unique():
+        assert objective in written, objective
 
 
-def test_common_objectives_differ_in_look_without_colour() -> None:
+def test_a_loss_without_alpha_has_its_line_over_tau_and_its_row_of_a_grid(invented: pd.DataFrame) -> None:
+    for name, places in (("tau", ["1", "3", "20"]), ("heatmap", ["1", "3", "20"])):
+        figure, caption, _ = drawn(name, invented)
+        shown = [[label.get_text() for label in axis.get_xticklabels()] for axis in figure.axes]
+        assert places in shown, name
+        assert "nan" not in caption
+        assert re.search(r"^SOFT: SOFT τ=\d+ has the highest of 3 means", caption, re.M)
+    grid = next(axis for axis in drawn("heatmap", invented)[0].axes if axis.get_title(loc="left") == "SOFT")
+    assert [label.get_text() for label in grid.get_yticklabels()] == ["–"]
+
+
+def test_a_loss_without_tau_has_its_column_of_a_grid() -> None:
+    rows = made.frame(made.students("e", "wrn-16-2", ["ce", "mse", "mse-alpha0.1", "mse-alpha0.5"]))
+    figure, caption = figures.draw("heatmap", rows, pd.DataFrame())
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["–"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["1", "0.5", "0.1"]
+    assert "has the highest of 3 means" in caption
+
+
+def test_no_figure_or_statistic_reads_anything_out_of_a_string() -> None:
+    """Networks, losses, hyperparameters and stages are columns of the table."""
+    methods = r"\.(split|r?partition|findall|startswith|endswith|removeprefix|removesuffix)\("
+    reading = re.compile(rf"^import re$|\.str\.|{methods}", re.M)
+    folder = HERE.parent / "kd" / "report"
+    others = [folder / f"{name}.py" for name in ("statistics", "comparisons", "verdict", "paper/claims")]
+    for path in [*(folder / "figures").glob("*.py"), *others]:
+        assert not reading.search(path.read_text()), path
+
+
+# -- looks ------------------------------------------------------------------------------------------------------------
+
+
+def looks_of(rows: pd.DataFrame) -> dict[str, style.Look]:
+    return dict(zip(rows["objective"], style.looks(rows), strict=True))
+
+
+def test_24_objectives_differ_in_mark_and_in_line(invented: pd.DataFrame) -> None:
+    looks = looks_of(invented).values()
+    assert len({(look.color, look.marker) for look in looks}) == 24
+    assert len({(look.color, look.linestyle) for look in looks}) == 24
+
+
+def test_ce_kl_and_mse_look_alike_in_every_figure_and_others_by_their_order(invented: pd.DataFrame) -> None:
+    every, few = looks_of(invented), looks_of(made.losses(("wrn-16-2",)))
+    for objective in ("ce", "kl-tau1", "kl-tau3", "kl-tau20", "kl-tauinf", "mse"):
+        assert every[objective] == few[objective]
+    others = invented[invented["loss"] == "gated"]
+    turned = looks_of(others.iloc[::-1])
+    assert list(turned.values())[:3] == list(looks_of(others).values())[:3]
+
+
+def test_the_common_objectives_differ_without_colour() -> None:
     objectives = ["ce", *map(made.spell, made.TAUS), "mse", "mse-weight0.5", "kl-tauinf-weight2", "smoothl1"]
-    looks = [style.look(objective) for objective in objectives]
-    assert len({look["color"] for look in looks}) == len(objectives)
-    assert len({look["marker"] for look in looks}) == len(objectives)
+    looks = looks_of(made.frame(made.students("e", "wrn-16-2", objectives))).values()
+    assert len({look.marker for look in looks}) == len({look.color for look in looks}) == len(objectives)
+
+
+# What no red (protan) and no green (deutan) cone leaves of linear RGB (Machado, Oliveira and Fernandes 2009).
+_BLIND = {
+    "none": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
+
+
+def lab(colour: str, blind: str = "none") -> np.ndarray:
+    """Return a colour as CIE L*a*b*, of which L* is what grey print shows."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(_BLIND[blind]) @ linear, 0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = (
+        part ** (1 / 3) if part > 0.008856 else 7.787 * part + 16 / 116
+        for part in np.array(to_xyz) @ seen / (0.9505, 1, 1.089)
+    )
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_the_first_losses_of_a_figure_differ_in_grey_print(invented: pd.DataFrame) -> None:
+    """In lightness L*, of which 2 to 3 can just be seen."""
+    others = invented[invented["loss"].isin(["ce", "mse"]) | invented["objective"].isin(["smoothl1", "hint"])]
+    light = sorted(lab(look.color)[0] for look in looks_of(others).values())
+    assert len(light) == 5
+    assert min(b - a for a, b in itertools.pairwise(light)) > 10
+
+
+@pytest.mark.parametrize("blind", _BLIND)
+def test_whoever_sees_no_red_or_no_green_tells_the_colours_apart(blind: str, invented: pd.DataFrame) -> None:
+    looks = looks_of(invented[~invented["family"].isin(["kl"])]).values()
+    for one, other in itertools.combinations({look.color for look in looks}, 2):
+        assert np.linalg.norm(lab(one, blind) - lab(other, blind)) > 10, (one, other)
 
 
 def test_labels_are_spread_in_order_and_apart() -> None:
@@ -256,8 +341,7 @@ _DRAW = """
 import sys; sys.path[:0] = [{tests!r}]
 import pathlib, made_table as made, pandas as pd
 from kd.report import figures
-from kd.report.figures import naming, style
-from kd.report.figures import ANALYSES
+from kd.report.figures import ANALYSES, style
 tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(("wrn-16-2",)),
           "tau": made.noise(rates=(0.4,), taus=(1, 3)), "chains": made.chains(("mse",)),
           "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1)),

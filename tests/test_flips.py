@@ -43,7 +43,7 @@ def _state(path: Path) -> Callable[[Path], object]:
 
 
 def _table(path: Path) -> Callable[[Path], object]:
-    frame = pd.DataFrame({"cell": ["a", "b"], "test_top1": [14.01, float("nan")], "seed": [0, 1]})
+    frame = pd.DataFrame({"cell": ["a", "b"], "lineage": "c", "test_top1": [14.01, float("nan")], "seed": [0, 1]})
     path.write_bytes(frame_files(frame, "table")["table.parquet"])
     return read_frame
 

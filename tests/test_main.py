@@ -13,6 +13,7 @@ import termios
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import ROOT, mutated_text
 from hypothesis import HealthCheck, example, given, settings
@@ -24,6 +25,7 @@ from kd.study.config import Protocol, Recipe, Study
 STUDY_KEYS = sorted(Study.model_fields)
 RECIPE_KEYS = sorted({*Recipe.model_fields, *Protocol.model_fields})
 TEACHER = "results/digits/quick/resnet14.ce.s0"
+OLD_TABLE = pd.DataFrame({"cell": [TEACHER]}).to_parquet()
 
 
 @pytest.fixture
@@ -155,7 +157,7 @@ def test_a_cell_without_its_data_exits_74_and_says_what_to_do(small: Path, capsy
     assert "data/digits: not made yet" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", [None, b"", b"PAR1 and no table"])
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 and no table", OLD_TABLE])
 def test_a_table_that_is_missing_or_damaged_exits_74_and_says_what_to_do(small: Path, capsys, content: bytes) -> None:
     if content is not None:
         Path("table.parquet").write_bytes(content)

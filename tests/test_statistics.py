@@ -129,6 +129,14 @@ def test_each_setting_has_its_own_baseline() -> None:
 
 
 def test_teachers_of_different_recipes_are_different_settings() -> None:
-    early = made.frame(made.students("e", "wrn-16-2", ["kl-tau3"]))
-    early["cell"] = early["cell"].str.replace("wrn-28-4.ce.s0", "wrn-28-4.ce.s0-epochs10")
+    early = made.early(made.frame(made.students("e", "wrn-16-2", ["kl-tau3"])))
     assert len(settings(pd.concat([made.losses(("wrn-16-2",)), early]))) == 2
+
+
+def test_teachers_that_differ_in_seeds_alone_are_one_setting_ensembles_too() -> None:
+    rows = made.losses(("wrn-16-2",))
+    together = [made.renamed(rows, ".ce.s0/", f".ce.s{seeds}/") for seeds in ("0+1", "2+3")]
+    for several in ([rows, made.renamed(rows, ".ce.s0/", ".ce.s1/")], together):
+        found = settings(pd.concat(several).drop_duplicates("cell"))
+        assert len(found) == 1
+        assert set(summarise(found[0][1], ["lineage"])["n"]) == {3, 6}

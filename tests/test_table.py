@@ -13,6 +13,8 @@ from conftest import prepare, resigned, study, train, verb, written
 
 from kd.core import files
 from kd.core.errors import DataError
+from kd.losses import LOSSES, Loss, Number
+from kd.losses.mse import mse
 from kd.report import table
 from kd.study import cells
 from kd.study.config import Study
@@ -65,6 +67,48 @@ def test_promise_7_the_headline_is_the_last_epoch_and_the_best_on_test_stands_be
     assert manifest["last"]["epoch"] == 3
     assert row.best_test_top1 == manifest["best_on_test"]["test_top1"]
     assert row.best_test_top1 - row.test_top1 == row.best_gap >= 0
+
+
+def test_every_hyperparameter_has_its_column_and_what_a_loss_lacks_is_empty(collected: Path) -> None:
+    for name in ("table", "curves"):
+        rows = pd.read_parquet(collected / f"{name}.parquet").drop_duplicates("cell").set_index("cell")
+        assert rows.loc[STUDENT, ["tau", "alpha", "scale", "weight"]].tolist() == [3.0, 1.0, "tau2", 1.0]
+        assert rows.loc[TEACHER, ["tau", "alpha", "scale", "weight"]].isna().all()
+        assert not {"beta", "reduction"} & set(rows)  # no loss here has them
+        assert rows.loc[[TEACHER, STUDENT], "lineage"].tolist() == ["resnet14.ce", "resnet14.ce > resnet8.kl-tau3"]
+
+
+def test_a_hyperparameter_that_bears_the_name_of_another_column_stands_apart(trained, monkeypatch, tmp_path) -> None:
+    def tilted(student, teacher, labels, *, gain: float, seed: float) -> object:
+        return mse(student, teacher, labels, weight=gain + seed)
+
+    tilted.__module__ = mse.__module__
+    monkeypatch.setitem(LOSSES, "tilted", Loss(tilted, "made up", {"gain": Number(), "seed": Number(2.0)}))
+    monkeypatch.chdir(trained)
+    inside = {"teacher": "resnet14", "student": "resnet8", "loss": ["ce", {"tilted": {"gain": [0.5, 3]}}]}
+    made = study(experiments={"inside": inside}, seeds=[0])
+    for cell in cells.all_cells(made):
+        train(cell, made)
+    collect(made, tmp_path)
+    for name in ("table", "curves"):
+        rows = pd.read_parquet(tmp_path / f"{name}.parquet").drop_duplicates(["experiment", "cell"])
+        rows = rows[rows["objective"] != "ce"]
+        assert rows["gain"].tolist() == [0.5, 3.0]
+        assert rows["loss.seed"].tolist() == [2.0, 2.0]
+        assert rows["seed"].tolist() == [0, 0]
+        assert rows["lineage"].tolist() == [f"resnet14.ce > resnet8.tilted-gain{gain}" for gain in ("0.5", "3")]
+    named = pd.read_parquet(tmp_path / "table.parquet").set_index("objective")["objective_name"]
+    assert named["tilted-gain0.5"] == "TILTED gain=0.5"
+
+
+def test_rows_stand_in_the_order_in_which_figures_show_them(trained, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(trained)
+    turned = {"teacher": "resnet14", "student": "resnet8", "loss": [{"kl": {"tau": 3}}, "ce"]}
+    made = study(experiments={"turned": turned})
+    collect(made, tmp_path)
+    rows = pd.read_parquet(tmp_path / "table.parquet")
+    assert rows["objective"].tolist() == ["ce", "ce", "kl-tau3", "kl-tau3", "ce"]  # the last one teaches
+    assert rows["seed"].tolist() == [0, 1, 0, 1, 0]
 
 
 def test_networks_that_teach_are_an_experiment_of_their_own(collected: Path) -> None:

@@ -1,8 +1,8 @@
 """What the networks of an experiment answer, measured: a tidy frame for each of `ANALYSES`, from their answers alone.
 
 Every frame has the columns by which the table names a cell, and `reference`: the network that it is measured against,
-"" for none. On the training split labels are those that the network was given; classes, where what counts is what an
-image shows (scatter, planes), are those before label noise.
+"" for none, with its lineage. On the training split labels are those that the network was given; classes, where what
+counts is what an image shows (scatter, planes), are those before label noise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kd.core.errors import ConfigError, DataError, StorageError, itemised, neare
 from kd.losses.hard import ce
 from kd.measure import answers, measures
 from kd.measure.answers import Answers, Split
-from kd.measure.frames import Artefacts, frame_files, setting
+from kd.measure.frames import Artefacts, frame_files, setting, with_hyperparameters
 from kd.study.cells import Cell, measured
 from kd.study.config import Study
 
@@ -44,7 +44,10 @@ class Subject:
     @functools.cached_property
     def identity(self) -> dict:
         """The columns by which frames name it."""
-        return {"cell": self.cell.path, **setting(self.cell, self.about), "reference": str(self.reference or "")}
+        reference = {"reference": "", "reference_lineage": ""}
+        if self.reference:
+            reference = {"reference": self.reference.path, "reference_lineage": self.reference.seedless}
+        return {"cell": self.cell.path, **setting(self.cell, self.about), **reference}
 
     def splits(self) -> Iterator[tuple[str, Split, Split | None]]:
         """Return (name, own, theirs) of each split: where there is a reference, the examples that both answered."""
@@ -64,7 +67,8 @@ def measure(study: Study, experiment: str, analysis: str) -> Artefacts:
     for word, known in ((experiment, study.experiments), (analysis, ANALYSES)):
         if word not in known:
             raise ConfigError(f"{word!r}: unknown{nearest(word, known)}")
-    frame = ANALYSES[analysis](subjects(study, experiment))
+    cells = (cell for pair in measured(study, experiment) for cell in pair if cell)
+    frame = with_hyperparameters(ANALYSES[analysis](subjects(study, experiment)), cells)
     frame.insert(0, "experiment", experiment)
     return frame_files(frame, f"analyses/{experiment}.{analysis}")
 

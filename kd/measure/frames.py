@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from kd.study.cells import Cell, spell_objective
 # A key of a parquet file's metadata, the bytes by which parquet says that a text of 64 follows, and a text of 64.
 _SEAL, _LENGTH, _UNSEALED = b"kd_sha256", b"\x18\x40", b"0" * 64
 
+AXES = ("tau", "alpha")  # the hyperparameters over which figures draw: every frame has their columns
 
 Artefacts = dict[str, bytes | Callable[[Path], object]]  # what `kd.core.files.publish` writes
 
@@ -29,6 +31,7 @@ def setting(cell: Cell, manifest: dict) -> dict:
         "fraction": cell.fraction,
         "networks": " > ".join(stage.title for stage in cell.stages),
         "objectives": " > ".join(spell_objective(stage.objective) for stage in cell.stages),
+        "lineage": cell.seedless,
         "student": cell.stage.title,
         "objective": spell_objective(cell.stage.objective),
         "seed": cell.stage.seed,
@@ -42,6 +45,25 @@ def _noise(cell: Cell, realised: float) -> dict:
     if noise.kind == "labels":
         return {"noise": f"labels-{noise.amount}", "noise_rate": realised, "realised_rate": realised}
     return {"noise": noise.kind, "noise_rate": noise.amount, "realised_rate": realised}
+
+
+def with_hyperparameters(frame: pd.DataFrame, cells: Iterable[Cell]) -> pd.DataFrame:
+    """Return `frame` with a column for each hyperparameter of the losses of its networks, which are among `cells`.
+
+    The column has the hyperparameter's name, or `loss.NAME` where the frame has another column of that name. A network
+    whose loss has no such hyperparameter has NaN in it.
+    """
+    named = set(frame["cell"])
+    resolved = {cell.path: cell.stage.objective.resolved for cell in cells if cell.path in named}
+    columns = {
+        f"loss.{name}" if name in frame else name: frame["cell"].map(
+            {path: values.get(name, math.nan) for path, values in resolved.items()}
+        )
+        for name in dict.fromkeys([*AXES, *(name for values in resolved.values() for name in values)])
+    }
+    place = frame.columns.get_loc("objective") + 1
+    parts = frame.iloc[:, :place], pd.DataFrame(columns, index=frame.index), frame.iloc[:, place:]
+    return pd.concat(parts, axis=1)
 
 
 def frame_files(frame: pd.DataFrame, name: str) -> Artefacts:
@@ -77,7 +99,10 @@ def read_frame(path: Path) -> pd.DataFrame:
         content = path.read_bytes()
         if _with_seal(content, lambda unsealed: files.sha256(unsealed).encode()) != content:
             raise ValueError("damaged (it does not match its own digest)")
-        return pd.read_parquet(io.BytesIO(content))
+        frame = pd.read_parquet(io.BytesIO(content))
+        if "lineage" not in frame:
+            raise ValueError("it has no column lineage, so that another version of kd collected it")
+        return frame
     except MemoryError:
         raise
     except Exception as error:  # what a file that is no parquet raises has no common type

@@ -16,13 +16,13 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from kd.report.statistics import LEVEL, SETTING, UNDECIDED, Paired, against, side, taught_by
+from kd.report.statistics import LEVEL, SETTING, UNDECIDED, Paired, against, side
 
 ALPHA = 1 - LEVEL
 POWER = 0.8
 MOST = 1000  # seeds; a difference that takes more is as good as none
 
-COMPARED = ["experiment", *SETTING, "networks", "stopped"]
+COMPARED = ["experiment", *SETTING, "noise_name", "networks", "networks_name", "stopped"]
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -109,17 +109,11 @@ def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _groups(rows: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
     """Yield each experiment's students of the same networks and data, with those networks trained alone."""
-    rows = rows.assign(stopped=stopped(rows))
     alone = rows[rows["stages"] == 1]
     for values, group in rows[rows["stages"] > 1].groupby(COMPARED, sort=False):
         key = dict(zip(COMPARED, values, strict=True))
         same = ["experiment", *SETTING]
         yield key, pd.concat([alone[(alone[same] == pd.Series(key)[same]).all(axis=1)], group])
-
-
-def stopped(rows: pd.DataFrame) -> pd.Series:
-    """Return after how many epochs a teacher of each cell was stopped early, "" where none was."""
-    return taught_by(rows).str.findall(r"(?<=-epochs)\d+").str.join(" > ")
 
 
 def _compared(key: dict, frame: pd.DataFrame) -> list[dict]:

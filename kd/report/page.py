@@ -18,7 +18,7 @@ from kd.report import verdict
 from kd.report.comparisons import COMPARED, comparisons
 from kd.report.figures import ANALYSES, naming, style, wording
 from kd.report.figures import draw as draw_figure
-from kd.report.statistics import SETTING, UNDECIDED, paired, settings, summarise, taught_by
+from kd.report.statistics import SETTING, UNDECIDED, paired, settings, summarise
 from kd.study.config import Protocol, Study
 
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -110,9 +110,8 @@ def what_was_run(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "No cell of this experiment is in the table."
     taught = rows[rows["stages"] > 1]
-    paths = map(naming.path_name, (taught if len(taught) else rows)["networks"].unique())
-    noises = rows[["noise", "noise_rate"]].drop_duplicates().sort_values("noise_rate")
-    labels = [naming.noise_name(*noise) for noise in noises.itertuples(index=False)]
+    paths = (taught if len(taught) else rows)["networks_name"].unique()
+    labels = rows.sort_values("noise_rate", kind="stable")["noise_name"].unique()
     seeds = rows["seed"].nunique()
     return (
         f"{_listed(paths)} on {_listed(rows['dataset'].unique())} ({', '.join(labels)}), by {_objectives(rows)}: "
@@ -124,13 +123,12 @@ def what_was_run(rows: pd.DataFrame) -> str:
 def _objectives(rows: pd.DataFrame) -> str:
     """Name the objectives, those that differ in tau and alpha alone as one: KL (τ = 1, 3, ∞; α = 0.1, 1)."""
     names = []
-    for family, group in rows.groupby(rows["objective"].map(naming.family), sort=False):
+    for name, group in rows.groupby("family_name", sort=False):
         taus, alphas = (sorted(group[key].dropna().unique()) for key in ("tau", "alpha"))
         axes = [f"τ = {', '.join(map(naming.number, taus))}"] if taus else []
         axes += [f"α = {', '.join(map(naming.number, alphas))}"] if len(alphas) > 1 else []
-        words = naming.objective_name(family) + (f" ({'; '.join(axes)})" if axes else "")
-        names.append((naming.order(family), words))
-    return _listed(words for _, words in sorted(names))
+        names.append(name + (f" ({'; '.join(axes)})" if axes else ""))
+    return _listed(names)
 
 
 def _listed(words: Iterable[str]) -> str:
@@ -141,11 +139,11 @@ def _listed(words: Iterable[str]) -> str:
 def means(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
     """Return (title, lines of words) for each path and data: a line for the cells that differ in seed only."""
     against = _against_ce(rows)
-    rows = rows.assign(taught_by=taught_by(rows), against=rows["cell"].map(lambda cell: against.get(cell, "–")))
-    shared = [*SETTING, "networks"]
-    by = [*shared, "taught_by", "objectives", "objective", "against"]
+    rows = rows.assign(against=rows["cell"].map(lambda cell: against.get(cell, "–")))
+    shared = [*SETTING, "noise_name", "networks", "networks_name"]
+    by = [*shared, "stages", "lineage", "teacher_lineage", "objectives", "objectives_name", "against"]
     lines = summarise(rows, by).assign(train=_train_words(rows, by))
-    lines = lines.assign(order=lines["networks"].str.count(">")).sort_values(["noise_rate", "order"], kind="stable")
+    lines = lines.sort_values(["noise_rate", "stages"], kind="stable")
     groups = [(dict(zip(shared, key, strict=True)), group) for key, group in lines.groupby(shared, sort=False)]
     varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
     return [(naming.title(key, varied), _lines(group)) for key, group in groups]
@@ -159,11 +157,11 @@ def _train_words(rows: pd.DataFrame, by: list[str]) -> list[str]:
 
 
 def _lines(group: pd.DataFrame) -> list[dict]:
-    lines = sorted(group.to_dict("records"), key=lambda line: [*map(naming.order, line["objectives"].split(" > "))])
-    early = group["taught_by"].nunique() > group["objectives"].nunique()  # a teacher that was stopped early, too
+    lines = group.to_dict("records")
+    early = group["lineage"].nunique() > group["objectives"].nunique()  # a teacher that was stopped early, too
     return [
         {
-            "objectives": naming.mix_name(line["objectives"]) + (f" ({line['taught_by']})" if early else ""),
+            "objectives": line["objectives_name"] + (f" ({line['teacher_lineage']})" if early else ""),
             "test": wording.half_words(line),
             "train": line["train"],
             "against": line["against"],
@@ -178,9 +176,9 @@ def _against_ce(rows: pd.DataFrame) -> dict[str, str]:
     """Return, for each cell with a teacher, how its objective stands against CE alone, paired over seeds."""
     words = {}
     for _, frame in settings(rows):
-        if "ce" in set(frame.loc[frame["stages"] == 1, "objective"]):
-            for objective, group in frame[frame["objective"] != "ce"].groupby("objective"):
-                words |= dict.fromkeys(group["cell"], wording.paired_short(paired(frame, objective, "ce")))
+        for baseline in wording.baselines(frame, "objective"):
+            for objective, group in frame[frame["objective"] != baseline].groupby("objective"):
+                words |= dict.fromkeys(group["cell"], wording.paired_short(paired(frame, objective, baseline)))
     return words
 
 
@@ -190,14 +188,16 @@ def pairs(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
         return []
     table = comparisons(rows)
     varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
+    names = dict(zip(rows["objectives"], rows["objectives_name"], strict=True))
     groups = table.groupby(COMPARED, sort=False)
-    return [(naming.title(dict(zip(COMPARED, key, strict=True)), varied), _pairs(group)) for key, group in groups]
+    keys = [dict(zip(COMPARED, key, strict=True)) for key, _ in groups]
+    return [(naming.title(key, varied), _pairs(group, names)) for key, (_, group) in zip(keys, groups, strict=True)]
 
 
-def _pairs(group: pd.DataFrame) -> list[dict]:
+def _pairs(group: pd.DataFrame, names: dict[str, str]) -> list[dict]:
     return [
         {
-            "pair": f"{naming.mix_name(line['a'])} against {naming.mix_name(line['b'])}",
+            "pair": f"{names[line['a']]} against {names[line['b']]}",
             "difference": wording.interval_words(line["difference"], line["low"], line["high"]),
             "p": wording.p_words(line["p_holm"]),
             "n": line["pairs"],
@@ -268,8 +268,8 @@ def means_and_comparisons(folder: Path) -> Artefacts:
     correction and power.
     """
     rows = read_frame(folder / "table.parquet")
-    by = ["experiment", *SETTING, "networks", "objectives", "taught_by"]
-    frames = {"means": summarise(rows.assign(taught_by=taught_by(rows)), by), "comparisons": comparisons(rows)}
+    by = ["experiment", *SETTING, "networks", "objectives", "lineage"]
+    frames = {"means": summarise(rows, by), "comparisons": comparisons(rows)}
     return {f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode() for name, frame in frames.items()}
 
 

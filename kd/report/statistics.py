@@ -109,7 +109,7 @@ class Side(NamedTuple):
     """
 
     settings: dict[str, set]
-    teachers: set[str]
+    teachers: set[str]  # lineages
     wanted: list[set]
     values: list[dict]
 
@@ -118,7 +118,7 @@ def side(rows: pd.DataFrame, value: str = "test_top1") -> Side:
     """Return `rows` as one side of a comparison."""
     wanted = [set(rows[keys].itertuples(index=False, name=None)) for keys in _KEYS]
     values = [_by_seed(rows, keys, value) for keys in _KEYS]
-    return Side({column: set(rows[column]) for column in SETTING}, set(taught_by(rows)), wanted, values)
+    return Side({column: set(rows[column]) for column in SETTING}, set(rows["teacher_lineage"]), wanted, values)
 
 
 def against(left: Side, right: Side, name: str = "a contrast") -> Paired:
@@ -143,7 +143,7 @@ def trend(rows: pd.DataFrame, over: str, value: str = "test_top1") -> Paired:
     """
     for column in SETTING:
         _comparable(f"a trend over {over}", column, set(rows[column]))
-    keys = _KEYS[_pairing(set(taught_by(rows)))]
+    keys = _KEYS[_pairing(set(rows["teacher_lineage"]))]
     values = finished(rows, value).groupby([*keys, over])[value].mean().unstack()
     values = values.reindex(columns=sorted(rows[over].unique())).dropna()
     rises = values.to_numpy(dtype=float) @ rise_weights(values.shape[1])
@@ -190,26 +190,16 @@ def judge(differences: np.ndarray, left_out: int) -> Paired:
     return Paired(effect, low, high, p, n, left_out, verdict, float(np.std(differences, ddof=1)))
 
 
-def taught_by(rows: pd.DataFrame) -> pd.Series:
-    """Return the path of each cell's teacher without its seeds, "" for a network that had none."""
-    return without_seeds(rows["cell"].astype(str).str.rpartition("/")[0]).where(rows["stages"] > 1, "")
-
-
-def without_seeds(paths: pd.Series) -> pd.Series:
-    """Return paths of cells without their seeds: what cells share that differ in seeds only."""
-    return paths.str.replace(r"\.s\d+\b", "", regex=True)
-
-
 def settings(rows: pd.DataFrame) -> list[tuple[dict, pd.DataFrame]]:
     """Split `rows` into what may be compared: the students of one network, data and teacher, as (setting, rows).
 
     Networks of the same kind trained without a teacher join each setting of theirs as its baseline. A network that
     only teaches is no part of any setting. The order is that of `rows`, noise rates rising.
     """
-    rows = rows.assign(taught_by=taught_by(rows)).sort_values("noise_rate", kind="stable")
+    rows = rows.sort_values("noise_rate", kind="stable")
     alone = rows[rows["stages"] == 1]
     students = rows[rows["stages"] > 1]
-    keys = [*SETTING, "networks", "taught_by"]
+    keys = [*SETTING, "noise_name", "networks", "networks_name", "teacher_lineage"]
     found = []
     for key, group in (students if len(students) else alone).groupby(keys, dropna=False, sort=False):
         setting = dict(zip(keys, key, strict=True))

@@ -2,6 +2,7 @@
 
 It refuses, naming the cells: what is missing, damaged, half trained or trained with other code, and numbers
 that are not finite in a cell that claims to be well (promise 5). A diverged cell has its row, without numbers.
+Rows stand in the order in which figures show them: an experiment's by their objectives, then as the study has them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import pandas as pd
 
 from kd.core import files
 from kd.core.errors import DataError, StorageError, itemised
-from kd.measure.frames import Artefacts, frame_files, setting
+from kd.measure.frames import Artefacts, frame_files, setting, with_hyperparameters
+from kd.report.identity import identity, order
 from kd.study.cells import Cell, memberships
 from kd.study.config import Study
 from kd.study.judge import Judge
@@ -36,9 +38,12 @@ def collect(study: Study, judge: Judge) -> Artefacts:
     """Return table and curves of `study`, as CSV and parquet. Raises DataError that names every bad cell."""
     results = read_results(judge)
     members = memberships(study, judge.students)
+    place = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in members))}
+    members.sort(key=lambda member: (place[member[0]], order(member[1])))
     rows = pd.DataFrame([_row(name, results[cell]) for name, cell in members])
     rows = rows.astype({"teacher_seed": "Int64"})
     curves = pd.concat([_curve(name, results[cell]) for name, cell in members], ignore_index=True)
+    rows, curves = (with_hyperparameters(frame, results) for frame in (rows, curves))
     return frame_files(rows, ROWS) | frame_files(curves, CURVES)
 
 
@@ -89,18 +94,12 @@ def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int) -> None:
 
 def _row(experiment: str, result: Result) -> dict:
     cell, manifest = result.cell, result.manifest
-    resolved = cell.stage.objective.resolved
     return {
         "experiment": experiment,
         "cell": cell.path,
         **setting(cell, manifest),
         "protocol": cell.protocol,
-        "stages": len(cell.stages),
-        "teacher": cell.teacher.stage.title if cell.teacher else "",
-        "loss": cell.stage.objective.loss,
-        "tau": resolved.get("tau", math.nan),
-        "alpha": resolved.get("alpha", math.nan),
-        "teacher_seed": cell.teacher.stage.seed if cell.teacher else pd.NA,
+        **identity(cell),
         "epochs": manifest["epochs"],
         "status": manifest["status"],
         **_numbers(manifest),

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kd.measure.frames import Artefacts, read_frame
-from kd.report.comparisons import ALPHA, POWER, UNDECIDED, holm, numbers, stopped, undecided_words
+from kd.report.comparisons import ALPHA, POWER, UNDECIDED, holm, numbers, undecided_words
 from kd.report.figures import naming, style, wording
 from kd.report.figures import verdict as figure
 from kd.report.paper import published
@@ -25,7 +25,7 @@ from kd.study.cells import TEACHERS
 HOLDS, FAILS, MISSING = "holds", "does not hold", "not measured"
 COLUMNS = ["claim", "setting", "published", "measured", "difference", "verdict"]
 _WORDS = {"higher": HOLDS, "lower": FAILS, UNDECIDED: UNDECIDED}
-_KEY = [*SETTING, "networks", "stopped"]
+_KEY = [*SETTING, "noise_name", "stages", "first", "teacher", "networks", "networks_name", "stopped"]
 _TREND = 3  # points; two are a comparison
 _PAPER = {"dataset": "cifar100", "noise": "none", "fraction": 1.0, "epochs": 200, "stopped": ""}
 _NOTHING = {"published": "no number known", "published_difference": math.nan, "doubt": ""}
@@ -35,7 +35,6 @@ _UNMEASURED = {"measured": "–", "found": Paired(math.nan, math.nan, math.nan, 
 def judged(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line per claim and setting that can speak to it, or that says that none can."""
     rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
-    rows = rows.assign(stopped=stopped(rows))
     scenes, known = list(_scenes(rows)), published()
     lines = [line for claim in CLAIMS for line in _lines(claim, rows, scenes, known)]
     corrected = holm([line["found"].p for line in lines])
@@ -71,30 +70,33 @@ def _scenes(rows: pd.DataFrame) -> Iterator[tuple[str, dict, pd.DataFrame]]:
         key = dict(zip(_KEY, values, strict=True))
         same = rows[(rows[SETTING] == pd.Series(key)[SETTING]).all(axis=1)]
         same = same[(same["stopped"] == key["stopped"]) | (same["stages"] == 1)]
-        yield _kind(key), key, _with_roles(same, key["networks"])
+        yield _kind(key), key, _with_roles(same, key)
 
 
 def _kind(key: dict) -> str:
-    if key["networks"].count(">") > 1:
+    if key["stages"] > 2:
         return "chain"
     if key["stopped"]:
         return "early"
     return "clean" if key["noise"] == "none" else "noisy"
 
 
-def _with_roles(rows: pd.DataFrame, path: str) -> pd.DataFrame:
-    """Return the rows that belong to `path`, with their role: chain, direct (its ends), last (its last two), alone."""
-    first, *between, last = path.split(" > ")
-    roles = {last: "alone", f"{first} > {last}": "direct"}
-    if between:
-        roles |= {f"{between[-1]} > {last}": "last", path: "chain"}
-    return rows.assign(role=rows["networks"].map(roles)).dropna(subset="role")
+def _with_roles(rows: pd.DataFrame, path: dict) -> pd.DataFrame:
+    """Return the rows that belong to a path, with their role: chain, direct (its ends), last (its last two), alone."""
+    rows = rows[rows["student"] == path["student"]].assign(role="")
+    two = rows["stages"] == 2
+    rows.loc[rows["stages"] == 1, "role"] = "alone"
+    rows.loc[two & (rows["teacher"] == path["first"]), "role"] = "direct"
+    if path["stages"] > 2:
+        rows.loc[two & (rows["teacher"] == path["teacher"]), "role"] = "last"
+        rows.loc[rows["networks"] == path["networks"], "role"] = "chain"
+    return rows[rows["role"] != ""]
 
 
 def _is_the_papers(key: dict, rows: pd.DataFrame) -> bool:
     """Whether numbers, too, may be compared: the paper's data and epochs, and teachers that learnt from labels."""
-    taught = rows.loc[rows["stages"] > 1, "objectives"]
-    return all(key[name] == value for name, value in _PAPER.items()) and taught.str.startswith("ce ").all()
+    begins = rows.loc[rows["stages"] > 1, "first_loss"]
+    return all(key[name] == value for name, value in _PAPER.items()) and (begins == "ce").all()
 
 
 # -- lines ------------------------------------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ def _line(claim: Claim, key: dict, rows: pd.DataFrame, known: pd.DataFrame) -> t
     if ours is None:
         return None
     points = ours.pop("points", None)
-    theirs = _published(claim, key["networks"], known, points) if _is_the_papers(key, rows) else _NOTHING
+    theirs = _published(claim, key, known, points) if _is_the_papers(key, rows) else _NOTHING
     return key, ours, _elsewhere(claim, known, points) if theirs is _NOTHING else theirs
 
 
@@ -158,8 +160,8 @@ def _gap(rows: pd.DataFrame) -> dict:
 # -- what was published -----------------------------------------------------------------------------------------------
 
 
-def _published(claim: Claim, path: str, known: pd.DataFrame, points: Sequence[float] | None = None) -> dict:
-    """Return what was published of a claim for the networks of `path`; of a trend, its rise over the same points."""
+def _published(claim: Claim, path: dict, known: pd.DataFrame, points: Sequence[float] | None = None) -> dict:
+    """Return what was published of a claim for the networks of a path; of a trend, its rise over the same points."""
     rows = _with_roles(known[known["metric"] == claim.value], path)
     if claim.where not in ("clean", "chain") or rows.empty:
         return _NOTHING
@@ -197,7 +199,7 @@ def _elsewhere(claim: Claim, known: pd.DataFrame, points: Sequence[float] | None
     theirs = _published(claim, claim.reference, known, points)
     if theirs is _NOTHING:
         return theirs
-    words = f"{theirs['published']} ({naming.path_name(claim.reference)})"
+    words = f"{theirs['published']} ({claim.reference['networks_name']})"
     return {**theirs, "published": words, "published_difference": math.nan}
 
 

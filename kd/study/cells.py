@@ -147,6 +147,11 @@ class Stage:
         return "+".join(times + network for network in self.networks) + self._combined + self._own
 
     @property
+    def seedless(self) -> str:
+        """All that it is but for its seeds, such as wrn-28-4.ce-epochs10 or 3*wrn-28-4.ce."""
+        return f"{self.title}.{spell_objective(self.objective)}{self._ending}"
+
+    @property
     def _combined(self) -> str:
         return "" if self.ensemble == MEAN_LOGIT else f"-{self.ensemble.replace('_', '')}"
 
@@ -154,11 +159,14 @@ class Stage:
     def _own(self) -> str:
         return "".join(f"-{key.replace('_', '')}{spell(value)}" for key, value in self.own)
 
+    @property
+    def _ending(self) -> str:
+        early = f"-epochs{self.epochs}" if self.epochs else ""
+        return early + (f"-frac{spell(self.fraction)}" if self.fraction < 1 else "")
+
     def __str__(self) -> str:
         seeds = "+".join(map(str, (self.seed, *self.more_seeds)))
-        early = f"-epochs{self.epochs}" if self.epochs else ""
-        part = f"-frac{spell(self.fraction)}" if self.fraction < 1 else ""
-        return f"{self.network}.{spell_objective(self.objective)}.s{seeds}{self._combined}{self._own}{early}{part}"
+        return f"{self.network}.{spell_objective(self.objective)}.s{seeds}{self._combined}{self._own}{self._ending}"
 
 
 def stage(
@@ -254,6 +262,12 @@ class Cell:
             if cell.is_ensemble:
                 yield from cell.members
             yield cell
+
+    @property
+    def seedless(self) -> str:
+        """The lineage, without seeds: wrn-28-4.ce > wrn-16-2.kl-tau3; a stage names its share of the data."""
+        shares = (replace(stage, fraction=min(self.dataset.fraction, stage.fraction)) for stage in self.stages)
+        return " > ".join(stage.seedless for stage in shares)
 
     def __str__(self) -> str:
         return self.path

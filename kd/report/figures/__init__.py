@@ -1,6 +1,7 @@
 """FIGURES: the table of contents. A figure is one file here, `kd/report/figures/NAME.py`, and one line below.
 
-A file defines `draw(rows, curves) -> Figure` and `caption(rows, curves) -> str`; both get the rows of one experiment.
+A file defines `draw(rows, curves) -> Figure` and `caption(rows, curves) -> str`; both get the rows of one experiment,
+with a `look` for each (kd.report.figures.style). They take axes and names from the table's columns.
 One that shows what networks answer gets an analysis (kd.measure.analyses) in the place of the curves.
 Reading this list imports neither pandas nor matplotlib, so that a study can be checked in no time.
 """
@@ -81,5 +82,6 @@ def draw(name: str, rows: pd.DataFrame, more: pd.DataFrame) -> tuple[matplotlib.
     figure = FIGURES[name]
     module = importlib.import_module(figure.module)
     style = importlib.import_module("kd.report.figures.style")
+    rows = rows.assign(look=style.looks(rows))
     with style.paper():
         return getattr(module, figure.draw)(rows, more), getattr(module, figure.caption)(rows, more)

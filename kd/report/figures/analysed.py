@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from kd.core.errors import DataError
 from kd.report.figures import naming, style, wording
-from kd.report.statistics import finished, settings, summarise, without_seeds
+from kd.report.statistics import finished, settings, summarise
 
 _ROW = 0.24  # inches
 
@@ -46,13 +46,13 @@ def analysed(figure: str, rows: pd.DataFrame, frame: pd.DataFrame) -> list[Setti
 
 
 def _setting(title: str, key: dict, group: pd.DataFrame, frame: pd.DataFrame) -> Setting:
-    against = without_seeds(frame["reference"]).isin([key["taught_by"], ""])
+    against = frame["reference_lineage"].isin([key["teacher_lineage"], ""])
     own = frame[frame["cell"].isin(group["cell"]) & against]
     students = group[group["stages"] > 1]
     absent = set(finished(students)["cell"]) - set(own["cell"])
     if absent:
         raise DataError(f"{min(absent)}: not in this analysis, which is older than the table; run snakemake")
-    teachers = frame["cell"].isin(students["cell"].str.rpartition("/")[0]) & (frame["reference"] == "")
+    teachers = frame["cell"].isin(students["teacher_cell"]) & (frame["reference"] == "")
     return Setting(title, group, own, frame[teachers])
 
 
@@ -73,20 +73,21 @@ def head(part: SubFigure, text: str) -> None:
     part.suptitle(text, x=0.01, ha="left", fontweight="bold")
 
 
-def some(objectives: Sequence[str], most: int) -> list[str]:
-    """Return `most` of the objectives at most, the first, the last and others evenly between them, in their order."""
-    every = sorted(set(objectives), key=naming.order)
+def some(rows: pd.DataFrame, most: int) -> list[str]:
+    """Return `most` objectives of `rows` at most: the first, the last and others evenly between them, in order."""
+    every = rows["objective_name"].unique().tolist()
     if len(every) <= most:
         return every
     return [every[round(place * (len(every) - 1) / (most - 1))] for place in range(most)]
 
 
-def telling(objectives: Sequence[str]) -> list[str]:
+def telling(rows: pd.DataFrame) -> list[str]:
     """Return the objectives that tell most: CE, KL at the smallest and the largest tau, and MSE; else some of them."""
-    every = sorted(set(objectives), key=naming.order)
-    kl = [name for name in every if naming.parse(name)[0] == "kl" and set(naming.parse(name)[1]) == {"tau"}]
-    found = [name for name in every if name in {"ce", *kl[:1], *kl[-1:], "mse"}]
-    return found if len(found) > 1 else some(every, 4)
+    whole = rows[~(rows["alpha"] < 1)]  # CE has no alpha
+    kl = whole[whole["family"] == "kl"]
+    ends = kl["tau"].isin([kl["tau"].min(), kl["tau"].max()])
+    found = rows[rows["cell"].isin([*whole.loc[whole["family"].isin(["ce", "mse"]), "cell"], *kl.loc[ends, "cell"]])]
+    return some(found if found["objective"].nunique() > 1 else rows, 4)
 
 
 def left_out(shown: Sequence[str], rows: pd.DataFrame) -> str:
@@ -123,7 +124,7 @@ def panels(found: list[Setting], measures: Sequence[Measure]) -> Figure:
     for part, setting in zip(parts, found, strict=True):
         head(part, heading(setting))
         axes = part.subplots(1, len(measures), sharey=True)
-        names = sorted(set(setting.rows["objective"]), key=naming.order)
+        names = setting.rows["objective_name"].unique()
         for axis, measure in zip(axes, measures, strict=True):
             _panel(axis, setting, names, measure)
         _name_rows(axes[0], setting.rows, names)
@@ -131,13 +132,13 @@ def panels(found: list[Setting], measures: Sequence[Measure]) -> Figure:
     return figure
 
 
-def _panel(axis: Axes, setting: Setting, names: list[str], measure: Measure) -> None:
+def _panel(axis: Axes, setting: Setting, names: Sequence[str], measure: Measure) -> None:
     rows = with_measure(setting, measure.column)
-    lines = summarise(rows, ["objective"], measure.column).set_index("objective")
+    lines = summarise(rows, ["objective_name"], measure.column).set_index("objective_name")
     for place, name in enumerate(names):
         axis.axhline(place, color="#e4e4e4", linewidth=0.5, zorder=0)
         if name in lines.index and lines.loc[name, "n"]:
-            _row(axis, rows[rows["objective"] == name], lines.loc[name], measure.column, place)
+            _row(axis, rows[rows["objective_name"] == name], lines.loc[name], measure.column, place)
     if measure.taught and len(setting.teachers):
         own = _test(setting.teachers)[measure.column].mean()
         axis.axvline(own, color=style.GREY, linestyle=":", linewidth=1, zorder=1)
@@ -166,23 +167,23 @@ def _test(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(axis: Axes, group: pd.DataFrame, line: pd.Series, column: str, place: int) -> None:
-    look = style.look(group["objective"].iloc[0])
+    look = group["look"].iloc[0]
     seeds = finished(group, column)[column]
     if line["n"] > 1:
-        axis.plot([line["low"], line["high"]], [place, place], color=look["color"], linewidth=1.3, zorder=2)
-    axis.plot(line["mean"], place, look["marker"], color=look["color"], markersize=5, zorder=3)
-    axis.plot(seeds, [place + 0.28] * len(seeds), "o", color=look["color"], markersize=1.8, zorder=3)
+        axis.plot([line["low"], line["high"]], [place, place], color=look.color, linewidth=1.3, zorder=2)
+    axis.plot(line["mean"], place, marker=look.marker, color=look.color, markersize=5, zorder=3)
+    axis.plot(seeds, [place + 0.28] * len(seeds), "o", color=look.color, markersize=1.8, zorder=3)
 
 
-def _name_rows(axis: Axes, rows: pd.DataFrame, names: list[str]) -> None:
+def _name_rows(axis: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
     """Write the objectives at the left, with n where it is not the usual one."""
     usual = style.usual_n(rows, ["objective"])
-    lines = summarise(rows, ["objective"]).set_index("objective")
+    lines = summarise(rows, ["objective_name"]).set_index("objective_name")
     labels = []
     for name in names:
         n, diverged = lines.loc[name, ["n", "diverged"]]
         odd = diverged or n != usual
-        labels.append(naming.objective_name(name) + (f"\n{wording.count(n, diverged)}" if odd else ""))
+        labels.append(name + (f"\n{wording.count(n, diverged)}" if odd else ""))
     axis.set_yticks(range(len(names)), labels)
     axis.tick_params(axis="y", labelleft=True)
 
@@ -199,14 +200,13 @@ def _legend(figure: Figure, taught: bool) -> None:
 
 def ends_words(setting: Setting, measure: Measure) -> str:
     """Say which objectives have the lowest and the highest mean of a measure, and what their teacher has."""
-    lines = summarise(with_measure(setting, measure.column), ["objective"], measure.column)
+    lines = summarise(with_measure(setting, measure.column), ["objective_name"], measure.column)
     lines = lines[lines["n"] > 0].sort_values("mean", kind="stable")
     if lines.empty:
         return f"{measure.words}: none"
     ends = [lines.iloc[0], *([lines.iloc[-1]] if len(lines) > 1 else [])]
     said = " to ".join(
-        f"{wording.minus(wording.half_words(end))}{measure.unit} ({naming.objective_name(end['objective'])})"
-        for end in ends
+        f"{wording.minus(wording.half_words(end))}{measure.unit} ({end['objective_name']})" for end in ends
     )
     own = _test(setting.teachers)[measure.column].mean() if measure.taught else float("nan")
     teacher = f", the teacher {wording.minus(f'{own:.2f}')}{measure.unit}" if own == own else ""

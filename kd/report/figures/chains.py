@@ -8,18 +8,16 @@ from matplotlib.figure import Figure
 
 from kd.report.figures import naming, style, wording
 from kd.report.figures.dots import MARKS, ROW, dotted, forest, label_rows, legend, span
-from kd.report.statistics import SETTING, summarise, taught_by
+from kd.report.statistics import SETTING, summarise
 
 _NARROW = 34  # letters of a path that half the width of a paper holds
-_ALONE = "/ce"  # the row of the student that learnt from the labels alone
 
 
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Draw one panel per student and data; in it the shortest paths first."""
     panels = _panels(rows)
     names = [_names(frame) for _, frame in panels]
-    headings = [_heading(path) for _, frame in panels for path in frame["networks"]]
-    long = max(map(len, headings)) > _NARROW
+    long = max(len(label) for shown in names for name, label in shown if not name) > _NARROW
     wide = long or len(panels) > 1
     columns = 1 if long else min(len(panels), 2)
     lines = -(-len(panels) // columns)
@@ -28,7 +26,7 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     for axis in grid.flat[len(panels) :]:
         axis.remove()
     for axis, (title, frame), shown in zip(grid.flat, panels, names, strict=False):
-        forest(axis, frame, [name for name, _ in shown], _ALONE)
+        forest(axis, frame, [name for name, _ in shown])
         label_rows(axis, [label if name else "" for name, label in shown])
         _head(axis, shown)
         style.head(axis, title, columns)
@@ -51,41 +49,37 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
 
 def _best(frame: pd.DataFrame) -> str:
     """Compare the best row with the best of every other path."""
-    table = summarise(frame, ["networks", "row"]).sort_values("mean", ascending=False, kind="stable")
-    tops = table.dropna(subset="mean").drop_duplicates("networks")["row"].tolist()
+    table = summarise(frame, ["networks", "lineage"]).sort_values("mean", ascending=False, kind="stable")
+    tops = table.dropna(subset="mean").drop_duplicates("networks")["lineage"].tolist()
     full = {
-        row["row"]: f"{naming.mix_name(row['objectives'])} along {naming.path_name(row['networks'])}"
+        row["lineage"]: f"{row['objectives_name']} along {row['networks_name']}"
         if row["stages"] > 1
-        else f"{naming.objective_name(row['objective'])} without a teacher"
+        else f"{row['objective_name']} without a teacher"
         for row in frame.to_dict("records")
     }
-    return wording.best_words(frame, full.__getitem__, column="row", against=tops)
+    return wording.best_words(frame, full.__getitem__, column="lineage", against=tops)
 
 
 def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     if not (rows["stages"] > 1).any():
         raise wording.nothing("chains", "students: a path of two or more networks", rows)
-    rows = rows.assign(row=taught_by(rows) + "/" + rows["objective"])
-    groups = list(rows.sort_values("noise_rate", kind="stable").groupby(SETTING, sort=False))
-    titles = naming.titles(
-        [{**dict(zip(SETTING, key, strict=True)), "networks": key[SETTING.index("student")]} for key, _ in groups]
-    )
-    return list(zip(titles, [frame for _, frame in groups], strict=True))
+    rows = rows.assign(row=rows["lineage"])
+    keys = [*SETTING, "noise_name", "student_name"]
+    groups = list(rows.sort_values("noise_rate", kind="stable").groupby(keys, sort=False))
+    found = [dict(zip([*keys[:-1], "networks_name"], key, strict=True)) for key, _ in groups]
+    return list(zip(naming.titles(found), [frame for _, frame in groups], strict=True))
 
 
 def _names(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """Return (row, label) from the top; a path's heading has no row."""
     shown = []
-    for networks, group in frame.sort_values("stages", kind="stable").groupby("networks", sort=False):
-        shown.append(("", _heading(networks)))
-        mixes = group.drop_duplicates("row")
-        mixes = sorted(mixes.to_dict("records"), key=lambda row: [*map(naming.order, row["objectives"].split(" > "))])
-        shown += [(row["row"], naming.mix_name(row["objectives"])) for row in mixes]
+    for (stages, path), group in frame.sort_values("stages", kind="stable").groupby(
+        ["stages", "networks_name"], sort=False
+    ):
+        shown.append(("", path if stages > 1 else f"{path} without a teacher"))
+        mixes = group.drop_duplicates("lineage")
+        shown += zip(mixes["lineage"], mixes["objectives_name"], strict=True)
     return shown
-
-
-def _heading(networks: str) -> str:
-    return naming.path_name(networks) + ("" if " > " in networks else " without a teacher")
 
 
 def _head(axis: Axes, shown: list[tuple[str, str]]) -> None:

@@ -27,7 +27,7 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     panels = epochs.panels("curves", rows, curves)
     found = settings(rows)
     used = wording.union(frame for _, frame in found)
-    said = [wording.best_words(frame, naming.objective_name) for _, frame in found]
+    said = [wording.best_words(frame) for _, frame in found]
     enlarged = ", the end of test enlarged, and" if any(len(_views(panel.epochs)) > 2 for panel in panels) else " and"
     shows = (
         f"Top-1 per epoch by objective ({wording.where(used)}): test{enlarged} train. Lines are "

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kd.report.figures import naming, style, wording
+from kd.report.figures import style, wording
 from kd.report.figures.analysed import Setting, analysed, counted, examples, head, heading, left_out, some
 
 _MOST = 7  # objectives that one panel keeps apart
@@ -43,7 +43,7 @@ def caption(rows: pd.DataFrame, frame: pd.DataFrame) -> str:
     found = _found(rows, frame)
     used = wording.union(setting.rows for setting in found)
     said = ["; ".join([*(_means(s, quantity) for quantity in _QUANTITIES), counted(s)]) for s in found]
-    shown = some(used["objective"], _MOST)
+    shown = some(used, _MOST)
     shows = (
         f"Densities over {examples(frame)} ({wording.where(used)}) of the distance ||z_s − z_t|| between the logits of "
         "student and teacher, of the norm of the pre-logits, and of the logit of the true class minus the largest "
@@ -75,14 +75,16 @@ def _of_test(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _panel(axis: Axes, setting: Setting, quantity: str) -> None:
-    objectives = setting.rows.set_index("cell")["objective"]
-    drawn = setting.frame[setting.frame["cell"].map(objectives).isin(some(objectives, _MOST))]
+    objectives, shown = setting.rows.set_index("cell")["objective_name"], some(setting.rows, _MOST)
+    drawn = setting.frame[setting.frame["cell"].map(objectives).isin(shown)]
     bins, taught = _coarse([drawn, setting.teachers], quantity)
     if len(taught):
         mean = taught.groupby("middle")["density"].mean()
         axis.plot(mean.index, mean, color="#b8b8b8", linewidth=3, zorder=1, label="the teacher")
-    for objective in some(bins["cell"].map(objectives), _MOST):
-        _line(axis, objective, bins[bins["cell"].map(objectives) == objective])
+    rows = setting.rows[setting.rows["objective_name"].isin(shown)]
+    looks = dict(zip(rows["objective_name"], style.looks(rows), strict=True))
+    for name in shown:
+        _line(axis, name, looks[name], bins[bins["cell"].map(objectives) == name])
     seen = pd.concat([bins, taught])
     seen = seen.loc[seen["density"] > _FAINT * seen["density"].max(), "middle"]
     axis.set(xlim=(seen.min(), seen.max()), ylim=(0, None))
@@ -107,17 +109,18 @@ def _joined(bins: pd.DataFrame) -> pd.DataFrame:
     return bins.groupby(["cell", "bin"], sort=False)[["middle", "density"]].mean().reset_index()
 
 
-def _line(axis: Axes, objective: str, bins: pd.DataFrame) -> None:
+def _line(axis: Axes, name: str, look: style.Look, bins: pd.DataFrame) -> None:
+    if bins.empty:  # every network of it diverged, or none has such a quantity
+        return
     seeds = bins.groupby("middle")["density"].agg(["mean", "min", "max"])
-    look, name = style.look(objective), naming.objective_name(objective)
-    axis.plot(seeds.index, seeds["mean"], label=name, linewidth=1, color=look["color"], linestyle=look["linestyle"])
-    axis.fill_between(seeds.index, seeds["min"], seeds["max"], color=look["color"], alpha=0.15, linewidth=0)
+    axis.plot(seeds.index, seeds["mean"], label=name, linewidth=1, color=look.color, linestyle=look.linestyle)
+    axis.fill_between(seeds.index, seeds["min"], seeds["max"], color=look.color, alpha=0.15, linewidth=0)
 
 
 def _means(setting: Setting, quantity: str) -> str:
     """Say between which objectives the mean of a quantity lies."""
     bins = setting.frame[setting.frame["quantity"] == quantity]
-    objectives = dict(zip(setting.rows["cell"], setting.rows["objective"], strict=True))
+    objectives = dict(zip(setting.rows["cell"], setting.rows["objective_name"], strict=True))
     width = bins["high"] - bins["low"]
     sums = (bins["density"] * width * (bins["low"] + bins["high"]) / 2).groupby(bins["cell"].map(objectives)).sum()
     shares = (bins["density"] * width).groupby(bins["cell"].map(objectives)).sum()
@@ -125,5 +128,5 @@ def _means(setting: Setting, quantity: str) -> str:
     if means.empty:
         return f"{_QUANTITIES[quantity]}: none"
     ends = dict.fromkeys((means.index[0], means.index[-1]))
-    said = " to ".join(f"{means[end]:.2f} ({naming.objective_name(end)})" for end in ends)
+    said = " to ".join(f"{means[end]:.2f} ({end})" for end in ends)
     return f"mean {_QUANTITIES[quantity]} {said}"

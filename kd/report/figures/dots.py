@@ -24,7 +24,7 @@ MARKS = (
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Draw one panel per student, data and noise."""
     panels = _panels(rows)
-    names = sorted({name for _, frame in panels for name in frame["objective"]}, key=naming.order)
+    names = wording.objectives(rows, [frame for _, frame in panels])
     columns = min(len(panels), _COLUMNS)
     lines = -(-len(panels) // columns)
     figure = style.canvas(style.SINGLE if columns == 1 else style.DOUBLE, lines * (0.75 + ROW * len(names)) + 0.3)
@@ -32,10 +32,10 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     for axis in grid.flat[len(panels) :]:
         axis.remove()
     for axis, (title, frame) in zip(grid.flat, panels, strict=False):
-        forest(axis, frame.assign(row=frame["objective"]), names, "ce", wordy=columns < _COLUMNS)
+        forest(axis, frame.assign(row=frame["objective_name"]), names, wordy=columns < _COLUMNS)
         style.head(axis, title, columns)
     for line in grid:
-        label_rows(line[0], [naming.objective_name(name) for name in names])
+        label_rows(line[0], names)
     legend(figure)
     return figure
 
@@ -44,7 +44,7 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Say which objective has the highest mean for each student, and how it stands against CE and the second."""
     panels = _panels(rows)
     used = wording.union(frame for _, frame in panels)
-    said = [wording.best_words(frame, naming.objective_name) for _, frame in panels]
+    said = [wording.best_words(frame) for _, frame in panels]
     shows = f"Test top-1 by objective ({wording.where(used)}). {MARKS}{dotted(used)}"
     cut = wording.cut(span(frame)[0] for _, frame in panels)
     return wording.compose(shows, [title for title, _ in panels], said, used, cut)
@@ -60,14 +60,14 @@ def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def dotted(rows: pd.DataFrame) -> str:
     """Explain the dotted line, where there is one."""
-    alone = rows[(rows["stages"] == 1) & (rows["objective"] == "ce") & (rows["status"] == "ok")]
+    alone = rows[(rows["stages"] == 1) & (rows["loss"] == "ce") & (rows["status"] == "ok")]
     return " The dotted line is CE without a teacher." if len(alone) else ""
 
 
-def forest(axis: Axes, frame: pd.DataFrame, names: list[str], baseline: str, wordy: bool = True) -> None:
+def forest(axis: Axes, frame: pd.DataFrame, names: list[str], wordy: bool = True) -> None:
     """Draw a line for each of `names`, the values of column `row`, from the top; "" leaves a line free.
 
-    The mean of row `baseline`, if there is one, goes on as a dotted line; `wordy` writes the means at the right.
+    The mean of CE without a teacher, if there is one, goes on as a dotted line; `wordy` writes the means at the right.
     """
     table = summarise(frame, ["row"]).set_index("row")
     usual = style.usual_n(frame, ["row"])
@@ -76,8 +76,9 @@ def forest(axis: Axes, frame: pd.DataFrame, names: list[str], baseline: str, wor
             axis.axhline(place, color="#e4e4e4", linewidth=0.5, zorder=0)
             _row(axis, frame[frame["row"] == name], table.loc[name], place)
             _margin(axis, table.loc[name], place, usual, wordy)
-    if baseline in table.index and table.loc[baseline, "n"]:
-        axis.axvline(table.loc[baseline, "mean"], color=style.GREY, linestyle=":", linewidth=0.8, zorder=1)
+    alone = finished(frame[(frame["stages"] == 1) & (frame["loss"] == "ce")])
+    if len(alone):
+        axis.axvline(alone["test_top1"].mean(), color=style.GREY, linestyle=":", linewidth=0.8, zorder=1)
     axis.set(
         xlabel=f"{style.TEST}, n = {usual}", xlim=span(frame), ylim=(len(names) - 0.45, -0.6), yticks=range(len(names))
     )
@@ -114,13 +115,13 @@ def _tick(x: list, y: list, **more: object) -> Line2D:
 
 
 def _row(axis: Axes, group: pd.DataFrame, line: pd.Series, place: int) -> None:
-    look = style.look(group["objective"].iloc[0])
+    look = group["look"].iloc[0]
     ok = finished(group)
     if line["n"] > 1:
-        axis.plot([line["low"], line["high"]], [place, place], color=look["color"], linewidth=1.3, zorder=2)
+        axis.plot([line["low"], line["high"]], [place, place], color=look.color, linewidth=1.3, zorder=2)
     if line["n"]:
-        axis.plot(line["mean"], place, look["marker"], color=look["color"], markersize=5, zorder=3)
-        axis.plot(ok["test_top1"], [place + 0.26] * len(ok), "o", color=look["color"], markersize=2, zorder=3)
+        axis.plot(line["mean"], place, marker=look.marker, color=look.color, markersize=5, zorder=3)
+        axis.plot(ok["test_top1"], [place + 0.26] * len(ok), "o", color=look.color, markersize=2, zorder=3)
         axis.add_line(_tick([ok["best_test_top1"].mean()], [place - 0.26], zorder=2))
 
 

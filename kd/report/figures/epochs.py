@@ -6,6 +6,7 @@ that it could show.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -64,12 +65,13 @@ def panels(figure: str, rows: pd.DataFrame, curves: pd.DataFrame, value: str = "
     for title, (_, frame) in zip(naming.titles([key for key, _ in keys]), keys, strict=True):
         epochs = curves[curves["cell"].isin(finished(frame)["cell"])].drop_duplicates(["cell", "epoch"])
         epochs = epochs[epochs[value].notna()] if value in epochs else epochs.head(0)
-        table = summarise(frame, ["objective"])
-        for part, objectives in _hands(frame):
-            shown = epochs[epochs["objective"].isin(objectives)]
+        epochs = epochs.assign(objective_name=epochs["cell"].map(frame.set_index("cell")["objective_name"]))
+        table = summarise(frame, ["objective_name", "look"])
+        for part, names in _hands(frame):
+            shown = epochs[epochs["objective_name"].isin(names)]
             name = ", ".join(filter(None, [title, part]))
             if len(shown):
-                found.append(Panel(name, shown, table[table["objective"].isin(objectives)]))
+                found.append(Panel(name, shown, table[table["objective_name"].isin(names)]))
     if not found:
         what = "epochs of networks that did not diverge" + ("" if value == "test_top1" else " and have wrong labels")
         raise wording.nothing(figure, what, rows)
@@ -97,18 +99,18 @@ def _listed(steps: list[int]) -> str:
 
 def _hands(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Deal the objectives of one setting into parts that a panel keeps apart: by alpha first, then by order."""
-    alphas = dict(zip(frame["objective"], frame["alpha"], strict=True))
-    every = sorted(alphas, key=naming.order)
+    every = frame.drop_duplicates("objective_name")
     if len(every) <= _MOST:
-        return [("", every)]
-    hands = []
-    for alpha in sorted({alpha for alpha in alphas.values() if alpha == alpha}):
-        some = [objective for objective in every if alphas[objective] == alpha]
+        return [("", every["objective_name"].tolist())]
+    hands, baseline = [], every["family"] == "ce"
+    for alpha, group in every[~baseline].groupby("alpha", dropna=False):
+        some = group["objective_name"].tolist()
         size = -(-len(some) // -(-len(some) // (_MOST - 1)))  # as even as can be
         parts = [some[i : i + size] for i in range(0, len(some), size)]
         for place, part in enumerate(parts, 1):
-            name = f"α = {naming.number(alpha)}" + (f", part {place}" if len(parts) > 1 else "")
-            hands.append((name, [objective for objective in every if objective == "ce"] + part))
+            name = "without α" if math.isnan(alpha) else f"α = {naming.number(alpha)}"
+            name += f", part {place}" if len(parts) > 1 else ""
+            hands.append((name, every.loc[baseline, "objective_name"].tolist() + part))
     return hands
 
 
@@ -117,9 +119,9 @@ def _draw_panel(axis: Axes, table: pd.DataFrame, view: View) -> None:
     first, last = epochs["epoch"].min(), epochs["epoch"].max()
     for step in steps(epochs):
         axis.axvline(step, color="#c8c8c8", linewidth=0.6, zorder=0)
-    lines = sorted(table.to_dict("records"), key=lambda line: naming.order(line["objective"]))
-    for place, line in enumerate(lines):
-        _draw_line(axis, epochs[epochs["objective"] == line["objective"]], line, view.value, place / len(lines))
+    for place, line in enumerate(table.to_dict("records")):
+        own = epochs[epochs["objective_name"] == line["objective_name"]]
+        _draw_line(axis, own, line, view.value, place / len(table))
     room = 0.02 * (last - first) + 0.1
     axis.set(xlabel="epoch", ylabel=view.label, ylim=view.limits, xlim=(first - room, last + room))
     axis.locator_params(axis="x", nbins=4, integer=True)
@@ -127,10 +129,10 @@ def _draw_panel(axis: Axes, table: pd.DataFrame, view: View) -> None:
 
 def _draw_line(axis: Axes, epochs: pd.DataFrame, line: dict, value: str, shift: float) -> None:
     seeds = epochs.astype({value: float}).groupby("epoch")[value].agg(["mean", "min", "max"])
-    look = style.look(line["objective"])
+    look = line["look"]
     counted = wording.count(line["n"], line["diverged"]).replace(", ", "\n") if line["diverged"] else ""
-    name = f"{naming.objective_name(line['objective'])}\n{counted}".strip()
+    name = f"{line['objective_name']}\n{counted}".strip()
     every = max(len(seeds) // 5, 1)
     marks = {"markersize": 3.5, "markevery": (int(shift * every), every)}  # neighbours' marks lie side by side
-    axis.plot(seeds.index, seeds["mean"], label=name, linewidth=1, **look, **marks)
-    axis.fill_between(seeds.index, seeds["min"], seeds["max"], color=look["color"], alpha=0.15, linewidth=0)
+    axis.plot(seeds.index, seeds["mean"], label=name, linewidth=1, **vars(look), **marks)
+    axis.fill_between(seeds.index, seeds["min"], seeds["max"], color=look.color, alpha=0.15, linewidth=0)

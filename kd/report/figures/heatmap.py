@@ -1,7 +1,7 @@
 """KL over its temperature and weight: an alpha x tau grid, test top-1 on the left and train top-1 on the right.
 
-A combination that was not run stays empty; one whose networks all diverged is hatched; a hatched corner marks one
-of which some diverged.
+A loss that has only one of the two has a grid of one row or column, marked –. A combination that was not run stays
+empty; one whose networks all diverged is hatched; a hatched corner marks one of which some diverged.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _WIDE = 7  # more temperatures than this need both columns of the paper for one 
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Draw one pair of grids per student, data and noise."""
     grids = _grids(rows)
-    across = max(grid["tau"].nunique() for _, grid, _ in grids) <= _WIDE
+    across = max(grid["tau"].nunique(dropna=False) for _, grid, _ in grids) <= _WIDE
     shape = (len(grids), 2) if across else (2 * len(grids), 1)
-    heights = [max(0.75 + 0.5 * grid["alpha"].nunique(), 1.6) for _, grid, _ in grids]
+    heights = [max(0.75 + 0.5 * grid["alpha"].nunique(dropna=False), 1.6) for _, grid, _ in grids]
     figure = style.canvas(style.DOUBLE, sum(heights) * (1 if across else 2))
     axes = figure.subplots(*shape, squeeze=False).reshape(len(grids), 2)
     for pair, (title, grid, _) in zip(axes, grids, strict=True):
@@ -44,7 +44,7 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     grids = _grids(rows)
     used = wording.union(frame for _, _, frame in grids)
     said = [
-        wording.best_words(frame, naming.objective_name, among=set(grid["objective"]), against=["ce"])
+        wording.best_words(frame, among=set(grid["objective_name"]), against=wording.baselines(frame))
         + _beside(grid, frame)
         for _, grid, frame in grids
     ]
@@ -59,9 +59,8 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
 def _legend(grids: list) -> str:
     """Explain the empty and hatched cells, where there are any."""
     grid = pd.concat([grid for _, grid, _ in grids])
-    empty = sum(
-        g["alpha"].nunique() * g["tau"].nunique() - len(g[["alpha", "tau"]].drop_duplicates()) for _, g, _ in grids
-    )
+    sizes = [grid[["alpha", "tau"]].nunique(dropna=False).prod() for _, grid, _ in grids]
+    empty = sum(sizes) - sum(len(grid[["alpha", "tau"]].drop_duplicates()) for _, grid, _ in grids)
     words = f" Empty: not run ({empty})." if empty else ""
     return words + (" Hatched: diverged, all of a cell or some of it." if (grid["status"] == "diverged").any() else "")
 
@@ -69,8 +68,8 @@ def _legend(grids: list) -> str:
 def _beside(grid: pd.DataFrame, frame: pd.DataFrame) -> str:
     """Name the objectives off the grid, such as the CE baseline, with their means."""
     others = frame[~frame["cell"].isin(grid["cell"])]
-    lines = summarise(others, ["objective"]).to_dict("records")
-    said = [f"{naming.objective_name(line['objective'])} {wording.mean_words(line)}" for line in lines]
+    lines = summarise(others, ["objective_name"]).to_dict("records")
+    said = [f"{line['objective_name']} {wording.mean_words(line)}" for line in lines]
     return f"; off the grid: {', '.join(said)}" if said else ""
 
 
@@ -78,10 +77,11 @@ def _grids(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
     """Return (title, rows on the grid, those and the rows off every grid) for each setting and family."""
     found = []
     for key, frame in settings(rows):
-        groups = frame[frame["tau"].notna()].groupby(frame["objective"].map(naming.family), sort=False)
+        groups = frame.groupby(["family", "family_name"], sort=False)
         grids = [(family, grid) for family, grid in groups if grid["objective"].nunique() > 1]
         others = frame[~frame["cell"].isin([cell for _, grid in grids for cell in grid["cell"]])]
-        found += [({**key, "family": family}, grid, pd.concat([others, grid])) for family, grid in grids]
+        for (family, name), grid in grids:
+            found.append(({**key, "family": family, "family_name": name}, grid, pd.concat([others, grid])))
     if not found:
         raise wording.nothing("heatmap", "an objective with several tau or alpha, such as kl", rows)
     return [(title, *frames) for title, (_, *frames) in zip(naming.titles([f[0] for f in found]), found, strict=True)]
@@ -138,9 +138,9 @@ def _contrast(axis: Axes) -> None:
 def _mark(axis: Axes, table: pd.DataFrame, means: pd.DataFrame) -> None:
     """Frame what was not run, hatch what diverged: the whole cell, or a corner where only some networks did."""
     hatch = {"facecolor": "white", "edgecolor": style.GREY, "hatch": "////////", "linewidth": 0.5}
-    lines = {(line["tau"], line["alpha"]): line for line in table.to_dict("records")}
+    lines = {(naming.number(line["tau"]), naming.number(line["alpha"])): line for line in table.to_dict("records")}
     for (x, tau), (y, alpha) in itertools.product(enumerate(means.columns), enumerate(means.index)):
-        line = lines.get((tau, alpha))
+        line = lines.get((naming.number(tau), naming.number(alpha)))
         if line is None:
             axis.add_patch(Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, fill=False, edgecolor="#d0d0d0", linewidth=0.5))
         elif not line["n"]:

@@ -43,7 +43,7 @@ def caption(rows: pd.DataFrame, frame: pd.DataFrame) -> str:
     """Say how near each of the usual temperatures is to either limit."""
     found = analysed("limits", rows, frame)
     used = wording.union(setting.rows for setting in found)
-    shown = telling(used["objective"])
+    shown = telling(used)
     shows = (
         "The gradient of τ² KL by the student's logits s, τ (softmax(s/τ) − softmax(t/τ)), beside its limits, on the "
         f"logits of trained networks and {examples(frame)} ({wording.where(used)}): for τ → ∞ logit matching, "
@@ -57,10 +57,11 @@ def caption(rows: pd.DataFrame, frame: pd.DataFrame) -> str:
 
 
 def _panel(axis: Axes, setting: Setting, view: str) -> None:
-    for objective in telling(setting.rows["objective"]):
-        frame = setting.frame[setting.frame["objective"] == objective]
+    rows = setting.rows[setting.rows["objective_name"].isin(telling(setting.rows))]
+    for name, group in rows.assign(look=style.looks(rows)).groupby("objective_name", sort=False):
+        frame, colour = setting.frame[setting.frame["cell"].isin(group["cell"])], group["look"].iloc[0].color
         for limit, (_, dash) in _LIMITS.items():
-            _line(axis, objective, frame, f"{limit}_{view}", dash)
+            _line(axis, frame, f"{limit}_{view}", color=colour, linestyle=dash, label=name if dash == "-" else None)
     for tau in _NAMED:
         axis.axvline(tau, color="#e0e0e0", linewidth=0.6, zorder=0)
     axis.set(xscale="log", xlabel="temperature τ", xlim=_ENDS)
@@ -68,12 +69,11 @@ def _panel(axis: Axes, setting: Setting, view: str) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
 
 
-def _line(axis: Axes, objective: str, frame: pd.DataFrame, value: str, dash: str) -> None:
-    """Draw the mean over seeds within their range; solid lines stand in the legend."""
+def _line(axis: Axes, frame: pd.DataFrame, value: str, **look: str | None) -> None:
+    """Draw the mean over seeds within their range."""
     seeds = frame.groupby("tau")[value].agg(["mean", "min", "max"]).dropna()
-    colour, label = style.look(objective)["color"], naming.objective_name(objective) if dash == "-" else None
-    axis.plot(seeds.index, seeds["mean"], color=colour, linestyle=dash, label=label)
-    axis.fill_between(seeds.index, seeds["min"], seeds["max"], color=colour, alpha=0.15, linewidth=0)
+    axis.plot(seeds.index, seeds["mean"], **look)
+    axis.fill_between(seeds.index, seeds["min"], seeds["max"], color=look["color"], alpha=0.15, linewidth=0)
 
 
 def _near(setting: Setting) -> str:

@@ -49,7 +49,7 @@ def _views(shown: pd.DataFrame) -> list[View]:
 def _said(rows: pd.DataFrame) -> str:
     """Spell the objectives that memorise most and least, each with what it recovers."""
     memorised, recovered = (
-        summarise(rows, ["objective"], column).set_index("objective")
+        summarise(rows, ["objective_name"], column).set_index("objective_name")
         for column in ("train_memorised", "train_recovered")
     )
     known = memorised[memorised["n"] > 0].sort_values("mean", kind="stable")
@@ -57,7 +57,6 @@ def _said(rows: pd.DataFrame) -> str:
         return f"all {len(rows)} networks diverged (n = 0)"
     ends = dict.fromkeys([known.index[-1], known.index[0]])
     return "; ".join(
-        f"{naming.objective_name(one)} memorises {wording.mean_words(known.loc[one])} and recovers "
-        f"{wording.half_words(recovered.loc[one])} %"
+        f"{one} memorises {wording.mean_words(known.loc[one])} and recovers {wording.half_words(recovered.loc[one])} %"
         for one in ends
     )

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kd.report.figures import naming, style, wording
-from kd.report.figures.analysed import Setting, analysed, counted, head, heading, telling
+from kd.report.figures import style, wording
+from kd.report.figures.analysed import Setting, analysed, counted, head, heading, left_out, telling
 from kd.report.statistics import finished
 
 _LOOKS = [("#0072B2", "o"), ("#E69F00", "^"), ("#CC79A7", "s")]  # told apart by shape in grey print
@@ -51,6 +51,7 @@ def caption(rows: pd.DataFrame, frame: pd.DataFrame) -> str:
         f"({wording.where(used)}), each network on a scale of its own; lines are the borders between the classes. One "
         "network each, of the lowest seed. Scatter is that within the classes over that between the three, in all "
         "dimensions: the lower, the more cohesive; below, its means over seeds."
+        f"{left_out(telling(used), used)}"
     )
     said = ["; ".join([*_ratios(setting), counted(setting)]) for setting in found]
     return wording.compose(shows, [setting.title for setting in found], said, used)
@@ -61,8 +62,8 @@ def _networks(setting: Setting) -> dict[str, str]:
     shown = {"teacher": setting.teachers["cell"].iloc[0]} if len(setting.teachers) else {}
     rows = finished(setting.rows).sort_values("seed", kind="stable")
     rows = rows[rows["cell"].isin(setting.frame["cell"])]
-    for objective in telling(rows["objective"]):
-        shown[naming.objective_name(objective)] = rows.loc[rows["objective"] == objective, "cell"].iloc[0]
+    for name in telling(rows):
+        shown[name] = rows.loc[rows["objective_name"] == name, "cell"].iloc[0]
     return shown
 
 
@@ -121,8 +122,7 @@ def _ratios(setting: Setting) -> list[str]:
     ratios = one.pivot(index="cell", columns="split", values="scatter_ratio")
     said = []
     for name, cell in _networks(setting).items():
-        of = setting.rows.loc[setting.rows["cell"] == cell, "objective"]
-        same = [cell] if name == "teacher" else setting.rows.loc[setting.rows["objective"] == of.iloc[0], "cell"]
+        same = [cell] if name == "teacher" else setting.rows.loc[setting.rows["objective_name"] == name, "cell"]
         mean = ratios[ratios.index.isin(same)].mean()
         said.append(f"{name} {mean['train']:.2f} in training, {mean['test']:.2f} in test")
     return said

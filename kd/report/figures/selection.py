@@ -21,14 +21,14 @@ _GAP = "best on test − last (points)"
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Draw a row of panels for each setting: means of last and best, and the gap of every seed."""
     panels = _panels(rows)
-    names = sorted({name for _, frame in panels for name in frame["objective"]}, key=naming.order)
+    names = wording.objectives(rows, [frame for _, frame in panels])
     figure = style.canvas(style.DOUBLE, len(panels) * (0.75 + ROW * len(names)) + 0.3)
     grid = figure.subplots(len(panels), 2, squeeze=False, sharey=True, width_ratios=[3, 2])
     for (left, right), (title, frame) in zip(grid, panels, strict=True):
         _top1(left, frame, names)
         _gaps(right, frame, names)
         style.head(left, title, 2)
-        label_rows(left, [naming.objective_name(name) for name in names])
+        label_rows(left, names)
     _legend(figure)
     return figure
 
@@ -54,7 +54,7 @@ def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def _means(frame: pd.DataFrame) -> pd.DataFrame:
     """Return last, best, and gap with its interval, for each objective; NaN where all its networks diverged."""
     of = {
-        name: summarise(frame, ["objective"], column).set_index("objective")
+        name: summarise(frame, ["objective_name", "look"], column).set_index("objective_name")
         for name, column in (("last", "test_top1"), ("best", "best_test_top1"), ("gap", "best_gap"))
     }
     return of["gap"].assign(last=of["last"]["mean"], best=of["best"]["mean"])
@@ -63,10 +63,10 @@ def _means(frame: pd.DataFrame) -> pd.DataFrame:
 def _said(frame: pd.DataFrame) -> str:
     table = _means(frame)[lambda means: means["n"] > 0]
     most, ranks = table["mean"].idxmax(), table[["last", "best"]].rank(ascending=False, method="min")
-    moved = [naming.objective_name(name) for name in table.index if ranks.loc[name, "last"] != ranks.loc[name, "best"]]
+    moved = [name for name in table.index if ranks.loc[name, "last"] != ranks.loc[name, "best"]]
     change = f"{len(moved)} of {len(table)} objectives change rank: {', '.join(moved)}" if moved else "no rank changes"
     return (
-        f"the gap is {table['mean'].mean():.2f} points on average and largest for {naming.objective_name(most)}, "
+        f"the gap is {table['mean'].mean():.2f} points on average and largest for {most}, "
         f"{wording.half_words(table.loc[most])} ({wording.count(*table.loc[most, ['n', 'diverged']])}); {change}"
     )
 
@@ -77,26 +77,26 @@ def _top1(axis: Axes, frame: pd.DataFrame, names: list[str]) -> None:
         axis.axhline(place, color="#e4e4e4", linewidth=0.5, zorder=0)
         if name not in table.index:
             continue
-        line, look = table.loc[name], style.look(name)
-        axis.plot([line["last"], line["best"]], [place, place], color=look["color"], linewidth=1, zorder=2)
-        axis.plot(line["last"], place, look["marker"], color=look["color"], markersize=5, zorder=3)
-        hollow = {"markerfacecolor": "white", "color": look["color"], "markersize": 5, "zorder": 3}
-        axis.plot(line["best"], place, look["marker"], **hollow)
+        line, look = table.loc[name], table.loc[name, "look"]
+        axis.plot([line["last"], line["best"]], [place, place], color=look.color, linewidth=1, zorder=2)
+        mark = {"marker": look.marker, "color": look.color, "markersize": 5, "zorder": 3}
+        axis.plot(line["last"], place, **mark)
+        axis.plot(line["best"], place, markerfacecolor="white", **mark)
     axis.set(xlabel=style.TEST, xlim=style.limits(table["last"], table["best"]), ylim=(len(names) - 0.45, -0.6))
     _bare(axis)
 
 
 def _gaps(axis: Axes, frame: pd.DataFrame, names: list[str]) -> None:
-    table, ok, usual = _means(frame), finished(frame), style.usual_n(frame, ["objective"])
+    table, ok, usual = _means(frame), finished(frame), style.usual_n(frame, ["objective_name"])
     for place, name in enumerate(names):
         axis.axhline(place, color="#e4e4e4", linewidth=0.5, zorder=0)
         if name not in table.index:
             continue
-        line, colour = table.loc[name], style.look(name)["color"]
+        line, colour = table.loc[name], table.loc[name, "look"].color
         if line["n"] > 1:
             axis.plot([line["low"], line["high"]], [place, place], color=colour, linewidth=1.3, zorder=2)
         axis.plot(line["mean"], place, "|", color=colour, markersize=7, markeredgewidth=1.3, zorder=3)
-        gaps = ok.loc[ok["objective"] == name, "best_gap"]
+        gaps = ok.loc[ok["objective_name"] == name, "best_gap"]
         axis.plot(gaps, [place + 0.26] * len(gaps), "o", color=colour, markersize=2, zorder=3)
         if line["diverged"] or line["n"] != usual:
             counted = wording.count(line["n"], line["diverged"])

@@ -1,7 +1,8 @@
 """One look for every figure: colours, marks, sizes, axes, and files that are the same bytes each time.
 
-An objective has one colour, marker and line style wherever it appears, a pure function of its name. Colour follows
-Okabe and Ito; the KL family takes viridis by tau (light: small, dark: infinite), which stays ordered in grey print.
+An objective has one colour, marker and line style throughout a figure (`looks`); CE, KL and MSE have theirs in every
+figure. Colour follows Okabe and Ito; the KL family takes viridis by tau (light: small, dark: infinite), which stays
+ordered in grey print.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import contextlib
 import io
 import math
 import textwrap
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +26,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kd.core.files import write_atomic
-from kd.report.figures import naming
 
 SINGLE, DOUBLE = 3.4, 7.0  # inches: one column of a paper, and two
 TEST, TRAIN = "test top-1 (%)", "train top-1 (%)"
@@ -105,42 +106,59 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 # ---- colours and marks ---------------------------------------------------------------------------------------------
 
-_DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2))]
-_LOOKS = {
-    "ce": ("#000000", "o", "-"),
-    "mse": ("#D55E00", "s", (0, (5, 1.5))),
-    "mse-weight0.5": ("#E69F00", "P", (0, (1, 1))),
-    "kl-tauinf-weight2": ("#CC79A7", "X", (0, (5, 1.5, 1, 1.5))),
-    "smoothl1": ("#0072B2", "d", (0, (3, 1, 1, 1, 1, 1))),
-}
+
+@dataclass(frozen=True)
+class Look:
+    """How a figure draws an objective; its fields are arguments of `Axes.plot`."""
+
+    color: str
+    marker: str
+    linestyle: str | tuple
+
+
+_DASHES = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (2.5, 2.5))]
+_MARKERS = ["X", "P", "d", "v", "^", "<", ">", "D", "p", "h", "*", (4, 1, 0)]
+# Neighbours differ in lightness, for grey print, and for readers who see no red or no green.
+_COLOURS = ["#0068A3", "#E69F00", "#761A4A", "#56B4E9", "#009E73", "#CC79A7", "#44361A"]
+_FIXED = {"ce": Look("#000000", "o", "-"), "mse": Look("#D55E00", "s", _DASHES[1])}  # by family
 _TAU_MARKERS = {0.5: "v", 1.0: "^", 2.0: "<", 3.0: "D", 4.0: ">", 5.0: "p", 10.0: "8", 20.0: "h", math.inf: "*"}
-_SPARE_COLOURS = ["#56B4E9", "#E69F00", "#CC79A7", "#0072B2", "#009E73"]
-_SPARE_MARKERS = ["v", "^", "<", ">", "D", "p", "h", "8", "P", "X", "d"]
 
 
-def look(objective: str) -> dict:
-    """Return the colour, marker and line style of an objective, the same in every figure."""
-    loss, numbers, words = naming.parse(objective)
-    if objective in _LOOKS:
-        chosen = _LOOKS[objective]
-    elif loss == "kl" and "tau" in numbers and set(numbers) <= {"tau", "alpha"} and not words:
-        chosen = _kl_look(numbers["tau"], numbers.get("alpha", 1.0))
-    else:
-        spare = zlib.crc32(objective.encode())  # hash() changes from process to process
-        kinds = (_SPARE_COLOURS, _SPARE_MARKERS, _DASHES)
-        chosen = tuple(kind[(spare >> 8 * i) % len(kind)] for i, kind in enumerate(kinds))
-    return dict(zip(("color", "marker", "linestyle"), chosen, strict=True))
+def looks(rows: pd.DataFrame) -> pd.Series:
+    """Return the `Look` of the objective of each of a figure's `rows`: no two objectives have one colour and mark.
+
+    CE, MSE and KL by its tau and alpha look alike in every figure. The others take, in the order of the rows, what is
+    used least so far.
+    """
+    every = rows.drop_duplicates("objective").to_dict("records")
+    wishes = {line["objective"]: _wish(line) for line in every}
+    found: dict[str, Look] = {}
+    used: Counter = Counter()
+    for name, (colour, marker, dashes) in sorted(wishes.items(), key=lambda wish: wish[1].count(None)):
+        colour = colour or min(_COLOURS, key=lambda one: used[one])
+        marker = marker or min(_MARKERS, key=lambda one: (used[colour, one], used[one]))
+        dashes = dashes or min(_DASHES, key=lambda one: (used[colour, one], used[one]))
+        used.update([colour, marker, dashes, (colour, marker), (colour, dashes)])
+        found[name] = Look(colour, marker, dashes)
+    return rows["objective"].map(found)
 
 
-def _kl_look(tau: float, alpha: float) -> tuple:
+def _wish(line: dict) -> tuple:
+    """Return the colour, marker and line style that an objective has in every figure, None for what it has not."""
+    family, tau, alpha = line["family"], line["tau"], line["alpha"]
+    if family in _FIXED and not alpha < 1:  # CE has no alpha
+        return tuple(vars(_FIXED[family]).values())
+    if family == "kl":
+        known = list(_TAU_MARKERS)
+        return _kl_colour(tau, alpha), _TAU_MARKERS.get(tau), _DASHES[known.index(tau) % 6] if tau in known else None
+    return None, None, None
+
+
+def _kl_colour(tau: float, alpha: float) -> str:
     """Colour KL by log tau from 0.3 to 30, ∞ darkest; a smaller alpha is paler."""
     place = float(np.clip((math.log10(min(tau, 1e6)) + 0.5) / 2, 0, 1))
     rgb = np.array(matplotlib.colormaps["viridis"](0.08 if tau == math.inf else 0.8 - 0.55 * place)[:3])
-    rgb = 1 - (1 - rgb) * (0.5 + 0.5 * alpha)
-    spare = zlib.crc32(f"{tau:g}".encode())
-    marker = _TAU_MARKERS.get(tau, _SPARE_MARKERS[spare % len(_SPARE_MARKERS)])
-    dashes = sorted(_TAU_MARKERS).index(tau) if tau in _TAU_MARKERS else spare
-    return matplotlib.colors.to_hex(rgb), marker, _DASHES[dashes % len(_DASHES)]
+    return matplotlib.colors.to_hex(1 - (1 - rgb) * (0.5 + 0.5 * alpha))
 
 
 # ---- axes ----------------------------------------------------------------------------------------------------------
@@ -167,8 +185,9 @@ def usual_n(rows: pd.DataFrame, by: Sequence[str]) -> int:
     return int(rows.groupby(list(by), dropna=False).size().mode().iloc[0])
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Move labels apart so that neighbours are at least `gap` apart, each as near its own place as can be."""
+def spread(places: Sequence[float], gap: float, ends: tuple[float, float] = (-math.inf, math.inf)) -> list[float]:
+    """Move labels so that neighbours are at least `gap` apart and all lie within `ends`, each as near its own place
+    as can be; `ends` must hold them."""
     where = np.argsort(places, kind="stable")
     moved = np.asarray(places, dtype=float)[where]
     for _ in range(100):
@@ -178,6 +197,8 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
         push = np.clip(short, 0, None) / 2
         moved[:-1] -= push
         moved[1:] += push
+    room = gap * np.arange(len(moved))
+    moved = np.minimum(np.maximum(moved, ends[0] + room), ends[1] - room[::-1])
     return moved[np.argsort(where, kind="stable")].tolist()
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 
 from kd.core.errors import ConfigError
-from kd.report.figures import naming
 from kd.report.statistics import Paired, finished, paired, summarise
 
 
@@ -84,7 +83,7 @@ def paired_short(found: Paired) -> str:
 
 
 def best_words(
-    rows: pd.DataFrame, name: Callable[[str], str], column: str = "objective", among=None, against=None
+    rows: pd.DataFrame, name: Callable[[str], str] = str, column: str = "objective_name", among=None, against=None
 ) -> str:
     """Say which value of `column` has the highest mean test top-1, and how it stands against others, paired over seeds.
 
@@ -98,9 +97,19 @@ def best_words(
         return f"all {len(rows)} networks diverged (n = 0)"
     best, *rest = sought
     first = f"has the highest of {len(sought)} means," if rest else "has"
-    others = dict.fromkeys([*(against if against is not None else ["ce"]), *rest[: against is None]])
+    others = dict.fromkeys([*baselines(rows, column), *rest[:1]] if against is None else against)
     pairs = [paired_words(paired(rows, best, o, column), name(o)) for o in others if o in known and o != best]
     return "; ".join([f"{name(best)} {first} {mean_words(table.loc[best])}", *pairs])
+
+
+def baselines(rows: pd.DataFrame, column: str = "objective_name") -> list[str]:
+    """Return what `column` has for CE, in a list that is empty where `rows` have no CE."""
+    return rows.loc[rows["loss"] == "ce", column].unique().tolist()
+
+
+def objectives(rows: pd.DataFrame, frames: Iterable[pd.DataFrame]) -> list[str]:
+    """Return the objectives that stand in `frames`, parts of `rows`, in the order of `rows`."""
+    return rows.loc[rows["cell"].isin(union(frames)["cell"]), "objective_name"].unique().tolist()
 
 
 def compose(shows: str, names: Sequence[str], said: Sequence[str], rows: pd.DataFrame, *notes: str) -> str:
@@ -117,12 +126,10 @@ def union(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 def where(rows: pd.DataFrame) -> str:
     """Say which data and paths `rows` are of: cifar100, 40 % symmetric label noise; WRN-28-4 → WRN-16-2."""
-    noises = {naming.noise_name(*noise) for noise in zip(rows["noise"], rows["noise_rate"], strict=True)} - {
-        "clean labels"
-    }
+    noises = rows.loc[rows["noise"] != "none", "noise_name"].unique()
     data = [*dict.fromkeys(rows["dataset"]), *(noises if rows["noise_rate"].nunique() == 1 else [])]
     taught = rows[rows["stages"] > 1]
-    paths = dict.fromkeys(map(naming.path_name, (taught if len(taught) else rows)["networks"]))
+    paths = (taught if len(taught) else rows)["networks_name"].unique()
     return f"{', '.join(data)}; {', '.join(paths)}"
 
 
@@ -146,7 +153,7 @@ def _teachers(rows: pd.DataFrame) -> str:
     if not found:
         return ""
     if len(found) == 1:
-        first = ", of an ensemble the first" if rows["teacher"].str.contains("[*+]").any() else ""
+        first = ", of an ensemble the first" if (rows["teacher_members"] > 1).any() else ""
         return f", every student of a setting from one teacher (seed {found[0]}{first}), whose own spread is not in it"
     return f", taught by teachers of seeds {', '.join(map(str, found))}, students of one counting as independent"
 
@@ -155,16 +162,17 @@ def _diverged(rows: pd.DataFrame) -> str:
     lost = rows[rows["status"] == "diverged"]
     if lost.empty:
         return f"None of {len(rows)} networks diverged"
-    groups = lost.groupby(["networks", "objectives", "noise", "noise_rate"], sort=False)["seed"].agg(list)
+    named = ["networks_name", "objectives_name", "noise", "noise_name"]
+    groups = lost.groupby(named, sort=False)["seed"].agg(list)
     names = [_lost_words(*key, seeds) for key, seeds in groups.items()]
     shown = "; ".join(names[:6]) + (f"; and {len(names) - 6} more" if len(names) > 6 else "")
     return f"{len(lost)} of {len(rows)} networks diverged, counted and not averaged: {shown}"
 
 
-def _lost_words(networks: str, objectives: str, noise: str, rate: float, seeds: list[int]) -> str:
-    labels = "" if noise == "none" else f", {naming.noise_name(noise, rate)}"
+def _lost_words(networks: str, objectives: str, noise: str, noise_name: str, seeds: list[int]) -> str:
+    labels = "" if noise == "none" else f", {noise_name}"
     named = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, sorted(seeds)))}"
-    return f"{naming.path_name(networks)} by {naming.mix_name(objectives)}{labels} ({named})"
+    return f"{networks} by {objectives}{labels} ({named})"
 
 
 def cut(lows: Iterable[float]) -> str:
@@ -179,5 +187,5 @@ def cut(lows: Iterable[float]) -> str:
 
 def nothing(figure: str, needs: str, rows: pd.DataFrame) -> ConfigError:
     """Return the error of a figure without anything to show: what it needs and what there is."""
-    got = ", ".join(sorted(set(rows["objective"].astype(str)), key=naming.order)) if len(rows) else "no rows"
+    got = ", ".join(rows["objective"].unique()) if len(rows) else "no rows"
     return ConfigError(f"figure {figure}: needs {needs}; this experiment has {got}; choose another figure for it")

@@ -11,9 +11,21 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from kd.report.figures import naming
-
-DIRECT, CHAIN = "wrn-28-4 > wrn-16-2", "wrn-28-4 > wrn-16-4 > wrn-16-2"  # the paper's networks
+# The paper's networks, in the columns of the table.
+DIRECT = {
+    "stages": 2,
+    "first": "wrn-28-4",
+    "teacher": "wrn-28-4",
+    "student": "wrn-16-2",
+    "networks": "wrn-28-4 > wrn-16-2",
+    "networks_name": "WRN-28-4 → WRN-16-2",
+}
+CHAIN = DIRECT | {
+    "stages": 3,
+    "teacher": "wrn-16-4",
+    "networks": "wrn-28-4 > wrn-16-4 > wrn-16-2",
+    "networks_name": "WRN-28-4 → WRN-16-4 → WRN-16-2",
+}
 Sides = Callable[[pd.DataFrame], tuple[pd.DataFrame, pd.DataFrame]]
 Points = Callable[[pd.DataFrame], pd.DataFrame]
 
@@ -33,8 +45,8 @@ class Claim:
     value: str = "test_top1"
 
     @property
-    def reference(self) -> str:
-        """Networks whose published numbers stand beside settings for which none were published."""
+    def reference(self) -> dict:
+        """Path of the networks whose published numbers stand beside settings for which none were published."""
         return CHAIN if self.where == "chain" else DIRECT
 
 
@@ -47,7 +59,7 @@ def _against(a: str, b: str) -> Sides:
 
 def _kl(rows: pd.DataFrame) -> pd.DataFrame:
     """Select KL without any other hyperparameter than tau and alpha."""
-    return rows[rows["objective"].map(naming.family) == "kl"]
+    return rows[rows["family"] == "kl"]
 
 
 def _kl_alone(rows: pd.DataFrame) -> pd.DataFrame:
@@ -75,7 +87,7 @@ def _same_kl(a: str, b: str) -> Sides:
     """Select the students of two paths (`role`) that learnt by one and the same KL at every stage."""
 
     def sides(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-        pure = _kl_alone(rows[_taught_by(rows).map(len) == 1])
+        pure = _kl_alone(rows[rows["mix"] == rows["objective"]])
         left, right = (pure[pure["role"] == role] for role in (a, b))
         return left[left["objective"].isin(right["objective"])], right[right["objective"].isin(left["objective"])]
 
@@ -85,16 +97,8 @@ def _same_kl(a: str, b: str) -> Sides:
 def _mixed(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Select chains in which KL and MSE both stand, and those of one of the two alone."""
     chains = rows[rows["role"] == "chain"]
-    losses = _taught_by(chains).map(lambda objectives: {naming.family(one) for one in objectives})
-    pure = _taught_by(chains).map(len) == 1
-    return chains[losses.map(lambda found: found == {"kl", "mse"})], chains[
-        pure & losses.map(lambda found: found in ({"kl"}, {"mse"}))
-    ]
-
-
-def _taught_by(rows: pd.DataFrame) -> pd.Series:
-    """Return the set of objectives with which the stages after the first teacher learnt."""
-    return rows["objectives"].str.split(" > ").map(lambda stages: frozenset(stages[1:]))
+    pure = (chains["mix"] == chains["objective"]) & chains["mix_families"].isin(["kl", "mse"])
+    return chains[chains["mix_families"] == "kl + mse"], chains[pure]
 
 
 # ---- what is claimed ------------------------------------------------------------------------------------------------
