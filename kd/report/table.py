@@ -36,7 +36,8 @@ def collect(study: Study, judge: Judge) -> Artefacts:
     """Return table and curves of `study`, as CSV and parquet. Raises DataError that names every bad cell."""
     results = read_results(judge)
     members = memberships(study, judge.students)
-    rows = pd.DataFrame([_row(name, results[cell]) for name, cell in members])
+    unproved = frozenset(judge.unproved)
+    rows = pd.DataFrame([_row(name, results[cell]) | {"unproved": cell.path in unproved} for name, cell in members])
     rows = rows.astype({"teacher_seed": "Int64"})
     curves = pd.concat([_curve(name, results[cell]) for name, cell in members], ignore_index=True)
     return frame_files(rows, ROWS) | frame_files(curves, CURVES)
