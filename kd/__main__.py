@@ -423,6 +423,13 @@ def _from_table(options: argparse.Namespace, product: Callable[[str], Product], 
             files.write_atomic(folder / name, content)
 
 
+def adopt(options: argparse.Namespace) -> None:
+    """Prove that the code of now trains published networks to the same numbers, so that it need not."""
+    from kd.jobs import adopt as job
+
+    job.adopt(options.cells, options.unproved)
+
+
 def delete(options: argparse.Namespace) -> None:
     """Delete a cell with all that it taught, or what is a study's own; say what and how large, and ask."""
     from kd.study.delete import delete
@@ -498,6 +505,9 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("experiment")
             added.add_argument("figure")
     verb("report", page)
+    added = verb("adopt", adopt, study=False)
+    added.add_argument("--cells", type=int, default=1, help="to train again of each kind, the cheapest (default 1)")
+    added.add_argument("--unproved", action="store_true", help="count what cannot be proved too; the table says so")
     added = verb("delete", delete, study=False)
     added.add_argument(
         "what", help="a cell, such as results/digits/demo/wrn-10-2.ce.s0, or a study, such as reports/demo"

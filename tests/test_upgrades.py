@@ -1,16 +1,23 @@
-"""Promise 8: an upgrade retrains nothing whose numbers it does not change. The upgrades are made to copies of kd."""
+"""Promise 8: an upgrade retrains nothing whose numbers it does not change. Copies of kd are upgraded here."""
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import unsigned
 from made_study import images
 from test_workflow import Project, shared_folder
 
 from kd.core import files
+from kd.jobs.adopt import difference
+from kd.study.adopted import Adopted, kind_of, told
+from kd.study.cells import parse_cell
+from kd.study.config import Protocol
 
 STUDY = {
     "study": "small",
@@ -50,7 +57,7 @@ class Upgraded(Project):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose two networks are trained, once for all the processes that run these tests."""
+    """A project whose study is finished, two networks, once for all the processes that run these tests."""
     folder = shared_folder(tmp_path_factory) / "trained"
     with files.lock(folder.with_suffix(".lock")):
         if not folder.exists():
@@ -60,6 +67,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             project.verb("data", "mine")
             for cell in (TEACHER, STUDENT):
                 project.verb("train", cell)
+            table = "reports/small/table.parquet"
+            for verb in (["collect"], ["tables", table], ["verdict", table], ["report"]):
+                project.verb(*verb)
     return folder
 
 
@@ -155,3 +165,197 @@ def stop_before_publishing(project: Upgraded, cell: str) -> None:
     fault.parent.mkdir(exist_ok=True)
     fault.write_text("publish:0 kill")
     project.verb("train", cell, code=-9)
+
+
+# -- code that is rewritten -------------------------------------------------------------------------------------------
+
+ADOPTED = "results/adopted.json"
+FIT = "kd/train/fit.py"
+KINDS = {TEACHER: "resnet_cifar, ce, teacher none; fp32", STUDENT: "resnet_cifar, kl-tau, teacher bank; fp32"}
+OTHER_CODE = "stale made by other code"
+
+
+def renamed(project: Upgraded, old: str, new: str) -> None:
+    """Rename a variable of the training loop: other code, the same numbers."""
+    text = (project.folder / FIT).read_text()
+    assert old in text
+    (project.folder / FIT).write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def rewritten(project: Upgraded) -> Upgraded:
+    """A project whose networks other code has trained, to the same numbers."""
+    renamed(project, "speed", "images_a_second")
+    assert project.standing() == dict.fromkeys(CURRENT, OTHER_CODE)
+    return project
+
+
+def test_promise_8_a_rewrite_that_gives_the_same_bits_is_proved_and_adopted(rewritten: Upgraded) -> None:
+    before = rewritten.published()
+    said = rewritten.kd("adopt")
+    for cell, kind in KINDS.items():
+        assert re.search(rf"\d/2  {kind}; .*: 1 network\n  the same to the bit: {cell}\n", said)
+    assert f"{ADOPTED}: proved 2, taken without a proof 0" in said
+    assert "nothing is to do" in rewritten.kd("plan", "study.yaml")
+    assert rewritten.published() == before
+    assert not list((rewritten.folder / "state").glob("*scratch*"))
+    assert "nothing to adopt" in rewritten.kd("adopt")
+    assert "0 damaged" in rewritten.kd("verify")
+
+
+def test_promise_8_what_is_proved_step_by_step_counts_from_the_first_to_the_last_and_back(rewritten: Upgraded) -> None:
+    rewritten.kd("adopt")
+    renamed(rewritten, "images_a_second", "swiftness")
+    assert rewritten.standing() == dict.fromkeys(CURRENT, OTHER_CODE)
+    rewritten.kd("adopt")
+    assert rewritten.standing() == CURRENT
+    renamed(rewritten, "swiftness", "speed")
+    assert rewritten.standing() == CURRENT
+    assert "is there already" not in rewritten.verb("train", STUDENT)
+
+
+@pytest.fixture
+def miswritten(project: Upgraded) -> Upgraded:
+    """A project whose code is rewritten so that bits change from the second epoch on, in which lr is 0.01."""
+    other = "_add(self, direction, -lr if lr > 0.05 else -lr * (1 + 1e-6))"
+    project.edit(FIT, "torch._foreach_add_(self._parameters, direction, alpha=-lr)", other)
+    with open(project.folder / FIT, "a") as file:
+        file.write("\n\ndef _add(self, direction, alpha):\n")
+        file.write("    torch._foreach_add_(self._parameters, direction, alpha=alpha)\n")
+    return project
+
+
+REFUSED = rf"kd: {TEACHER}: trained again by the code of now, it differs from epoch 2 on \(train_loss \S+ -> \S+\)"
+
+
+def test_promise_8_a_rewrite_that_changes_a_bit_is_refused_with_cell_and_epoch(miswritten: Upgraded) -> None:
+    before = miswritten.published()
+    assert re.search(REFUSED, miswritten.kd("adopt", "--unproved", code=1))
+    assert not (miswritten.folder / ADOPTED).exists()
+    assert not list((miswritten.folder / "state").glob("*scratch*"))
+    assert miswritten.published() == before
+    assert miswritten.standing() == dict.fromkeys(CURRENT, OTHER_CODE)
+
+
+def test_promise_8_what_counted_without_a_proof_counts_no_more_when_it_is_found_to_differ(miswritten: Upgraded) -> None:
+    torch = miswritten.manifest(TEACHER)["torch"]
+    for cell in CURRENT:
+        miswritten.resign(cell, torch="1.0")
+    assert "proved 0, taken without a proof 2" in miswritten.kd("adopt", "--unproved")
+    assert miswritten.standing() == CURRENT
+    miswritten.resign(TEACHER, torch=torch)
+    assert re.search(REFUSED, miswritten.kd("adopt", code=1))
+    assert miswritten.standing()[TEACHER] == OTHER_CODE
+
+
+def test_promise_8_without_a_cell_of_this_machine_a_kind_is_named_and_counts_by_an_option_that_the_table_tells(
+    rewritten: Upgraded,
+) -> None:
+    torch = rewritten.manifest(STUDENT)["torch"]
+    rewritten.resign(STUDENT, torch="1.0")
+    said = rewritten.kd("adopt")
+    assert f"stays unproved: {STUDENT}: it was trained with torch 1.0, here is {torch}" in said
+    assert f"{ADOPTED}: proved 1, taken without a proof 0" in said
+    assert rewritten.standing() == {TEACHER: "done", STUDENT: OTHER_CODE}
+    assert "proved 0, taken without a proof 1" in rewritten.kd("adopt", "--unproved")
+    assert rewritten.standing() == CURRENT
+    assert unproved_in_table(rewritten) == {TEACHER: False, STUDENT: True}
+    rewritten.resign(STUDENT, torch=torch)
+    assert "proved 1, taken without a proof 0" in rewritten.kd("adopt")
+    assert "1 table: other unproved" in rewritten.kd("plan", "study.yaml")
+    assert unproved_in_table(rewritten) == {TEACHER: False, STUDENT: False}
+
+
+def unproved_in_table(project: Upgraded) -> dict[str, bool]:
+    project.verb("collect")
+    table = pd.read_csv(project.folder / "reports/small/table.csv")
+    return dict(zip(table["cell"], table["unproved"], strict=True))
+
+
+def test_a_kind_whose_data_are_gone_stays_unproved_and_a_damaged_record_stops_everything(rewritten: Upgraded) -> None:
+    (rewritten.folder / "data").rename(rewritten.folder / "elsewhere")
+    said = rewritten.kd("adopt")
+    for cell in CURRENT:
+        assert f"stays unproved: {cell}: data/mine: not made yet" in said
+    assert not (rewritten.folder / ADOPTED).exists()
+    (rewritten.folder / "elsewhere").rename(rewritten.folder / "data")
+    rewritten.kd("adopt")
+    content = (rewritten.folder / ADOPTED).read_text()
+    (rewritten.folder / ADOPTED).write_text(content.replace('"equal"', '"Equal"', 1))
+    for verb in (["plan", "study.yaml"], ["train", STUDENT, "--configfile", "study.yaml"], ["verify"]):
+        assert f"kd: {ADOPTED}: not a manifest of this version of kd, or damaged" in rewritten.kd(*verb, code=74)
+
+
+def test_a_bit_of_a_weight_is_a_difference_and_a_gpu_has_a_tolerance(trained: Path, tmp_path: Path) -> None:
+    published, again = trained / STUDENT, tmp_path / "again"
+    shutil.copytree(published, again)
+    assert difference(published, again, exact=True) is None
+    weights = bytearray((again / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (again / "model.safetensors").write_bytes(weights)
+    assert difference(published, again, exact=True) == "in the weights after epoch 2, and in no metric"
+    assert difference(published, again, exact=False) is None
+    rows = pd.read_csv(published / "metrics.csv")
+    for column, by, near in (("test_loss", 1.09, True), ("test_loss", 1.11, False), ("lr", 1.0001, False)):
+        other = rows.assign(**{column: rows[column] * [1, by]})
+        other.to_csv(again / "metrics.csv", index=False)
+        assert difference(published, again, exact=True).startswith(f"from epoch 2 on ({column} ")
+        assert (difference(published, again, exact=False) is None) == near
+    rows[:1].to_csv(again / "metrics.csv", index=False)
+    assert difference(published, again, exact=False).startswith("from epoch 2 on (epoch 2 -> None")
+
+
+# -- kinds and pairs --------------------------------------------------------------------------------------------------
+
+PROTOCOL = Protocol(name="quick").model_dump(mode="json")
+MADE = {"precision": "fp32", "compiled": False, "device": "here"}
+PATH = "results/digits/quick/wrn-10-1.ce.s0/resnet8.kl-tau3.s0"
+
+
+def kind(path: str = PATH, protocol: Mapping = {}, **made: object) -> str:
+    return told(kind_of(parse_cell(path), {**MADE, **made, "recipe": {"protocol": {**PROTOCOL, **protocol}}}))
+
+
+def test_numbers_make_no_kind_and_what_runs_other_lines_or_another_arithmetic_does() -> None:
+    assert kind() == "resnet_cifar, kl-tau, teacher bank; fp32; here"
+    alike = [kind(PATH.replace("tau3", "tau1")), kind(PATH.replace("resnet8", "resnet14")), kind(protocol={"lr": 0.5})]
+    assert set(alike) == {kind()}
+    others = [
+        *(kind(PATH.replace("tau3", word)) for word in ("tauinf", "tau3-alpha0.5", "tau3-scaletau")),
+        kind(PATH.replace("kl-tau3", "mse")),
+        kind(PATH.replace("resnet8", "wrn-10-1")),
+        kind(PATH.replace("ce.s0", "ce.s0+1")),
+        kind(PATH.replace("ce.s0", "ce.s0+1-meanprob")),
+        kind(f"{PATH}-frac0.1"),
+        *(kind(PATH.replace("digits", f"digits+{word}")) for word in ("sym0.4", "frac0.1")),
+        *(
+            kind(protocol={key: value})
+            for key, value in (("teacher", "online"), ("heldout", 0.1), ("schedule", "cosine"))
+        ),
+        *(kind(**{key: value}) for key, value in (("precision", "bf16"), ("compiled", True), ("processes", 2))),
+        kind(device="there"),
+    ]
+    assert len({kind(), *others}) == 1 + len(others)
+
+
+def test_a_new_key_of_a_protocol_makes_no_other_kind_of_what_was_made_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Protocol, "since", lambda: {**Protocol.model_construct().model_dump(), "warmth": "none"})
+    assert kind(protocol={"warmth": "none"}) == kind()
+    assert kind(protocol={"warmth": "some"}) == kind().replace("; here", "; warmth some; here")
+
+
+def test_the_weakest_link_says_what_a_chain_of_pairs_rests_on() -> None:
+    cell, made = parse_cell(PATH), {**MADE, "recipe": {"protocol": PROTOCOL}}
+    own, other = kind_of(cell, made), kind_of(cell, {**made, "device": "there"})
+    pairs = [("a", "b", own, "equal"), ("b", "c", own, "close"), ("c", "d", own, "none"), ("a", "e", other, "equal")]
+    pairs += [("a", "f", None, "none"), ("d", "g", own, "equal")]
+    adopted = Adopted({"old": old, "new": new, "kind": of, "proof": proof} for old, new, of, proof in pairs)
+
+    def proof(old: str, new: str) -> str | None:
+        return adopted.proof(cell, {**made, "code": old}, new)
+
+    assert [proof("a", code) for code in "abcdefg"] == ["equal", "equal", "close", "none", None, "none", "none"]
+    assert [proof(code, "a") for code in "abcdefg"] == ["equal", "equal", "close", "none", None, "none", "none"]
+    assert adopted.proof(None, {"code": "a"}, "b") is None  # of no network
+    assert adopted.proof(None, {"code": "a"}, "f") == "none"
+    assert proof("z", "a") is None

@@ -40,7 +40,8 @@ def collect(study: Study, judge: Judge) -> Artefacts:
     members = memberships(study, judge.students)
     place = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in members))}
     members.sort(key=lambda member: (place[member[0]], order(member[1])))
-    rows = pd.DataFrame([_row(name, results[cell]) for name, cell in members])
+    unproved = frozenset(judge.unproved)
+    rows = pd.DataFrame([_row(name, results[cell]) | {"unproved": cell.path in unproved} for name, cell in members])
     rows = rows.astype({"teacher_seed": "Int64"})
     curves = pd.concat([_curve(name, results[cell]) for name, cell in members], ignore_index=True)
     rows, curves = (with_hyperparameters(frame, results) for frame in (rows, curves))

@@ -27,13 +27,16 @@ from kd.core.code import code_digest
 from kd.core.errors import StorageError
 from kd.core.threads import each
 from kd.report import figures
-from kd.study import cells, products
+from kd.study import adopted, cells, products
+from kd.study.adopted import Adopted
 from kd.study.cells import Cell, Dataset, parse_cell, parse_dataset
 from kd.study.config import Protocol, Recipe, Study
 from kd.study.products import READ_BY_PEOPLE, SPARED, Product
 from kd.study.recipes import UNREADABLE, changed, plain, since
 
 ABSENT = "not made yet"
+OTHER_CODE = "made by other code"
+_SEEN_ANEW = frozenset({"labels", "table"})  # whose recipe depends on a file of labels, or on what is adopted
 _SLOW_SECONDS = 1e-3  # a read: of a network file system, whose reads are worth overlapping
 _READERS = 32  # threads that read there
 
@@ -92,8 +95,8 @@ class Judge:
     def again(self) -> Judge:
         """Return a judge of the same that has seen nothing yet, but knows what would be made now."""
         other = Judge(self.recipe_of, self.study).asked(self._needs)
-        # But for labels: their file may have been replaced while a verb waited for its lock.
-        other._expected = {one: expected for one, expected in self._expected.items() if one.kind != "labels"}
+        # But for what files say: they may have been replaced while a verb waited for its lock.
+        other._expected = {one: expected for one, expected in self._expected.items() if one.kind not in _SEEN_ANEW}
         other._cell_at = self._cell_at
         known = {name: self.__dict__[name] for name in ("cells", "students", "everything") if name in self.__dict__}
         other.__dict__ |= known
@@ -152,6 +155,23 @@ class Judge:
         """Return the manifest of a product, None where there is none that counts."""
         return self._look(product).manifest
 
+    def proof(self, product: Product) -> str | None:
+        """Return what it rests on that what is published counts as made by the code of now; None if it does not."""
+        cell = self._cell(product) if product.kind == "network" else None
+        return self._adopted.proof(cell, self._look(product).manifest, self.expected(product).code)
+
+    @cached_property
+    def unproved(self) -> list[str]:
+        """The networks of the study that count, without a proof, as made by the code of now."""
+        if not self._adopted.has_unproved:
+            return []
+        networks = [one for one in map(products.network, self.cells) if self.manifest(one)]
+        return [one.name for one in networks if self.proof(one) == adopted.NONE]
+
+    @cached_property
+    def _adopted(self) -> Adopted:
+        return Adopted.read()
+
     def same(self, product: Product) -> bool:
         """Say whether a product lies on the disk as this judge saw it."""
         if product.kind == "release":
@@ -183,9 +203,9 @@ class Judge:
         expected = self.expected(product)
         return (
             changed(manifest["recipe"], expected.recipe, since(product.kind, expected.recipe), manifest)
-            or ("made by other code" if manifest["code"] != expected.code else None)
             or self._otherwise(product, manifest, expected.inputs)
             or (self._lacks_views(product, manifest) if product.kind == "bank" else None)
+            or (OTHER_CODE if self.proof(product) is None else None)  # last: then it is stale by its code alone
         )
 
     def _otherwise(self, product: Product, manifest: dict, inputs: Iterable[Product]) -> str | None:
@@ -202,7 +222,7 @@ class Judge:
                 then = self.expected(one)
                 other = changed(recorded["recipe"], then.recipe, since(one.kind, then.recipe))
                 if other or recorded["code"] != then.code:
-                    return f"{_role(product, one)}: {other or 'made by other code'}"
+                    return f"{_role(product, one)}: {other or OTHER_CODE}"
         return None
 
     def _after(self, product: Product) -> str | None:
@@ -304,6 +324,8 @@ class Judge:
     def _expected_table(self, product: Product) -> Expected:
         rows = cells.memberships(self.study, self.students)
         recipe = {"rows": [[experiment, cell.path] for experiment, cell in rows]}
+        if self.unproved:
+            recipe["unproved"] = self.unproved
         return Expected(recipe, code_digest("kd.report.table"), self.inputs(product))
 
     def _expected_figure(self, product: Product) -> Expected:

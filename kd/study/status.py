@@ -13,7 +13,7 @@ from kd.core import files, slurm
 from kd.core.attempts import last_attempt
 from kd.core.errors import StorageError
 from kd.core.threads import each
-from kd.study import products
+from kd.study import adopted, products
 from kd.study.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, Cell, all_cells, analysed, taught_by
 from kd.study.judge import ABSENT, Judge
 from kd.study.products import MANIFESTS, Product
@@ -130,6 +130,7 @@ def damaged(root: Path = Path()) -> tuple[int, list[tuple[Path, str]]]:
     Every byte is read and compared with the digests in the manifests; folders of images with the list of their files.
     """
     manifests = [path for top in (RESULTS, DATA, BANKS, ANSWERS, REPORTS) for path in _manifests(root / top)]
+    manifests += [path for path in [root / adopted.FILE] if path.exists()]
     wrong = each(lambda path: _wrong_with(path, root), manifests, _THREADS)  # hashing lets go of the interpreter
     return len(manifests), [(path, what) for path, what in zip(manifests, wrong, strict=True) if what]
 
@@ -145,6 +146,8 @@ def _manifests(top: Path) -> Iterator[Path]:
 def _wrong_with(path: Path, root: Path) -> str | None:
     try:
         manifest = files.read_manifest(path.parent, path)
+        if path == root / adopted.FILE:
+            return None
         product = Product(manifest["kind"], manifest["name"])
         if root / product.manifest != path:
             return f"{path.parent}: a copy of {product}; remove {path} and run the same command again"
