@@ -217,9 +217,17 @@ def _print_counts(sweep: Sweep, trials: list[Trial], made: Counter, wrong: list[
 
 def import_all() -> None:
     """Import what any verb does, so that no child has to."""
-    for name in ("stages", "table", "analyses", "report", "verdict", "delete", "controllers", "footprint"):
-        importlib.import_module(f"kd.{name}")
-    for name in ("data.sources", "figures.dots", "figures.fidelity", "models.resnet_cifar"):
+    wings = (
+        "jobs.train",
+        "jobs.data",
+        "jobs.answers",
+        "report.table",
+        "report.page",
+        "report.verdict",
+        "measure.analyses",
+    )
+    others = ("study.delete", "study.controllers", "machine.footprint", "data.sources", "models.resnet_cifar")
+    for name in (*wings, *others, "report.figures.dots", "report.figures.fidelity"):
         importlib.import_module(f"kd.{name}")
     importlib.import_module("sklearn.datasets")
 

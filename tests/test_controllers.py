@@ -259,10 +259,10 @@ def test_who_only_looks_is_never_refused_and_takes_nothing_away(
     project.run("--report", "all.html")
     assert "lr 0.1 -> 0.05" in project.kd("plan", "study.yaml", *OTHER_LR)
     assert "a Snakemake is at work here" in project.kd("status", "study.yaml")
-    code = (project.folder / "kd" / "table.py").read_text()
+    code = (project.folder / "kd" / "report" / "table.py").read_text()
     project.change("kd/report/table.py")
     assert made_by(project.run("--dry-run")) >= {TABLE, DOTS, FIDELITY, PAGE}
-    (project.folder / "kd" / "table.py").write_text(code)
+    (project.folder / "kd" / "report" / "table.py").write_text(code)
     assert first.stamps() == there
     first.goes_on(DOTS)
     first.ends()

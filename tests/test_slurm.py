@@ -44,9 +44,13 @@ class OnSlurm(Project):
         self.shims = folder / "shims"
         self.shims.mkdir()
         for module, line, event in (
-            ("progress", '        text = (\n            f"epoch', "epoch {self._name} {row['epoch']}"),
+            ("machine/progress", '        text = (\n            f"epoch', "epoch {self._name} {row['epoch']}"),
             # once it is on the disk: who is killed before has saved nothing
-            ("state", "        self._cost = self._saved_at", "saved {self.folder} {content['position']['epoch']}"),
+            (
+                "machine/state",
+                "        self._cost = self._saved_at",
+                "saved {self.folder} {content['position']['epoch']}",
+            ),
         ):
             note = f'        with open("events.txt", "a") as events:\n            print(f"{event}", file=events)\n'
             self.edit(f"kd/{module}.py", line, note + line)
