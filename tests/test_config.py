@@ -62,7 +62,7 @@ def test_an_unknown_key_is_refused_and_the_nearest_named() -> None:
     refused(r"protocol\.epoch: unknown key; did you mean 'epochs'", **protocol(epoch=3))
     refused(r"experiments\.grid\.studnet: unknown key; did you mean 'student'", **experiment(studnet="wrn-10-1"))
     refused(r"experiments\.grid\.loss\.kl\.taau: unknown; did you mean 'tau'", **experiment(loss={"kl": {"taau": 4}}))
-    refused(r"experiments\.grid\.loss\.lk: no such loss; did you mean 'kl'", **experiment(loss={"lk": {"tau": 4}}))
+    refused(r"experiments\.grid\.loss\.kkl: no such loss; did you mean 'kl'", **experiment(loss={"kkl": {"tau": 4}}))
     refused("did you mean 'wrn-16-2'", **experiment(student="wrm-16-2"))
     refused("did you mean 'heatmap'", **experiment(figure="heatmaps"))
     refused("did you mean 'symmetric'", **experiment(label_noise={"symetric": 0.2}))

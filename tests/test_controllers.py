@@ -125,6 +125,7 @@ EVERYTHING = {DATA, LABELS, TEACHER, STUDENT, RELEASE, TABLE, DOTS, FIDELITY, TA
 # -- the same ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_snakemake_with_fewer_cores_helps_and_each_thing_is_made_once(
     project: Whole,
     first_and_second: tuple[Controller, Controller],
@@ -148,6 +149,7 @@ def test_a_second_snakemake_with_fewer_cores_helps_and_each_thing_is_made_once(
     assert project.published_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_job_of_the_second_that_is_killed_takes_nothing_of_the_first_along(
     project: Whole,
     first_and_second: tuple[Controller, Controller],
@@ -206,6 +208,7 @@ def test_five_controllers_at_once_make_each_thing_once_and_all_succeed(
 # -- others -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_would_replace_what_the_first_makes_is_refused_in_a_line(
     project: Whole,
     first_and_second: tuple[Controller, Controller],
@@ -236,6 +239,7 @@ def test_what_would_replace_what_the_first_makes_is_refused_in_a_line(
     assert first.stamps() >= EVERYTHING
 
 
+@pytest.mark.slow
 def test_who_only_looks_is_never_refused_and_takes_nothing_away(
     project: Whole,
     first_and_second: tuple[Controller, Controller],
@@ -336,6 +340,7 @@ def test_a_teacher_replaced_by_hand_beside_a_controller_ends_in_no_student_of_it
     assert "Nothing to be done" in project.run()
 
 
+@pytest.mark.slow
 def test_a_table_of_other_cells_collected_by_hand_in_between_is_in_no_figure(
     project: Whole,
     first_and_second: tuple[Controller, Controller],

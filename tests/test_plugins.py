@@ -320,8 +320,8 @@ def test_a_network_has_a_name_of_its_own_that_a_path_can_spell(
     ("named", "message"),
     [
         ("nowhere.py", "plugins: nowhere.py: No such file"),
-        ("mine.txt", "plugins: 'mine.txt': expected a Python file"),
-        ("my-own.py", "plugins: 'my-own.py': expected a Python file"),
+        ("mine.txt", "plugins: 'mine.txt': not a Python file"),
+        ("my-own.py", "plugins: 'my-own.py': not a Python file"),
         ("a\0/mine.py", "embedded null byte"),
         (3, "plugins: got 3, expected a list of Python files"),
         ({"mine.py": 1}, "plugins: got {'mine.py': 1}, expected a list"),

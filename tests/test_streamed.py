@@ -277,7 +277,7 @@ def test_a_held_out_part_is_evaluated_as_the_test_set_is(imagenet: Path) -> None
 def test_data_that_were_made_otherwise_than_the_study_says_are_not_trained_on(imagenet: Path) -> None:
     datasets = {"imagenet": {"folder": "imagenet", "size": SIZE, "convert": "rgb"}}
     prepare("imagenet", made=study(dataset="imagenet", datasets=datasets))
-    with pytest.raises(StorageError, match=r"data/imagenet: streamed none -> True"):
+    with pytest.raises(StorageError, match=r"data/imagenet: convert rgb -> none"):
         train(TEACHER)
     assert not Path(TEACHER).exists()
 

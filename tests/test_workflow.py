@@ -376,6 +376,7 @@ def test_banks_and_state_cost_time_only(done: Project) -> None:
     assert jobs["bank"] == 1
 
 
+@pytest.mark.slow
 def test_a_temporary_bank_goes_with_its_last_student_and_returns_for_a_new_one(done: Project) -> None:
     bank = done.folder / "banks" / TEACHER
     before = done.published()
@@ -419,6 +420,7 @@ def test_the_table_refuses_and_names_what_is_missing_damaged_or_mixed(done: Proj
     collected(0)
 
 
+@pytest.mark.slow
 def test_an_imported_teacher_is_imported_once_and_anew_when_its_file_is_another(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.study(borrowing(project, seed=1))
@@ -460,6 +462,7 @@ def ensemble(**keys: object) -> dict:
     return {**with_losses("mse", teacher_seeds="0+1", figure="dots"), "seeds": [0], **keys}
 
 
+@pytest.mark.slow
 def test_an_ensemble_follows_its_members_and_leads_its_students(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.study(ensemble(keep_banks=False))
@@ -481,6 +484,7 @@ def test_an_ensemble_follows_its_members_and_leads_its_students(tmp_path: Path) 
     assert project.planned()[1] == {f"{TOGETHER}-sumlogit", f"{TOGETHER}-sumlogit/resnet8.mse.s0"}
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_a_member_that_diverged_does_not_stop_the_study(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.study(ensemble(protocol={**SMALL["protocol"], "lr": 1e12}))
@@ -509,6 +513,7 @@ def answering(*figures: str) -> dict:
     return {**with_losses("ce", {"kl": {"tau": 3}}, "mse", figure=list(figures)), "seeds": [0]}
 
 
+@pytest.mark.slow
 def test_figures_of_answers_follow_the_networks_and_train_none(done: Project) -> None:
     before = done.published()
     done.study(answering("fidelity", "limits"))
@@ -540,6 +545,7 @@ def test_figures_of_answers_follow_the_networks_and_train_none(done: Project) ->
 # -- failures ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_failed_cell_fails_alone_and_the_next_command_runs_it_and_what_hangs_on_it(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.edit(
@@ -555,6 +561,7 @@ def test_a_failed_cell_fails_alone_and_the_next_command_runs_it_and_what_hangs_o
     assert (project.folder / "reports" / "small" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_diverged_cell_is_published_as_diverged_and_the_study_goes_on(tmp_path: Path) -> None:
     """Fault 20, and 21: it is in the table, by name and without numbers."""
     project = Project(tmp_path)
@@ -568,6 +575,7 @@ def test_a_diverged_cell_is_published_as_diverged_and_the_study_goes_on(tmp_path
     assert "Nothing to be done" in project.run()
 
 
+@pytest.mark.slow
 def test_a_teacher_that_diverged_does_not_stop_the_study(tmp_path: Path) -> None:
     """Fault 20: its bank is empty, its students are published as diverged because of it."""
     project = Project(tmp_path)
@@ -578,6 +586,7 @@ def test_a_teacher_that_diverged_does_not_stop_the_study(tmp_path: Path) -> None
     assert "Nothing to be done" in project.run()
 
 
+@pytest.mark.slow
 def test_a_cell_killed_in_mid_training_is_the_only_one_to_run_again_from_its_last_epoch(tmp_path: Path) -> None:
     project = Project(tmp_path)
     slow = with_losses("ce", {"kl": {"tau": [3]}})
@@ -623,6 +632,7 @@ def waiting(project: Project, verb: str) -> int | None:
 # -- by hand ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_cell_trained_by_hand_is_the_one_that_snakemake_wants(tmp_path: Path) -> None:
     project = Project(tmp_path)
 

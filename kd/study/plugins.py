@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import os
 import re
+import reprlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,7 +90,9 @@ def _say(paths: str) -> None:
 
 def _read(path: str) -> Plugin:
     if not path.endswith(".py") or not Path(path).stem.isidentifier():
-        raise ConfigError(f"plugins: {path!r}: expected a Python file, named with letters, digits and underscores")
+        raise ConfigError(
+            f"plugins: {reprlib.repr(path)}: expected a Python file, named with letters, digits and underscores"
+        )
     try:
         return Plugin(path, Path(path).expanduser().read_bytes())
     except OSError as error:

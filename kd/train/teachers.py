@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,9 @@ from kd.data.examples import Examples
 from kd.data.views import Grid
 from kd.losses.ensembles import ENSEMBLES
 from kd.models.output import Output
-from kd.study.cells import Cell
+
+if TYPE_CHECKING:
+    from kd.study.cells import Cell
 
 Need = tuple[int, int]  # a student's seed and the epochs it trains: it sees the views of those
 
