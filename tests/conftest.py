@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,20 @@ ROOT = Path(__file__).parent.parent
 # The same examples each time, so that a red run can be looked at; to search on: pytest --hypothesis-profile=default
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+# Whose tests start processes, or train: `make check` leaves them out. Elsewhere a mark says so.
+TAKE_TIME = re.compile(
+    "test_(analyses|answers|bank|bench|controllers|ensembles|failures|faults|figures|flips|golden|gpu|judge|left_clean|main|"
+    "objective|patches|peers|plugins|report|signals|slurm|slurm_answers|stages|startup|states|status|storage|streamed|table|"
+    "targets|upgrades|verdict|weights|workflow)"
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if TAKE_TIME.fullmatch(item.path.stem):
+            item.add_marker("process")
 
 
 @pytest.fixture(autouse=True)

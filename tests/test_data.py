@@ -38,6 +38,7 @@ from kd.data.splits import hold_out, subset
 # -- the table of contents --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_the_table_of_contents_imports_nothing_heavy():
     heavy = ["numpy", "torch", "torchvision", "pandas", "sklearn", "PIL"]
     code = f"import sys, kd.data; print([name for name in {heavy} if name in sys.modules])"

@@ -332,6 +332,7 @@ def test_an_unknown_figure_is_refused_with_the_nearest() -> None:
         figures.draw("heatmaps", made.grid(), pd.DataFrame())
 
 
+@pytest.mark.process
 def test_the_table_of_contents_imports_nothing_heavy() -> None:
     code = "import sys, kd.report.figures; print(*{'torch', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
@@ -356,6 +357,7 @@ assert "torch" not in sys.modules
 """
 
 
+@pytest.mark.process
 def test_same_table_same_bytes_in_every_process_without_torch(tmp_path: Path) -> None:
     running = []
     for name in ANALYSES:

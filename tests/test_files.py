@@ -46,6 +46,7 @@ def killed_at(point: str, faults: Path) -> dict[str, str]:
     return {**os.environ, "KD_FAULTS": str(faults)}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("point", ["publish:0", "publish:1", "publish:2"])
 def test_promise_1_complete_or_absent_after_a_crash_while_publishing(tmp_path: Path, point: str) -> None:
     """Fault 2: killed between artefact and manifest."""
@@ -73,6 +74,7 @@ def test_publishing_anew_leaves_the_old_whole_until_the_new_is_written(tmp_path:
     assert files.verified(tmp_path)["generation"] == 1
 
 
+@pytest.mark.process
 def test_a_crash_while_publishing_anew_leaves_no_old_manifest_beside_new_artefacts(tmp_path: Path) -> None:
     files.publish(tmp_path, {"a": b"1", "b": b"2"}, {"generation": 1})
     code = (
@@ -229,6 +231,7 @@ def _seal_for_ever(path: str) -> None:
         files.seal(Path(path), {"number": number}, bytes([number % 256]) * 2_000_000)
 
 
+@pytest.mark.process
 def test_sigkill_while_a_state_is_written_leaves_a_readable_one(tmp_path: Path) -> None:
     """Fault 1; the 200 kills of the full list run with the slow tests."""
     path = tmp_path / "state"
@@ -250,6 +253,7 @@ def _hold(path: str, ready: object, release: object) -> None:
         release.wait(10)
 
 
+@pytest.mark.process
 def test_promise_3_one_writer_and_a_killed_one_frees_the_lock(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     ready, release = context.Event(), context.Event()
@@ -279,6 +283,7 @@ def test_a_lock_is_seen_by_who_may_only_read_and_a_lock_file_may_be_deleted(tmp_
             pass
 
 
+@pytest.mark.process
 def test_who_waits_for_a_lock_that_is_deleted_gets_the_one_that_is_there(tmp_path: Path) -> None:
     """`kd delete` and the sweep of stamps delete lock files that they hold, while others may wait for them."""
     path, context = tmp_path / "lock", multiprocessing.get_context("fork")

@@ -145,6 +145,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict, lis
     return place, *run(tmp_path_factory.mktemp("undisturbed"), plan(), place=place)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_promise_4_on_the_fast_path_a_compiled_bf16_run_that_was_stopped_ends_with_the_same_bytes(
     compiled: tuple, tmp_path: Path

@@ -581,6 +581,7 @@ def test_a_verb_refuses_inputs_that_are_not_there(finished: Path, capsys, produc
     assert contents() == before
 
 
+@pytest.mark.process
 def test_a_verb_waits_for_inputs_that_a_network_file_system_shows_late(finished: Path) -> None:
     hidden = STUDENT.manifest.rename("hidden.json")
     released = products.release(parse_cell(TEACHER.name))
@@ -599,6 +600,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", **more}
 
 
+@pytest.mark.process
 def test_a_verb_whose_thing_is_current_imports_neither_torch_nor_pandas_nor_numpy(here: Path) -> None:
     given = ["--study-json", json.dumps(tiny())]
     verbs = [[*command(one), *given] for one in ALL if one != DATA]
@@ -652,6 +654,7 @@ def test_plan_and_status_of_a_finished_study_say_that_nothing_is_to_do(finished:
         assert "nothing is to do" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_plan_and_status_write_nothing_where_the_user_may_not_write(half: Path) -> None:
     lines = told(to_do())
     before = {path: path.lstat().st_mtime_ns for path in half.rglob("*")}

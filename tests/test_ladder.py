@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import kd
 from kd.core.code import CONTENTS, imports
 
@@ -61,18 +63,21 @@ def _loaded(code: str) -> set[str]:
     return set(eval(subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True).stdout))
 
 
+@pytest.mark.process
 def test_parsing_a_study_loads_neither_torch_nor_pandas() -> None:
     wings = ("kd.core.", "kd.study.")
     modules = [name for name in _modules() if name.startswith(wings) and name != "kd.core.patches"]
     assert _loaded("\n".join(f"import {name}" for name in (*modules, "kd.jobs.making", "kd.__main__"))) == set()
 
 
+@pytest.mark.process
 def test_tables_and_figures_load_no_torch() -> None:
     assert not {"torch", "torchvision"} & _loaded(
         "import kd.report.table, kd.report.page, kd.report.verdict, kd.report.figures.dots"
     )
 
 
+@pytest.mark.process
 def test_training_a_wrn_loads_no_torchvision_and_no_snakemake() -> None:
     loaded = _loaded("import kd.jobs.train; from kd import models; models.build('wrn-10-1', 10)")
     assert "torch" in loaded

@@ -411,6 +411,7 @@ def test_family_names_the_module():
         family("msee")
 
 
+@pytest.mark.process
 def test_registry_imports_without_torch():
     heavy = "import sys, kd.losses; print({'torch', 'numpy', 'pandas'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout == "set()\n"

@@ -266,6 +266,7 @@ def test_unknown_network_is_refused_with_the_nearest_named(name, message):
             refuse(name)
 
 
+@pytest.mark.process
 def test_registry_imports_without_torch_and_a_wrn_without_torchvision():
     check = (
         "import sys, kd.models; print('torch' in sys.modules, kd.models.family('resnet50'), 'torch' in sys.modules);"

@@ -281,6 +281,7 @@ def test_the_manifest_states_the_realised_rate_and_the_digest_of_the_labels(digi
     assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == manifest
 
 
+@pytest.mark.process
 def test_teacher_and_student_see_equal_labels_whoever_makes_them(digits, tmp_path):
     """Fault 25."""
     prepare_labels(digits, "sym", 0.4, 1, tmp_path / "teacher", {})

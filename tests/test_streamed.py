@@ -154,6 +154,7 @@ def requests(count: int = 6) -> list:
     ]
 
 
+@pytest.mark.process
 def test_workers_change_neither_bytes_nor_order(folder: Path) -> None:
     dataset = listed(folder)
     alone = list(Stream(dataset, CROPS).read(requests(), CPU))
@@ -172,6 +173,7 @@ def test_grey_and_cmyk_images_and_a_png_that_is_called_jpeg_are_read_as_rgb(fold
         assert reader.image("train", number).mode == "RGB"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_image_is_named_with_the_fix(folder: Path, workers: int) -> None:
     """In training already: what decodes it may be another process."""
@@ -248,6 +250,7 @@ class StopAll(StopAt):
         return super().__call__(*arguments)
 
 
+@pytest.mark.process
 def test_promise_4_a_streamed_cell_ends_with_the_same_bytes_by_whomever_it_is_decoded(imagenet, monkeypatch) -> None:
     straight = train(TEACHER, workers=1)["files"]
     shutil.rmtree("results")
