@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kd.core.errors import ConfigError
-from kd.losses import ENSEMBLES, LOSSES, Choice, Loss, Number, Whole, ensembles, family, hard, kl, mse
+from kd.losses import ENSEMBLES, LOSSES, Choice, Loss, Number, Whole, ensembles, hard, kl, module_of, mse
 
 VECTORS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "vectors").glob("*.json")}
 CASES = [
@@ -406,9 +406,9 @@ def test_no_two_families_share_a_name():
 
 
 def test_family_names_the_module():
-    assert [family(name) for name in ("ce", "kl", "smoothl1")] == ["kd.losses.hard", "kd.losses.kl", "kd.losses.mse"]
+    assert [module_of(name) for name in ("ce", "kl", "smoothl1")] == ["kd.losses.hard", "kd.losses.kl", "kd.losses.mse"]
     with pytest.raises(ConfigError, match="loss 'msee': unknown; did you mean 'mse'"):
-        family("msee")
+        module_of("msee")
 
 
 @pytest.mark.process

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kd.core.errors import ConfigError
-from kd.models import NETWORKS, build, family, is_network
+from kd.models import NETWORKS, build, is_network, module_of
 from kd.models.network import BatchNorm, average
 
 EXAMPLES = [example for group in NETWORKS for example in group.examples]
@@ -243,7 +243,7 @@ def test_forward_leaves_its_input_as_it_was():
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_example_belongs_to_one_family(name):
     assert is_network(name)
-    assert [group.module for group in NETWORKS if group.numbers(name) is not None] == [family(name)]
+    assert [group.module for group in NETWORKS if group.numbers(name) is not None] == [module_of(name)]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_every_example_belongs_to_one_family(name):
 )
 def test_unknown_network_is_refused_with_the_nearest_named(name, message):
     assert not is_network(name)
-    for refuse in (family, lambda name: build(name, classes=10)):
+    for refuse in (module_of, lambda name: build(name, classes=10)):
         with pytest.raises(ConfigError, match=message):
             refuse(name)
 
@@ -269,7 +269,7 @@ def test_unknown_network_is_refused_with_the_nearest_named(name, message):
 @pytest.mark.process
 def test_registry_imports_without_torch_and_a_wrn_without_torchvision():
     check = (
-        "import sys, kd.models; print('torch' in sys.modules, kd.models.family('resnet50'), 'torch' in sys.modules);"
+        "import sys, kd.models; print('torch' in sys.modules, kd.models.module_of('resnet50'), 'torch' in sys.modules);"
         "kd.models.build('wrn-10-1', 10); print('torch' in sys.modules, 'torchvision' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)

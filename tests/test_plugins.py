@@ -27,7 +27,7 @@ import matplotlib.figure
 import numpy as np
 import torch
 
-from kd.data import Noise, Source
+from kd.data import NoiseKind, Source
 from kd.data.arrays import Images, normalisation
 from kd.losses import Loss, Number, Whole
 from kd.models import Family
@@ -77,7 +77,7 @@ LOSSES = {
 }
 NETWORKS = [Family(re.compile("plain(?P<width>[1-9][0-9]*)"), __name__, "Plain", ("plain4",), "one layer")]
 DATASETS = {"stripes": Source(f"{__name__}:stripes", "three colours", pad=1)}
-NOISES = {"next": Noise("following", f"{__name__}:next_class", "the first examples take the next class")}
+NOISES = {"next": NoiseKind("following", f"{__name__}:next_class", "the first examples take the next class")}
 FIGURES = {"accuracies": Figure("accuracies", __name__)}
 '''
 PHOTOS = "results/mine/quick/resnet8.ce.s0"
@@ -218,7 +218,7 @@ def test_the_code_of_one_plug_in_that_another_imports_counts(project: Path) -> N
 
 
 HEAD = """import re
-from kd.data import Noise, Source
+from kd.data import NoiseKind, Source
 from kd.losses import Choice, Loss
 from kd.models import Family
 from kd.report.figures import Figure
@@ -274,8 +274,11 @@ class C: pass
         ),
         (f"{HEAD}DATASETS = {{'x': Source(3, '')}}", "DATASETS: x: AttributeError"),
         (f"{HEAD}DATASETS = {{'x': Source('', '', streamed=True)}}", "only a folder of images can be streamed"),
-        (f"{HEAD}NOISES = {{'x': Noise('symmetric', __name__ + ':f', '')}}", "called 'symmetric' is kd's own"),
-        (f"{HEAD}NOISES = {{'frac': Noise('x', __name__ + ':f', '')}}", "NOISES: frac: no name that a path can spell"),
+        (f"{HEAD}NOISES = {{'x': NoiseKind('symmetric', __name__ + ':f', '')}}", "called 'symmetric' is kd's own"),
+        (
+            f"{HEAD}NOISES = {{'frac': NoiseKind('x', __name__ + ':f', '')}}",
+            "frac: no name that a path can spell",
+        ),
         (f"{HEAD}FIGURES = {{'dots': Figure('', __name__, 'f', 'f')}}", "dots: there is one of this name already"),
         (f"{HEAD}FIGURES = {{'x': Figure('', __name__, 'f')}}", "FIGURES: x: there is no function 'caption'"),
         (f"{HEAD}FIGURES = {{'x': Figure('', __name__, 'f', 'f', 'y')}}", "FIGURES: x: no such analysis: y"),

@@ -45,7 +45,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseKind:
     """A way to make training labels wrong; `amount` is a rate or, for `takes_file`, a path."""
 
     name: str  # as a study spells it; the key is how a path spells it
@@ -71,10 +71,10 @@ STREAMED = Source(
     "kd.data.folder:image_folder", "the same, but its images are read when they are needed", streamed=True
 )
 
-NOISES: dict[str, Noise] = {
-    "sym": Noise("symmetric", "kd.data.noise:symmetric", "this share of all examples, to any other class"),
-    "asym": Noise("asymmetric", "kd.data.noise:asymmetric", "this share of a class, to one class it is mistaken for"),
-    "labels": Noise("file", "kd.data.noise:from_file", "labels read from a file, such as human ones", True),
+NOISES: dict[str, NoiseKind] = {
+    "sym": NoiseKind("symmetric", "kd.data.noise:symmetric", "this share of all examples, to any other class"),
+    "asym": NoiseKind("asymmetric", "kd.data.noise:asymmetric", "this share of a class, to a class it is mistaken for"),
+    "labels": NoiseKind("file", "kd.data.noise:from_file", "labels read from a file, such as human ones", True),
 }
 
 # How images are cropped for training, as a protocol says it: what opens a dataset so.

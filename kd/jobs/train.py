@@ -54,7 +54,7 @@ def train(
             held.enter_context(at_work(product.lock))
             now = making.begin(judge, product, stamp)
         # The others wait for the lock here. What they find then is what the first finds.
-        if not peers.told(now is not None):
+        if not peers.broadcast(now is not None):
             return judge.again().manifest(product)["status"]
         about = making.about(now if peers.is_first else judge.again(), product)
         have = prepared(cell, recipe, workers=resources.workers)

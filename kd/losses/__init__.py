@@ -10,12 +10,12 @@ from kd.losses import hard, kl, mse
 from kd.losses.ensembles import ENSEMBLES
 from kd.losses.spec import Choice, Loss, Needs, Number, Whole
 
-__all__ = ["ENSEMBLES", "LOSSES", "Choice", "Loss", "Needs", "Number", "Whole", "family"]
+__all__ = ["ENSEMBLES", "LOSSES", "Choice", "Loss", "Needs", "Number", "Whole", "module_of"]
 
 LOSSES: dict[str, Loss] = {**hard.LOSSES, **kl.LOSSES, **mse.LOSSES}
 
 
-def family(name: str) -> str:
+def module_of(name: str) -> str:
     """Return the module that defines the loss `name`, for code digests. Raises ConfigError for an unknown loss."""
     if name not in LOSSES:
         raise ConfigError(f"loss {name!r}: unknown" + nearest(name, LOSSES))

@@ -82,7 +82,7 @@ def is_network(name: str) -> bool:
     return not _find(name)[1]
 
 
-def family(name: str) -> str:
+def module_of(name: str) -> str:
     """Return the module that defines network `name`, for code digests. Raises ConfigError for an unknown one."""
     return _known(name).module
 

@@ -97,7 +97,7 @@ def kind_of(cell: Cell, manifest: Mapping) -> Kind:
     }
     words = brief(made, {"": Protocol.since()})
     return {
-        "network": models.family(cell.stage.network).rpartition(".")[2],
+        "network": models.module_of(cell.stage.network).rpartition(".")[2],
         "loss": "-".join([objective.loss, *(key + _word(value) for key, value in objective.parameters)]),
         "teacher": _taught(cell, protocol["teacher"]),
         "precision": manifest["precision"],

@@ -349,7 +349,7 @@ def _parse_stage(text: str) -> Stage:
     match = _matched_stage(text)
     networks, seeds = match["networks"].split("+"), map(int, match["seeds"].split("+"))
     for network in networks:
-        models.family(network)
+        models.module_of(network)
     chosen = _parse_objective(match["objective"])
     if chosen.weights and len(networks) > 1:
         raise ConfigError(f"{text!r}: the weights {chosen.weights!r} are of one network, not of several")
@@ -568,12 +568,12 @@ def analysed(study: Study) -> list[Cell]:
 
 def code_behind(cell: Cell, protocol: Protocol) -> str:
     """Return the digest of the code that decides what training `cell` gives, its data and its teacher aside."""
-    modules = list(map(models.family, cell.stage.networks))
+    modules = list(map(models.module_of, cell.stage.networks))
     if cell.is_ensemble or cell.stage.weights:
         modules.append("kd.train.weights")
     else:
         opened = data.module_of(data.CROPS[protocol.crop])
-        modules += ["kd.train.lesson", opened, losses.family(cell.stage.objective.loss)]
+        modules += ["kd.train.lesson", opened, losses.module_of(cell.stage.objective.loss)]
     if cell.teacher:
         modules.append("kd.train.teachers")
     return code_digest(*modules)
@@ -582,12 +582,12 @@ def code_behind(cell: Cell, protocol: Protocol) -> str:
 def code_behind_bank(teacher: Cell, protocol: Protocol) -> str:
     """Return the digest of the code that computes a bank of `teacher`."""
     chosen = ["kd.data.splits"] if teacher.dataset.fraction < 1 or protocol.heldout else []
-    return code_digest("kd.train.teachers", "kd.train.arithmetic", models.family(teacher.stage.network), *chosen)
+    return code_digest("kd.train.teachers", "kd.train.arithmetic", models.module_of(teacher.stage.network), *chosen)
 
 
 def code_behind_answers(cell: Cell) -> str:
     """Return the digest of the code that decides what the network of `cell` answers."""
-    return code_digest("kd.measure.answers", *map(models.family, cell.stage.networks))
+    return code_digest("kd.measure.answers", *map(models.module_of, cell.stage.networks))
 
 
 def code_behind_data(name: str, declared: Mapping | None) -> str:

@@ -153,7 +153,7 @@ def _network(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"got {_shown(value)}, expected the name of a network, such as wrn-16-2")
     try:
-        models.family(value)
+        models.module_of(value)
     except ConfigError as error:
         raise ValueError(str(error)) from None
     return value

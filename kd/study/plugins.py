@@ -30,7 +30,7 @@ _NAME = "[A-Za-z0-9][A-Za-z0-9_]*"
 _TABLES: dict[str, tuple[dict, type, str]] = {  # what each adds to, the type of its entries, names that paths can spell
     "LOSSES": (losses.LOSSES, losses.Loss, "(?!weights$)[a-z][a-z0-9_]*"),
     "DATASETS": (data.DATASETS, data.Source, _NAME),
-    "NOISES": (data.NOISES, data.Noise, "(?!frac)[a-z]+"),
+    "NOISES": (data.NOISES, data.NoiseKind, "(?!frac)[a-z]+"),
     "FIGURES": (figures.FIGURES, figures.Figure, _NAME),
 }
 _OWN = [(table, dict(table)) for table in (*(table for table, *_ in _TABLES.values()), figures.ANALYSES)]
@@ -91,7 +91,7 @@ def _say(paths: str) -> None:
 def _read(path: str) -> Plugin:
     if not path.endswith(".py") or not Path(path).stem.isidentifier():
         raise ConfigError(
-            f"plugins: {reprlib.repr(path)}: expected a Python file, named with letters, digits and underscores"
+            f"plugins: {reprlib.repr(path)}: not a Python file named with letters, digits and underscores"
         )
     try:
         return Plugin(path, Path(path).expanduser().read_bytes())
@@ -195,7 +195,7 @@ def _wrong_entry(entry: object, module: ModuleType) -> str:
             if entry.streamed:
                 return "only a folder of images can be streamed"
             return _wrong_function(entry.module, entry.function.rpartition(":")[2], module)
-        case data.Noise():
+        case data.NoiseKind():
             if entry.takes_file or entry.name in {noise.name for noise in data.NOISES.values()}:
                 return f"a kind of label noise called {entry.name!r} is kd's own, or reads a file, as only kd's own may"
             return _wrong_function(entry.module, entry.function.rpartition(":")[2], module)

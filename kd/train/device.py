@@ -171,7 +171,7 @@ def place(
             memories = {str(card.uuid): card.total_memory for card in cards}
             # The first takes a share for each at once: two cells that took one by one could wait for each other.
             shares = gpu_shares(memories, gpu_bytes, cells_per_gpu, held, peers.count) if peers.is_first else []
-            yield _place(f"cuda:{peers.told(shares)[peers.rank]}", precision, peers)
+            yield _place(f"cuda:{peers.broadcast(shares)[peers.rank]}", precision, peers)
 
 
 def _place(name: str, precision: str, peers: Peers = ALONE) -> Place:

@@ -194,7 +194,7 @@ def _runners(network: nn.Module, plan: Plan, place: Place) -> tuple[Callable, Ca
 
 def _logged(objective: Objective, peers: Peers) -> Row:
     """Return the means of an epoch that the objective has noted."""
-    sums = {name: peers.gathered(each).sum(0).tolist() for name, each in objective.logged.items()}
+    sums = {name: peers.all_gather(each).sum(0).tolist() for name, each in objective.logged.items()}
     return {name: total / count if count else math.nan for name, (total, count) in sums.items()}
 
 
@@ -221,7 +221,7 @@ def evaluate(
             logits = forward(inputs)
         logits = logits.float()
         sums += torch.stack([cross_entropy(logits, truth, reduction="sum"), (logits.argmax(1) == truth).sum()])
-    loss, correct = (place.peers.gathered(sums).sum(0) / len(labels)).tolist()
+    loss, correct = (place.peers.all_gather(sums).sum(0) / len(labels)).tolist()
     return {f"{part}_loss": loss, f"{part}_top1": 100 * correct}
 
 
@@ -255,7 +255,7 @@ class Position:
 
     def check_finite(self, peers: Peers) -> None:
         """Raise Diverged, naming the interval of steps, unless every loss so far is finite, in every process."""
-        if not peers.gathered(self.sums).isfinite().all():
+        if not peers.all_gather(self.sums).isfinite().all():
             raise Diverged(
                 f"the loss is no longer finite: epoch {self.epoch + 1}, steps {self.checked + 1} to {self.step}"
             )
@@ -267,7 +267,7 @@ class Position:
         Where examples are mislabelled also how many of those (%) were answered with their wrong label, memorised, and
         with their true one, recovered.
         """
-        loss, right, mislabelled, memorised, recovered = peers.gathered(self.sums).sum(0).tolist()
+        loss, right, mislabelled, memorised, recovered = peers.all_gather(self.sums).sum(0).tolist()
         row = {f"{prefix}_loss": loss / self.seen, f"{prefix}_top1": 100 * (right / self.seen)}
         if mislabelled:
             row[f"{prefix}_memorised"] = 100 * memorised / mislabelled
@@ -335,17 +335,17 @@ def _save(
     content = {
         "network": network.state_dict(),
         "objective": objective.state_dict(),
-        "logged": {name: peers.gathered(sums) for name, sums in objective.logged.items()},
+        "logged": {name: peers.all_gather(sums) for name, sums in objective.logged.items()},
         "momenta": optimiser.state(),
         "generator": torch.get_rng_state(),  # for networks with dropout; order and views need none
         # The sums of each process: added up here, they would end with other last digits.
-        "position": {**vars(position), "sums": peers.gathered(position.sums)},
+        "position": {**vars(position), "sums": peers.all_gather(position.sums)},
         "history": vars(history),
     }
     with signals.saving():
         if peers.is_first:
             state.save(content)
-        peers.told("saved")  # until then nobody ends: torchrun would end the first, too
+        peers.broadcast("saved")  # until then nobody ends: torchrun would end the first, too
 
 
 def _restore(

@@ -45,7 +45,7 @@ class Peers:
         """Return what runs `network` so that its gradients are the means over the processes."""
         return network
 
-    def gathered(self, values: Tensor) -> Tensor:
+    def all_gather(self, values: Tensor) -> Tensor:
         """Return the values [...] of every process: [P, ...]."""
         return values[None]
 
@@ -53,7 +53,7 @@ class Peers:
         """Return the signal to stop by, 0 if none has arrived anywhere, and whether the first wants to save."""
         return (arrived[0] if arrived else 0), save
 
-    def told(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Return what the first process says, once it does."""
         return value
 
@@ -87,7 +87,7 @@ class Team(Peers):
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch 2.15 has another name for it
             return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
 
-    def gathered(self, values: Tensor) -> Tensor:
+    def all_gather(self, values: Tensor) -> Tensor:
         rows = [torch.empty_like(values) for _ in range(self.count)]
         torch.distributed.all_gather(rows, values)
         return torch.stack(rows)
@@ -99,7 +99,7 @@ class Team(Peers):
         stop, save = word.tolist()
         return stop, bool(save)
 
-    def told(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         values = [value]
         torch.distributed.broadcast_object_list(values, device=torch.device("cpu"))
         return values[0]
