@@ -185,7 +185,7 @@ class Judge:
         """
         for one in self.inputs(product):
             if product.kind != "release" and not self.same(one) and not (one.kind in SPARED and _is_gone(one)):
-                return f"{_role(product, one)} is another now"
+                return f"{_role(product, one)} is another now ({one})"
         for one in (product, *([_bank_of(product)] if product.kind == "release" else [])):
             self._seen.pop(one, None)
         for known in (self._reasons, self._expected):
