@@ -86,7 +86,7 @@ CONFIG = "kd/study/config.py"
 KEYS = {  # of each kind: the file, what stands there, and what an upgrade writes before it
     "protocol": (CONFIG, "    momentum: Share = 0.9", "    warmth: Number = {}\n"),
     "dataset": (CONFIG, '    convert: Literal["rgb"]', "    warmth: Number = {}\n"),
-    "loss": ("kd/losses/__init__.py", "\n\ndef family", '\nLOSSES["kl"].parameters["warmth"] = {}\n'),
+    "loss": ("kd/losses/__init__.py", "\n\ndef module_of", '\nLOSSES["kl"].parameters["warmth"] = {}\n'),
 }
 INTRODUCED = {"protocol": "1.0", "dataset": "1.0", "loss": "Number(1.0)"}
 _CHANGED = 'Field(2.0, json_schema_extra={"since": 1.0})'
