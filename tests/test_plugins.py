@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, study, values
+from conftest import ROOT, prepare, study, train, values
 from made_study import finish, images, judge, tiny
 from test_workflow import Project
 
@@ -165,6 +165,38 @@ def test_a_recipe_on_a_command_line_names_the_plug_ins_that_its_cell_needs(mine:
     plugins.load(())
     assert main(["train", STRIPES, "--recipe", json.dumps({"protocol": protocol})]) == 2
     assert "network 'plain4': unknown" in capsys.readouterr().err
+
+
+def test_a_plug_in_may_build_an_objective_that_learns(project: Path) -> None:
+    (project / "mine.py").write_text(
+        """
+import torch
+from torch import nn
+
+from kd.losses import Loss, Needs, Number
+from kd.losses.objective import Objective
+
+
+class Scaled(Objective):
+    def __init__(self, course, start):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(start))
+
+    def forward(self, batch):
+        return nn.functional.cross_entropy(self.scale * batch.student[0].logits, batch.labels, reduction="none")
+
+
+LOSSES = {
+    "scaled": Loss(None, "a learnt scale", {"start": Number(1.0)}, Needs(teacher=frozenset()), build=Scaled),
+}
+"""
+    )
+    prepare()
+    asked = {"plugins": ["mine.py"], "experiments": {"a": {"student": "resnet8", "loss": {"scaled": {"start": 2}}}}}
+    cell = "results/digits/quick/resnet8.scaled-start2.s0"
+    manifest = train(cell, study(**asked))
+    assert manifest["status"] == "ok"
+    assert manifest["recipe"]["objective"] == {"loss": "scaled", "start": 2.0}
 
 
 def test_without_its_plug_in_a_study_is_refused_and_a_cell_can_be_deleted(mine: Path, capsys) -> None:

@@ -182,9 +182,10 @@ def _wrong(entry: object, kind: type, module: ModuleType) -> str:
 def _wrong_entry(entry: object, module: ModuleType) -> str:
     match entry:
         case losses.Loss():
-            if getattr(entry.function, "__module__", None) != module.__name__:
+            made, arguments = (entry.function, 3) if entry.function else (entry.build, 1)
+            if getattr(made, "__module__", None) != module.__name__:
                 return "its function must be defined in this file, by whose code its results are known"
-            return _wrong_call(entry.function, 3, entry.parameters)
+            return _wrong_call(made, arguments, entry.parameters)
         case models.Family():
             return (
                 _wrong_function(entry.module, entry.function, module)
