@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -225,3 +226,13 @@ def _with(tree: object, place: tuple, how: str, value: object, key: str) -> obje
     else:
         items[place[0] if how == "replace" else key] = value
     return items if isinstance(tree, dict) else list(items.values())
+
+
+def read_until(run: subprocess.Popen, pattern: str) -> str:
+    """Read what a process prints until a pattern is in it; return that."""
+    output = ""
+    while not re.search(pattern, output):
+        line = run.stdout.readline()
+        assert line, output
+        output += line
+    return output

@@ -11,7 +11,6 @@ import contextlib
 import io
 import itertools
 import logging
-import os
 import random
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from made_tiny import FILES, PUBLISHED, STUDY, TEACHER, VERBS, Folder, Tree, Verb, published, tree
-from storage_sweep import import_all
+from storage_sweep import prepared
 from supervised import refusal, supervised
 
 from kd.__main__ import main as kd
@@ -38,7 +37,6 @@ from kd.study.cells import all_cells
 from kd.study.config import validate
 from kd.study.judge import Judge
 from kd.study.products import owner
-from kd.train import bank
 from kd.train.teachers import LiveTeacher
 
 SMALL = (
@@ -330,14 +328,9 @@ def main() -> int:
     if why := refusal():
         print(why)
         return 77
-    torch.set_num_threads(1)
     logging.getLogger().addHandler(logging.NullHandler())
-    state._PATIENCE_SECONDS = bank._FLUSH_SECONDS = 0.0  # so that there are two states, and parts of a filling
-    bank.FILL_BATCH["cpu"] = 16
-    import_all()
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        sweep = Sweep(Path(folder) / "project", draws=not options.quick)
+    with prepared() as project:
+        sweep = Sweep(project, draws=not options.quick)
         began, generator = time.monotonic(), random.Random(options.seed)
         pairs = sweep.flips(generator, options.most)
         pairs = [flips for flips in pairs if not options.readers or flips[0].reader in options.readers]

@@ -180,14 +180,9 @@ def main() -> int:
     if why := refusal():
         print(why)
         return 77
-    torch.set_num_threads(1)  # threads do not survive a fork
-    state._PATIENCE_SECONDS = bank._FLUSH_SECONDS = 0.0  # so that within a training and a filling something is saved
-    bank.FILL_BATCH["cpu"] = 16
-    import_all()
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+    with prepared() as project:
         verbs = [verb for verb in VERBS if not (options.quick and verb.draws)]
-        sweep = Sweep(Path(folder) / "project", verbs)
+        sweep = Sweep(project, verbs)
         trials = [trial for trial in sweep.trials() if not options.verbs or trial.verb.name in options.verbs]
         random.Random(options.seed).shuffle(trials)
         began, wrong, made = time.monotonic(), [], Counter()
@@ -212,6 +207,19 @@ def _print_counts(sweep: Sweep, trials: list[Trial], made: Counter, wrong: list[
         print(
             f"{verb.name:28}{made[verb.name]:5} of {every[verb.name]:5} trials, {bad[verb.name]} wrong; calls: {kinds}"
         )
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[Path]:
+    """Have this process ready to be forked for each verb; give the folder of a project, in memory where it can be."""
+    torch.set_num_threads(1)  # threads do not survive a fork
+    # So that within a training and a filling something is saved: two states, and parts of a bank.
+    state._PATIENCE_SECONDS = bank._FLUSH_SECONDS = 0.0
+    bank.FILL_BATCH["cpu"] = 16
+    import_all()
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder) / "project"
 
 
 def import_all() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, prepare
+from conftest import ROOT, prepare, read_until
 from test_workflow import SMALL
 from together import trained
 
@@ -92,15 +91,6 @@ def finished() -> dict[str, str]:
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 0, output
     return verified(Path(CELL))["files"]
-
-
-def read_until(run: subprocess.Popen, pattern: str) -> str:
-    output = ""
-    while not re.search(pattern, output):
-        line = run.stdout.readline()
-        assert line, output
-        output += line
-    return output
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, read_until
 from made_imagenet import made_imagenet
 from test_fit import made_examples, plan, run, same
 from test_streamed import PROTOCOL
@@ -44,14 +44,6 @@ BOTH = pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (sign
 
 def started(*command: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def read_until(running: subprocess.Popen, pattern: str) -> None:
-    said = ""
-    while not re.search(pattern, said):
-        line = running.stdout.readline()
-        assert line, said
-        said += line
 
 
 def ended(running: subprocess.Popen) -> tuple[int, str]:

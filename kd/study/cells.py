@@ -46,9 +46,15 @@ from kd.study.config import (
 RESULTS, STATE, BANKS, ANSWERS, DATA, REPORTS, LOGS = "results", "state", "banks", "answers", "data", "reports", "logs"
 TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
 
-COMBINATIONS = {name.replace("_", ""): name for name in losses.ENSEMBLES}  # as paths spell them
+
+def _word(name: str) -> str:
+    """Return a name as paths spell it."""
+    return name.replace("_", "")
+
+
+COMBINATIONS = {_word(name): name for name in losses.ENSEMBLES}
 MEAN_LOGIT = next(iter(losses.ENSEMBLES))
-OWN = {key.replace("_", ""): key for key in OwnTraining.model_fields}  # as paths spell them
+OWN = {_word(key): key for key in OwnTraining.model_fields}
 
 _STAGE = re.compile(
     r"(?P<networks>[a-z0-9+-]+)\.(?P<objective>.+)\.s(?P<seeds>[0-9]{1,9}(?:\+[0-9]{1,9})*)"
@@ -153,11 +159,11 @@ class Stage:
 
     @property
     def _combined(self) -> str:
-        return "" if self.ensemble == MEAN_LOGIT else f"-{self.ensemble.replace('_', '')}"
+        return "" if self.ensemble == MEAN_LOGIT else f"-{_word(self.ensemble)}"
 
     @property
     def _own(self) -> str:
-        return "".join(f"-{key.replace('_', '')}{spell(value)}" for key, value in self.own)
+        return "".join(f"-{_word(key)}{spell(value)}" for key, value in self.own)
 
     @property
     def _ending(self) -> str:
@@ -446,14 +452,11 @@ def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -
         mixes, teacher_seeds, combinations, fractions, trainings, seeds
     ):
         *teach, last = zip(networks, (first, *mix), strict=True)
-        early_or_not = [(early, 1.0, ()), *[(None, part, own)] * len(networks)]
-        yield (
-            *(
-                stage(network.split("+"), chosen, from_seeds, stop, ensemble, share, its_own)
-                for (network, chosen), (stop, share, its_own) in zip(teach, early_or_not, strict=False)
-            ),
-            Stage(*last, seed, fraction=part, own=own),
-        )
+        stages = []
+        for n, (network, chosen) in enumerate(teach):
+            stop, share, its_own = (None, part, own) if n else (early, 1.0, ())
+            stages.append(stage(network.split("+"), chosen, from_seeds, stop, ensemble, share, its_own))
+        yield (*stages, Stage(*last, seed, fraction=part, own=own))
 
 
 def _beside(own: tuple[tuple[str, float], ...], protocol: Protocol) -> tuple[tuple[str, float], ...]:
@@ -573,7 +576,7 @@ def code_behind(cell: Cell, protocol: Protocol) -> str:
         modules.append("kd.train.weights")
     else:
         opened = data.module_of(data.CROPS[protocol.crop])
-        modules += ["kd.train.lesson", opened, losses.module_of(cell.stage.objective.loss)]
+        modules += ["kd.train.lesson", "kd.train.device", opened, losses.module_of(cell.stage.objective.loss)]
     if cell.teacher:
         modules.append("kd.train.teachers")
     return code_digest(*modules)

@@ -265,12 +265,11 @@ def _trainings(value: object) -> tuple[tuple[tuple[str, float], ...], ...]:
 
 
 def _training_schema() -> dict:
-    fields = {"lr": "number", "batch": "integer", "weight_decay": "number"}
-    one_or_more = {
-        key: {"anyOf": [{"type": kind}, {"type": "array", "items": {"type": kind}, "minItems": 1}]}
-        for key, kind in fields.items()
+    properties = {
+        key: {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+        for key, value in OwnTraining.model_json_schema()["properties"].items()
     }
-    return {"type": "object", "properties": one_or_more, "additionalProperties": False}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def _amount(name: str, amount: object) -> float | str:
@@ -334,6 +333,9 @@ _NUMERIC = {"type": ["number", "string"]}
 Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMERIC)]
 Whole = Annotated[int, BeforeValidator(_whole), WithJsonSchema({"type": "integer"})]
 Share = Annotated[Number, Field(ge=0, lt=1)]
+LearningRate = Annotated[Number, Field(gt=0)]
+BatchSize = Annotated[Whole, Field(ge=1)]
+WeightDecay = Annotated[Number, Field(ge=0)]
 CellsPerGpu = Annotated[
     int,
     BeforeValidator(_cells_per_gpu),
@@ -430,11 +432,11 @@ class Protocol(_Model):
 
     name: Name = Field(description="stands in the path of every cell trained this way")
     epochs: Annotated[Whole, Field(ge=1)] = 200
-    batch: Annotated[Whole, Field(ge=1)] = Field(128, description="examples a step; the last, partial batch is kept")
-    lr: Annotated[Number, Field(gt=0)] = 0.1
+    batch: BatchSize = Field(128, description="examples a step; the last, partial batch is kept")
+    lr: LearningRate = 0.1
     momentum: Share = 0.9
     nesterov: bool = True
-    weight_decay: Annotated[Number, Field(ge=0)] = Field(5e-4, description="not applied to 1-D parameters")
+    weight_decay: WeightDecay = Field(5e-4, description="not applied to 1-D parameters")
     schedule: Literal["multistep", "cosine"] = "multistep"
     milestones: Annotated[tuple[Whole, ...], BeforeValidator(_several)] | None = Field(
         None, description="epochs at which lr is multiplied by gamma; by default at 1/2 and 3/4 of the epochs"
@@ -481,9 +483,9 @@ class Protocol(_Model):
 class OwnTraining(_Model):
     """Values of the protocol that a stage may have of its own."""
 
-    lr: Annotated[Number, Field(gt=0)] | None = None
-    batch: Annotated[Whole, Field(ge=1)] | None = None
-    weight_decay: Annotated[Number, Field(ge=0)] | None = None
+    lr: LearningRate | None = None
+    batch: BatchSize | None = None
+    weight_decay: WeightDecay | None = None
 
 
 def own_training(values: Mapping[str, object]) -> tuple[tuple[str, float], ...]:

@@ -30,11 +30,10 @@ from kd.data.arrays import load_array, npy
 from kd.data.examples import Examples
 from kd.data.views import Grid
 from kd.train.device import Place
-from kd.train.teachers import LiveTeacher, Need, StoredTeacher, keys_seen
+from kd.train.teachers import FILL_BATCH, LiveTeacher, Need, StoredTeacher, keys_seen
 
 log = logging.getLogger("kd")
 
-FILL_BATCH = {"cpu": 64, "cuda": 1024}  # fastest: on a CPU the activations stay in the cache (bench/parts.py)
 _FLUSH_SECONDS = 10.0
 
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -98,8 +98,9 @@ def fit(
     optimiser = Sgd([*network.parameters(), *objective.parameters()], plan)
     steps = math.ceil(len(examples.train) / plan.batch)
     position = Position(torch.zeros(5, dtype=torch.float64, device=place.device))
-    _restore(state.load(), network, objective, optimiser, position, history, peers)
-    now = torch.tensor(float(position.epoch + 1), device=place.device)  # the epoch, as a recorded step can read it
+    run = _Run(network, objective, optimiser, position, history, peers)
+    _restore(state.load(), run)
+    now = torch.zeros((), device=place.device)  # the epoch, as a recorded step can read it
     progress = Progress(name, plan.epochs, steps, peers.is_first)
     progress.at(position.epoch * steps + position.step)
 
@@ -147,7 +148,7 @@ def fit(
                     if stop or save:
                         position.seconds += time.monotonic() - resumed_at
                         resumed_at = time.monotonic()
-                        _save(state, network, objective, optimiser, position, history, peers)
+                        _save(state, run)
                     if stop:
                         raise _stopped(stop, position)
 
@@ -160,7 +161,7 @@ def fit(
                 measured = evaluate(forward, examples, part, place, arrived)
                 if measured is None:  # as after the last step: what is evaluated is evaluated again
                     position.seconds += time.monotonic() - resumed_at
-                    _save(state, network, objective, optimiser, position, history, peers)
+                    _save(state, run)
                     raise _stopped(arrived[0], position)
                 row |= measured
             if not math.isfinite(row["test_loss"]):
@@ -177,7 +178,7 @@ def fit(
             # after the last one always: what comes now is publishing, and a full disk there must not cost the run
             _, save = peers.agreed([], position.epoch == plan.epochs or state.due(epoch_ends=True))
             if save:
-                _save(state, network, objective, optimiser, position, history, peers)
+                _save(state, run)
 
 
 def _runners(network: nn.Module, plan: Plan, place: Place) -> tuple[Callable, Callable]:
@@ -322,50 +323,46 @@ class Sgd:
         torch._foreach_copy_(self._momenta, [m.to(own.device) for m, own in zip(momenta, self._momenta, strict=True)])
 
 
-def _save(
-    state: State,
-    network: nn.Module,
-    objective: Objective,
-    optimiser: Sgd,
-    position: Position,
-    history: History,
-    peers: Peers,
-) -> None:
-    position.check_finite(peers)  # promise 5: a state that has diverged is never saved
+class _Run(NamedTuple):
+    """All that changes while a network is trained: what a state holds."""
+
+    network: nn.Module
+    objective: Objective
+    optimiser: Sgd
+    position: Position
+    history: History
+    peers: Peers
+
+
+def _save(state: State, run: _Run) -> None:
+    run.position.check_finite(run.peers)  # promise 5: a state that has diverged is never saved
+    gathered = run.peers.all_gather
     content = {
-        "network": network.state_dict(),
-        "objective": objective.state_dict(),
-        "logged": {name: peers.all_gather(sums) for name, sums in objective.logged.items()},
-        "momenta": optimiser.state(),
+        "network": run.network.state_dict(),
+        "objective": run.objective.state_dict(),
+        "momenta": run.optimiser.state(),
         "generator": torch.get_rng_state(),  # for networks with dropout; order and views need none
         # The sums of each process: added up here, they would end with other last digits.
-        "position": {**vars(position), "sums": peers.all_gather(position.sums)},
-        "history": vars(history),
+        "position": {**vars(run.position), "sums": gathered(run.position.sums)},
+        "logged": {name: gathered(sums) for name, sums in run.objective.logged.items()},
+        "history": vars(run.history),
     }
     with signals.saving():
-        if peers.is_first:
+        if run.peers.is_first:
             state.save(content)
-        peers.broadcast("saved")  # until then nobody ends: torchrun would end the first, too
+        run.peers.broadcast("saved")  # until then nobody ends: torchrun would end the first, too
 
 
-def _restore(
-    saved: dict[str, Any] | None,
-    network: nn.Module,
-    objective: Objective,
-    optimiser: Sgd,
-    position: Position,
-    history: History,
-    peers: Peers,
-) -> None:
+def _restore(saved: dict[str, Any] | None, run: _Run) -> None:
     if saved is None:
         return
-    network.load_state_dict(saved["network"])
-    objective.load_state_dict(saved["objective"])
-    for name, sums in objective.logged.items():
-        sums.copy_(saved["logged"][name][peers.rank])
-    optimiser.restore(saved["momenta"])
+    run.network.load_state_dict(saved["network"])
+    run.objective.load_state_dict(saved["objective"])
+    run.optimiser.restore(saved["momenta"])
     torch.set_rng_state(saved["generator"])
-    position.sums.copy_(saved["position"].pop("sums")[peers.rank])
-    vars(position).update(saved["position"])
-    log.info("going on from epoch %d, step %d", position.epoch + 1, position.step + 1)
-    vars(history).update(saved["history"])
+    run.position.sums.copy_(saved["position"].pop("sums")[run.peers.rank])
+    vars(run.position).update(saved["position"])
+    for name, sums in run.objective.logged.items():
+        sums.copy_(saved["logged"][name][run.peers.rank])
+    vars(run.history).update(saved["history"])
+    log.info("going on from epoch %d, step %d", run.position.epoch + 1, run.position.step + 1)

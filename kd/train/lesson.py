@@ -16,7 +16,6 @@ from kd.losses.spec import OUTPUTS
 from kd.models.output import Output
 from kd.study.cells import Cell, spell_objective
 from kd.study.config import Protocol
-from kd.train import device  # noqa: F401 (how it runs: compiled, recorded, in which precision)
 from kd.train.fit import Plan
 from kd.train.material import Prepared
 from kd.train.published import load_network

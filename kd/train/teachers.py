@@ -24,6 +24,9 @@ from kd.models.output import Output
 if TYPE_CHECKING:
     from kd.study.cells import Cell
 
+# Views at a time that a bank is computed in, which may change a row's last bit. Fastest: on a CPU the activations stay
+# in the cache (bench/parts.py).
+FILL_BATCH = {"cpu": 64, "cuda": 1024}
 Need = tuple[int, int]  # a student's seed and the epochs it trains: it sees the views of those
 
 
