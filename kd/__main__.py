@@ -26,7 +26,7 @@ from pathlib import Path
 
 from kd import __version__
 from kd.core import files, signals
-from kd.core.errors import STOPS, ConfigError, Diverged, StorageError, Terminated, nearest, understood
+from kd.core.errors import STOPS, ConfigError, Damaged, Diverged, StorageError, Terminated, nearest, understood
 from kd.core.startup import flush, keep_memory, leave, speak_utf8, start_together
 from kd.jobs import making
 from kd.report.figures import ANALYSES, FIGURES
@@ -85,9 +85,11 @@ def _answer(options: argparse.Namespace) -> int:
     except BaseException as error:
         known = understood(error)
         if not isinstance(known, STOPS):
+            known = signals.ending()
+        if known is None:
             raise
-        if options.as_command and isinstance(error, Terminated):
-            raise
+        if options.as_command and isinstance(known, Terminated):
+            raise known from error
         with contextlib.suppress(OSError):  # the disk that the log is on may be the full one
             print(f"kd: {known}", file=sys.stderr)
         return known.exit_code
@@ -177,20 +179,23 @@ _NEXT = "he snakemake command of this study makes what is to do; each cell goes 
 def verify(options: argparse.Namespace) -> int:
     """Compare every published file with its digest; name what is damaged and how it is rebuilt."""
     from kd.study.controllers import alive
-    from kd.study.status import damaged
+    from kd.study.status import faulty
 
-    count, wrong = damaged()
-    for manifest, what in wrong:
+    count, wrong = faulty()
+    damaged = [manifest for manifest, what in wrong if isinstance(what, Damaged)]
+    for _, what in wrong:
         print(f"kd: {what}", file=sys.stderr)
-        if options.discard:
+    if options.discard:
+        for manifest in damaged:
             files.discard(manifest)
-    print(f"{count} published products, {len(wrong)} damaged")
+    unread = len(wrong) - len(damaged)
+    print(f"{count} published products, {len(damaged)} damaged" + (f", {unread} cannot be read" if unread else ""))
     print("a Snakemake is at work here" if alive() else "no Snakemake is at work here")
-    if wrong and options.discard:
+    if damaged and options.discard:
         print("next: the damaged ones count as absent now; the snakemake command of their study makes them anew")
-    elif wrong:
+    elif damaged:
         print("next: `kd verify --discard` makes the damaged ones count as absent; then snakemake makes them anew")
-    return StorageError.exit_code if wrong and not options.discard else 0
+    return StorageError.exit_code if unread or (damaged and not options.discard) else 0
 
 
 def data(options: argparse.Namespace) -> None:
@@ -214,7 +219,7 @@ def _discard_if_its_folder_changed(product: Product, folder: str) -> None:
     with files.lock(product.lock):
         try:
             manifest = files.read_manifest(product.folder)
-        except StorageError:
+        except Damaged:
             return
         if manifest and holds_other_files(manifest, folder):
             logging.getLogger("kd").warning("%s: %s holds other files now; it is read anew", product, folder)
@@ -256,7 +261,7 @@ def _undamaged(judge: Judge, product: Product) -> bool:
     """Say whether a published network is, byte by byte, what its manifest says; if not, have it count as absent."""
     try:
         return judge.to_do(product) is not None or bool(files.verified(product.folder))
-    except StorageError as error:
+    except Damaged as error:
         logging.getLogger("kd").warning("%s; it is trained anew", error)
         with files.lock(product.lock):
             files.discard(product.manifest)

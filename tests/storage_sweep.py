@@ -94,8 +94,6 @@ class Sweep:
             numbers: Counter[str] = Counter()
             for place, call in enumerate(self.calls[verb]):
                 numbers[call.kind] += 1
-                if verb.name == "discard" and call.kind == "openr":
-                    continue  # what cannot be read is damaged, and is discarded
                 if not self._is_one_of_many(verb, place):
                     for how in _ways(call):
                         yield Trial(verb, numbers[call.kind], call, how)
@@ -150,7 +148,7 @@ class Sweep:
 
     def _damaged(self) -> list[str]:
         with contextlib.chdir(self.folder.path):
-            return [what for _, what in status.damaged()[1]]
+            return [str(what) for _, what in status.faulty()[1]]
 
     def _other_than(self, wanted: dict) -> str | None:
         found = published(tree(self.folder.path))

@@ -51,7 +51,7 @@ from kd.study.cells import parse_cell
 from kd.study.config import Protocol
 from kd.study.judge import Judge, replaced, told
 from kd.study.products import READ_BY_PEOPLE, SPARED, Product
-from kd.study.status import damaged
+from kd.study.status import faulty
 
 TEACHER_ANSWERS = products.answers(parse_cell(TEACHER.name))
 ALL = (
@@ -379,9 +379,9 @@ def test_a_changed_byte_of_what_people_read_is_found_and_of_the_rest_by_verify(f
             continue
         before = flipped(path, generator.randrange(path.stat().st_size))
         assert reason(product) == (f"{path.name} is damaged" if product.kind in READ_BY_PEOPLE else None)
-        ((at, what),) = damaged()[1]
+        ((at, what),) = faulty()[1]
         assert at == product.manifest
-        assert f"{path}: damaged" in what
+        assert f"{path}: damaged" in str(what)
         path.write_bytes(before)
 
 
@@ -891,7 +891,7 @@ def test_a_study_of_invented_names_is_made_in_a_folder_with_others(
     for names in ((one, other), (other, one), (one, one)):
         looking = judge(**invented(*names))
         assert {one.kind for one in looking.all_to_do} == {"analysis", "table", "figure", "tables", "verdict", "page"}
-    assert damaged()[1] == []
+    assert faulty()[1] == []
 
 
 # -- delete -----------------------------------------------------------------------------------------------------------

@@ -106,6 +106,20 @@ threading.Event().wait()
     assert (got, said.count("swallowed"), said.count("kd: signal 15: terminated")) == (143, 1, 1)
 
 
+def test_what_fails_because_a_signal_was_swallowed_is_that_signal(project: Path) -> None:
+    running = verb("""
+try:
+    print("now", flush=True)
+    time.sleep(3600)
+except BaseException:  # as C code does that imports what it may lack
+    pass
+raise AttributeError("module 'numpy' has no attribute 'matrix'")
+""")
+    running.send_signal(signal.SIGTERM)
+    got, said = ended(running)
+    assert (got, said) == (143, "kd: signal 15: terminated; the same command goes on from there\n")
+
+
 @pytest.mark.parametrize(
     "hangs",
     [

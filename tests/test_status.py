@@ -22,7 +22,7 @@ from kd.study import products
 from kd.study.cells import all_cells, parse_cell
 from kd.study.judge import Judge
 from kd.study.products import Product
-from kd.study.status import damaged, standings
+from kd.study.status import faulty, standings
 
 __all__ = ["small"]  # a fixture
 
@@ -205,7 +205,7 @@ def test_verify_finds_every_damaged_file_and_says_how_it_is_rebuilt(published: P
         assert f"{name}: damaged" in said.err
     assert "data/d/manifest.json: not a manifest" in said.err
     assert "kd verify --discard" in said.out
-    assert len(damaged()[1]) == 4
+    assert len(faulty()[1]) == 4
 
 
 def test_what_is_discarded_counts_as_absent_and_the_rest_stays(published: Path, capsys) -> None:
@@ -237,7 +237,7 @@ def test_status_and_verify_look_at_thousands_of_cells_in_seconds(project: Path, 
     began = time.monotonic()
     cells, _ = standings(Judge.of_study(many))
     assert {cell.status for cell in cells} == {"stale"}
-    count, wrong = damaged()
+    count, wrong = faulty()
     print(f"{len(cells)} cells: {time.monotonic() - began:.1f} s")
     assert len(cells) == count
     assert wrong == []

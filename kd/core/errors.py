@@ -40,6 +40,13 @@ class StorageError(KdError):
     exit_code = 74
 
 
+class Damaged(StorageError):
+    """What lies there is not what was written, or not what is asked for: it is made anew.
+
+    Of a file that could not be read nothing is known: that is a StorageError, and what it holds still counts.
+    """
+
+
 class Busy(KdError):
     """Another process holds the lock of this cell."""
 

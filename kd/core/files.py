@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from kd.core.errors import Busy, StorageError
+from kd.core.errors import Busy, Damaged, StorageError
 
 MANIFEST = "manifest.json"
 FORMAT = 2  # of manifests; one of another format is made anew
@@ -86,7 +86,8 @@ def storage(path: Path, needed: int = 0, verb: str = "write") -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             need = f"{needed:,} bytes are needed, " if needed else ""
             room = f" ({need}{free_bytes(path):,} bytes are free; make space and run the same command again)"
-        raise StorageError(f"{path}: cannot {verb}: {error.strerror or error}{room}") from error
+        gone = verb == "read" and isinstance(error, FileNotFoundError)
+        raise (Damaged if gone else StorageError)(f"{path}: cannot {verb}: {error.strerror or error}{room}") from error
 
 
 def free_bytes(path: Path) -> int:
@@ -253,7 +254,8 @@ def crash_point(point: str, of: object) -> None:
 def read_manifest(folder: Path, at: Path | None = None) -> dict | None:
     """Return the manifest of a published folder (or the one `at` a path), None where there is none.
 
-    Raises StorageError that names it when a bit of it has changed, or another version of kd wrote it.
+    Raises Damaged that names it when a bit of it has changed, or another version of kd wrote it; StorageError when it
+    cannot be read.
     """
     path = at or Path(folder) / MANIFEST
     try:
@@ -261,7 +263,9 @@ def read_manifest(folder: Path, at: Path | None = None) -> dict | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise StorageError(f"{path}: cannot read this manifest: {error.strerror}") from error
+        raise StorageError(
+            f"{path}: cannot read this manifest: {error.strerror}; if it stays so, remove it and {AGAIN}"
+        ) from error
     return parsed_manifest(content, path)
 
 
@@ -272,18 +276,16 @@ def discard(manifest: Path) -> None:
 
 
 def parsed_manifest(content: bytes, path: Path) -> dict:
-    """Return the manifest that `content` spells. Raises StorageError that names `path` when it is not intact."""
+    """Return the manifest that `content` spells. Raises Damaged that names `path` when it is not intact."""
     body, _, end = content.rpartition(_SEAL)
     if end != sha256(body).encode() + b'"\n}\n':
-        raise StorageError(
+        raise Damaged(
             f"{path}: not a manifest of this version of kd, or damaged (it does not match its own digest); "
             f"remove it and {AGAIN}"
         )
     manifest = json.loads(content)
     if manifest.get("format") != FORMAT:
-        raise StorageError(
-            f"{path}: a manifest of format {manifest.get('format')}, not {FORMAT}; remove it and {AGAIN}"
-        )
+        raise Damaged(f"{path}: a manifest of format {manifest.get('format')}, not {FORMAT}; remove it and {AGAIN}")
     return manifest
 
 
@@ -292,7 +294,7 @@ def lacking(folder: Path, manifest: dict) -> str | None:
     for name, size in manifest["sizes"].items():
         try:
             found = os.stat(os.path.join(folder, name)).st_size
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return f"{name} is gone"
         if found != size:
             return f"{name} has {found:,} bytes instead of {size:,}"
@@ -302,18 +304,20 @@ def lacking(folder: Path, manifest: dict) -> str | None:
 def verified(folder: Path, *names: str, at: Path | None = None) -> dict:
     """Return the manifest of `folder` once the named artefacts (default: all) have the digests it states.
 
-    Raises StorageError that names the first damaged or missing file and how to have it rebuilt.
+    Raises Damaged that names the first damaged or missing file and how to have it rebuilt; StorageError when one cannot
+    be read.
     """
     folder = Path(folder)
     at = at or folder / MANIFEST
     manifest = read_manifest(folder, at)
     if manifest is None:
-        raise StorageError(f"{folder}: no result here (no {at.name}); {AGAIN}")
+        raise Damaged(f"{folder}: no result here (no {at.name}); {AGAIN}")
     for name in names or manifest["files"]:
         path = folder / name
-        found = file_digest(path) if path.exists() else "no such file"
+        with storage(path, verb="read"):
+            found = file_digest(path) if path.exists() else "no such file"
         if found != manifest["files"].get(name):
-            raise StorageError(
+            raise Damaged(
                 f"{path}: damaged: its manifest says sha256 {manifest['files'].get(name)}, found {found}; "
                 f"remove {at} and {AGAIN}"
             )
@@ -327,12 +331,12 @@ def seal(path: Path, header: dict, payload: bytes) -> None:
 
 
 def unseal(path: Path) -> tuple[dict, bytes]:
-    """Return (header, payload) of a sealed file. Raises StorageError when a bit of it has changed."""
+    """Return (header, payload) of a sealed file. Raises Damaged when a bit of it has changed."""
     with storage(path, verb="read"):
         first, _, payload = content_of(path).partition(b"\n")
     line, _, digest = first.rpartition(b" ")
     if digest != _seal_of(line, payload):
-        raise StorageError(f"{path}: not a sealed file of kd, or damaged (it does not match its own digest)")
+        raise Damaged(f"{path}: not a sealed file of kd, or damaged (it does not match its own digest)")
     return json.loads(line), payload
 
 

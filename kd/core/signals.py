@@ -50,7 +50,12 @@ class _Watch:
         if self.noted is not None and not self.expired:
             self.noted.append(number)
         elif number != _WARN and not self.caught and not _is_under_way():
+            self._asked = self._asked or number
             raise self._stop(number)
+
+    def ending(self) -> Terminated | None:
+        """Return why this process is to end, or None."""
+        return self._stop(self._asked) if self._asked else None
 
     def forget(self) -> None:
         """Do not insist on a signal that came when all was done but to publish it."""
@@ -141,6 +146,14 @@ def heed() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASK)
     show = sys.unraisablehook
     sys.unraisablehook = lambda said: None if isinstance(said.exc_value, Terminated) else show(said)
+
+
+def ending() -> Terminated | None:
+    """Return why this process is to end although what was raised is not what arrived, or None.
+
+    Where a library swallows it within an import, what fails is whoever uses the half of a module that is there.
+    """
+    return _watch.ending() if _watch else None
 
 
 def caught() -> None:

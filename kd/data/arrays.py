@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from kd.core.errors import DataError, OutOfMemory, StorageError, understood
+from kd.core.errors import Damaged, DataError, OutOfMemory, StorageError, understood
 from kd.core.files import AGAIN, MANIFEST, canonical_json, publish, sha256, verified
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -166,9 +166,7 @@ def open_dataset(folder: Path, verify: bool = False) -> Dataset:
     arrays = {name: load_array(folder / f"{name}.npy", mapped="images" in name) for name in ARRAYS}
     for split, count in manifest["counts"].items():
         if arrays[f"{split}_images"].shape != (count, *manifest["shape"]):
-            raise StorageError(
-                f"{folder / split}_images.npy: not the {count} images of its manifest; {_rebuild(folder)}"
-            )
+            raise Damaged(f"{folder / split}_images.npy: not the {count} images of its manifest; {_rebuild(folder)}")
     mean, std, names = (tuple(manifest[key]) for key in ("mean", "std", "class_names"))
     streamed = manifest.get("streamed")
     listed = Files(**streamed) if streamed else None
@@ -180,13 +178,14 @@ def _is_quickly_read(path: Path) -> bool:
 
 
 def load_array(path: Path, mapped: bool = False) -> np.ndarray:
-    """Return the read-only array in a .npy file of ours. Raises StorageError when it cannot be read."""
+    """Return the read-only array in a .npy file of ours. Raises Damaged when it is none, StorageError unread."""
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except Exception as error:  # what a damaged file raises has no common type
-        if isinstance(understood(error), OutOfMemory):  # nothing is wrong with the file
+        if isinstance(known := understood(error), OutOfMemory):  # nothing is wrong with the file
             raise
-        raise StorageError(f"{path}: {error}; {_rebuild(path.parent)}") from error
+        unread = isinstance(known, StorageError) and not isinstance(error, FileNotFoundError)
+        raise (StorageError if unread else Damaged)(f"{path}: {error}; {_rebuild(path.parent)}") from error
     array.flags.writeable = False
     return array
 

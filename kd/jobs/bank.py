@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kd.core import files
 from kd.core.attempts import at_work
-from kd.core.errors import ConfigError, StorageError
+from kd.core.errors import ConfigError, Damaged
 from kd.jobs import making
 from kd.jobs.places import Resources, place_of
 from kd.study import products
@@ -60,7 +60,7 @@ def _voice(teacher: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Pla
                 _fill(judge, product, teacher, recipe, needs, where)
     try:
         return banks.open_bank(product.folder, identity, needs, have.grid, where.device)
-    except StorageError as error:  # damaged: it costs time only
+    except Damaged as error:  # it costs time only
         log.warning("%s; the bank is filled anew", error)
         with at_work(product.lock):
             files.discard(product.manifest)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from kd.core import files
-from kd.core.errors import StorageError, first_line
+from kd.core.errors import Damaged, StorageError, first_line
 
 log = logging.getLogger("kd")
 
@@ -37,9 +37,11 @@ class State:
     def load(self) -> dict | None:
         """Return the newest intact generation, or None where there is none.
 
-        A damaged generation is passed over with a word in the log. Raises StorageError when a state is another
-        cell's: it was copied here by hand, and going on from it would publish wrong numbers.
+        A damaged generation is passed over with a word in the log, and so is one that cannot be read where another can.
+        Raises StorageError where none can, or when a state is another cell's: it was copied here by hand, and going on
+        from it would publish wrong numbers.
         """
+        unread = None
         for name in _GENERATIONS:
             path = self.folder / name
             if not path.exists():
@@ -47,6 +49,7 @@ class State:
             try:
                 header, payload = files.unseal(path)
             except StorageError as error:
+                unread = unread if isinstance(error, Damaged) else error
                 log.warning("%s; going on from the generation before it", error)
                 continue
             if header != self.header:
@@ -55,6 +58,8 @@ class State:
                     f"remove {self.folder}, or train with --fresh, to start anew"
                 )
             return _unpacked(path, payload)
+        if unread is not None:  # to begin anew would cost all that it holds
+            raise unread
         return None
 
     def save(self, content: dict) -> None:
@@ -88,4 +93,4 @@ def _unpacked(path: Path, payload: bytes) -> dict:
     except MemoryError:
         raise
     except Exception as error:  # what a malformed pickle raises has no common type
-        raise StorageError(f"{path}: not a state that kd saved ({first_line(error)}); remove it") from error
+        raise Damaged(f"{path}: not a state that kd saved ({first_line(error)}); remove it") from error

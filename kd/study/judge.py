@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from kd import data
 from kd.core import files
 from kd.core.code import code_digest
-from kd.core.errors import StorageError
+from kd.core.errors import Damaged
 from kd.core.threads import each
 from kd.report import figures
 from kd.study import adopted, cells, products
@@ -488,7 +488,7 @@ def _read(product: Product) -> Seen:
     path = product.manifest
     try:
         manifest = files.read_manifest(product.folder, path)
-    except StorageError:
+    except Damaged:
         return Seen(None, "its manifest is damaged, or of another version of kd")
     if manifest is None:
         return Seen(None, ABSENT)

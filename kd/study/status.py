@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kd.core import files, slurm
 from kd.core.attempts import last_attempt
-from kd.core.errors import StorageError
+from kd.core.errors import Damaged, StorageError
 from kd.core.threads import each
 from kd.study import adopted, products
 from kd.study.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, Cell, all_cells, analysed, taught_by
@@ -124,8 +124,8 @@ def _blocked(cells: Sequence[Cell], standings: list[Standing]) -> list[Standing]
 # -- what is damaged --------------------------------------------------------------------------------------------------
 
 
-def damaged(root: Path = Path()) -> tuple[int, list[tuple[Path, str]]]:
-    """Return how many products are published below `root`, and (manifest, what is wrong) for each damaged one.
+def faulty(root: Path = Path()) -> tuple[int, list[tuple[Path, StorageError]]]:
+    """Return how many products are published below `root`, and (manifest, what is wrong) for each that is not whole.
 
     Every byte is read and compared with the digests in the manifests; folders of images with the list of their files.
     """
@@ -143,21 +143,21 @@ def _manifests(top: Path) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
-def _wrong_with(path: Path, root: Path) -> str | None:
+def _wrong_with(path: Path, root: Path) -> StorageError | None:
     try:
         manifest = files.read_manifest(path.parent, path)
         if path == root / adopted.FILE:
             return None
         product = Product(manifest["kind"], manifest["name"])
         if root / product.manifest != path:
-            return f"{path.parent}: a copy of {product}; remove {path} and run the same command again"
+            return Damaged(f"{path.parent}: a copy of {product}; remove {path} and {files.AGAIN}")
         files.verified(root / product.folder, at=path)
+        return _other_images(manifest, path)
     except StorageError as error:
-        return str(error)
-    return _other_images(manifest, path)
+        return error
 
 
-def _other_images(manifest: dict, path: Path) -> str | None:
+def _other_images(manifest: dict, path: Path) -> Damaged | None:
     """Return that a folder of images holds other files than when it was read, or None; also where it is gone."""
     if "listing" not in manifest:
         return None
@@ -165,5 +165,5 @@ def _other_images(manifest: dict, path: Path) -> str | None:
 
     folder, made = manifest["declared"]["folder"], path.parent
     if holds_other_files(manifest, folder):
-        return f"{folder}: holds other files than when {made} was made from it; run `kd data {made.name}`"
+        return Damaged(f"{folder}: holds other files than when {made} was made from it; run `kd data {made.name}`")
     return None

@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from kd.core import files
-from kd.core.errors import StorageError
+from kd.core.errors import Damaged
 from kd.data.arrays import load_array, npy
 from kd.data.examples import Examples
 from kd.data.views import Grid
@@ -54,7 +54,7 @@ def serves(folder: Path, identity: Identity, need: Iterable[Need]) -> bool:
     """Say whether the bank in `folder` is this teacher's, of these data, whole, and holds every view in `need`."""
     try:
         manifest = files.read_manifest(folder)
-    except StorageError:  # damaged: it is filled anew
+    except Damaged:  # it is filled anew
         return False
     return _refusal(manifest, identity, need) is None and files.lacking(folder, manifest) is None
 
@@ -64,12 +64,12 @@ def open_bank(
 ) -> StoredTeacher:
     """Return the bank in `folder`, every byte of it checked: the largest takes a second, which no cell notices.
 
-    Raises StorageError, naming both digests, when it is of another teacher or data, or damaged.
+    Raises Damaged, naming both digests, when it is of another teacher or data, or not what was written.
     """
     manifest = files.read_manifest(folder)
     refusal = _refusal(manifest, identity, need)
     if refusal:
-        raise StorageError(f"{folder}: {refusal}; run `kd bank`, or snakemake")
+        raise Damaged(f"{folder}: {refusal}; run `kd bank`, or snakemake")
     files.verified(folder)
     keys, rows = (_mapped(folder / manifest[name]) for name in ("keys", "rows"))
     return StoredTeacher(torch.from_numpy(keys).to(device), torch.from_numpy(rows).to(device), grid)
@@ -179,7 +179,7 @@ class _Filling:
         try:
             parts = files.unseal(self._note)[0]["parts"]
             there = load_array(self._partial, mapped=True)
-        except StorageError:
+        except Damaged:
             return []
         whole = there.offset + there.nbytes == self._partial.stat().st_size  # else its header is not what was written
         return parts if whole and there.shape == shape and there.dtype == np.float16 else []
@@ -255,7 +255,7 @@ def _still_good(folder: Path, identity: Identity) -> dict | None:
         refusal = _refusal(manifest, identity, [])
         if refusal is None:
             return files.verified(folder)
-    except StorageError as error:
+    except Damaged as error:
         manifest, refusal = {}, str(error)
     if manifest is not None:
         log.info("%s: %s; made anew", folder, refusal)

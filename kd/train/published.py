@@ -10,7 +10,7 @@ from torch import nn
 
 from kd import models
 from kd.core import files
-from kd.core.errors import StorageError
+from kd.core.errors import Damaged
 from kd.study.cells import Cell
 from kd.train.material import Prepared
 
@@ -29,5 +29,5 @@ def load_network(cell: Cell, have: Prepared) -> nn.Module:
     try:
         network.load_state_dict(safetensors.torch.load_file(Path(cell.path, MODEL)))
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise StorageError(f"{Path(cell.path, MODEL)}: not the weights of a {cell.stage.network}: {error}") from error
+        raise Damaged(f"{Path(cell.path, MODEL)}: not the weights of a {cell.stage.network}: {error}") from error
     return network
