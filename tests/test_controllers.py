@@ -174,6 +174,7 @@ def test_a_job_of_the_second_that_is_killed_takes_nothing_of_the_first_along(
     assert "Nothing to be done" in project.run()
 
 
+@pytest.mark.slow
 def test_a_job_that_is_killed_leaves_no_stamp(
     project: Whole,
     first_and_second: tuple[Controller, Controller],
@@ -274,6 +275,7 @@ def test_who_only_looks_is_never_refused_and_takes_nothing_away(
     assert "Nothing to be done" in project.run()
 
 
+@pytest.mark.slow
 def test_other_cells_of_the_same_study_in_turn_are_made_as_asked(project: Whole) -> None:
     before = project.published_bytes()
     assert made_by(project.run(f"{REPORTS}/table.csv", *ALONE)) == {TABLE}

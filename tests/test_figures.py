@@ -357,6 +357,7 @@ assert "torch" not in sys.modules
 """
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_same_table_same_bytes_in_every_process_without_torch(tmp_path: Path) -> None:
     running = []

@@ -9,12 +9,7 @@ import pytest
 from test_flips import swept
 
 
+@pytest.mark.slow
 def test_a_storage_call_that_fails_leaves_nothing_torn_and_the_same_verb_heals_it() -> None:
     """Faults 2, 5, 6 and 8: whichever call it is, and whether it is refused or the process is killed there."""
-    assert ", 0 wrong" in swept("storage_sweep.py", "--quick", "--seconds", "6")
-
-
-@pytest.mark.slow
-def test_no_storage_call_of_any_verb_that_fails_leaves_anything_torn() -> None:
-    """Faults 2, 5, 6 and 8, of verbs that draw too."""
-    assert ", 0 wrong" in swept("storage_sweep.py", "--seconds", "80", "--seed", "1")
+    assert ", 0 wrong" in swept("storage_sweep.py", "--seconds", "60", "--seed", "1")

@@ -180,6 +180,7 @@ def test_a_table_that_is_asked_for_after_a_value_changed_has_its_numbers(project
     assert "Nothing to be done" in project.run("--dry-run")
 
 
+@pytest.mark.slow
 def test_what_is_to_do_is_said_in_groups_and_what_is_trained_again_in_one_line(project: Whole) -> None:
     project.ask(NOW, **LR)
     said = project.run("--dry-run")
@@ -226,6 +227,7 @@ def test_forced_jobs_look_again_and_leave_what_is_current_as_it_is(project: Whol
     assert not made_anew(project, before)
 
 
+@pytest.mark.slow
 def test_after_touch_a_changed_loss_is_still_trained(project: Whole) -> None:
     """Times decide nothing, so there is nothing to touch."""
     project.change("kd/losses/mse.py")
@@ -236,6 +238,7 @@ def test_after_touch_a_changed_loss_is_still_trained(project: Whole) -> None:
     assert "kd: 1 network: made by other code" in said
 
 
+@pytest.mark.slow
 def test_a_part_of_what_is_to_do_can_be_asked_for(project: Whole) -> None:
     project.ask(NOW, **LR)
     assert made_by(project.run("--dry-run", "--until", f"{REPORTS}/table.csv")) == needed(TABLE, NETWORKS)
@@ -244,6 +247,7 @@ def test_a_part_of_what_is_to_do_can_be_asked_for(project: Whole) -> None:
     assert made_by(project.run("--dry-run", "--batch", "all=1/4")) < needed(PAGE, NETWORKS) | {RELEASE}
 
 
+@pytest.mark.slow
 def test_a_report_and_a_summary_can_be_made(project: Whole) -> None:
     before = project.published_bytes()
     project.run("--report", "all.html")
@@ -253,6 +257,7 @@ def test_a_report_and_a_summary_can_be_made(project: Whole) -> None:
     assert project.published_bytes() == before
 
 
+@pytest.mark.slow
 def test_to_delete_all_output_deletes_no_network(project: Whole) -> None:
     before = project.published_bytes()
     project.run("--delete-all-output")
@@ -295,6 +300,7 @@ ACCIDENTS = {
 }
 
 
+@pytest.mark.slow
 def test_times_records_and_states_decide_nothing(done: Project) -> None:
     """Faults 36 and 41: nothing is made anew, and nothing fails."""
     for accident, act in ACCIDENTS.items():
@@ -302,6 +308,7 @@ def test_times_records_and_states_decide_nothing(done: Project) -> None:
         assert "Nothing to be done" in done.run("--dry-run"), accident
 
 
+@pytest.mark.slow
 def test_under_times_from_the_future_what_is_to_do_is_made_at_the_first_try(done: Project) -> None:
     """Fault 41: Snakemake would refuse an output that is older than its input."""
     done.change("kd/report/figures/dots.py")

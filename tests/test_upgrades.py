@@ -108,6 +108,7 @@ def upgrade(project: Project, key: str, value: dict[str, str], before: dict[str,
         project.edit(path, anchor, line.format(value[key]) + anchor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_promise_8_a_new_key_makes_nothing_stale_and_a_default_that_changes_later_does(
     project: Upgraded, key: str
@@ -119,6 +120,7 @@ def test_promise_8_a_new_key_makes_nothing_stale_and_a_default_that_changes_late
     assert project.standing() == STALE[key]
 
 
+@pytest.mark.slow
 def test_promise_8_what_is_gone_counts_by_the_keys_of_its_recipe_too(project: Upgraded) -> None:
     shutil.rmtree(project.folder / "data")
     upgrade(project, "dataset", INTRODUCED)
@@ -127,6 +129,7 @@ def test_promise_8_what_is_gone_counts_by_the_keys_of_its_recipe_too(project: Up
     assert project.standing() == dict.fromkeys(CURRENT, "stale its data: warmth 1.0 -> 2.0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("goes_by", "standing"),
     [(None, "stale warmth 1.0 -> none"), (1.0, "done"), (2.0, "stale warmth 1.0 -> 2.0")],
@@ -143,6 +146,7 @@ def test_promise_8_a_key_that_is_removed_makes_stale_what_the_code_goes_by_no_mo
     assert project.standing() == dict.fromkeys(CURRENT, standing)
 
 
+@pytest.mark.slow
 def test_promise_8_a_state_from_before_a_new_key_is_gone_on_with_and_not_after_its_default_changes(
     project: Upgraded,
 ) -> None:
@@ -190,6 +194,7 @@ def rewritten(project: Upgraded) -> Upgraded:
     return project
 
 
+@pytest.mark.slow
 def test_promise_8_a_rewrite_that_gives_the_same_bits_is_proved_and_adopted(rewritten: Upgraded) -> None:
     before = rewritten.published()
     said = rewritten.kd("adopt")
@@ -203,6 +208,7 @@ def test_promise_8_a_rewrite_that_gives_the_same_bits_is_proved_and_adopted(rewr
     assert "0 damaged" in rewritten.kd("verify")
 
 
+@pytest.mark.slow
 def test_promise_8_what_is_proved_step_by_step_counts_from_the_first_to_the_last_and_back(rewritten: Upgraded) -> None:
     rewritten.kd("adopt")
     renamed(rewritten, "images_a_second", "swiftness")
@@ -228,6 +234,7 @@ def miswritten(project: Upgraded) -> Upgraded:
 REFUSED = rf"kd: {TEACHER}: trained again by the code of now, it differs from epoch 2 on \(train_loss \S+ -> \S+\)"
 
 
+@pytest.mark.slow
 def test_promise_8_a_rewrite_that_changes_a_bit_is_refused_with_cell_and_epoch(miswritten: Upgraded) -> None:
     before = miswritten.published()
     assert re.search(REFUSED, miswritten.kd("adopt", "--unproved", code=1))
@@ -237,6 +244,7 @@ def test_promise_8_a_rewrite_that_changes_a_bit_is_refused_with_cell_and_epoch(m
     assert miswritten.standing() == dict.fromkeys(CURRENT, OTHER_CODE)
 
 
+@pytest.mark.slow
 def test_promise_8_what_counted_without_a_proof_counts_no_more_when_it_is_found_to_differ(miswritten: Upgraded) -> None:
     torch = miswritten.manifest(TEACHER)["torch"]
     for cell in CURRENT:
@@ -248,6 +256,7 @@ def test_promise_8_what_counted_without_a_proof_counts_no_more_when_it_is_found_
     assert miswritten.standing()[TEACHER] == OTHER_CODE
 
 
+@pytest.mark.slow
 def test_promise_8_without_a_cell_of_this_machine_a_kind_is_named_and_counts_by_an_option_that_the_table_tells(
     rewritten: Upgraded,
 ) -> None:
@@ -272,6 +281,7 @@ def unproved_in_table(project: Upgraded) -> dict[str, bool]:
     return dict(zip(table["cell"], table["unproved"], strict=True))
 
 
+@pytest.mark.slow
 def test_a_kind_whose_data_are_gone_stays_unproved_and_a_damaged_record_stops_everything(rewritten: Upgraded) -> None:
     (rewritten.folder / "data").rename(rewritten.folder / "elsewhere")
     said = rewritten.kd("adopt")
@@ -286,6 +296,7 @@ def test_a_kind_whose_data_are_gone_stays_unproved_and_a_damaged_record_stops_ev
         assert f"kd: {ADOPTED}: not a manifest of this version of kd, or damaged" in rewritten.kd(*verb, code=74)
 
 
+@pytest.mark.slow
 def test_a_bit_of_a_weight_is_a_difference_and_a_gpu_has_a_tolerance(trained: Path, tmp_path: Path) -> None:
     published, again = trained / STUDENT, tmp_path / "again"
     shutil.copytree(published, again)
