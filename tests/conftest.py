@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -56,8 +57,8 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """The study of made_faults.py, of today and of earlier, made once for all the processes that run these tests."""
-    from made_faults import made_once  # which imports this file
+    """The study of made/faults.py, of today and of earlier, made once for all the processes that run these tests."""
+    from made.faults import made_once  # which imports this file
 
     return made_once(tmp_path_factory)
 
@@ -67,6 +68,46 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project folder, made the working directory: kd's paths are relative to it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """The small study, run to its end once for all the processes that run these tests."""
+    from made.project import Project, shared_folder
+
+    folder = shared_folder(tmp_path_factory) / "finished"
+    with files.lock(folder.with_suffix(".lock")):
+        if folder.exists():
+            return Project(folder, copy=False)
+        folder.mkdir()
+        project = Project(folder)
+        project.run()
+    return project
+
+
+@pytest.fixture
+def done(finished: object, tmp_path: Path) -> object:
+    """A copy of the finished study, timestamps and all, that a test may change."""
+    from made.project import Project
+
+    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy", copy=False)
+
+
+@pytest.fixture
+def small(project: Path) -> Path:
+    """A project folder with a study of two losses."""
+    (project / "config.yaml").write_text(
+        json.dumps(
+            {
+                "study": "small",
+                "dataset": "digits",
+                "protocol": {"name": "quick", "epochs": 2, "batch": 64, "precision": "fp32"},
+                "experiments": {"a": {"teacher": "resnet14", "student": "resnet8", "loss": ["ce", "mse"]}},
+            }
+        )
+    )
+    return project
 
 
 def study(**changes: object) -> Study:

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from made_tiny import FILES, PUBLISHED, STUDY, TEACHER, VERBS, Folder, Tree, Verb, published, tree
+from made.supervised import refusal, supervised
+from made.tiny import FILES, PUBLISHED, STUDY, TEACHER, VERBS, Folder, Tree, Verb, published, tree
 from storage_sweep import prepared
-from supervised import refusal, supervised
 
 from kd.__main__ import main as kd
 from kd.core import files

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from made_tiny import FILES, VERBS, Folder, Tree, Verb, published, tree
-from supervised import KILL, Call, Ended, refusal, supervised
+from made.supervised import KILL, Call, Ended, refusal, supervised
+from made.tiny import FILES, VERBS, Folder, Tree, Verb, published, tree
 
 from kd.__main__ import main as kd
 from kd.machine import state

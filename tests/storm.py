@@ -29,8 +29,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from made_faults import EARLIER, NOW, POINTS, TREES, Whole, fill, make_undisturbed  # noqa: E402
-from test_faults import Disk  # noqa: E402
+from made.disk import Disk  # noqa: E402
+from made.faults import EARLIER, NOW, POINTS, TREES, Whole, fill, make_undisturbed  # noqa: E402
 
 from kd.study import products  # noqa: E402
 

@@ -79,7 +79,7 @@ def pairs(**changes: object) -> list[tuple[str, str]]:
     return [(str(cell).removeprefix("results/digits"), str(other or "-")) for cell, other in measured(made, "e")]
 
 
-def test_students_are_measured_against_their_teacher_and_baselines_against_each_that_teaches_their_network() -> None:
+def test_students_are_measured_against_their_teacher_and_baselines_against_each() -> None:
     other = TEACHER.replace("s0", "s1")
     assert pairs(seeds=[0], teacher_seeds=[0, 1]) == [
         ("/quick/resnet8.ce.s0", TEACHER),
@@ -98,7 +98,7 @@ def test_no_network_is_measured_against_itself_or_one_of_other_data() -> None:
     assert found["+sym0.4/quick/resnet8.ce.s0"] == TEACHER.replace("digits", "digits+sym0.4")
 
 
-def test_a_baseline_of_a_fraction_is_measured_against_who_taught_students_of_that_fraction() -> None:
+def test_a_baseline_of_a_fraction_is_measured_against_who_taught_that_fraction() -> None:
     found = pairs(student_fraction=[0.1, 1], seeds=[0])
     assert ("+frac0.1/quick/resnet8.ce.s0", TEACHER) in found
 

@@ -61,7 +61,7 @@ def test_a_network_trained_in_bfloat16_answers_in_float32(digits: Path) -> None:
     assert not test.logits.equal(test.logits.bfloat16().float())
 
 
-def test_samples_are_balanced_and_the_same_for_every_seed_and_noise_and_within_each_other_for_fractions(
+def test_samples_are_balanced_nested_and_the_same_for_every_seed_and_noise(
     digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "SAMPLE", 300)
@@ -82,7 +82,7 @@ def test_samples_are_balanced_and_the_same_for_every_seed_and_noise_and_within_e
     assert set(part.index.tolist()) <= set(learnt.train.tolist())
 
 
-def test_published_answers_are_left_alone_and_made_anew_where_they_are_damaged_or_of_another_network(
+def test_answers_are_made_anew_only_if_damaged_or_of_another_network(
     digits: Path,
 ) -> None:
     first = trained(TEACHER)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_fit import CPU, NoState, made_examples, network, plan
+from made.fitting import CPU, NoState, made_examples, network, plan
 from torch import nn
 
 from kd import losses, models

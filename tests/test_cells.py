@@ -178,7 +178,7 @@ def _values(draw: st.DrawFn, loss: losses.Loss) -> dict:
 
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.data())
-def test_any_objective_of_any_loss_that_can_be_registered_reads_back_and_no_two_share_a_spelling(data) -> None:
+def test_any_objective_of_any_loss_reads_back_and_no_two_share_a_spelling(data) -> None:
     loss = data.draw(_invented())
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(losses.LOSSES, "new", loss)
@@ -348,7 +348,7 @@ def test_an_imported_teacher_has_one_path_whatever_the_seeds() -> None:
     assert (found.stage.weights, found.epochs(made.protocol), found.teacher) == ("borrowed", 0, None)
 
 
-def test_the_recipe_of_a_lineage_that_begins_with_imported_weights_says_what_they_are() -> None:
+def test_the_recipe_of_a_lineage_says_which_weights_it_begins_with() -> None:
     """Whoever is taught by them judges them, too."""
     made = study(**BORROWED, **grid(teacher_weights="borrowed", loss=["ce", "mse"]))
     recipes = {str(cell.stages[0]): cells.recipe(made, cell) for cell in all_cells(made)}
@@ -364,7 +364,7 @@ def test_the_recipe_of_a_lineage_that_begins_with_imported_weights_says_what_the
 # -- a stage's own training, and a teacher's own objective ------------------------------------------------------------
 
 
-def test_values_of_its_own_stand_in_the_path_of_a_stage_unless_they_are_the_protocol_s() -> None:
+def test_a_stage_s_own_values_stand_in_its_path_unless_they_are_the_protocol_s() -> None:
     teacher = "results/cifar100/paper/wrn-16-2.ce.s0"
     assert paths(loss="mse", student_training={"lr": [0.1, 0.025], "weight_decay": "1e-3"}) == [
         f"{teacher}/wrn-10-1.mse.s0-weightdecay0.001",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import made_table as made
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import table as made
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
@@ -55,7 +55,7 @@ def test_power_is_how_often_the_test_decides(size: float, n: int, alpha: float) 
     assert power(size, n, alpha) == pytest.approx(decided.mean(), abs=0.012)
 
 
-def test_a_difference_too_small_for_a_thousand_seeds_and_one_without_spread_have_no_number() -> None:
+def test_a_tiny_difference_and_one_without_spread_have_no_number_of_seeds() -> None:
     assert seeds_needed(0.001, 0.3) is None
     assert seeds_needed(0.0, 0.3) is None
     assert seeds_needed(0.5, 0.0) is None
@@ -134,7 +134,7 @@ def test_nothing_to_compare_is_a_table_without_lines() -> None:
     assert "seeds_needed" in found
 
 
-def test_a_side_of_several_objectives_is_their_mean_and_a_seed_that_lacks_one_is_left_out() -> None:
+def test_a_side_of_several_objectives_is_their_mean_over_seeds_that_have_all() -> None:
     rows = made.lose(made.losses(("wrn-16-2",)), "kl-tau3", 2)
     kl, mse = (rows[rows["loss"] == loss] for loss in ("kl", "mse"))
     found = contrast(mse, kl)

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_faults import EARLIER, Undisturbed, Whole, whole
-from test_targets import (
+from made.faults import EARLIER, Undisturbed, Whole, whole
+from made.project import made_by, wait_for, waiting
+from made.whole import (
     BANK,
     DATA,
     DOTS,
@@ -31,14 +32,10 @@ from test_targets import (
     TEACHER,
     VERDICT,
     manifests,
-    project,
 )
-from test_workflow import made_by, wait_for, waiting
 
 from kd.study import stamps
 from kd.study.products import Product
-
-__all__ = ["project"]  # a fixture
 
 # An experiment of the same name with other cells: the teacher alone.
 ALONE = ["--config", "experiments={noisy: {student: resnet14, loss: ce, label_noise: {file: theirs}}}"]
@@ -89,6 +86,12 @@ class Controller:
         """Return the names of what has a stamp for who asks what this one asks; it has printed the folder."""
         folder = self.project.folder / re.search(r"state/stamps/q-\w+", self.said())[0]
         return {str(path.relative_to(folder)).removesuffix(".stamp") for path in folder.rglob("*.stamp")}
+
+
+@pytest.fixture
+def project(undisturbed: Undisturbed, tmp_path: Path) -> Whole:
+    """A finished study with a job of every rule."""
+    return undisturbed.copy(tmp_path / "project")
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def test_an_ensemble_stores_no_bank_and_fills_those_of_its_members(digits: Path)
 # -- what is published ------------------------------------------------------------------------------------------------
 
 
-def test_an_ensemble_is_published_without_weights_with_its_members_digests_and_its_accuracy(digits: Path) -> None:
+def test_an_ensemble_publishes_its_members_digests_and_accuracy_and_no_weights(digits: Path) -> None:
     made = seeds()
     manifests = train_all(made)
     manifest = manifests[BOTH]

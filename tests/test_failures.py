@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from made_faults import EARLIER, NOW, POINTS, Undisturbed, Whole, files_of, fill, move_in, rules, take_away
-from test_faults import Disk
+from made.disk import Disk
+from made.faults import EARLIER, NOW, POINTS, Undisturbed, Whole, files_of, fill, move_in, rules, take_away
 
 from kd.study import products
 from kd.study.products import Product

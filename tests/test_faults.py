@@ -26,7 +26,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from test_workflow import KL3, SMALL, Project, changed, done, finished, wait_for, waiting, with_losses  # noqa: F401 (fixtures)
+from made.disk import Disk
+from made.project import KL3, SMALL, Project, changed, wait_for, waiting, with_losses
 from torch import Tensor
 
 from kd import losses
@@ -98,30 +99,6 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], ob
             yield
 
     return patched
-
-
-class Disk:
-    """A small file system of its own."""
-
-    def __init__(self, path: Path, size: str) -> None:
-        self.path, self._ballast = path, path / "ballast"
-        path.mkdir(exist_ok=True)
-        self._mount("tmpfs", "-t", "tmpfs", "-o", f"size={size}")
-
-    def fill(self, but: int = 0) -> None:
-        """Leave only `but` bytes free."""
-        free = shutil.disk_usage(self.path).free
-        with open(self._ballast, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, free - but)
-
-    def make_space(self) -> None:
-        self._ballast.unlink()
-
-    def read_only(self, yes: bool = True) -> None:
-        self._mount("-o", f"remount,{'ro' if yes else 'rw'}")
-
-    def _mount(self, *arguments: str) -> None:
-        subprocess.run(["mount", *arguments, str(self.path)], check=True)
 
 
 @pytest.fixture
@@ -256,7 +233,7 @@ def test_a_disk_that_fills_while_a_state_is_saved_costs_nothing(
     assert content(small) == content(undisturbed)
 
 
-def test_a_disk_that_is_full_with_two_generations_on_it_takes_the_next_in_place_of_the_older(
+def test_a_full_disk_takes_the_next_generation_in_place_of_the_older(
     undisturbed: Path, small: Path, disk, meanwhile, monkeypatch
 ) -> None:
     """Fault 5: what was room enough at the start is room enough to the end."""
@@ -267,7 +244,7 @@ def test_a_disk_that_is_full_with_two_generations_on_it_takes_the_next_in_place_
     assert content(small) == content(undisturbed)
 
 
-def test_a_disk_that_fills_before_the_results_are_written_has_nothing_torn_and_no_epoch_is_trained_twice(
+def test_a_disk_that_fills_before_results_are_written_costs_no_epoch(
     undisturbed: Path, small: Path, disk, meanwhile, capsys, caplog
 ) -> None:
     """Fault 6: exit 74; after making space the run publishes what it had."""
@@ -381,7 +358,7 @@ DAMAGE = {
     ],
     ids=["teacher", "images", "labels"],
 )
-def test_what_is_damaged_is_refused_by_name_and_doing_what_the_message_says_rebuilds_it(
+def test_what_is_damaged_is_refused_and_rebuilt_as_the_message_says(
     undisturbed: Path, project: Path, victim: str, rebuild: list[str], damage: str, capsys
 ) -> None:
     """Faults 9 to 11: a flipped bit, a truncated, an empty and a deleted file, of a teacher and of prepared data."""
@@ -521,7 +498,7 @@ TARGET = f"results/{CELL}/manifest.json"
 
 
 @pytest.mark.slow
-def test_a_controller_that_is_killed_leaves_its_cell_to_the_next_which_waits_and_adopts_it(counted: Counted) -> None:
+def test_a_killed_controller_leaves_its_cell_to_the_next_which_adopts_it(counted: Counted) -> None:
     """Fault 30: jobs go on; a plain restart at once never writes beside them, and each epoch is trained once."""
     running = counted.start(TARGET)
     wait_for(counted.is_under_way, running)
@@ -554,7 +531,7 @@ def test_a_controller_that_is_terminated_leaves_nothing_that_must_be_cleared(cou
 
 
 @pytest.mark.slow
-def test_control_c_saves_the_state_and_the_same_command_goes_on_without_training_an_epoch_again(
+def test_control_c_saves_the_state_and_no_epoch_is_trained_again(
     counted: Counted,
 ) -> None:
     """Fault 32: SIGINT to all that the terminal runs; exit not 0, and finished epochs stay finished."""
@@ -629,7 +606,7 @@ def is_python(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["loss", "tau"])
-def test_without_snakemake_s_records_a_change_still_reaches_the_table(done: Project, change: str) -> None:  # noqa: F811
+def test_without_snakemake_s_records_a_change_still_reaches_the_table(done: Project, change: str) -> None:
     """Fault 36: never a table with stale numbers."""
     for record in (done.folder / ".snakemake" / "metadata").rglob("*"):
         if record.is_file():
@@ -649,7 +626,7 @@ def test_without_snakemake_s_records_a_change_still_reaches_the_table(done: Proj
 
 
 @pytest.mark.slow
-def test_times_from_the_future_and_the_past_retrain_and_delete_nothing(done: Project) -> None:  # noqa: F811
+def test_times_from_the_future_and_the_past_retrain_and_delete_nothing(done: Project) -> None:
     """Fault 41: a clock that was wrong costs a look at what is there."""
     before = done.published()
     cells = sorted(before)
@@ -680,7 +657,7 @@ def test_results_that_another_machine_sees_seconds_late_are_waited_for(counted: 
 
 
 @pytest.mark.slow
-def test_a_job_that_fails_after_its_cell_was_published_leaves_the_new_result(done: Project) -> None:  # noqa: F811
+def test_a_job_that_fails_after_its_cell_was_published_leaves_the_new_result(done: Project) -> None:
     """Fault 35, at its worst moment: Snakemake puts nothing old in the place of what kd published."""
     done.change("kd/losses/kl.py")
     done.edit("workflow/rules/train.smk", "&>> {log:q} ||", "&>> {log:q} && exit 1 ||")

@@ -10,11 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import made_analyses
-import made_table as made
 import numpy as np
 import pandas as pd
 import pytest
+from made import analyses as made_analyses
+from made import table as made
+from made.drawn import words_on
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -98,15 +99,6 @@ def beside(name: str, rows: pd.DataFrame) -> pd.DataFrame:
     if name not in ANALYSES:
         return made.curves(rows if name in PER_EPOCH else rows.head(1), EPOCHS)
     return made_analyses.analysis(ANALYSES[name], rows)
-
-
-def words_on(figure: Figure) -> list[Text]:
-    """Draw, and return the texts that were: an axis keeps labels of ticks outside its limits, which are not."""
-    seen, draw = [], Text.draw
-    with pytest.MonkeyPatch.context() as patch, style.paper():
-        patch.setattr(Text, "draw", lambda self, *renderer: seen.append(self) or draw(self, *renderer))
-        figure.canvas.draw()
-    return [text for text in dict.fromkeys(seen) if text.get_visible() and text.get_text().strip()]
 
 
 def test_every_figure_has_cases() -> None:

@@ -14,93 +14,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from made.fitting import CPU, HEADER, NoState, StopAt, made_examples, network, plan, run, same
 from torch import Tensor, nn
 
 from kd import losses, models
 from kd.core.errors import Diverged, StorageError, Terminated
 from kd.data.examples import Examples
-from kd.data.views import Grid
-from kd.losses.objective import Objective, Pure
-from kd.losses.spec import Needs
 from kd.machine.state import State
 from kd.models.output import Output
 from kd.train.device import Place
-from kd.train.fit import History, Plan, Sgd, evaluate, fit
-
-CPU = Place(torch.device("cpu"), "fp32")
-HEADER = {"cell": "results/made/p/resnet8.ce.s0", "fingerprint": "f"}
-
-
-def made_examples(n: int = 70, heldout: int = 0) -> Examples:
-    """Bright or dark squares in a corner, with noise: two classes, learned in an epoch or two."""
-    generator = torch.Generator().manual_seed(5)
-    labels = torch.arange(n + 40) % 2
-    images = torch.randint(0, 120, (n + 40, 8, 8, 1), dtype=torch.uint8, generator=generator)
-    images[labels == 1, 2:5, 2:5] += 110
-    return Examples(
-        images=images[:n],
-        labels=labels[:n],
-        train=torch.arange(heldout, n),
-        heldout=torch.arange(heldout),
-        test_images=images[n:],
-        test_labels=labels[n:],
-        mean=torch.tensor([0.3]),
-        std=torch.tensor([0.2]),
-    )
-
-
-def plan(epochs: int = 3, **changes: object) -> Plan:
-    values = {
-        "objective": losses.LOSSES["ce"].function,
-        "needs": Needs(),
-        "grid": Grid(1, False),
-        "seed": 0,
-        "epochs": epochs,
-        "schedule_epochs": epochs,
-        "batch": 16,
-        "lr": 0.05,
-        "momentum": 0.9,
-        "nesterov": True,
-        "weight_decay": 5e-4,
-        "schedule": "multistep",
-        "drops": (2,),
-        "gamma": 0.1,
-    }
-    made = {**values, **changes}
-    if not isinstance(made["objective"], Objective):
-        made["objective"] = Pure(made["objective"])
-    return Plan(**made)
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return models.build("resnet8", 2, 1)
-
-
-def run(
-    folder: Path, made: Plan, examples: Examples | None = None, header: dict = HEADER, place: Place = CPU
-) -> tuple[dict, list]:
-    """Train to the end, going on from what is in `folder`; return weights and rows."""
-    trained, history = network(), History()
-    fit(trained, examples or made_examples(), made, None, place, State(folder, header), history)
-    return trained.state_dict(), history.rows
-
-
-def same(a: dict, b: dict) -> bool:
-    return all(a[key].equal(b[key]) for key in a)
-
-
-class StopAt:
-    """An objective that sends this process a signal at one step: training stops there as SLURM would stop it."""
-
-    def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
-        self.left, self.number = step, number
-
-    def __call__(self, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
-        return losses.LOSSES["ce"].function(student, teacher, labels)
+from kd.train.fit import History, Sgd, evaluate, fit
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +70,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict, lis
 
 @pytest.mark.process
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_promise_4_on_the_fast_path_a_compiled_bf16_run_that_was_stopped_ends_with_the_same_bytes(
-    compiled: tuple, tmp_path: Path
-) -> None:
+def test_promise_4_a_stopped_run_compiled_in_bf16_ends_with_the_same_bytes(compiled: tuple, tmp_path: Path) -> None:
     place, weights, rows = compiled
     assert rows[-1]["test_top1"] > 90
     for _ in range(3):  # within an epoch, after its last batch, and in the next
@@ -237,7 +158,7 @@ def test_the_state_of_another_cell_is_refused_with_both_names(tmp_path: Path) ->
         run(tmp_path, plan())
 
 
-def test_promise_5_a_loss_that_is_not_finite_stops_before_any_save_and_names_the_steps(tmp_path: Path) -> None:
+def test_promise_5_a_loss_that_is_not_finite_stops_before_a_save_and_names_steps(tmp_path: Path) -> None:
     """Fault 20."""
 
     def nan_at(step: int) -> Callable:
@@ -272,16 +193,6 @@ def test_every_example_is_seen_once_an_epoch_last_partial_batch_included() -> No
         batches = seen[5 * epoch : 5 * epoch + 5]
         assert [len(batch) for batch in batches] == [16, 16, 16, 16, 6]
         assert sorted(itertools.chain(*batches)) == list(range(70))
-
-
-class NoState(State):
-    """A state that neither has nor keeps anything."""
-
-    def __init__(self) -> None:
-        super().__init__(Path("nowhere"), {})
-
-    def save(self, content: dict) -> None:
-        """Keep nothing."""
 
 
 def test_the_headline_is_in_every_row_and_held_out_examples_are_not_trained_on() -> None:

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
+from made.sweeps import swept
 
 from kd.core import files
 from kd.core.errors import StorageError
 from kd.measure.frames import frame_files, read_frame
-
-
-def swept(script: str, *arguments: str) -> str:
-    """Run a sweep, in a Python without threads; return its counts."""
-    run = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / script), *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    print(run.stdout)
-    if run.returncode == 77:
-        pytest.skip(run.stdout)
-    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-4000:]
-    return run.stdout
 
 
 def _manifest(path: Path) -> Callable[[Path], object]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from conftest import study
-from test_fit import made_examples
+from made.fitting import made_examples
 
 from kd.core import files
 from kd.data import source_of

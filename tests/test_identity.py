@@ -70,7 +70,7 @@ def test_no_two_objectives_have_one_name(one: Objective, other: Objective) -> No
     assert (objective_name(one) == objective_name(other)) == (one == other)
 
 
-def test_a_grid_holds_all_of_an_objective_fixed_but_tau_and_alpha_and_imported_weights_have_neither() -> None:
+def test_a_grid_holds_all_of_an_objective_fixed_but_tau_and_alpha() -> None:
     assert spell_objective(family(taught("kl-tau3-alpha0.5-scaleone"))) == "kl-scaleone"
     assert family(imported("tau3")) == imported("tau3")
 

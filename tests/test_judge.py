@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, eventually, manifest, recipe, resigned, study, unsigned, values
-from made_study import (
+from made.study import (
     ANALYSIS,
     ANSWERS,
     BANK,
@@ -753,7 +753,7 @@ def test_what_is_another_by_the_time_it_is_made_gets_no_stamp(finished: Path) ->
     assert reason(TABLES) == "not made yet"  # not even with the old table put back
 
 
-def test_a_projection_has_a_stamp_for_each_product_that_is_not_to_do_whatever_lies_there(half: Path) -> None:
+def test_a_projection_has_a_stamp_for_each_product_that_is_not_to_do(half: Path) -> None:
     folder = "state/stamps/q-test"
     for product in ALL[::2]:  # some are there that must not be, and of a wrong date
         path = Path(product.stamp(folder))

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from test_workflow import SMALL
+from made.project import SMALL
 
 from kd.__main__ import main
 from kd.core import files
@@ -322,7 +322,7 @@ def test_snakemake_finds_nothing_to_do_in_another_locale(finished: Path, project
 
 
 def test_a_folder_with_a_name_of_any_script_is_read_in_any_locale(project: Path) -> None:
-    from made_imagenet import made_imagenet
+    from made.imagenet import made_imagenet
 
     made_imagenet(project / "Bilder-ü-图")
     study = {**STUDY, "dataset": "mine", "datasets": {"mine": {"folder": "Bilder-ü-图", "size": 8, "convert": "rgb"}}}

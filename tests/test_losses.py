@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made.fitting import logits
 from torch import Tensor
 
 from kd.core.errors import ConfigError
@@ -31,11 +32,6 @@ CASES = [
 TEACHERS = VECTORS["ensemble_teacher"]
 LN2 = math.log(2)
 ALPHAS = [(name, alpha) for name, loss in LOSSES.items() if "alpha" in loss.parameters for alpha in (0.0, 1.0)]
-
-
-def logits(seed: int, batch: int = 4, classes: int = 10, spread: float = 4.0, dtype=torch.float64) -> Tensor:
-    """Return logits [batch, classes] of standard deviation `spread`."""
-    return spread * torch.randn(batch, classes, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def evaluate(name: str, student: Tensor, teacher: Tensor | None, labels: Tensor | None = None, **given):

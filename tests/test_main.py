@@ -18,6 +18,7 @@ import pytest
 from conftest import ROOT, mutated_text
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from made.command import kd
 
 from kd.__main__ import main
 from kd.study.config import Protocol, Recipe, Study
@@ -26,27 +27,6 @@ STUDY_KEYS = sorted(Study.model_fields)
 RECIPE_KEYS = sorted({*Recipe.model_fields, *Protocol.model_fields})
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 OLD_TABLE = pd.DataFrame({"cell": [TEACHER]}).to_parquet()
-
-
-@pytest.fixture
-def small(project: Path) -> Path:
-    (project / "config.yaml").write_text(
-        json.dumps(
-            {
-                "study": "small",
-                "dataset": "digits",
-                "protocol": {"name": "quick", "epochs": 2, "batch": 64, "precision": "fp32"},
-                "experiments": {"a": {"teacher": "resnet14", "student": "resnet8", "loss": ["ce", "mse"]}},
-            }
-        )
-    )
-    return project
-
-
-def kd(*arguments: str, **options: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "kd", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
 
 
 def test_plan_counts_what_a_study_trains(small: Path, capsys) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made.fitting import logits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import accuracy_score, log_loss
-from test_losses import logits
 from torch import Tensor
 
 from kd.losses.hard import ce
@@ -49,7 +49,7 @@ def test_entropy_and_confidence_of_equal_and_of_certain_logits() -> None:
     assert measures.confidence(z).tolist() == pytest.approx([0.25, 1])
 
 
-def test_calibration_error_of_labels_drawn_from_the_probabilities_is_nothing_but_their_sampling_error() -> None:
+def test_calibration_error_of_labels_drawn_from_probabilities_is_sampling_error() -> None:
     z = logits(3, 40_000, 10, spread=2)
     y = torch.multinomial(z.softmax(-1), 1, generator=torch.Generator().manual_seed(0)).squeeze(1)
     # 15 bins of about 2,700 examples: each mean is off by at most sqrt(0.25 / 2,700) = 0.01 on average
@@ -176,7 +176,7 @@ def test_the_gradient_is_that_of_the_loss_that_trains(tau: float) -> None:
 
 
 @given(seeds)
-def test_the_gradient_tends_to_logit_matching_at_large_and_to_label_matching_at_small_tau(seed: int) -> None:
+def test_the_gradient_tends_to_logit_matching_at_large_tau_to_labels_at_small(seed: int) -> None:
     s, t = logits(seed, 50), logits(seed + 1, 50)
     limit = measures.logit_matching(s, t)
     errors = [measures.nearness(measures.gradient(s, t, tau), limit)[1] for tau in (1e3, 1e4)]
@@ -192,7 +192,7 @@ def test_logit_matching_is_the_gradient_at_infinite_tau() -> None:
     torch.testing.assert_close(measures.logit_matching(s.detach(), t), slope)
 
 
-def test_where_student_and_teacher_agree_label_matching_asks_for_nothing_and_no_direction_is_near_it() -> None:
+def test_where_student_and_teacher_agree_label_matching_asks_for_nothing() -> None:
     t = logits(0)
     assert not measures.label_matching(t + 1, t).any()
     assert all(map(math.isnan, measures.nearness(measures.gradient(2 * t, t, 1.0), measures.label_matching(2 * t, t))))

@@ -192,7 +192,7 @@ def test_a_wrn_block_between_widths_takes_the_shortcut_from_the_pre_activated_in
         assert torch.equal(same_width(x), x)
 
 
-def test_the_first_convolution_is_float32_on_a_cpu_and_hands_on_what_autocast_asks_for():
+def test_the_first_convolution_is_float32_on_a_cpu_and_hands_on_autocast_s_type():
     torch.manual_seed(0)
     stem, images = build("wrn-10-1", classes=10).stem, torch.randn(2, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):

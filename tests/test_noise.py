@@ -238,7 +238,7 @@ def test_a_label_file_with_a_pickle_in_it_is_refused_and_not_run(tmp_path):
     assert not trap.exists()
 
 
-def test_a_label_file_that_is_missing_or_no_label_file_is_named_with_what_is_expected(tmp_path):
+def test_a_label_file_that_cannot_be_read_is_named_with_what_is_expected(tmp_path):
     (tmp_path / "words.csv").write_text("label\n1\n")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     np.savez(tmp_path / "other.npz", noisy=CLEAN)

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import prepare, recipe, study, train, values
-from test_fit import CPU, HEADER, StopAt, made_examples, network, plan, same
+from made.fitting import CPU, HEADER, StopAt, made_examples, network, plan, same
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 

@@ -19,8 +19,8 @@ import pytest
 import snakemake.api  # noqa: F401 (first: its modules import each other)
 import snakemake_executor_plugin_slurm as slurm_plugin
 from conftest import ROOT
+from made.starting import STARTER
 from snakemake.jobs import GroupJob
-from starting import STARTER
 
 from kd.core import patches
 from kd.study.stamps import DATE, TOP

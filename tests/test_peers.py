@@ -13,8 +13,8 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, prepare, read_until
-from test_workflow import SMALL
-from together import trained
+from made.project import SMALL
+from made.together import trained
 
 from kd.core.errors import ConfigError
 from kd.core.files import verified
@@ -57,7 +57,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_training() -> None:
 def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_path: Path) -> None:
     """To float32's last digits, which depend on the order of sums; the last batch is divided 4 to 3."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = python(*torchrun, str(ROOT / "tests" / "together.py"), str(tmp_path))
+    run = python(*torchrun, str(ROOT / "tests" / "made" / "together.py"), str(tmp_path))
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 0, output
     alone, *both = trained(), *(torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
@@ -94,7 +94,7 @@ def finished() -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_promise_4_two_processes_that_are_stopped_or_lose_one_end_with_the_same_bytes(digits: Path) -> None:
+def test_promise_4_two_processes_that_are_stopped_end_with_the_same_bytes(digits: Path) -> None:
     straight = finished()
     assert verified(Path(CELL))["processes"] == 2
     Path("results").rename("straight")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, prepare, study, train, values
-from made_study import finish, images, judge, tiny
-from test_workflow import Project
+from made.project import Project
+from made.study import finish, images, judge, tiny
 
 from kd import losses, models
 from kd.__main__ import main
@@ -126,7 +126,7 @@ def other_code(**changes: object) -> set[str]:
     return {one.name for one in now.everything if now.reason(one) == "made by other code"}
 
 
-def test_what_a_plug_in_adds_is_made_by_every_verb_and_is_stale_when_its_code_changes(mine: Path, capsys) -> None:
+def test_what_a_plug_in_adds_every_verb_makes_and_its_code_makes_stale(mine: Path, capsys) -> None:
     finish(**NAMED)
     assert "kd: runs code from mine.py\n" in capsys.readouterr().err
     assert not judge(**NAMED).all_to_do

@@ -7,10 +7,10 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import made_table as made
 import pandas as pd
 import pytest
 from conftest import study, written
+from made import table as made
 
 from kd.core.errors import ConfigError, StorageError
 from kd.report import page as report

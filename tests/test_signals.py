@@ -20,10 +20,9 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, read_until
-from made_imagenet import made_imagenet
-from test_fit import made_examples, plan, run, same
-from test_streamed import PROTOCOL
-from test_workflow import SMALL
+from made.fitting import made_examples, plan, run, same
+from made.imagenet import PROTOCOL, made_imagenet
+from made.project import SMALL
 
 from kd.__main__ import main
 from kd.core import files, signals
@@ -169,7 +168,7 @@ def wait_until_asked_for(pid: int, lock: Path) -> None:
         time.sleep(0.02)
 
 
-def test_training_in_another_thread_than_the_main_one_is_possible_and_hears_no_signal() -> None:
+def test_training_in_another_thread_is_possible_and_hears_no_signal() -> None:
     heard: list[list[int]] = []
 
     def train() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_slurm import LONG, OnSlurm, assert_nothing_saved_was_trained_again, finished, project, wait_for
-
-__all__ = ["finished", "project"]  # fixtures
+from made.project import Project
+from made.slurm import LONG, OnSlurm, assert_nothing_saved_was_trained_again, prepared, wait_for
 
 CLUSTER = os.environ.get("KD_TEST_CLUSTER")
 pytestmark = [
@@ -18,6 +18,12 @@ pytestmark = [
     pytest.mark.skipif(CLUSTER is None, reason="no cluster: make test-slurm starts one"),
 ]
 forgetful = pytest.mark.skipif(CLUSTER != "forgetful", reason="make test-slurm starts a cluster that forgets jobs")
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Iterator[OnSlurm]:
+    with prepared(tmp_path, finished) as made:
+        yield made
 
 
 def test_a_preempted_job_is_submitted_again_and_goes_on(project: OnSlurm) -> None:

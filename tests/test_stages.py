@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import ROOT, prepare, recipe, resigned, study, train
-from test_fit import StopAt
+from made.fitting import StopAt
 
 from kd import losses
 from kd.core import files
@@ -250,7 +250,7 @@ def test_a_student_without_its_teacher_is_refused(digits: Path) -> None:
         train(STUDENT)
 
 
-def test_a_student_by_hand_fills_the_bank_it_needs_and_a_retrained_teacher_s_bank_is_refilled(digits: Path) -> None:
+def test_a_student_fills_the_bank_it_needs_and_refills_a_retrained_teacher_s(digits: Path) -> None:
     train(TEACHER)
     train(STUDENT)
     first = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))

@@ -46,7 +46,7 @@ def test_memory_that_is_freed_is_used_again_without_asking_the_kernel() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is done elsewhere")
-def test_the_command_starts_again_once_with_its_arguments_and_the_user_s_own_setting_stays() -> None:
+def test_the_command_starts_again_once_with_its_arguments() -> None:
     code = f"from kd.core.startup import *; keep_memory(); print(os.environ[{VARIABLE!r}], sys.argv)"
     assert printed(code) == f"{KEEP_MEMORY} ['-c']"
     assert printed(code, **{VARIABLE: "glibc.malloc.check=0"}) == "glibc.malloc.check=0 ['-c']"

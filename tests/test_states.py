@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_faults import EARLIER, NOW, POINTS, TREES, Undisturbed, Whole, move_in, take_away
+from made.faults import EARLIER, NOW, POINTS, TREES, Undisturbed, Whole, move_in, take_away
 
 from kd.__main__ import main
 from kd.study import products

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import made_table as made
 import numpy as np
 import pandas as pd
 import pytest
+from made import table as made
 from scipy import stats
 
 from kd.core.errors import DataError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, eventually, study
-from test_main import kd, small
+from made.command import kd
 
 from kd.__main__ import main
 from kd.core import attempts, files, slurm
@@ -23,8 +23,6 @@ from kd.study.cells import all_cells, parse_cell
 from kd.study.judge import Judge
 from kd.study.products import Product
 from kd.study.status import faulty, standings
-
-__all__ = ["small"]  # a fixture
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.mse.s0"

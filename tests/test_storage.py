@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pytest
-from test_flips import swept
+from made.sweeps import swept
 
 
 @pytest.mark.slow

@@ -15,10 +15,10 @@ from conftest import fill, prepare, recipe, study
 from conftest import train as trained
 from hypothesis import given
 from hypothesis import strategies as st
-from made_imagenet import SIZES, WNIDS, made_imagenet, picture
+from made.fitting import StopAt
+from made.imagenet import PROTOCOL, SIZES, WNIDS, made_imagenet, picture
 from PIL import Image
 from scipy.stats import ks_2samp
-from test_fit import StopAt
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
@@ -210,15 +210,6 @@ def test_an_image_of_16_bits_is_refused(folder: Path) -> None:
 
 # -- training ---------------------------------------------------------------------------------------------------------
 
-PROTOCOL = {
-    "name": "quick",
-    "epochs": 2,
-    "batch": 7,
-    "lr": 0.02,
-    "crop": "resized",
-    "teacher": "online",
-    "precision": "fp32",
-}
 TEACHER = "results/imagenet/quick/resnet14.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
 
@@ -251,7 +242,7 @@ class StopAll(StopAt):
 
 
 @pytest.mark.process
-def test_promise_4_a_streamed_cell_ends_with_the_same_bytes_by_whomever_it_is_decoded(imagenet, monkeypatch) -> None:
+def test_promise_4_a_streamed_cell_ends_with_the_same_bytes_whoever_decodes(imagenet, monkeypatch) -> None:
     straight = train(TEACHER, workers=1)["files"]
     shutil.rmtree("results")
     for step, workers in ((3, 2), (2, 0), (1, 2)):  # 5 steps an epoch

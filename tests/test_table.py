@@ -56,7 +56,7 @@ def rewritten(name: str, change: object) -> str:
     return before
 
 
-def test_promise_7_the_headline_is_the_last_epoch_and_the_best_on_test_stands_beside_it(collected: Path) -> None:
+def test_promise_7_the_headline_is_the_last_epoch_with_the_best_on_test_beside(collected: Path) -> None:
     rows = pd.read_parquet(collected / "table.parquet").set_index("cell")
     row, manifest = rows.loc[STUDENT], files.read_manifest(Path(STUDENT))
     assert (row.networks, row.objectives) == ("resnet14 > resnet8", "ce > kl-tau3")

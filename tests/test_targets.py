@@ -9,23 +9,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_faults import EARLIER, NOW, TREES, Undisturbed, Whole, whole
-from test_workflow import Project, done, finished, jobs_in, made_by
+from made.faults import EARLIER, NOW, Undisturbed, Whole, whole
+from made.project import Project, jobs_in, made_by
+from made.whole import (
+    ANSWERS,
+    BANK,
+    DATA,
+    DOTS,
+    FIDELITY,
+    ITS_ANSWERS,
+    LABELS,
+    LR,
+    MEASURES,
+    PAGE,
+    RELEASE,
+    REPORTS,
+    STUDENT,
+    TABLE,
+    TABLES,
+    TEACHER,
+    VERDICT,
+    manifests,
+)
 
-from kd.core.files import read_manifest
 from kd.study.products import Product, owner
-
-__all__ = ["done", "finished"]  # fixtures
-
-REPORTS = "reports/whole"
-DATA, LABELS = "data/mine", "data/mine+labels-theirs"
-CELL = "mine+labels-theirs/quick/resnet14.ce.s0"
-TEACHER, STUDENT = f"results/{CELL}", f"results/{CELL}/resnet8.mse.s0"
-BANK, RELEASE = f"banks/{CELL}", f"released/{CELL}"
-ANSWERS, ITS_ANSWERS = f"answers/{CELL}/resnet8.mse.s0", f"answers/{CELL}"
-MEASURES, TABLE = f"{REPORTS}/analyses/noisy.measures", f"{REPORTS}/table"
-DOTS, FIDELITY = f"{REPORTS}/figures/noisy.dots", f"{REPORTS}/figures/noisy.fidelity"
-TABLES, VERDICT, PAGE = f"{REPORTS}/tables", f"{REPORTS}/verdict", f"{REPORTS}/page"
 
 MADE_FROM = {
     DATA: [],
@@ -72,7 +79,6 @@ RULES = {  # what the rules ask for that can be asked for by name
     "all": [PAGE, TEACHER, STUDENT, RELEASE],
 }
 NETWORKS = {TEACHER, STUDENT}
-LR = {"protocol": {**whole(NOW)["protocol"], "lr": 0.05}}
 
 
 def needed(target: str, changed: set[str]) -> set[str]:
@@ -108,13 +114,6 @@ CHANGES: dict[str, tuple[Callable[[Whole], None], set[str]]] = {
 def project(undisturbed: Undisturbed, tmp_path: Path) -> Whole:
     """A finished study with a job of every rule."""
     return undisturbed.copy(tmp_path / "project")
-
-
-def manifests(project: Whole) -> dict[str, dict]:
-    """Return the manifest of everything that is published, by its name."""
-    paths = [path for tree in TREES for path in (project.folder / tree).rglob("*.json")]
-    found = (read_manifest(path.parent, path) for path in paths)
-    return {manifest["name"]: manifest for manifest in found}
 
 
 def made_anew(project: Whole, before: dict[str, dict]) -> set[str]:

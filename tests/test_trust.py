@@ -16,8 +16,8 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from made_imagenet import picture
-from test_workflow import SMALL
+from made.imagenet import picture
+from made.project import SMALL
 
 from kd import models
 from kd.__main__ import main

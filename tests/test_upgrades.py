@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import unsigned
-from made_study import images
-from test_workflow import Project, shared_folder
+from made.project import Project, shared_folder
+from made.study import images
 
 from kd.core import files
 from kd.jobs.adopt import difference
@@ -110,9 +110,7 @@ def upgrade(project: Project, key: str, value: dict[str, str], before: dict[str,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
-def test_promise_8_a_new_key_makes_nothing_stale_and_a_default_that_changes_later_does(
-    project: Upgraded, key: str
-) -> None:
+def test_promise_8_a_new_key_makes_nothing_stale_and_a_changed_default_does(project: Upgraded, key: str) -> None:
     assert project.standing() == CURRENT
     upgrade(project, key, INTRODUCED)
     assert project.standing() == CURRENT
@@ -147,7 +145,7 @@ def test_promise_8_a_key_that_is_removed_makes_stale_what_the_code_goes_by_no_mo
 
 
 @pytest.mark.slow
-def test_promise_8_a_state_from_before_a_new_key_is_gone_on_with_and_not_after_its_default_changes(
+def test_promise_8_a_state_from_before_a_new_key_lasts_until_its_default_changes(
     project: Upgraded,
 ) -> None:
     whole = project.manifest(STUDENT)
@@ -209,7 +207,7 @@ def test_promise_8_a_rewrite_that_gives_the_same_bits_is_proved_and_adopted(rewr
 
 
 @pytest.mark.slow
-def test_promise_8_what_is_proved_step_by_step_counts_from_the_first_to_the_last_and_back(rewritten: Upgraded) -> None:
+def test_promise_8_what_is_proved_step_by_step_counts_from_first_to_last(rewritten: Upgraded) -> None:
     rewritten.kd("adopt")
     renamed(rewritten, "images_a_second", "swiftness")
     assert rewritten.standing() == dict.fromkeys(CURRENT, OTHER_CODE)
@@ -245,7 +243,7 @@ def test_promise_8_a_rewrite_that_changes_a_bit_is_refused_with_cell_and_epoch(m
 
 
 @pytest.mark.slow
-def test_promise_8_what_counted_without_a_proof_counts_no_more_when_it_is_found_to_differ(miswritten: Upgraded) -> None:
+def test_promise_8_what_counted_unproved_counts_no_more_once_it_differs(miswritten: Upgraded) -> None:
     torch = miswritten.manifest(TEACHER)["torch"]
     for cell in CURRENT:
         miswritten.resign(cell, torch="1.0")
@@ -257,7 +255,7 @@ def test_promise_8_what_counted_without_a_proof_counts_no_more_when_it_is_found_
 
 
 @pytest.mark.slow
-def test_promise_8_without_a_cell_of_this_machine_a_kind_is_named_and_counts_by_an_option_that_the_table_tells(
+def test_promise_8_a_kind_without_proof_is_named_and_counts_by_an_option_alone(
     rewritten: Upgraded,
 ) -> None:
     torch = rewritten.manifest(STUDENT)["torch"]
@@ -282,7 +280,7 @@ def unproved_in_table(project: Upgraded) -> dict[str, bool]:
 
 
 @pytest.mark.slow
-def test_a_kind_whose_data_are_gone_stays_unproved_and_a_damaged_record_stops_everything(rewritten: Upgraded) -> None:
+def test_a_kind_whose_data_are_gone_stays_unproved_a_damaged_record_stops_all(rewritten: Upgraded) -> None:
     (rewritten.folder / "data").rename(rewritten.folder / "elsewhere")
     said = rewritten.kd("adopt")
     for cell in CURRENT:

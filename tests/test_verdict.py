@@ -7,10 +7,10 @@ import math
 import re
 from pathlib import Path
 
-import made_table as made
 import pandas as pd
 import pytest
-from test_figures import words_on
+from made import table as made
+from made.drawn import words_on
 
 from kd.report.comparisons import holm
 from kd.report.figures import style

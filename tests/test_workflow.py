@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -18,158 +17,13 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from made_imagenet import made_imagenet
-from starting import STARTER
+from made.imagenet import made_imagenet
+from made.project import CE, KL3, MSE, SMALL, TEACHER, Project, changed, wait_for, with_losses
 
 from kd import models
-from kd.core.files import file_digest, lock, read_manifest, write_manifest
+from kd.core.files import file_digest, read_manifest, write_manifest
 
 STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
-SMALL = {
-    "study": "small",
-    "dataset": "digits",
-    "protocol": {"name": "quick", "epochs": 2, "batch": 64, "precision": "fp32"},
-    "seeds": [0, 1],
-    "experiments": {
-        "losses": {
-            "teacher": "resnet14",
-            "student": "resnet8",
-            "loss": ["ce", {"kl": {"tau": [3]}}, "mse"],
-            "figure": ["dots", "curves"],
-        }
-    },
-}
-
-
-class Project:
-    """A copy of the project in which a test may run, edit and break things."""
-
-    def __init__(self, folder: Path, copy: bool = True) -> None:
-        self.folder = folder
-        folder.mkdir(exist_ok=True)
-        for name in ("Snakefile", "config.yaml", "kd", "profiles", "workflow") if copy else ():
-            take = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            take(ROOT / name, folder / name)
-        if copy:
-            self.study(SMALL)
-
-    def study(self, values: dict) -> None:
-        """Write the study that `snakemake` runs."""
-        (self.folder / "study.yaml").write_text(yaml.safe_dump(values))
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", "--configfile", "study.yaml"]
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(self.folder)}
-
-    def run(self, *arguments: str, code: int = 0) -> str:
-        """Run snakemake to its end and return what it printed."""
-        _, _, _, *given = self.command(*arguments)  # after `python -m snakemake`
-        ended, output = STARTER.run(given, self.folder, self.environment)
-        assert ended == code, output[-6000:] + self.logs()
-        return output
-
-    def kd(self, *arguments: str, code: int = 0) -> str:
-        """Run a verb to its end and return what it printed."""
-        command = [sys.executable, "-m", "kd", *arguments]
-        run = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
-        assert run.returncode == code, run.stdout + run.stderr
-        return run.stdout + run.stderr
-
-    def start(self) -> subprocess.Popen:
-        """Start snakemake and leave it running."""
-        log = open(self.folder / "started.log", "wb")  # noqa: SIM115 (a pipe that nobody reads would fill)
-        return subprocess.Popen(
-            self.command(), cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT
-        )
-
-    def logs(self) -> str:
-        return "".join(f"\n--- {path}\n{path.read_text()[-1500:]}" for path in (self.folder / "logs").rglob("*.log"))
-
-    def planned(self, *arguments: str) -> tuple[Counter, set[str]]:
-        """Return the jobs that a dry run names: how many of each rule, and the cells to train."""
-        return jobs_in(self.run("--dry-run", *arguments))
-
-    def published(self) -> dict[str, str]:
-        """Return each cell's manifest, in which the seconds that its training took tell one training from another."""
-        results = self.folder / "results"
-        return {str(p.parent.relative_to(results)): p.read_text() for p in results.rglob("manifest.json")}
-
-    def processes(self, pattern: str) -> list[int]:
-        """Return the processes of this project whose command matches; other tests run cells of the same name."""
-        found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()
-        return [int(pid) for pid in found if working_directory(pid) == str(self.folder.resolve())]
-
-    def edit(self, name: str, old: str, new: str) -> None:
-        text = (self.folder / name).read_text()
-        assert old in text, f"{old!r} is not in {name}"
-        (self.folder / name).write_text(text.replace(old, new, 1))
-
-    def change(self, name: str) -> None:
-        """Change what a module does, and not what it gives."""
-        with open(self.folder / name, "a") as file:
-            file.write("\nCHANGED = 1\n")
-
-
-def jobs_in(output: str) -> tuple[Counter, set[str]]:
-    """Return the jobs that Snakemake printed: how many of each rule, and the cells to train."""
-    jobs = Counter(re.findall(r"^ *(?:local)?rule (\w+):$", output, re.MULTILINE))  # indented in a group
-    return jobs, {name.partition("/")[2] for name in made_by(output) if name.startswith("results/")}
-
-
-def made_by(output: str) -> set[str]:
-    """Return the names of what is made by the jobs that Snakemake printed."""
-    return set(re.findall(r"^ +output: state/stamps/q-\w+/(\S+)\.stamp\b", output, re.MULTILINE))
-
-
-def working_directory(pid: str) -> str | None:
-    with contextlib.suppress(OSError):  # it may have ended meanwhile
-        return os.readlink(f"/proc/{pid}/cwd")
-    return None
-
-
-def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
-    """Return the cells that were published since."""
-    return {name for name, manifest in after.items() if before.get(name) != manifest}
-
-
-def with_losses(*losses: object, **keys: object) -> dict:
-    experiment = {**SMALL["experiments"]["losses"], "loss": list(losses), **keys}
-    return {**SMALL, "experiments": {"losses": experiment}}
-
-
-TEACHER = "digits/quick/resnet14.ce.s0"
-KL3 = {f"{TEACHER}/resnet8.kl-tau3.s{seed}" for seed in (0, 1)}
-MSE = {f"{TEACHER}/resnet8.mse.s{seed}" for seed in (0, 1)}
-CE = {f"digits/quick/resnet8.ce.s{seed}" for seed in (0, 1)}
-
-
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of all the processes that run these tests."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The small study, run to its end once for all the processes that run these tests."""
-    folder = shared_folder(tmp_path_factory) / "finished"
-    with lock(folder.with_suffix(".lock")):
-        if folder.exists():
-            return Project(folder, copy=False)
-        folder.mkdir()
-        project = Project(folder)
-        project.run()
-    return project
-
-
-@pytest.fixture
-def done(finished: Project, tmp_path: Path) -> Project:
-    """A copy of the finished study, timestamps and all, that a test may change."""
-    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
-    return Project(tmp_path / "copy", copy=False)
 
 
 # -- without running --------------------------------------------------------------------------------------------------
@@ -315,7 +169,7 @@ def test_a_changed_figure_redraws_one_figure(done: Project) -> None:
     assert "Nothing to be done" in done.run("--dry-run")
 
 
-def test_what_people_read_comes_back_as_it_was_where_a_file_of_it_is_deleted_or_damaged(done: Project) -> None:
+def test_what_people_read_comes_back_where_a_file_is_deleted_or_damaged(done: Project) -> None:
     """Fault 11: each file of a figure counts, not its PNG alone."""
     report = done.folder / "reports" / "small"
     before = {path: path.read_bytes() for path in report.rglob("*.*") if path.parent.name != "manifests"}
@@ -493,7 +347,7 @@ def test_an_ensemble_of_a_member_that_diverged_does_not_stop_the_study(tmp_path:
     assert "Nothing to be done" in project.run("students")
 
 
-def test_a_disk_that_is_too_small_for_the_study_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_disk_too_small_for_the_study_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     """Fault 7."""
     project = Project(tmp_path)
     project.edit("workflow/rules/common.smk", "WORTH_A_LOOK = 200", "WORTH_A_LOOK = 1")
@@ -587,7 +441,7 @@ def test_a_teacher_that_diverged_does_not_stop_the_study(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_cell_killed_in_mid_training_is_the_only_one_to_run_again_from_its_last_epoch(tmp_path: Path) -> None:
+def test_a_cell_killed_in_training_alone_runs_again_from_its_last_epoch(tmp_path: Path) -> None:
     project = Project(tmp_path)
     slow = with_losses("ce", {"kl": {"tau": [3]}})
     project.study({**slow, "seeds": [0], "protocol": {**SMALL["protocol"], "epochs": 60}})
@@ -613,20 +467,6 @@ def test_a_cell_killed_in_mid_training_is_the_only_one_to_run_again_from_its_las
 def epochs_in(log: Path) -> list[int]:
     """Return the epochs that a training log has a line for."""
     return [int(number) for number in re.findall(r"epoch (\d+)/\d+  lr", log.read_text())]
-
-
-def wait_for(condition: object, running: subprocess.Popen, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert running.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def waiting(project: Project, verb: str) -> int | None:
-    """Return the process of a verb that waits for a lock which another process holds, or None."""
-    blocked = re.findall(r"-> FLOCK +ADVISORY +WRITE (\d+) ", Path("/proc/locks").read_text())
-    return next((pid for pid in project.processes(f"kd {verb}") if str(pid) in blocked), None)
 
 
 # -- by hand ----------------------------------------------------------------------------------------------------------
@@ -709,7 +549,7 @@ def test_every_experiment_of_the_paper_runs_to_its_figures_on_digits(tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_study_of_imagenet_runs_to_its_figures_on_made_images_one_seed_of_it_in_two_processes(tmp_path) -> None:
+def test_the_study_of_imagenet_runs_to_its_figures_with_two_processes_a_cell(tmp_path) -> None:
     project = Project(tmp_path)
     small = yaml.safe_load((ROOT / "workflow" / "studies" / "imagenet-small.yaml").read_text())
     whole = yaml.safe_load((ROOT / "workflow" / "studies" / "imagenet.yaml").read_text())

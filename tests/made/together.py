@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import torch
-from test_fit import NoState, made_examples, plan
 from torch import Tensor, nn
 
 from kd.train.device import Place
 from kd.train.fit import History, fit
 from kd.train.peers import joined
+from made.fitting import NoState, made_examples, plan
 
 
 class Linear(nn.Module):

@@ -10,6 +10,16 @@ from PIL import Image
 WNIDS = ("n01440764", "n01443537", "n02102040")
 SIZES = ((40, 30), (30, 48), (64, 64), (33, 90), (100, 41))  # width, height
 
+PROTOCOL = {
+    "name": "quick",
+    "epochs": 2,
+    "batch": 7,
+    "lr": 0.02,
+    "crop": "resized",
+    "teacher": "online",
+    "precision": "fp32",
+}
+
 
 def made_imagenet(folder: Path, train: int = 10, val: int = 5) -> Path:
     """Make `train` and `val` images of each class, whose colour is the class; return the folder."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
-from made_table import renamed
 
 from kd.measure import analyses
 from kd.measure.analyses import Subject
@@ -15,6 +14,7 @@ from kd.measure.answers import Answers, Split
 from kd.measure.frames import with_hyperparameters
 from kd.report.statistics import settings
 from kd.study.cells import Cell, parse_cell
+from made.table import renamed
 
 CLASSES, WIDTH, EXAMPLES = 10, 16, 150
 

@@ -17,8 +17,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-from test_faults import Disk
-from test_workflow import Project
 
 from kd.core.files import file_digest, lock, sha256
 from kd.study import products, stamps
@@ -26,6 +24,8 @@ from kd.study.cells import parse_cell
 from kd.study.config import Study, merged, read_yaml, validate
 from kd.study.judge import Judge
 from kd.study.products import Product
+from made.disk import Disk
+from made.project import Project
 
 # The points of kd.core.files.crash_point at which every kind of product comes by: before it works (twice), halfway,
 # after publishing, and before its stamp.

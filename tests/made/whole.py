@@ -1,0 +1,24 @@
+"""Names of what the study of made/faults.py publishes."""
+
+from __future__ import annotations
+
+from kd.core.files import read_manifest
+from made.faults import NOW, TREES, Whole, whole
+
+REPORTS = "reports/whole"
+DATA, LABELS = "data/mine", "data/mine+labels-theirs"
+CELL = "mine+labels-theirs/quick/resnet14.ce.s0"
+TEACHER, STUDENT = f"results/{CELL}", f"results/{CELL}/resnet8.mse.s0"
+BANK, RELEASE = f"banks/{CELL}", f"released/{CELL}"
+ANSWERS, ITS_ANSWERS = f"answers/{CELL}/resnet8.mse.s0", f"answers/{CELL}"
+MEASURES, TABLE = f"{REPORTS}/analyses/noisy.measures", f"{REPORTS}/table"
+DOTS, FIDELITY = f"{REPORTS}/figures/noisy.dots", f"{REPORTS}/figures/noisy.fidelity"
+TABLES, VERDICT, PAGE = f"{REPORTS}/tables", f"{REPORTS}/verdict", f"{REPORTS}/page"
+LR = {"protocol": {**whole(NOW)["protocol"], "lr": 0.05}}
+
+
+def manifests(project: Whole) -> dict[str, dict]:
+    """Return the manifest of everything that is published, by its name."""
+    paths = [path for tree in TREES for path in (project.folder / tree).rglob("*.json")]
+    found = (read_manifest(path.parent, path) for path in paths)
+    return {manifest["name"]: manifest for manifest in found}
