@@ -122,7 +122,7 @@ class Sweep:
                 return f"exit 0, but {found}"
         elif ended.code != 74 and not (ended.code == 2 and self.met.kind == "openr"):
             return f"exit {ended.code}\n{ended.said}"
-        elif not self._names_a_file(ended.said):
+        elif not self._names_a_file(verb, ended.said):
             return f"no file is named\n{ended.said}"
         if (wrong := self._damaged()) and verb.name != "discard":
             return f"published, but damaged: {wrong}"
@@ -135,9 +135,12 @@ class Sweep:
             return f"left for ever: {left}"
         return None
 
-    def _names_a_file(self, said: str) -> bool:
-        """Say whether the last message names the file or its folder; of one that is read, what it is of will do."""
-        message, call = said.rpartition("kd: ")[2], self.met
+    def _names_a_file(self, verb: Verb, said: str) -> bool:
+        """Say whether the last message names the file or its folder; of one that is read, what it is of will do.
+
+        Of a verb that says all that is wrong, any message.
+        """
+        message, call = said if verb.name == "discard" else said.rpartition("kd: ")[2], self.met
         path = re.sub(r"\.tmp-[\w.]+-\d+-", "", call.path)
         names = [path, call.to, os.path.dirname(path)]
         if call.kind == "openr":

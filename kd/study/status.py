@@ -136,11 +136,16 @@ def faulty(root: Path = Path()) -> tuple[int, list[tuple[Path, StorageError]]]:
 
 
 def _manifests(top: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(top):
+    for folder, _, names in os.walk(top, onerror=_unread):
         in_reports = f"/{MANIFESTS}" in folder
         for name in names:
             if name == files.MANIFEST or (in_reports and name.endswith(".json") and not files.is_pending(name)):
                 yield Path(folder, name)
+
+
+def _unread(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise StorageError(f"{error.filename}: cannot read this folder: {error.strerror}") from error
 
 
 def _wrong_with(path: Path, root: Path) -> StorageError | None:
