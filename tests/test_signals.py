@@ -62,10 +62,10 @@ def verb(body: str) -> subprocess.Popen:
 import ctypes, threading, time
 import kd.__main__ as command
 from kd.core import attempts, signals, threads
-def print_schema(options):
+def schema(options):
     "Do what a test wants."
 {lines}
-command.print_schema = print_schema
+command.look.schema = schema
 command.main()
 """
     running = started(sys.executable, "-c", code, "schema")
