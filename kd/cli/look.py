@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kd.cli.options import study_of
 from kd.core import files
-from kd.study import config
+from kd.study import config, products
 from kd.study.cells import all_cells, cells_of, parse_cell, taught_by
 from kd.study.judge import Judge, replaced, told
 
@@ -45,11 +45,16 @@ def _say_what_is_to_do(judge: Judge) -> None:
 
 
 def _check_room(judge: Judge) -> None:
-    """Say what is to be trained will take of the disk. Raises StorageError if it has less."""
-    from kd.machine.footprint import disk_bytes
+    """Say how much of the disk what is to be trained will take. Raises StorageError if it has less."""
+    from kd.machine.room import disk_bytes, kind_of
 
+    published = {
+        kind_of(cell): sum(manifest["sizes"].values())
+        for cell in judge.cells
+        if (manifest := judge.manifest(products.network(cell))) and manifest["status"] == "ok"
+    }
     missing = [parse_cell(one.name) for one in judge.all_to_do if one.kind == "network" and not judge.manifest(one)]
-    needed = disk_bytes(missing, judge.study)
+    needed = disk_bytes(missing, judge.study, published)
     free = files.free_bytes(Path())
     listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
     print(f"{len(missing)} are not trained yet; they take {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
