@@ -25,7 +25,7 @@ from pathlib import Path
 from kd import __version__
 from kd.cli import keep, look, make, report
 from kd.core import signals
-from kd.core.errors import STOPS, ConfigError, Terminated, understood
+from kd.core.errors import STOPS, ConfigError, Damaged, Terminated, understood
 from kd.core.startup import flush, leave, speak_utf8
 from kd.study.products import RULES
 
@@ -65,9 +65,10 @@ def _answer(options: argparse.Namespace) -> int:
         return options.verb(options) or 0
     except BaseException as error:
         known = understood(error)
+        # Code may swallow a signal, fail because of that, and blame a file that it could not read.
+        if not isinstance(known, STOPS) or isinstance(known, Damaged):
+            known = signals.ending() or known
         if not isinstance(known, STOPS):
-            known = signals.ending()
-        if known is None:
             raise
         if options.as_command and isinstance(known, Terminated):
             raise known from error
