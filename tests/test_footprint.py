@@ -53,7 +53,7 @@ def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -
     assert disk_bytes(cells, small)["banks"] == 0
 
 
-def test_a_network_takes_as_much_as_one_of_its_kind_that_is_published(project: Path) -> None:
+def test_a_network_takes_as_much_as_one_of_its_shape_that_is_published(project: Path) -> None:
     small = study()
     sizes = {("resnet14", "digits"): 1000, ("resnet8", "digits"): 10}
     assert disk_bytes(all_cells(small), small, sizes)["results"] == 1000 + 4 * 10

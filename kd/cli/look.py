@@ -46,10 +46,10 @@ def _say_what_is_to_do(judge: Judge) -> None:
 
 def _check_room(judge: Judge) -> None:
     """Say how much of the disk what is to be trained will take. Raises StorageError if it has less."""
-    from kd.machine.room import disk_bytes, kind_of
+    from kd.machine.room import disk_bytes, shape_of
 
     published = {
-        kind_of(cell): sum(manifest["sizes"].values())
+        shape_of(cell): sum(manifest["sizes"].values())
         for cell in judge.cells
         if (manifest := judge.manifest(products.network(cell))) and manifest["status"] == "ok"
     }

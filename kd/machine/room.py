@@ -13,27 +13,27 @@ from kd.data import source_of
 from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell, analysed, augmentation, taught_by
 from kd.study.config import Study
 
-Kind = tuple[str, str]  # a network and the name of a dataset: these decide the size of the weights
+Shape = tuple[str, str]  # a network and a dataset's name: they decide what shapes weights have
 
 
-def kind_of(cell: Cell) -> Kind:
-    """Return what decides the size of the weights of a cell."""
+def shape_of(cell: Cell) -> Shape:
+    """Return what decides the shapes of the weights of a cell."""
     return cell.stage.network, cell.dataset.name
 
 
-def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Kind, int] | None = None) -> Mapping[str, int]:
+def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, int] | None = None) -> Mapping[str, int]:
     """Return the bytes that training `cells` will add below results/, banks/ and answers/, by top folder.
 
-    `published` has the bytes of cells that are trained. A new cell of the same kind takes as much; another has its
+    `published` has the bytes of cells that are trained. A new cell of the same shape takes as much; another has its
     network built without memory, which takes torch. Banks and answers count where the data are prepared, which is when
     the number of examples is known, and where there are none yet: what a bank lacks is little.
     """
     cells = list(cells)
-    kinds = Counter(kind_of(cell) for cell in cells if not cell.is_ensemble)
-    classes = {kind_of(cell): _classes(cell) for cell in cells}
+    shapes = Counter(shape_of(cell) for cell in cells if not cell.is_ensemble)
+    classes = {shape_of(cell): _classes(cell) for cell in cells}
     known = published or {}
     needed = Counter(
-        {RESULTS: sum(n * (known.get(kind) or _weight_bytes(kind[0], classes[kind])) for kind, n in kinds.items())}
+        {RESULTS: sum(n * (known.get(shape) or _weight_bytes(shape[0], classes[shape])) for shape, n in shapes.items())}
     )
     for teacher, students in taught_by(cell for cell in cells if cell.reads_banks(study.protocol)).items():
         if not teacher.is_ensemble and not Path(BANKS, teacher.name).exists():
