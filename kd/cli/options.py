@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kd.core.errors import ConfigError
-from kd.study.cells import Cell, Dataset, data_recipe, recipe
+from kd.study.cells import Cell, DatasetChoice, data_recipe, recipe
 from kd.study.config import Recipe, Study, merged, parse_yaml, read_yaml, validate
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ def asked(options: argparse.Namespace) -> Study | Recipe:
     return Recipe.parse(_json("--recipe", options.recipe)) if options.recipe else study_of(options)
 
 
-def recipe_of(request: Study | Recipe, what: Cell | Dataset) -> Recipe:
+def recipe_of(request: Study | Recipe, what: Cell | DatasetChoice) -> Recipe:
     """Return the recipe of `what`: the one that is given, or the study's. Raises ConfigError where that has none."""
     if isinstance(request, Recipe):
         if isinstance(what, Cell) and request.protocol is None:
             raise ConfigError("--recipe: protocol: missing; a cell needs one")
         return request
-    if isinstance(what, Dataset):
+    if isinstance(what, DatasetChoice):
         return Recipe.parse(data_recipe(request, what))
     if what.protocol != request.protocol.name:
         raise ConfigError(
