@@ -24,7 +24,7 @@ from kd.jobs import data as jobs_data
 from kd.jobs import train as jobs_train
 from kd.jobs.places import Resources
 from kd.study import cells, products
-from kd.study.cells import Cell, Dataset, parse_cell, parse_dataset
+from kd.study.cells import Cell, DatasetChoice, parse_cell, parse_dataset
 from kd.study.config import Recipe, Study, validate
 from kd.study.judge import Judge
 from kd.study.products import Product
@@ -137,9 +137,9 @@ def values(**changes: object) -> dict:
 # -- the stages, as the verbs call them -------------------------------------------------------------------------------
 
 
-def recipe(what: str | Cell | Dataset, made: Study | None = None) -> Recipe:
+def recipe(what: str | Cell | DatasetChoice, made: Study | None = None) -> Recipe:
     """Return what a study, the small one unless told, says of a cell or a dataset."""
-    if isinstance(what, Dataset):
+    if isinstance(what, DatasetChoice):
         return Recipe.parse(cells.data_recipe(made or study(), what))
     return Recipe.parse(cells.recipe(made or study(), parse_cell(str(what))))
 

@@ -234,7 +234,7 @@ def import_all() -> None:
         "report.verdict",
         "measure.analyses",
     )
-    others = ("study.delete", "study.controllers", "machine.footprint", "data.sources", "models.resnet_cifar")
+    others = ("study.delete", "study.controllers", "machine.room", "data.sources", "models.resnet_cifar")
     for name in (*wings, *others, "report.figures.dots", "report.figures.fidelity"):
         importlib.import_module(f"kd.{name}")
     importlib.import_module("sklearn.datasets")

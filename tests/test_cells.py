@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from kd import data, losses, models
 from kd.core.errors import ConfigError
 from kd.study import cells
-from kd.study.cells import Cell, Dataset, Stage, all_cells, cells_of, parse_cell, parse_dataset, spell
-from kd.study.config import Noise, Objective, imported, objective
+from kd.study.cells import Cell, DatasetChoice, Stage, all_cells, cells_of, parse_cell, parse_dataset, spell
+from kd.study.config import LossChoice, Noise, imported, loss_choice
 
 
 def grid(**keys: object) -> dict:
@@ -97,16 +97,16 @@ NUMBERS = st.floats(1e-3, 1e3).map(lambda x: float(f"{x:.4g}"))
 
 
 @st.composite
-def _objectives(draw: st.DrawFn) -> Objective:
+def _objectives(draw: st.DrawFn) -> LossChoice:
     loss = draw(st.sampled_from(sorted(losses.LOSSES)))
     values = {}
     for key, parameter in losses.LOSSES[loss].parameters.items():
         if parameter.default is None or draw(st.booleans()):
             values[key] = draw(st.sampled_from(parameter.options) if hasattr(parameter, "options") else NUMBERS)
     try:
-        return objective(loss, values)
+        return loss_choice(loss, values)
     except ValueError:
-        return objective("ce", {})
+        return loss_choice("ce", {})
 
 
 @st.composite
@@ -114,7 +114,7 @@ def _cells(draw: st.DrawFn) -> Cell:
     kind = draw(st.sampled_from([None, *data.NOISES]))
     amount = "human" if kind == "labels" else draw(st.sampled_from([0.2, 0.45, 1.0]))
     seed = draw(st.integers(0, 3)) if kind else 0
-    dataset = Dataset("cifar100", kind and Noise(kind, amount), seed, draw(st.sampled_from([1.0, 0.03, 0.5])))
+    dataset = DatasetChoice("cifar100", kind and Noise(kind, amount), seed, draw(st.sampled_from([1.0, 0.03, 0.5])))
     several = {"min_size": 1, "max_size": 3}
     stage = st.builds(
         cells.stage,
@@ -125,7 +125,7 @@ def _cells(draw: st.DrawFn) -> Cell:
         st.sampled_from(sorted(losses.ENSEMBLES)),
         st.just(1.0) if dataset.fraction < 1 else st.sampled_from([1.0, 0.1, 0.25]),
     )
-    first = st.sampled_from([Objective("ce"), imported("borrowed"), imported("0_tau3")])
+    first = st.sampled_from([LossChoice("ce"), imported("borrowed"), imported("0_tau3")])
     stages = [Stage("wrn-16-2", draw(first), 0), *draw(st.lists(stage, max_size=3))]
     return cells._cell(dataset, "paper", tuple(stages))
 
@@ -182,7 +182,7 @@ def test_any_objective_of_any_loss_reads_back_and_no_two_share_a_spelling(data) 
     loss = data.draw(_invented())
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(losses.LOSSES, "new", loss)
-        one, other = (objective("new", data.draw(_values(loss))) for _ in range(2))
+        one, other = (loss_choice("new", data.draw(_values(loss))) for _ in range(2))
         for chosen in (one, other):
             spelled = cells.spell_objective(chosen)
             found = cells._parse_objective(spelled)
@@ -204,7 +204,7 @@ def test_hyperparameters_that_begin_alike_and_negative_numbers_read_back(monkeyp
     }
     monkeypatch.setitem(losses.LOSSES, "new", losses.Loss(losses.LOSSES["ce"].function, "", parameters))
     values = {"tau": "inf", "taumax": 4, "beta": -0.5, "branches": 3, "how": "top5"}
-    chosen = objective("new", values)
+    chosen = loss_choice("new", values)
     assert cells.spell_objective(chosen) == "new-tauinf-taumax4-beta-0.5-branches3-howtop5"
     assert cells._parse_objective("new-tauinf-taumax4-beta-0.5-branches3-howtop5") == chosen
     for wrong, match in (("new-taux", "tau: got 'x'"), ("new-tau3-taumaxx", "taumax: got 'x'"), ("new-x3", "no such")):

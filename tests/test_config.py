@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kd.core.errors import ConfigError
 from kd.machine.shares import AUTO
 from kd.study import config
-from kd.study.config import Objective, merged, objective, read_yaml, validate
+from kd.study.config import LossChoice, loss_choice, merged, read_yaml, validate
 
 
 def refused(match: str, **changes: object) -> None:
@@ -130,13 +130,13 @@ def test_spellings_of_one_number_are_one_objective() -> None:
     """Fault 40."""
     spelled = study(**experiment(loss={"kl": {"tau": [3, 3.0, "3", "3e0"], "alpha": ["0.10", 0.1, 1]}}))
     assert spelled.experiments["grid"].loss == (
-        Objective("kl", (("tau", 3.0), ("alpha", 0.1))),
-        Objective("kl", (("tau", 3.0),)),
+        LossChoice("kl", (("tau", 3.0), ("alpha", 0.1))),
+        LossChoice("kl", (("tau", 3.0),)),
     )
 
 
 def test_a_default_given_or_left_out_is_one_objective() -> None:
-    assert objective("kl", {"tau": 3, "alpha": 1, "scale": "tau2"}) == objective("kl", {"tau": "3.0"})
+    assert loss_choice("kl", {"tau": 3, "alpha": 1, "scale": "tau2"}) == loss_choice("kl", {"tau": "3.0"})
 
 
 def test_what_cannot_be_trained_is_refused() -> None:

@@ -20,7 +20,7 @@ from kd.models.output import Output
 from kd.report import table
 from kd.study import cells
 from kd.study.cells import Cell, all_cells, cells_of, parse_cell, stage, taught_by
-from kd.study.config import Objective, Study
+from kd.study.config import LossChoice, Study
 from kd.study.judge import Judge
 from kd.train import material, published
 from kd.train.device import place
@@ -86,12 +86,12 @@ def test_an_ensemble_stands_in_the_place_of_the_teacher() -> None:
 def test_the_order_of_members_does_not_matter(order: tuple[str, ...]) -> None:
     found = paths(teacher="+".join(order), student="wrn-16-2")
     assert found == ["wrn-16-4+wrn-28-4+wrn-40-2.ce.s0/wrn-16-2.mse.s0"]
-    ce = Objective("ce")
+    ce = LossChoice("ce")
     assert stage(order, ce, [2, 0, 1]) == stage(sorted(order), ce, [0, 1, 2, 2])
 
 
 def test_an_ensemble_of_one_is_that_network_whatever_is_made_of_it() -> None:
-    alone = stage(["wrn-28-4"], Objective("ce"), [3], ensemble="mean_prob")
+    alone = stage(["wrn-28-4"], LossChoice("ce"), [3], ensemble="mean_prob")
     assert (str(alone), alone.members, alone.is_ensemble) == ("wrn-28-4.ce.s3", (alone,), False)
     assert parse_cell(MEMBERS[0]).members == (parse_cell(MEMBERS[0]),)
 

@@ -12,7 +12,8 @@ from made.fitting import made_examples
 from kd.core import files
 from kd.data import source_of
 from kd.data.views import Grid
-from kd.machine.footprint import _FIXED, _kept_by_a_step, disk_bytes, gpu_bytes
+from kd.machine.footprint import _FIXED, _kept_by_a_step, gpu_bytes
+from kd.machine.room import disk_bytes
 from kd.study.cells import all_cells, augmentation, taught_by
 
 
@@ -50,6 +51,13 @@ def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -
     (teacher,) = taught_by(cells)
     Path("banks", teacher.name).mkdir(parents=True)  # what a bank lacks is little
     assert disk_bytes(cells, small)["banks"] == 0
+
+
+def test_a_network_takes_as_much_as_one_of_its_shape_that_is_published(project: Path) -> None:
+    small = study()
+    sizes = {("resnet14", "digits"): 1000, ("resnet8", "digits"): 10}
+    assert disk_bytes(all_cells(small), small, sizes)["results"] == 1000 + 4 * 10
+    assert disk_bytes(all_cells(small), small, {("resnet8", "digits"): 10})["results"] > 40 + 4 * 170_000
 
 
 def test_answers_count_where_a_figure_shows_them(project: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kd.losses import LOSSES
 from kd.report.identity import family, identity, objective_name, order
 from kd.study.cells import parse_cell, spell_objective
-from kd.study.config import Objective, imported, objective
+from kd.study.config import LossChoice, imported, loss_choice
 
 PLACE = "results/cifar100/paper"
 TEACHER = f"{PLACE}/wrn-28-4.ce.s0"
@@ -21,7 +21,7 @@ def said(path: str) -> dict:
     return identity(parse_cell(path))
 
 
-def taught(by: str) -> Objective:
+def taught(by: str) -> LossChoice:
     return parse_cell(f"{TEACHER}/wrn-16-2.{by}.s0").stage.objective
 
 
@@ -51,7 +51,7 @@ def test_what_learnt_from_labels_or_was_imported_is_named_too() -> None:
 
 
 @st.composite
-def objectives(draw: st.DrawFn) -> Objective:
+def objectives(draw: st.DrawFn) -> LossChoice:
     loss = draw(st.sampled_from(["kl", "mse", "smoothl1"]))
     given = {
         name: draw(
@@ -62,11 +62,11 @@ def objectives(draw: st.DrawFn) -> Objective:
         for name, spec in LOSSES[loss].parameters.items()
         if name != "scale"
     }
-    return objective(loss, given)
+    return loss_choice(loss, given)
 
 
 @given(objectives(), objectives())
-def test_no_two_objectives_have_one_name(one: Objective, other: Objective) -> None:
+def test_no_two_objectives_have_one_name(one: LossChoice, other: LossChoice) -> None:
     assert (objective_name(one) == objective_name(other)) == (one == other)
 
 

@@ -61,10 +61,10 @@ def verb(body: str) -> subprocess.Popen:
 import ctypes, threading, time
 import kd.__main__ as command
 from kd.core import attempts, signals, threads
-def print_schema(options):
+def schema(options):
     "Do what a test wants."
 {lines}
-command.print_schema = print_schema
+command.look.schema = schema
 command.main()
 """
     running = started(sys.executable, "-c", code, "schema")
@@ -105,14 +105,18 @@ threading.Event().wait()
     assert (got, said.count("swallowed"), said.count("kd: signal 15: terminated")) == (143, 1, 1)
 
 
-def test_what_fails_because_a_signal_was_swallowed_is_that_signal(project: Path) -> None:
-    running = verb("""
+@pytest.mark.parametrize(
+    "what",
+    ["AttributeError(\"module 'numpy' has no attribute 'matrix'\")", 'command.Damaged("a file: it has changed")'],
+)
+def test_what_fails_because_a_signal_was_swallowed_is_that_signal(project: Path, what: str) -> None:
+    running = verb(f"""
 try:
     print("now", flush=True)
     time.sleep(3600)
 except BaseException:  # as C code does that imports what it may lack
     pass
-raise AttributeError("module 'numpy' has no attribute 'matrix'")
+raise {what}
 """)
     running.send_signal(signal.SIGTERM)
     got, said = ended(running)

@@ -7,12 +7,12 @@ from pathlib import Path
 from kd.data.prepare import prepare_dataset, prepare_labels
 from kd.jobs import making
 from kd.study import products
-from kd.study.cells import DATA, Dataset
+from kd.study.cells import DATA, DatasetChoice
 from kd.study.config import Recipe
 from kd.study.judge import Judge
 
 
-def data(judge: Judge, dataset: Dataset, recipe: Recipe, stamp: Path | None = None) -> None:
+def data(judge: Judge, dataset: DatasetChoice, recipe: Recipe, stamp: Path | None = None) -> None:
     """Prepare the images and labels of a dataset in data/NAME."""
     product = products.data(dataset.name)
 
@@ -23,7 +23,7 @@ def data(judge: Judge, dataset: Dataset, recipe: Recipe, stamp: Path | None = No
     making.make(judge, product, stamp, prepare)
 
 
-def labels(judge: Judge, dataset: Dataset, recipe: Recipe, stamp: Path | None = None) -> None:
+def labels(judge: Judge, dataset: DatasetChoice, recipe: Recipe, stamp: Path | None = None) -> None:
     """Make the noisy training labels of a dataset in data/NAME+NOISE."""
     product = products.labels(dataset.labelled)
     amount = recipe.label_file or dataset.noise.amount

@@ -1,26 +1,18 @@
-"""How much a cell needs of a GPU's memory, and a study of the disk, worked out before they start."""
+"""How much memory a cell needs of a GPU, and its weights anywhere, worked out before it starts."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from kd import models
-from kd.core.errors import StorageError
-from kd.core.files import read_manifest
-from kd.data import source_of
 from kd.data.examples import Examples
-from kd.data.splits import SAMPLE
-from kd.data.views import Grid
-from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell, analysed, augmentation, taught_by
-from kd.study.config import Study
+from kd.models.network import Network
 
 _FIXED = 1 << 30  # CUDA's context, the libraries' workspaces, the allocator's and the graphs' pools
 _SLACK = 1.25  # fragments, and the gradients of activations that are alive at once
@@ -37,74 +29,37 @@ def gpu_bytes(network: str, classes: int, examples: Examples, batch: int, rows: 
     return math.ceil(_FIXED + examples.nbytes + bank + _SLACK * kept)
 
 
-def disk_bytes(cells: Iterable[Cell], study: Study) -> Mapping[str, int]:
-    """Return the bytes that training `cells` will add below results/, banks/ and answers/, by top folder.
-
-    Banks and answers count where the data are prepared, which is when the number of examples is known, and where there
-    are none yet: what a bank lacks is little.
-    """
-    cells = list(cells)
-    needed = Counter(
-        {RESULTS: sum(_weight_bytes(cell.stage.network, _classes(cell)) for cell in cells if not cell.is_ensemble)}
-    )
-    for teacher, students in taught_by(cell for cell in cells if cell.reads_banks(study.protocol)).items():
-        if not teacher.is_ensemble and not Path(BANKS, teacher.name).exists():
-            needed[BANKS] += _bank_bytes(teacher, students, study)
-    needed[ANSWERS] = sum(_answer_bytes(c) for c in analysed(study) if not Path(ANSWERS, c.name).exists())
-    return needed
-
-
-def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
-    manifest = _prepared(teacher)
-    if manifest is None:
-        return 0
-    declared = study.datasets.get(teacher.dataset.name)
-    grid = Grid(*augmentation(source_of(teacher.dataset.name, declared and declared.model_dump()), study.protocol))
-    epochs = sum({student.stage.seed: student.epochs(study.protocol) for student in students}.values())
-    seen = grid.count * (1 - (1 - 1 / grid.count) ** epochs)  # views of an example that are drawn, on average
-    row = 2 * _classes(teacher) + 8  # float16 logits and an int64 key
-    return round(manifest["counts"]["train"] * teacher.dataset.fraction * seen * row)
-
-
-def _answer_bytes(cell: Cell) -> int:
-    manifest = _prepared(cell)
-    if manifest is None:
-        return 0
-    counts, classes = manifest["counts"], _classes(cell)
-    inside = 0 if cell.is_ensemble else _width(cell.stage.network, classes)
-    row = 4 * classes + 2 * inside + 24  # float32 logits, float16 pre-logits, an index and two labels
-    return round((counts["test"] + min(SAMPLE, counts["train"] * cell.fraction)) * row)
-
-
-def _classes(cell: Cell) -> int:
-    manifest = _prepared(cell)
-    return len(manifest["class_names"]) if manifest else 100  # it decides the last layer only
-
-
-def _prepared(cell: Cell) -> dict | None:
-    """Return the manifest of a cell's data, None where they are not prepared, or will be anew: theirs is damaged."""
-    with contextlib.suppress(StorageError):
-        return read_manifest(Path(DATA, cell.dataset.name))
-    return None
+@functools.cache
+def weight_bytes(network: str, classes: int) -> int:
+    """Return the bytes of the weights of a network."""
+    return sum(tensor.nbytes for tensor in _shaped(network, classes).state_dict().values())
 
 
 @functools.cache
-def _weight_bytes(network: str, classes: int) -> int:
-    with torch.device("meta"):
-        return sum(tensor.nbytes for tensor in models.build(network, classes).state_dict().values())
+def width(network: str, classes: int) -> int:
+    """Return the number of pre-logits of a network."""
+    return _shaped(network, classes).classifier.in_features
 
 
-@functools.cache
-def _width(network: str, classes: int) -> int:
-    with torch.device("meta"):
-        return models.build(network, classes).classifier.in_features
+class _NothingDrawn(TorchFunctionMode):
+    """Leave weights as they are. To draw normal ones on the meta device imports torch._dynamo, which takes a second."""
+
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: Mapping | None = None
+    ) -> object:
+        return args[0] if function is Tensor.normal_ else function(*args, **(kwargs or {}))
+
+
+def _shaped(network: str, classes: int, channels: int = 3) -> Network:
+    """Return a network whose weights have shapes and no memory."""
+    with torch.device("meta"), _NothingDrawn():
+        return models.build(network, classes, channels)
 
 
 def _kept_by_a_step(network: str, classes: int, shape: tuple[int, ...]) -> int:
     """Return the bytes of weights, gradients, momenta and saved activations, counted without computing anything."""
-    with torch.device("meta"):
-        built = models.build(network, classes, shape[1]).train()
-        images = torch.empty(shape)
+    built = _shaped(network, classes, shape[1]).train()
+    images = torch.empty(shape, device="meta")
     weights = sum(p.nbytes for p in built.parameters())
     saved: dict[int, Tensor] = {}
 

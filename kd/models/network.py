@@ -19,8 +19,8 @@ class Network(nn.Module):
         """Return the pre-logits [B, D]: what the classifier sees."""
         raise NotImplementedError
 
-    def stages(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the maps [B, C, H, W] after each stage and, if asked, the same before their last ReLU."""
+    def maps(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the maps [B, C, H, W] after each group and, if asked, the same before their last ReLU."""
         raise NotImplementedError
 
     def pooled(self, last: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Network(nn.Module):
         if not {"maps", "edges"} & set(names):
             prelogits = self.features(images)
             return Output(self.classifier(prelogits), prelogits if "prelogits" in names else None)
-        maps, edges = self.stages(images, "edges" in names)
+        maps, edges = self.maps(images, "edges" in names)
         prelogits = self.pooled(maps[-1])
         return Output(self.classifier(prelogits), prelogits, tuple(maps), tuple(edges))
 
@@ -125,7 +125,10 @@ def initialise_convolutions(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def stage(block: type[nn.Module], inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
-    """Return `blocks` blocks, the first of which changes width and size."""
+def group(block: type[nn.Module], inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+    """Return a group of blocks, the first of which changes width and size.
+
+    Networks call theirs stage1, stage2, ...: these are names in the weights that are published.
+    """
     first = block(inputs, outputs, stride)
     return nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(blocks - 1)))

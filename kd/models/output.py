@@ -13,7 +13,7 @@ class Output(NamedTuple):
 
     logits: Tensor  # [B, K]
     prelogits: Tensor | None = None  # [B, D]
-    maps: tuple[Tensor, ...] = ()  # [B, C, H, W] after each stage
+    maps: tuple[Tensor, ...] = ()  # [B, C, H, W] after each group
     edges: tuple[Tensor, ...] = ()  # the same before their last ReLU
 
     def float(self) -> Output:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kd.models.network import BatchNorm, Network, Stem, average, conv1x1, conv3x3, initialise_convolutions, stage
+from kd.models.network import BatchNorm, Network, Stem, average, conv1x1, conv3x3, group, initialise_convolutions
 
 
 class Block(nn.Module):
@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class CifarResNet(Network):
-    """Build resnet<depth>x<width>: (depth - 2) / 6 blocks in each of three stages of 16, 32, 64 x width channels."""
+    """Build resnet<depth>x<width>: (depth - 2) / 6 blocks in each of three groups of 16, 32, 64 x width channels."""
 
     def __init__(self, depth: int, width: int, classes: int, channels: int = 3) -> None:
         super().__init__()
@@ -43,9 +43,9 @@ class CifarResNet(Network):
         stem = 16 if width == 1 else 32
         self.stem = Stem(channels, stem, 3, padding=1, bias=False)
         self.norm = BatchNorm(stem)
-        self.stage1 = stage(Block, stem, 16 * width, blocks, stride=1)
-        self.stage2 = stage(Block, 16 * width, 32 * width, blocks, stride=2)
-        self.stage3 = stage(Block, 32 * width, 64 * width, blocks, stride=2)
+        self.stage1 = group(Block, stem, 16 * width, blocks, stride=1)
+        self.stage2 = group(Block, 16 * width, 32 * width, blocks, stride=2)
+        self.stage3 = group(Block, 32 * width, 64 * width, blocks, stride=2)
         self.classifier = nn.Linear(64 * width, classes)
         initialise_convolutions(self)
 
@@ -54,8 +54,8 @@ class CifarResNet(Network):
         x = self.norm(self.stem(images)).relu_()
         return average(self.stage3(self.stage2(self.stage1(x))))
 
-    def stages(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the maps after each stage and, if asked, their edges."""
+    def maps(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the maps after each group and, if asked, their edges."""
         x = self.norm(self.stem(images)).relu_()
         maps, before = [], []
         for each in (self.stage1, self.stage2, self.stage3):

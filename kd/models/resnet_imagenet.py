@@ -27,8 +27,8 @@ class ImageNetResNet(Network):
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         return self.avgpool(self.layer4(self.layer3(self.layer2(self.layer1(x))))).flatten(1)
 
-    def stages(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the maps after each of the four stages and, if asked, their edges."""
+    def maps(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the maps after each of the four groups and, if asked, their edges."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         maps, before = [], []
         for each in (self.layer1, self.layer2, self.layer3, self.layer4):

@@ -11,9 +11,9 @@ from kd.models.network import (
     average,
     conv1x1,
     conv3x3,
+    group,
     initialise_convolutions,
     normalised,
-    stage,
 )
 
 
@@ -36,15 +36,15 @@ class Block(nn.Module):
 
 
 class WideResNet(Network):
-    """Build WRN-depth-width: (depth - 4) / 6 blocks in each of three stages, 16, 32 and 64 times width channels."""
+    """Build WRN-depth-width: (depth - 4) / 6 blocks in each of three groups, 16, 32 and 64 times width channels."""
 
     def __init__(self, depth: int, width: int, classes: int, channels: int = 3) -> None:
         super().__init__()
         blocks = (depth - 4) // 6
         self.stem = Stem(channels, 16, 3, padding=1, bias=False)
-        self.stage1 = stage(Block, 16, 16 * width, blocks, stride=1)
-        self.stage2 = stage(Block, 16 * width, 32 * width, blocks, stride=2)
-        self.stage3 = stage(Block, 32 * width, 64 * width, blocks, stride=2)
+        self.stage1 = group(Block, 16, 16 * width, blocks, stride=1)
+        self.stage2 = group(Block, 16 * width, 32 * width, blocks, stride=2)
+        self.stage3 = group(Block, 32 * width, 64 * width, blocks, stride=2)
         self.norm = BatchNorm(64 * width)
         self.classifier = nn.Linear(64 * width, classes)
         initialise_convolutions(self)
@@ -55,8 +55,8 @@ class WideResNet(Network):
         x = self.stage3(self.stage2(self.stage1(self.stem(images))))
         return average(self.norm(x).relu_())
 
-    def stages(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the maps after each stage, the last after its ReLU; their edges are what the next block activates."""
+    def maps(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the maps after each group, the last after its ReLU; their edges are what the next block activates."""
         first = self.stage1(self.stem(images))
         second = self.stage2(first)
         last = self.norm(self.stage3(second))

@@ -15,7 +15,7 @@ from kd.losses import Choice
 from kd.measure.frames import AXES
 from kd.report.figures.naming import number
 from kd.study.cells import MEAN_LOGIT, Cell, Stage, spell_objective
-from kd.study.config import Noise, Objective
+from kd.study.config import LossChoice, Noise
 
 _NETWORKS = {"wrn": "WRN", "resnet": "ResNet", "vgg": "VGG", "mlp": "MLP", "cnn": "CNN"}
 _LOSSES = {"ce": "CE", "kl": "KL", "mse": "MSE", "smoothl1": "smooth L1", "weights": "weights"}
@@ -53,7 +53,7 @@ def identity(cell: Cell) -> dict:
     }
 
 
-def family(chosen: Objective) -> Objective:
+def family(chosen: LossChoice) -> LossChoice:
     """Return an objective without its tau and alpha (`AXES`): what a grid over those two holds fixed."""
     return chosen._replace(parameters=tuple(pair for pair in chosen.parameters if pair[0] not in AXES))
 
@@ -64,7 +64,7 @@ def order(cell: Cell) -> tuple:
     return len(cell.stages), *(_order(stage.objective) for stage in (*taught, first))
 
 
-def _order(chosen: Objective) -> tuple:
+def _order(chosen: LossChoice) -> tuple:
     """Return the sort key of an objective: CE, KL by tau with ∞ last, weighted KL, MSE, smooth L1, the others."""
     rank = list(_LOSSES).index(chosen.loss) if chosen.loss in _LOSSES else len(_LOSSES)
     given, resolved = dict(chosen.parameters), chosen.resolved
@@ -75,7 +75,7 @@ def _order(chosen: Objective) -> tuple:
 # -- names for readers ------------------------------------------------------------------------------------------------
 
 
-def objective_name(chosen: Objective) -> str:
+def objective_name(chosen: LossChoice) -> str:
     """Spell an objective for readers: KL τ=3, α=0.5; MSE/2; 2·KL τ=∞. No two objectives have one name."""
     if chosen.weights:
         return f"{_LOSSES[chosen.loss]} {chosen.weights}"

@@ -32,14 +32,14 @@ from kd.study.config import (
     NAME,
     WEIGHTS,
     Experiment,
+    LossChoice,
     Noise,
-    Objective,
     OwnTraining,
     Protocol,
     Study,
     Weights,
     imported,
-    objective,
+    loss_choice,
     own_training,
 )
 
@@ -80,7 +80,7 @@ def spell(number: float | str) -> str:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class DatasetChoice:
     """A dataset with its label noise and the class-balanced fraction of its training set."""
 
     name: str
@@ -110,7 +110,7 @@ class Stage:
     """
 
     network: str
-    objective: Objective
+    objective: LossChoice
     seed: int
     epochs: int | None = None
     more_seeds: tuple[int, ...] = ()
@@ -177,7 +177,7 @@ class Stage:
 
 def stage(
     networks: Iterable[str],
-    chosen: Objective,
+    chosen: LossChoice,
     seeds: Iterable[int],
     epochs: int | None = None,
     ensemble: str = MEAN_LOGIT,
@@ -190,7 +190,7 @@ def stage(
     return Stage("+".join(networks), chosen, seed, epochs, tuple(more), combined, fraction, own)
 
 
-def spell_objective(chosen: Objective) -> str:
+def spell_objective(chosen: LossChoice) -> str:
     """Return the spelling of an objective, such as `kl-tau3-alpha0.5`."""
     return "-".join([chosen.loss, *(f"{key}{spell(value)}" for key, value in chosen.parameters)])
 
@@ -202,7 +202,7 @@ class Cell:
     Where that is an ensemble nothing is trained: its members are, each a cell of its own.
     """
 
-    dataset: Dataset
+    dataset: DatasetChoice
     protocol: str
     stages: tuple[Stage, ...]
 
@@ -312,7 +312,7 @@ def parse_cell(path: str | Path) -> Cell:
     return cell
 
 
-def parse_dataset(text: str) -> Dataset:
+def parse_dataset(text: str) -> DatasetChoice:
     """Read `cifar100+sym0.4+frac0.1`. Raises ConfigError that names what is wrong."""
     match = _matched_dataset(text)
     noise = None
@@ -324,7 +324,7 @@ def parse_dataset(text: str) -> Dataset:
             raise ConfigError(f"{text!r}: {match['kind']}: no such label noise{nearest(match['kind'], kinds)}")
         noise = Noise(match["kind"], _share(match["rate"], text))
     fraction = _share(match["fraction"], text) if match["fraction"] else 1.0
-    return Dataset(match["name"], noise, int(match["seed"] or 0), fraction)
+    return DatasetChoice(match["name"], noise, int(match["seed"] or 0), fraction)
 
 
 def _matched_dataset(text: str) -> re.Match[str]:
@@ -382,7 +382,7 @@ def _parse_ensemble(found: str | None, where: str) -> str:
     return COMBINATIONS[found]
 
 
-def _parse_objective(text: str) -> Objective:
+def _parse_objective(text: str) -> LossChoice:
     first, _, name = text.partition("-")
     if first == WEIGHTS:
         if not re.fullmatch(NAME, name):
@@ -399,7 +399,7 @@ def _parse_objective(text: str) -> Objective:
             raise ConfigError(f"{text!r}: {token}: no such hyperparameter of {loss}{nearest(token, known)}")
         values |= [found]
     try:
-        return objective(loss, values)
+        return loss_choice(loss, values)
     except ValueError as error:
         raise ConfigError(f"{text!r}: {error}") from None
 
@@ -407,7 +407,7 @@ def _parse_objective(text: str) -> Objective:
 # -- from a study to its cells ----------------------------------------------------------------------------------------
 
 
-def _cell(dataset: Dataset, protocol: str, stages: tuple[Stage, ...]) -> Cell:
+def _cell(dataset: DatasetChoice, protocol: str, stages: tuple[Stage, ...]) -> Cell:
     """Return the canonical cell: what comes before the last stage that learns from labels alone plays no part."""
     n = max((n for n, stage in enumerate(stages) if not stage.needs_teacher), default=0)
     first, *taught = stages[n:]
@@ -432,10 +432,10 @@ def _expand(study: Study, experiment: Experiment) -> Iterator[Cell]:
             yield _cell(dataset, study.protocol.name, stages)
 
 
-def _datasets(study: Study, experiment: Experiment) -> Iterator[Dataset]:
+def _datasets(study: Study, experiment: Experiment) -> Iterator[DatasetChoice]:
     name = experiment.dataset or study.dataset
     for noise, fraction in itertools.product(experiment.label_noise, experiment.fraction):
-        yield Dataset(name, noise, study.noise_seed if noise else 0, fraction)
+        yield DatasetChoice(name, noise, study.noise_seed if noise else 0, fraction)
 
 
 def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -> Iterator[tuple[Stage, ...]]:
@@ -474,7 +474,7 @@ def all_cells(study: Study) -> list[Cell]:
     return with_teachers(itertools.chain.from_iterable(cells_of(study, name) for name in study.experiments))
 
 
-def data_recipe(study: Study, dataset: Dataset) -> dict:
+def data_recipe(study: Study, dataset: DatasetChoice) -> dict:
     """Return what, beside its name, decides the images and labels of a dataset."""
     name = dataset.noise.amount if dataset.noise and dataset.noise.kind == "labels" else None
     if name not in {None, *study.label_files}:

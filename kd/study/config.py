@@ -41,7 +41,7 @@ WEIGHTS = "weights"  # stands where a loss does in the path of a network that co
 PAPER_DROPS = (0.5, 0.75)  # the paper's 100 and 150 of 200 epochs, as shares of a protocol's epochs
 
 
-class Objective(NamedTuple):
+class LossChoice(NamedTuple):
     """A loss with the hyperparameters that differ from their defaults, in the order in which they are spelled.
 
     Or where weights come from that no loss has trained: `imported`.
@@ -71,9 +71,9 @@ class Objective(NamedTuple):
         return {} if self.weights else losses.LOSSES[self.loss].resolve(dict(self.parameters))
 
 
-def imported(name: str) -> Objective:
+def imported(name: str) -> LossChoice:
     """Return what a network with the weights `name` has in the place of a loss, spelled `weights-NAME`."""
-    return Objective(WEIGHTS, (("", name),))
+    return LossChoice(WEIGHTS, (("", name),))
 
 
 class Noise(NamedTuple):
@@ -210,15 +210,15 @@ def _paths(value: object) -> tuple[tuple[str, ...], ...]:
     return tuple((*map(_teacher, path[:-1]), _network(path[-1])) for path in paths)
 
 
-def _objectives(value: object) -> tuple[Objective, ...]:
-    """Expand `[ce, {kl: {tau: [1, 3], alpha: 0.5}}]` into one Objective for each combination of values."""
+def _objectives(value: object) -> tuple[LossChoice, ...]:
+    """Expand `[ce, {kl: {tau: [1, 3], alpha: 0.5}}]` into one LossChoice for each combination of values."""
     entries = value if isinstance(value, list | tuple) else [value]
     if not entries:
         raise ValueError("an empty list of losses")
     return tuple(dict.fromkeys(objective for entry in entries for objective in _expand_loss(entry)))
 
 
-def _expand_loss(entry: object) -> Iterator[Objective]:
+def _expand_loss(entry: object) -> Iterator[LossChoice]:
     if isinstance(entry, str):
         entry = {entry: {}}
     if not isinstance(entry, dict):
@@ -230,17 +230,17 @@ def _expand_loss(entry: object) -> Iterator[Objective]:
         if not isinstance(axes, dict):
             raise ValueError(f"{loss}: got {_shown(axes)}, expected its hyperparameters: {{tau: 3}}")
         for values in itertools.product(*(_several(values) for values in axes.values())):
-            yield objective(loss, dict(zip(axes, values, strict=True)))
+            yield loss_choice(loss, dict(zip(axes, values, strict=True)))
 
 
-def objective(loss: str, values: Mapping[str, object]) -> Objective:
-    """Return the canonical Objective of `loss` with these hyperparameters. Raises ValueError that names the key."""
+def loss_choice(loss: str, values: Mapping[str, object]) -> LossChoice:
+    """Return the canonical LossChoice of `loss` with these hyperparameters. Raises ValueError that names the key."""
     spec = losses.LOSSES[loss]
     try:
         resolved = spec.resolve(values)
     except ValueError as error:
         raise ValueError(f"{loss}.{error}") from None
-    return Objective(loss, tuple((key, v) for key, v in resolved.items() if v != spec.parameters[key].default))
+    return LossChoice(loss, tuple((key, v) for key, v in resolved.items() if v != spec.parameters[key].default))
 
 
 def _noises(value: object) -> tuple[Noise, ...]:
@@ -381,7 +381,7 @@ Trainings = Annotated[
     tuple[tuple[tuple[str, float], ...], ...], BeforeValidator(_trainings), _Schema(lambda: _training_schema())
 ]
 Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
-Losses = Annotated[tuple[Objective, ...], BeforeValidator(_objectives), _Schema(_loss_schema)]
+Losses = Annotated[tuple[LossChoice, ...], BeforeValidator(_objectives), _Schema(_loss_schema)]
 LabelNoise = Annotated[
     tuple[Noise | None, ...],
     BeforeValidator(_noises),
@@ -541,7 +541,7 @@ class Experiment(_Model):
 
     teacher: Teachers | None = Field(None, description="the networks that teach; A+B is an ensemble of networks")
     teacher_loss: Losses = Field(
-        (Objective("ce"),), description="what the first network of each path is trained with, by default cross-entropy"
+        (LossChoice("ce"),), description="what the first network of each path is trained with, by default cross-entropy"
     )
     student: Networks | None = Field(None, description="the networks they teach")
     path: Paths | None = Field(None, description="a chain of networks, or a list of chains, instead of teacher/student")
@@ -658,7 +658,7 @@ class Study(_Model):
         teachers = [network for path in experiment.networks for network in path[:-1]]
         return any("+" in network for network in teachers) or (bool(teachers) and any(len(of) > 1 for of in seeds))
 
-    def _check_loss(self, key: str, chosen: Objective, ensembles: bool) -> None:
+    def _check_loss(self, key: str, chosen: LossChoice, ensembles: bool) -> None:
         if ensembles and chosen.needs.teacher - {"logits"}:
             raise ValueError(f"{key} looks at more of a teacher than its logits, which an ensemble does not have")
         if self.gpus_per_cell > 1 and losses.LOSSES[chosen.loss].batchwise:

@@ -29,7 +29,7 @@ from kd.core.threads import each
 from kd.report import figures
 from kd.study import adopted, cells, products
 from kd.study.adopted import Adopted
-from kd.study.cells import Cell, Dataset, parse_cell, parse_dataset
+from kd.study.cells import Cell, DatasetChoice, parse_cell, parse_dataset
 from kd.study.config import Protocol, Recipe, Study
 from kd.study.products import READ_BY_PEOPLE, SPARED, Product
 from kd.study.recipes import UNREADABLE, changed, plain, since
@@ -62,7 +62,7 @@ class Judge:
     It remembers what it has seen; `again` gives one that has seen nothing.
     """
 
-    def __init__(self, recipe_of: Callable[[Cell | Dataset], Recipe], study: Study | None = None) -> None:
+    def __init__(self, recipe_of: Callable[[Cell | DatasetChoice], Recipe], study: Study | None = None) -> None:
         self.recipe_of, self.study = recipe_of, study
         self._seen: dict[Product, Seen] = {}
         self._reasons: dict[Product, str | None] = {}
@@ -76,13 +76,13 @@ class Judge:
         """Return the judge of everything that a study makes."""
 
         @cache
-        def recipe_of(dataset: Dataset, weights: str | None, trains: bool) -> Recipe:
+        def recipe_of(dataset: DatasetChoice, weights: str | None, trains: bool) -> Recipe:
             values = cells.data_recipe(study, dataset)
             return Recipe.parse(values | cells.training_recipe(study, weights) if trains else values)
 
-        def find(what: Cell | Dataset) -> Recipe:
-            dataset = what if isinstance(what, Dataset) else what.dataset
-            weights = None if isinstance(what, Dataset) else what.stages[0].weights
+        def find(what: Cell | DatasetChoice) -> Recipe:
+            dataset = what if isinstance(what, DatasetChoice) else what.dataset
+            weights = None if isinstance(what, DatasetChoice) else what.stages[0].weights
             return recipe_of(replace(dataset, fraction=1.0), weights, what is not dataset)
 
         return cls(find, study)
@@ -528,7 +528,7 @@ def data_recipe(declared: Mapping) -> dict:
     return {key: value for key, value in declared.items() if key not in ("folder", "source")}
 
 
-def labels_recipe(dataset: Dataset, label_file: str | None) -> dict:
+def labels_recipe(dataset: DatasetChoice, label_file: str | None) -> dict:
     """Return what decides noisy labels beside those that are right; of a file its content, not its place."""
     noise = dataset.noise
     if noise.kind == "labels":
@@ -554,7 +554,7 @@ def _objective(chosen: Any) -> dict:
 
 
 @cache
-def _read_data(dataset: Dataset) -> tuple[Product, ...]:
+def _read_data(dataset: DatasetChoice) -> tuple[Product, ...]:
     """Return the data that a cell learns from."""
     noisy = (products.labels(dataset.labelled),) if dataset.noise else ()
     return (products.data(dataset.name), *noisy)

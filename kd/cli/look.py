@@ -1,0 +1,96 @@
+"""Verbs that look at a study and change nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from kd.cli.options import study_of
+from kd.core import files
+from kd.study import config, products
+from kd.study.cells import all_cells, cells_of, parse_cell, taught_by
+from kd.study.judge import Judge, replaced, told
+
+_SHOWN = 20  # cells of one status that are listed before the rest is counted
+_NEXT = "he snakemake command of this study makes what is to do; each cell goes on from its state"
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Say what a study will train, what is to do and why; cell by cell with --cells."""
+    study = study_of(options)
+    cells = all_cells(study)
+    if options.cells:
+        print("\n".join(map(str, cells)))
+        return
+    print(f"study {study.study}: {study.dataset}, protocol {study.protocol.name}, {study.protocol.epochs} epochs")
+    for name in study.experiments:
+        print(f"  {name:20} {len(cells_of(study, name)):6} cells")
+    ensembles = sum(cell.is_ensemble for cell in cells)
+    teachers = [cell for cell in taught_by(cells) if not cell.is_ensemble]
+    epochs = sum(cell.epochs(study.protocol) for cell in cells)
+    together = f", also as {ensembles} ensembles" if ensembles else ""
+    networks = f"{len(cells) - ensembles} networks to train, {len(teachers)} of them teach{together}"
+    print(f"{networks}; {epochs:,} epochs in all")
+    judge = Judge.of_study(study)
+    _say_what_is_to_do(judge)
+    _check_room(judge)
+
+
+def _say_what_is_to_do(judge: Judge) -> None:
+    lines = told(judge.all_to_do)
+    print("to do:\n" + "\n".join(f"  {line}" for line in lines) if lines else "nothing is to do")
+    if warning := replaced(judge):
+        print(f"note: {warning}")
+
+
+def _check_room(judge: Judge) -> None:
+    """Say how much of the disk what is to be trained will take. Raises StorageError if it has less."""
+    from kd.machine.room import disk_bytes, shape_of
+
+    published = {
+        shape_of(cell): sum(manifest["sizes"].values())
+        for cell in judge.cells
+        if (manifest := judge.manifest(products.network(cell))) and manifest["status"] == "ok"
+    }
+    missing = [parse_cell(one.name) for one in judge.all_to_do if one.kind == "network" and not judge.manifest(one)]
+    needed = disk_bytes(missing, judge.study, published)
+    free = files.free_bytes(Path())
+    listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
+    print(f"{len(missing)} are not trained yet; they take {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
+    files.demand_room(Path(), sum(needed.values()))
+
+
+def status(options: argparse.Namespace) -> None:
+    """Say which cells are done, running, waiting, stale or failed and why, and what the next command does."""
+    from kd.study.controllers import alive
+    from kd.study.status import STATUSES, standings
+
+    study = study_of(options)
+    judge = Judge.of_study(study)
+    cells, others = standings(judge)
+    by_status = {name: [cell for cell in cells if cell.status == name] for name in STATUSES}
+    if options.cells:
+        print("\n".join(f"{cell.status:9}{cell}" for cell in cells))
+        return
+    print(f"study {study.study}: {len(cells)} cells")
+    print("".join(f"  {name:9}{len(members):6}\n" for name, members in by_status.items() if members), end="")
+    for name in ("diverged", "stale", "running", "failed"):
+        shown = [*by_status[name], *(other for other in others if other.status == name)]
+        if shown:
+            rest = f"\n  ... and {len(shown) - _SHOWN} more: kd status --cells" if len(shown) > _SHOWN else ""
+            print(f"\n{name}\n" + "\n".join(f"  {one}" for one in shown[:_SHOWN]) + rest)
+    blocked = sum(bool(cell.detail) for cell in by_status["waiting"])
+    if blocked:
+        print(f"\nwaiting for a teacher that failed: {blocked}")
+    print()
+    _say_what_is_to_do(judge)
+    if judge.all_to_do:
+        print("next: " + ("a Snakemake is at work here; what it gives up, t" if alive() else "t") + _NEXT)
+
+
+def schema(options: argparse.Namespace) -> None:
+    """Print the JSON schema of config.yaml, with what the plug-ins of a study add if one is given."""
+    if options.study_json or options.configfile or options.config:
+        study_of(options)
+    print(json.dumps(config.schema(), indent=1))

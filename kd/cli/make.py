@@ -1,0 +1,148 @@
+"""Verbs that make what a study is made of: data, networks, banks, answers. Snakemake's rules call them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+
+from kd.cli.options import asked, recipe_of, resources_of, study_of
+from kd.core import files
+from kd.core.errors import ConfigError, Damaged, Diverged
+from kd.core.startup import keep_memory, start_together
+from kd.jobs import making
+from kd.study import products
+from kd.study.cells import parse_cell, parse_dataset
+from kd.study.judge import Judge
+from kd.study.products import Product
+
+
+def data(options: argparse.Namespace) -> None:
+    """Prepare the images of a dataset, anew where its folder holds other files than it did."""
+    request = asked(options)
+    dataset = parse_dataset(options.dataset)
+    given = recipe_of(request, dataset)
+    product = products.data(dataset.name)
+    if (given.declared or {}).get("folder"):
+        _discard_if_its_folder_changed(product, given.declared["folder"])
+    judge = Judge.of_recipe(given)
+    if not making.done(judge, product, options.stamp):
+        from kd.jobs import data as job
+
+        job.data(judge, dataset, given, options.stamp)
+
+
+def _discard_if_its_folder_changed(product: Product, folder: str) -> None:
+    from kd.data.prepare import holds_other_files
+
+    with files.lock(product.lock):
+        try:
+            manifest = files.read_manifest(product.folder)
+        except Damaged:
+            return
+        if manifest and holds_other_files(manifest, folder):
+            logging.getLogger("kd").warning("%s: %s holds other files now; it is read anew", product, folder)
+            files.discard(product.manifest)
+
+
+def labels(options: argparse.Namespace) -> None:
+    """Make the noisy labels of a dataset."""
+    request = asked(options)
+    dataset = parse_dataset(options.dataset)
+    given = recipe_of(request, dataset)
+    judge = Judge.of_recipe(given)
+    if not making.done(judge, products.labels(dataset.labelled), options.stamp):
+        from kd.jobs import data as job
+
+        job.labels(judge, dataset, given, options.stamp)
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train one cell, or go on with it, and publish it."""
+    request = asked(options)
+    cell = parse_cell(options.cell)
+    given = recipe_of(request, cell)
+    judge = Judge.of_recipe(given)
+    product = products.network(cell)
+    if not _is_one_of_several() and _undamaged(judge, product) and making.done(judge, product, options.stamp):
+        status = judge.manifest(product)["status"]
+    else:
+        _prepare_to_train(options)
+        start_together(options.processes)
+        from kd.jobs import train as job
+
+        status = job.train(judge, cell, given, resources_of(options), options.fresh, options.stamp)
+    # To torchrun, which makes 1 of every code, a cell that diverged has ended well.
+    return 0 if status == "ok" or _is_one_of_several() else Diverged.exit_code
+
+
+def _undamaged(judge: Judge, product: Product) -> bool:
+    """Say whether a published network is, byte by byte, what its manifest says; if not, have it count as absent."""
+    try:
+        return judge.to_do(product) is not None or bool(files.verified(product.folder))
+    except Damaged as error:
+        logging.getLogger("kd").warning("%s; it is trained anew", error)
+        with files.lock(product.lock):
+            files.discard(product.manifest)
+        return False
+
+
+def _is_one_of_several() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _prepare_to_train(options: argparse.Namespace) -> None:
+    if options.as_command:
+        keep_memory()
+
+
+def bank(options: argparse.Namespace) -> None:
+    """Store the logits of a teacher for every view that its students which are to be trained will see."""
+    request = asked(options) if options.needs else study_of(options)
+    cell = parse_cell(options.cell)
+    for member in cell.members:
+        product = products.bank(member)
+        if options.needs:
+            given = recipe_of(request, member)
+            judge = Judge.of_recipe(given).asked({product: {_need(text) for text in options.needs}})
+        else:
+            judge = Judge.of_study(request)
+            given = judge.recipe_of(member)
+            if not judge.needs(product):
+                raise ConfigError(f"{cell}: teaches nobody in this study; say whose views with --needs SEED:EPOCHS")
+        if not making.done(judge, product, options.stamp):
+            _prepare_to_train(options)
+            from kd.jobs import bank as job
+
+            job.bank(judge, member, given, judge.needs(product), resources_of(options), options.stamp)
+
+
+def _need(text: str) -> tuple[int, int]:
+    if not re.fullmatch("[0-9]{1,9}:[0-9]{1,9}", text):
+        raise ConfigError(f"--needs {text}: expected SEED:EPOCHS, such as 0:200")
+    seed, epochs = map(int, text.split(":"))
+    return seed, epochs
+
+
+def answers(options: argparse.Namespace) -> None:
+    """Write down what a network answers to the test set and to some of what it learnt from."""
+    request = asked(options)
+    cell = parse_cell(options.cell)
+    given = recipe_of(request, cell)
+    judge = Judge.of_recipe(given)
+    if not making.done(judge, products.answers(cell), options.stamp):
+        _prepare_to_train(options)
+        from kd.jobs import answers as job
+
+        job.answers(judge, cell, given, resources_of(options), options.stamp)
+
+
+def release(options: argparse.Namespace) -> None:
+    """Remove the stored logits of a teacher all of whose students are trained."""
+    from kd.study.delete import release_bank
+
+    judge = Judge.of_study(study_of(options))
+    for member in parse_cell(options.cell).members:
+        product = products.release(member)
+        making.make(judge, product, options.stamp, lambda now, member=member: release_bank(products.bank(member)))

@@ -1,0 +1,73 @@
+"""What a command line says: the study, the recipe, the resources."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kd.core.errors import ConfigError
+from kd.study.cells import Cell, DatasetChoice, data_recipe, recipe
+from kd.study.config import Recipe, Study, merged, parse_yaml, read_yaml, validate
+
+if TYPE_CHECKING:
+    from kd.jobs.places import Resources
+
+
+def study_of(options: argparse.Namespace) -> Study:
+    """Return the study that the command line names; without one, that of config.yaml."""
+    if options.study_json:
+        return validate(_json("--study-json", options.study_json))
+    overlay: dict = {}
+    for path in [*options.configfile, *_named(getattr(options, "study", None))]:
+        overlay |= read_yaml(path)
+    for pair in options.config:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--config {pair}: expected KEY=VALUE")
+        overlay[key] = parse_yaml(value, f"--config {pair}")
+    return validate(merged(overlay))
+
+
+def _named(study: str | None) -> list[Path]:
+    """Return the file of a study that is given by its name or path."""
+    if study is None:
+        return []
+    shipped = Path("workflow/studies", f"{study}.yaml")
+    return [shipped if shipped.exists() else Path(study)]
+
+
+def _json(option: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{option} {text[:60]}: not JSON: {error}") from error
+
+
+def asked(options: argparse.Namespace) -> Study | Recipe:
+    """Return what the command line says. It comes before any name is read: plug-ins may define them."""
+    return Recipe.parse(_json("--recipe", options.recipe)) if options.recipe else study_of(options)
+
+
+def recipe_of(request: Study | Recipe, what: Cell | DatasetChoice) -> Recipe:
+    """Return the recipe of `what`: the one that is given, or the study's. Raises ConfigError where that has none."""
+    if isinstance(request, Recipe):
+        if isinstance(what, Cell) and request.protocol is None:
+            raise ConfigError("--recipe: protocol: missing; a cell needs one")
+        return request
+    if isinstance(what, DatasetChoice):
+        return Recipe.parse(data_recipe(request, what))
+    if what.protocol != request.protocol.name:
+        raise ConfigError(
+            f"{what}: protocol {what.protocol!r} is not the study's ({request.protocol.name}); "
+            "name the study that defines it with --configfile"
+        )
+    return Recipe.parse(recipe(request, what))
+
+
+def resources_of(options: argparse.Namespace) -> Resources:
+    """Return what the command line allows a job to use."""
+    from kd.jobs.places import Resources
+
+    return Resources(options.threads, options.cells_per_gpu, getattr(options, "workers", 0))

@@ -1,0 +1,126 @@
+"""Verbs that make what a study shows: table, analyses, figures, verdict, page. Snakemake's rules call them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from kd.cli.options import study_of
+from kd.core import files
+from kd.core.errors import ConfigError, nearest
+from kd.jobs import making
+from kd.report.figures import ANALYSES, FIGURES
+from kd.study import products
+from kd.study.cells import REPORTS
+from kd.study.config import Study
+from kd.study.judge import Judge
+from kd.study.products import Product
+
+
+def collect(options: argparse.Namespace) -> None:
+    """Gather the results of a study into one table; refuse what is missing, damaged, mixed or half done."""
+
+    def gather(study: Study, judge: Judge) -> dict:
+        from kd.report import table
+
+        return table.collect(study, judge)
+
+    study = study_of(options)
+    _publish(study, products.table(study.study), options.stamp, gather)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Measure what the networks of an experiment answer."""
+
+    def measured(study: Study, judge: Judge) -> dict:
+        from kd.measure import analyses
+
+        return analyses.measure(study, options.experiment, options.analysis)
+
+    study = study_of(options)
+    for word, known in ((options.experiment, study.experiments), (options.analysis, set(ANALYSES.values()))):
+        if word not in known:
+            raise ConfigError(f"{word!r}: unknown{nearest(word, known)}")
+    _publish(study, products.analysis(study.study, options.experiment, options.analysis), options.stamp, measured)
+
+
+def figure(options: argparse.Namespace) -> None:
+    """Draw one figure from a table."""
+
+    def drawn(folder: Path) -> dict:
+        from kd.report import page
+
+        return page.draw(folder, options.experiment, options.figure)
+
+    def product(study: str) -> Product:
+        if options.figure not in FIGURES:
+            raise ConfigError(f"{options.figure!r}: no such figure{nearest(options.figure, FIGURES)}")
+        return products.figure(study, options.experiment, options.figure)
+
+    _from_table(options, product, drawn)
+
+
+def tables(options: argparse.Namespace) -> None:
+    """Write the means of a table, with intervals, and its objectives compared two by two."""
+
+    def summed(folder: Path) -> dict:
+        from kd.report import page
+
+        return page.means_and_comparisons(folder)
+
+    _from_table(options, products.tables, summed)
+
+
+def verdict(options: argparse.Namespace) -> None:
+    """Judge the paper's claims by a table: published against measured."""
+
+    def judged(folder: Path) -> dict:
+        from kd.report import verdict
+
+        return verdict.verdict(folder)
+
+    _from_table(options, products.verdict, judged)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write the page that shows a study: figures, captions, means, environments."""
+
+    def shown(study: Study, judge: Judge) -> dict:
+        from kd.report import page
+
+        return page.page(study, Path(REPORTS, study.study))
+
+    study = study_of(options)
+    _publish(study, products.page(study.study), options.stamp, shown)
+
+
+def _publish(study: Study, product: Product, stamp: Path | None, make: Callable[[Study, Judge], dict]) -> None:
+    """Publish in reports/ what `make` returns, unless it is current."""
+
+    def work(judge: Judge) -> None:
+        files.publish(product.folder, make(study, judge), making.about(judge, product), product.manifest)
+
+    making.make(Judge.of_study(study), product, stamp, work)
+
+
+def _from_table(options: argparse.Namespace, product: Callable[[str], Product], make: Callable[[Path], dict]) -> None:
+    """Publish what is made from a study's table alone; without a study, write it beside a table that is given."""
+    folder = options.table.parent
+    if options.study_json or options.configfile or options.config:
+        study = study_of(options)
+        if folder != Path(REPORTS, study.study):
+            raise ConfigError(f"{options.table}: not the table of study {study.study}; leave the study out to judge it")
+        _publish(study, product(study.study), options.stamp, lambda study, judge: make(folder))
+        return
+    manifest = folder / products.MANIFESTS / "table.json"
+    if manifest.exists():
+        files.verified(folder, at=manifest)
+    ours = product(folder.name)
+    with contextlib.ExitStack() as held:
+        if ours.folder == folder:  # a study's own, which a Snakemake may be making
+            held.enter_context(files.lock(ours.lock))
+            making.sweep(ours)
+        for name, content in make(folder).items():
+            files.write_atomic(folder / name, content)

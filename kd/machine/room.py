@@ -1,0 +1,86 @@
+"""How much of the disk a study will take, worked out before it starts; without torch where nothing asks for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from kd.core.errors import StorageError
+from kd.core.files import read_manifest
+from kd.data import source_of
+from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell, analysed, augmentation, taught_by
+from kd.study.config import Study
+
+Shape = tuple[str, str]  # a network and a dataset's name: they decide what shapes weights have
+
+
+def shape_of(cell: Cell) -> Shape:
+    """Return what decides the shapes of the weights of a cell."""
+    return cell.stage.network, cell.dataset.name
+
+
+def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, int] | None = None) -> Mapping[str, int]:
+    """Return the bytes that training `cells` will add below results/, banks/ and answers/, by top folder.
+
+    `published` has the bytes of cells that are trained. A new cell of the same shape takes as much; another has its
+    network built without memory, which takes torch. Banks and answers count where the data are prepared, which is when
+    the number of examples is known, and where there are none yet: what a bank lacks is little.
+    """
+    cells = list(cells)
+    shapes = Counter(shape_of(cell) for cell in cells if not cell.is_ensemble)
+    classes = {shape_of(cell): _classes(cell) for cell in cells}
+    known = published or {}
+    needed = Counter(
+        {RESULTS: sum(n * (known.get(shape) or _weight_bytes(shape[0], classes[shape])) for shape, n in shapes.items())}
+    )
+    for teacher, students in taught_by(cell for cell in cells if cell.reads_banks(study.protocol)).items():
+        if not teacher.is_ensemble and not Path(BANKS, teacher.name).exists():
+            needed[BANKS] += _bank_bytes(teacher, students, study)
+    needed[ANSWERS] = sum(_answer_bytes(c) for c in analysed(study) if not Path(ANSWERS, c.name).exists())
+    return needed
+
+
+def _weight_bytes(network: str, classes: int) -> int:
+    from kd.machine import footprint
+
+    return footprint.weight_bytes(network, classes)
+
+
+def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
+    manifest = _prepared(teacher)
+    if manifest is None:
+        return 0
+    declared = study.datasets.get(teacher.dataset.name)
+    pad, flip = augmentation(source_of(teacher.dataset.name, declared and declared.model_dump()), study.protocol)
+    views = (2 * pad + 1) ** 2 * (1 + flip)  # kd.data.views, which counts them too, imports torch
+    epochs = sum({student.stage.seed: student.epochs(study.protocol) for student in students}.values())
+    seen = views * (1 - (1 - 1 / views) ** epochs)  # views of an example that are drawn, on average
+    row = 2 * _classes(teacher) + 8  # float16 logits and an int64 key
+    return round(manifest["counts"]["train"] * teacher.dataset.fraction * seen * row)
+
+
+def _answer_bytes(cell: Cell) -> int:
+    manifest = _prepared(cell)
+    if manifest is None:
+        return 0
+    from kd.data.splits import SAMPLE
+    from kd.machine.footprint import width
+
+    counts, classes = manifest["counts"], _classes(cell)
+    inside = 0 if cell.is_ensemble else width(cell.stage.network, classes)
+    row = 4 * classes + 2 * inside + 24  # float32 logits, float16 pre-logits, an index and two labels
+    return round((counts["test"] + min(SAMPLE, counts["train"] * cell.fraction)) * row)
+
+
+def _classes(cell: Cell) -> int:
+    manifest = _prepared(cell)
+    return len(manifest["class_names"]) if manifest else 100  # it decides the last layer only
+
+
+def _prepared(cell: Cell) -> dict | None:
+    """Return the manifest of a cell's data, None where they are not prepared, or will be anew: theirs is damaged."""
+    with contextlib.suppress(StorageError):
+        return read_manifest(Path(DATA, cell.dataset.name))
+    return None
