@@ -117,7 +117,9 @@ class Storm:
             self.project.ask(self.size)
             return
         for tree in ("answers", "reports"):
-            shutil.rmtree(self.home / tree)
+            shutil.rmtree(
+                self.home / tree, ignore_errors=True
+            )  # a storm may have taken the answers, which nobody missed
         kept = self.undisturbed.kept(self.size) / "banks"
         shutil.copytree(kept, self.home / "banks", dirs_exist_ok=True)
 
