@@ -15,7 +15,7 @@ from made.study import images
 
 from kd.core import files
 from kd.jobs.adopt import difference
-from kd.study.adopted import Adopted, kind_of, told
+from kd.study.adopted import Adopted, described, kind_of
 from kd.study.cells import parse_cell
 from kd.study.config import Protocol
 
@@ -322,7 +322,7 @@ PATH = "results/digits/quick/wrn-10-1.ce.s0/resnet8.kl-tau3.s0"
 
 
 def kind(path: str = PATH, protocol: Mapping = {}, **made: object) -> str:
-    return told(kind_of(parse_cell(path), {**MADE, **made, "recipe": {"protocol": {**PROTOCOL, **protocol}}}))
+    return described(kind_of(parse_cell(path), {**MADE, **made, "recipe": {"protocol": {**PROTOCOL, **protocol}}}))
 
 
 def test_numbers_make_no_kind_and_what_runs_other_lines_or_another_arithmetic_does() -> None:

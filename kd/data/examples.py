@@ -1,7 +1,7 @@
 """The examples of a cell, as training and the view bank read them.
 
 `fit` asks any examples, these or those of kd.data.streamed, for three things: what a step is given of each batch
-(`shown`), what the network sees of that (`inputs`), and images as they are, to evaluate on (`plain`). Where several
+(`fetch`), what the network sees of that (`inputs`), and images as they are, to evaluate on (`plain`). Where several
 processes train one cell, `own` takes from a batch the part that is this process's.
 """
 
@@ -19,7 +19,7 @@ from kd.data import views
 from kd.data.arrays import Dataset
 
 Own = Callable[[Tensor], Tensor]  # [B, ...] -> a part of it
-Batch = tuple[Tensor, Tensor]  # example indices [B], and the views [B] in which they are shown
+Asked = tuple[Tensor, Tensor]  # of one batch: example indices [B], and the views [B] in which they are shown
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Examples:
         """Return uint8 images [B, C, H, W] as a network wants them, float32."""
         return views.normalise(images, self.mean, self.std)
 
-    def shown(self, batches: Iterable[Batch], own: Own) -> Iterator[tuple[Tensor, Tensor]]:
+    def fetch(self, batches: Iterable[Asked], own: Own) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the indices [B] of each batch, and what `inputs` needs of this process's part: its views."""
         for index, view in batches:
             yield index, own(view)
 
-    def inputs(self, index: Tensor, shown: Tensor, grid: views.Grid) -> Tensor:
-        """Return examples `index` [B] in their views, `shown` [B], as a network wants them: [B, C, H, W]."""
-        return self.normalise(grid.render(self.images[index], shown))
+    def inputs(self, index: Tensor, fetched: Tensor, grid: views.Grid) -> Tensor:
+        """Return examples `index` [B] in their views, `fetched` [B], as a network wants them: [B, C, H, W]."""
+        return self.normalise(grid.render(self.images[index], fetched))
 
     def plain(self, split: str, index: Tensor, size: int) -> Iterator[Tensor]:
         """Yield images of `train` or `test` at `index` [N] as they are, `size` at a time, as a network wants them."""

@@ -25,7 +25,7 @@ from kd.core.files import content_of, free_bytes
 from kd.data import views
 from kd.data.arrays import Dataset
 from kd.data.crops import ResizedCrops, box
-from kd.data.examples import Batch, Own
+from kd.data.examples import Asked, Own
 from kd.data.folder import FORMATS, rgb
 
 _BILINEAR = Image.Resampling.BILINEAR  # Pillow's antialiases
@@ -71,16 +71,16 @@ class StreamedExamples:
         """Return uint8 images [B, C, H, W] as a network wants them, float32."""
         return views.normalise(images, self.mean, self.std)
 
-    def shown(self, batches: Iterable[Batch], own: Own) -> Iterator[tuple[Tensor, Tensor]]:
+    def fetch(self, batches: Iterable[Asked], own: Own) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the indices [B] of each batch, and this process's part of its images [B, H, W, C] uint8."""
         batches = list(batches)
         requests = [("train", own(index).numpy(), own(view).numpy()) for index, view in batches]
         for (index, _), images in zip(batches, self.stream.read(requests, self._device), strict=True):
             yield index.to(self._device, non_blocking=True), images
 
-    def inputs(self, index: Tensor, shown: Tensor, grid: views.Views) -> Tensor:
-        """Return images [B, H, W, C] uint8, `shown`, as a network wants them: [B, C, H, W]."""
-        return self.normalise(shown.permute(0, 3, 1, 2))
+    def inputs(self, index: Tensor, fetched: Tensor, grid: views.Views) -> Tensor:
+        """Return images [B, H, W, C] uint8, `fetched`, as a network wants them: [B, C, H, W]."""
+        return self.normalise(fetched.permute(0, 3, 1, 2))
 
     def plain(self, split: str, index: Tensor, size: int) -> Iterator[Tensor]:
         """Yield the images of `train` or `test` at `index` [N], their middle, as `Examples.plain` does."""

@@ -25,7 +25,7 @@ from kd.core import files
 from kd.core.errors import ConfigError, KdError, StorageError
 from kd.jobs.train import METRICS
 from kd.study import products
-from kd.study.adopted import CLOSE, EQUAL, FILE, NONE, Adopted, Kind, kind_of, told
+from kd.study.adopted import CLOSE, EQUAL, FILE, NONE, Adopted, Kind, described, kind_of
 from kd.study.cells import RESULTS, STATE, Cell, parse_cell
 from kd.study.config import DeclaredDataset, Protocol, Recipe
 from kd.study.judge import OTHER_CODE, Judge, plural
@@ -107,7 +107,8 @@ def adopt(count: int, unproved: bool) -> None:
             here = where.describe()
         found = []
         for number, of_kind in enumerate(kinds, 1):
-            print(f"\n{number}/{len(kinds)}  {told(of_kind[0].kind)}: {len(of_kind)} {plural('network', len(of_kind))}")
+            networks = f"{len(of_kind)} {plural('network', len(of_kind))}"
+            print(f"\n{number}/{len(kinds)}  {described(of_kind[0].kind)}: {networks}")
             proof, cells = _proof(of_kind, count, here)
             if proof != NONE or unproved:
                 found.append({**of_kind[0].pair, "proof": proof, "cells": cells})

@@ -1,4 +1,4 @@
-"""Code that counts as that of now: what `kd adopt` has proved, or was told to take as proved (promise 8).
+"""Code that counts as that of now: what `kd adopt` has proved, or was described to take as proved (promise 8).
 
 results/adopted.json has pairs of code digests, the old and the new, each for one kind of network: a rewrite that gives
 the same bits in float32 may not in bfloat16. A pair also says what it rests on, its proof.
@@ -119,7 +119,7 @@ def _taught(cell: Cell, teacher: str) -> str:
     return f"{teacher}, {cell.teacher.stage.ensemble} of several" if cell.teacher.is_ensemble else teacher
 
 
-def told(kind: Kind) -> str:
+def described(kind: Kind) -> str:
     """Say of which kind a network is."""
     said = [
         f"{kind['network']}, {kind['loss']}, teacher {kind['teacher']}",

@@ -113,12 +113,12 @@ def _blocked(cells: Sequence[Cell], standings: list[Standing]) -> list[Standing]
     """Return `standings` of `cells`, where those that wait for a teacher or a member that failed say so."""
     failed = {s.name for s in standings if s.status == "failed"}
 
-    def told(cell: Cell, standing: Standing) -> Standing:
+    def waiting_for(cell: Cell, standing: Standing) -> Standing:
         awaited = [("teacher", cell.teacher), *(("member", member) for member in cell.members)]
         lost = [f"its {what} {one} failed" for what, one in awaited if one and one != cell and one.path in failed]
         return replace(standing, detail=lost[0]) if lost and standing.status == "waiting" else standing
 
-    return list(map(told, cells, standings))
+    return list(map(waiting_for, cells, standings))
 
 
 # -- what is damaged --------------------------------------------------------------------------------------------------

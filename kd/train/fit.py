@@ -105,11 +105,11 @@ def fit(
     progress.at(position.epoch * steps + position.step)
 
     def step(batch: Tensor, *rest: Tensor | float) -> None:
-        *shown, lr = rest  # what is shown of the batch, once for each view
+        *fetched, lr = rest  # what was fetched of the batch, once for each view
         index = peers.own(batch)
         labels = examples.labels[index]
-        inputs = [examples.inputs(index, one, plan.grid) for one in shown]
-        taught = [teacher.output(index, *seen) for seen in zip(shown, inputs, strict=True)] if teacher else []
+        inputs = [examples.inputs(index, one, plan.grid) for one in fetched]
+        taught = [teacher.output(index, *seen) for seen in zip(fetched, inputs, strict=True)] if teacher else []
 
         with place.autocast():
             said = [objective.adapted(output(images)) for images in inputs]
@@ -137,10 +137,10 @@ def fit(
             network.train()
             objective.train()
 
-            with contextlib.closing(examples.shown(asked, peers.own)) as ahead:
-                for shown in zip(*[ahead] * plan.needs.views, strict=True):
-                    batch = shown[0][0]
-                    step(batch, *(view for _, view in shown), lr)
+            with contextlib.closing(examples.fetch(asked, peers.own)) as ahead:
+                for fetched in zip(*[ahead] * plan.needs.views, strict=True):
+                    batch = fetched[0][0]
+                    step(batch, *(one for _, one in fetched), lr)
 
                     position.advance(len(batch))
                     progress.at(epoch * steps + position.step)
