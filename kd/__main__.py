@@ -29,6 +29,7 @@ from kd.core import files, signals
 from kd.core.errors import STOPS, ConfigError, Damaged, Diverged, StorageError, Terminated, nearest, understood
 from kd.core.startup import flush, keep_memory, leave, speak_utf8, start_together
 from kd.jobs import making
+from kd.losses.spec import STORED
 from kd.report.figures import ANALYSES, FIGURES
 from kd.study import products
 from kd.study.cells import (
@@ -45,6 +46,7 @@ from kd.study.cells import (
 )
 from kd.study.config import Recipe, Study, merged, parse_yaml, read_yaml, schema, validate
 from kd.study.judge import Judge, replaced, told
+from kd.study.needs import Need
 from kd.study.products import Product
 
 _LEAST = {"threads": 1, "cells_per_gpu": 0, "processes": 1, "workers": 0}
@@ -278,7 +280,7 @@ def _prepare_to_train(options: argparse.Namespace) -> None:
 
 
 def bank(options: argparse.Namespace) -> None:
-    """Store the logits of a teacher for every view that its students which are to be trained will see."""
+    """Store what a teacher says of every view that its students which are to be trained will see."""
     asked = _asked(options) if options.needs else _study(options)
     cell = parse_cell(options.cell)
     for member in cell.members:
@@ -312,7 +314,7 @@ def answers(options: argparse.Namespace) -> None:
 
 
 def release(options: argparse.Namespace) -> None:
-    """Remove the stored logits of a teacher all of whose students are trained."""
+    """Remove the bank of a teacher all of whose students are trained."""
     from kd.study.delete import release_bank
 
     judge = Judge.of_study(_study(options))
@@ -497,7 +499,9 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--processes", type=int, default=1, help="to train together, a GPU each (default 1)")
             added.add_argument("--fresh", action="store_true", help="discard the saved state")
         elif name == "bank":
-            added.add_argument("--needs", nargs="+", metavar="SEED:EPOCHS", help="of students, instead of the study's")
+            added.add_argument(
+                "--needs", nargs="+", metavar="SEED:EPOCHS[:prelogits]", help="of students, instead of the study's"
+            )
     verb("release", release).add_argument("cell", help="path of the teacher's cell")
     verb("collect", collect)
     added = verb("measure", measure)
@@ -578,11 +582,11 @@ def _resources(options: argparse.Namespace) -> object:
     return Resources(options.threads, options.cells_per_gpu, getattr(options, "workers", 0))
 
 
-def _need(text: str) -> tuple[int, int]:
-    if not re.fullmatch("[0-9]{1,9}:[0-9]{1,9}", text):
-        raise ConfigError(f"--needs {text}: expected SEED:EPOCHS, such as 0:200")
-    seed, epochs = map(int, text.split(":"))
-    return seed, epochs
+def _need(text: str) -> Need:
+    match = re.fullmatch(f"([0-9]{{1,9}}):([0-9]{{1,9}})(?::({'|'.join(STORED)}))?", text)
+    if match is None:
+        raise ConfigError(f"--needs {text}: expected SEED:EPOCHS, such as 0:200, or 0:200:prelogits")
+    return Need(int(match[1]), int(match[2]), match[3] or "logits")
 
 
 if __name__ == "__main__":

@@ -234,7 +234,7 @@ def _rows(content: Tree) -> dict[int, np.ndarray]:
     held = {name: content.get(f"{folder}/{name}", b"") for name in manifest["files"]}
     if any(files.sha256(written) != manifest["files"][name] for name, written in held.items()):
         return {}
-    keys, rows = (np.load(io.BytesIO(held[manifest[name]])) for name in ("keys", "rows"))
+    keys, rows = (np.load(io.BytesIO(held[manifest["outputs"]["logits"][name]])) for name in ("keys", "rows"))
     return dict(zip(keys.tolist(), rows, strict=True))
 
 

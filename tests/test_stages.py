@@ -254,12 +254,12 @@ def test_a_student_by_hand_fills_the_bank_it_needs_and_a_retrained_teacher_s_ban
     train(TEACHER)
     train(STUDENT)
     first = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
-    assert first["holds"] == [[0, 3]]
+    assert first["outputs"]["logits"]["holds"] == [[0, 3]]
     longer = study(protocol={"name": "quick", "epochs": 4, "batch": 64, "precision": "fp32"})
     train(TEACHER, longer)
     assert train(STUDENT, longer)["status"] == "ok"
     refilled = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
-    assert refilled["holds"] == [[0, 4]]
+    assert refilled["outputs"]["logits"]["holds"] == [[0, 4]]
     assert refilled["identity"]["teacher"] == files.file_digest(Path(TEACHER, "model.safetensors"))
 
 
@@ -270,7 +270,7 @@ def test_a_bank_of_another_precision_is_filled_anew_and_its_manifest_tells_which
         manifest = train(STUDENT, made)
         stored = files.verified(Path("banks", *Path(TEACHER).parts[1:]))
         assert manifest["recipe"]["protocol"]["teacher_precision"] == stored["precision"]
-        return stored["precision"], stored["files"][stored["rows"]]
+        return stored["precision"], stored["files"][stored["outputs"]["logits"]["rows"]]
 
     (first, exact), (second, rounded) = precision("fp32"), precision("bf16")
     assert (first, second) == ("fp32", "bf16")
@@ -330,7 +330,7 @@ def test_a_student_of_a_fraction_reads_the_bank_of_all_and_sees_its_part_alone(d
     assert part.examples.train.equal(alone.examples.train)
     bank = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
     assert bank["identity"]["examples"] == whole.digests["examples"]
-    assert bank["computed"] == bank["shape"][0]  # the second student found every row there
+    assert bank["computed"] == bank["outputs"]["logits"]["shape"][0]  # the second student found every row there
 
 
 def test_students_that_differ_in_their_loss_start_from_the_same_weights(digits: Path, monkeypatch) -> None:

@@ -90,7 +90,7 @@ def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: Sta
     demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     network = begun(cell, have)
     _demand_room(cell, nn.ModuleList([network, plan.objective]), state)
-    teacher = teacher_of(cell, recipe, have, plan, where) if cell.teacher else None
+    teacher = teacher_of(cell, recipe, have, where) if cell.teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
     return network
 

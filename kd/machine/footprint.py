@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -21,34 +21,39 @@ from kd.data.splits import SAMPLE
 from kd.data.views import Grid
 from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell, analysed, augmentation, taught_by
 from kd.study.config import Study
+from kd.study.needs import FILES
 
 _FIXED = 1 << 30  # CUDA's context, the libraries' workspaces, the allocator's and the graphs' pools
 _SLACK = 1.25  # fragments, and the gradients of activations that are alive at once
 
 
-def gpu_bytes(network: str, classes: int, examples: Examples, batch: int, rows: int = 0) -> int:
-    """Return the bytes that training `network` on `examples` takes, with `rows` rows of a bank.
+def gpu_bytes(network: str, classes: int, examples: Examples, batch: int, bank: int = 0) -> int:
+    """Return the bytes that training `network` on `examples` takes, with a bank of so many bytes.
 
     Weights with gradients and momenta, what one batch keeps for its backward pass, and the data, which stay on the
     device. Activations count as float32: in bfloat16 it is less.
     """
     kept = _kept_by_a_step(network, classes, (batch, *examples.shape))
-    bank = rows * (2 * classes + 8)  # as on the disk
     return math.ceil(_FIXED + examples.nbytes + bank + _SLACK * kept)
+
+
+def view_bytes(network: str, classes: int, output: str) -> int:
+    """Return the bytes of one view in a bank of `network`, on the disk as on a GPU: a float16 row and an int64 key."""
+    return 2 * (classes if output == "logits" else _width(network, classes)) + 8
 
 
 def disk_bytes(cells: Iterable[Cell], study: Study) -> Mapping[str, int]:
     """Return the bytes that training `cells` will add below results/, banks/ and answers/, by top folder.
 
     Banks and answers count where the data are prepared, which is when the number of examples is known, and where there
-    are none yet: what a bank lacks is little.
+    are none yet: what a bank lacks of an output that it has is little.
     """
     cells = list(cells)
     needed = Counter(
         {RESULTS: sum(_weight_bytes(cell.stage.network, _classes(cell)) for cell in cells if not cell.is_ensemble)}
     )
     for teacher, students in taught_by(cell for cell in cells if cell.reads_banks(study.protocol)).items():
-        if not teacher.is_ensemble and not Path(BANKS, teacher.name).exists():
+        if not teacher.is_ensemble:
             needed[BANKS] += _bank_bytes(teacher, students, study)
     needed[ANSWERS] = sum(_answer_bytes(c) for c in analysed(study) if not Path(ANSWERS, c.name).exists())
     return needed
@@ -60,10 +65,15 @@ def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
         return 0
     declared = study.datasets.get(teacher.dataset.name)
     grid = Grid(*augmentation(source_of(teacher.dataset.name, declared and declared.model_dump()), study.protocol))
-    epochs = sum({student.stage.seed: student.epochs(study.protocol) for student in students}.values())
-    seen = grid.count * (1 - (1 - 1 / grid.count) ** epochs)  # views of an example that are drawn, on average
-    row = 2 * _classes(teacher) + 8  # float16 logits and an int64 key
-    return round(manifest["counts"]["train"] * teacher.dataset.fraction * seen * row)
+    longest: dict[str, dict[int, int]] = defaultdict(dict)
+    for seed, epochs, output in sorted(need for student in students for need in student.needs_of_bank(study.protocol)):
+        longest[output][seed] = epochs
+    total = 0.0
+    for output, epochs in longest.items():
+        if not any(Path(BANKS, teacher.name).glob(f"*{FILES[output]}-*")):
+            seen = grid.count * (1 - (1 - 1 / grid.count) ** sum(epochs.values()))  # views that are drawn, on average
+            total += seen * view_bytes(teacher.stage.network, _classes(teacher), output)
+    return round(manifest["counts"]["train"] * teacher.dataset.fraction * total)
 
 
 def _answer_bytes(cell: Cell) -> int:

@@ -27,6 +27,7 @@ from pathlib import Path
 from kd import data, losses, models
 from kd.core.code import code_digest
 from kd.core.errors import ConfigError, nearest
+from kd.losses.spec import STORED
 from kd.report import figures
 from kd.study.config import (
     NAME,
@@ -42,6 +43,7 @@ from kd.study.config import (
     objective,
     own_training,
 )
+from kd.study.needs import Need
 
 RESULTS, STATE, BANKS, ANSWERS, DATA, REPORTS, LOGS = "results", "state", "banks", "answers", "data", "reports", "logs"
 TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
@@ -243,6 +245,11 @@ class Cell:
     def reads_banks(self, protocol: Protocol) -> bool:
         """Whether it learns from what its teachers said before; else they are run in each step, or there are none."""
         return self.teacher is not None and protocol.teacher == "bank" and self.stage.objective.needs.from_bank
+
+    def needs_of_bank(self, protocol: Protocol) -> list[Need]:
+        """Return what it reads of the bank of each of its teachers: the logits, and what else its loss looks at."""
+        read = [one for one in STORED if one == "logits" or one in self.stage.objective.needs.teacher]
+        return [Need(self.stage.seed, self.epochs(protocol), one) for one in read]
 
     def protocol_of(self, protocol: Protocol) -> Protocol:
         """Return the values by which this cell is trained: the protocol's, and those that are its own."""
