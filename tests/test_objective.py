@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from kd import losses, models
 from kd.core import files
 from kd.core.errors import ConfigError, Terminated
+from kd.jobs import places
+from kd.jobs import train as jobs_train
 from kd.losses.objective import Batch, Course, Objective, Pure
 from kd.losses.spec import Loss, Needs, Number
 from kd.machine.footprint import disk_bytes
@@ -28,6 +32,7 @@ from kd.study.config import validate
 from kd.study.judge import Judge
 from kd.study.needs import Need
 from kd.train import lesson, material
+from kd.train.device import Place
 from kd.train.fit import History, fit
 from kd.train.teachers import LiveTeacher
 
@@ -343,6 +348,30 @@ def test_cells_that_read_logits_and_pre_logits_share_one_bank(project: Path, reg
     train(teacher, live)
     alive = train(f"{teacher}/resnet8.near.s0", live)
     assert alive["last"]["train_loss"] == pytest.approx(stored["last"]["train_loss"], rel=1e-2)
+
+
+def test_the_place_of_a_cell_on_a_gpu_has_room_for_what_its_objective_remembers(
+    project: Path, registered: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare()
+    needs, own = [], places.place_of
+
+    @contextlib.contextmanager
+    def given(precision: str, threads: int, shared: int, need: int, *rest: object) -> Iterator[Place]:
+        needs.append(need)
+        yield CPU
+
+    def place_of(*arguments: object) -> Place:
+        with monkeypatch.context() as patch:
+            patch.setattr(places.torch.cuda, "is_available", lambda: True)
+            patch.setattr(places, "place", given)
+            return own(*arguments)
+
+    monkeypatch.setattr(jobs_train, "place_of", place_of)
+    for loss in ("ce", "remembered"):
+        train(f"results/digits/quick/resnet8.{loss}.s0")
+    examples = material.prepared(cell := parse_cell("results/digits/quick/resnet8.ce.s0"), recipe(cell)).examples
+    assert needs[1] - needs[0] == 4 * len(examples.labels) * 10
 
 
 def test_pre_logits_count_in_the_disk_that_a_study_takes(project: Path, registered: None) -> None:

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from kd.machine import kernels
 from kd.machine.footprint import gpu_bytes, view_bytes
@@ -37,13 +38,16 @@ def place_of(
     held: contextlib.ExitStack,
     peers: Peers = ALONE,
     trains: bool = True,
+    objective: nn.Module | None = None,
 ) -> Place:
-    """Hold a place where `cell` is trained, or teaches, until `held` closes."""
+    """Hold a place where `cell` is trained, with this objective, or teaches, until `held` closes."""
     protocol, need = cell.protocol_of(recipe.protocol), 0
     threads = max(1, resources.threads // peers.count - resources.workers)
     if torch.cuda.is_available():
         batch, banks = math.ceil(protocol.batch / peers.count), _bytes_of_banks(cell, protocol, have)
-        need = max(gpu_bytes(network, have.classes, have.examples, batch, banks) for network in cell.stage.networks)
+        need = max(
+            gpu_bytes(network, have.classes, have.examples, batch, banks, objective) for network in cell.stage.networks
+        )
     where = held.enter_context(
         place(protocol.precision, threads, resources.cells_per_gpu, need, peers, protocol.deterministic)
     )
