@@ -373,6 +373,20 @@ def test_a_plan_holds_the_protocol_s_values(project: Path) -> None:
     assert math.isclose(planned.lr_at(30), 0.01)
 
 
+def test_a_student_with_epochs_of_its_own_runs_a_schedule_of_that_length_to_its_end(project: Path) -> None:
+    prepare()
+    train(TEACHER)
+    short, own = f"{TEACHER}/resnet8.kl-tau3.s0-total2-schedulecosine", f"{TEACHER}/resnet8.kl-tau3.s1-total4"
+    for cell, rates in ((own, [0.1, 0.1, 0.01, 0.001]), (short, [0.1, 0.05])):
+        assert train(cell)["epochs"] == len(rates)
+        lines = Path(cell, "metrics.csv").read_text().splitlines()[1:]
+        assert [float(line.split(",")[1]) for line in lines] == pytest.approx(rates)
+    made = files.read_manifest(Path(short))["recipe"]["protocol"]
+    assert (made["epochs"], made["schedule"]) == (2, "cosine")
+    bank = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))["outputs"]["logits"]
+    assert bank["holds"] == [[0, 2], [1, 4]]  # one bank, of one teacher
+
+
 def test_students_of_several_recipes_share_one_teacher_and_one_bank(project: Path) -> None:
     prepare()
     teacher = "results/digits/quick/resnet14.ls-smoothing0.2.s0"
