@@ -26,6 +26,7 @@ from kd.data.views import Grid
 from kd.losses.objective import Pure
 from kd.losses.spec import Needs
 from kd.machine.state import State
+from kd.study.needs import Need
 from kd.train import bank
 from kd.train.device import Place
 from kd.train.fit import History, Plan, fit
@@ -205,7 +206,7 @@ def write_bank(path: Path) -> None:
 
 def stored(path: Path, device: torch.device) -> StoredTeacher:
     rows = torch.from_numpy(np.load(path, mmap_mode="c")).to(device)
-    return StoredTeacher(torch.arange(len(rows), device=device), rows, GRID)
+    return StoredTeacher({"logits": (torch.arange(len(rows), device=device), rows)}, GRID)
 
 
 # -- its peers, and its limits ----------------------------------------------------------------------------------------
@@ -270,7 +271,7 @@ def fill(options: dict) -> None:
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            bank.fill(Path(folder), identity, [(0, 1)], GRID, teacher, have, place, {})
+            bank.fill(Path(folder), identity, [Need(0, 1)], GRID, teacher, have, place, {})
 
     repeat(work)
 
@@ -298,9 +299,9 @@ def passes(options: dict) -> None:
 def whole_bank(options: dict) -> None:
     """Fill the bank that a student of so many epochs reads, in options["folder"]."""
     place, have = _place(options), examples(options["train"], options["test"])
-    folder, needs = Path(options["folder"], "bank"), [(0, options["epochs"])]
+    folder, needs = Path(options["folder"], "bank"), [Need(0, options["epochs"])]
     manifest = bank.fill(folder, _identity(options), needs, GRID, network(TEACHER), have, place, {})
-    print(json.dumps({"rows": manifest["shape"][0], "seconds": manifest["seconds"]}))
+    print(json.dumps({"rows": manifest["outputs"]["logits"]["shape"][0], "seconds": manifest["seconds"]}))
 
 
 def whole_cell(options: dict) -> None:
@@ -308,7 +309,7 @@ def whole_cell(options: dict) -> None:
     folder, place = Path(options["folder"]), _place(options)
     objective = functools.partial(losses.LOSSES["kl"].function, tau=3.0)
     made = plan(objective=objective, epochs=options["epochs"], schedule_epochs=options["schedule"])
-    teacher = bank.open_bank(folder / "bank", _identity(options), [(0, options["epochs"])], GRID, place.device)
+    teacher = bank.open_bank(folder / "bank", _identity(options), [Need(0, options["epochs"])], GRID, place.device)
     have, history, student = examples(options["train"], options["test"]), History(), network(options["student"])
     with tempfile.TemporaryDirectory(dir=folder) as own:
         fit(student, have, made, teacher, place, State(Path(own), {}), history)

@@ -129,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--processes", type=int, default=1, help="to train together, a GPU each (default 1)")
             added.add_argument("--fresh", action="store_true", help="discard the saved state")
         elif function is make.bank:
-            added.add_argument("--needs", nargs="+", metavar="SEED:EPOCHS", help="of students, instead of the study's")
+            added.add_argument(
+                "--needs", nargs="+", metavar="SEED:EPOCHS[:prelogits]", help="of students, instead of the study's"
+            )
     verb(make.release).add_argument("cell", help="path of the teacher's cell")
     verb(report.collect)
     added = verb(report.measure)

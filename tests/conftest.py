@@ -27,6 +27,7 @@ from kd.study import cells, products
 from kd.study.cells import Cell, DatasetChoice, parse_cell, parse_dataset
 from kd.study.config import Recipe, Study, validate
 from kd.study.judge import Judge
+from kd.study.needs import Need
 from kd.study.products import Product
 
 ROOT = Path(__file__).parent.parent
@@ -163,7 +164,7 @@ def train(cell: str | Cell, made: Study | None = None, resources: Resources | No
 def fill(cell: str | Cell, needs: list[tuple[int, int]], made: Study | None = None) -> dict:
     """Fill the bank of a teacher with the views of these (seed, epochs); return its manifest."""
     cell, given = parse_cell(str(cell)), recipe(cell, made)
-    bank = products.bank(cell)
+    bank, needs = products.bank(cell), [Need(*need) for need in needs]
     jobs_bank.bank(Judge.of_recipe(given).asked({bank: set(needs)}), cell, given, needs, Resources())
     return manifest(bank)
 

@@ -168,8 +168,8 @@ class Sweep:
             return f"it says something else\n{said}"
         return None
 
-    def _other_rows(self, content: Tree) -> list[int]:
-        """Return the keys of the published bank under which other rows stand than the teacher's."""
+    def _other_rows(self, content: Tree) -> list[tuple[str, int]]:
+        """Return the outputs and keys of the published bank under which other rows stand than the teacher's."""
         rows = _rows(content)
         return [key for key in rows if not np.allclose(rows[key], self.rows[key], rtol=2**-9, atol=1e-3)]
 
@@ -224,8 +224,8 @@ _COPIED = [f"reports/tiny/{name}.parquet" for name in ("table", "curves", "analy
 _OTHER = {**STUDY, "protocol": {**STUDY["protocol"], "lr": 0.05}}
 
 
-def _rows(content: Tree) -> dict[int, np.ndarray]:
-    """Return the rows of the published bank by their keys; none where it is damaged, so that nobody takes them."""
+def _rows(content: Tree) -> dict[tuple[str, int], np.ndarray]:
+    """Return the rows of the published bank by output and key; none where it is damaged, so that nobody takes them."""
     folder = f"banks/{TEACHER.partition('/')[2]}"
     try:
         manifest = files.parsed_manifest(content[f"{folder}/{files.MANIFEST}"], Path(folder))
@@ -234,8 +234,11 @@ def _rows(content: Tree) -> dict[int, np.ndarray]:
     held = {name: content.get(f"{folder}/{name}", b"") for name in manifest["files"]}
     if any(files.sha256(written) != manifest["files"][name] for name, written in held.items()):
         return {}
-    keys, rows = (np.load(io.BytesIO(held[manifest[name]])) for name in ("keys", "rows"))
-    return dict(zip(keys.tolist(), rows, strict=True))
+    found = {}
+    for output, part in manifest["outputs"].items():
+        keys, rows = (np.load(io.BytesIO(held[part[name]])) for name in ("keys", "rows"))
+        found |= {(output, key): row for key, row in zip(keys.tolist(), rows, strict=True)}
+    return found
 
 
 def _called(work: Callable[[], int], folder: Path) -> tuple[int, str]:

@@ -15,7 +15,8 @@ from kd import data, losses, models
 from kd.core.errors import ConfigError
 from kd.study import cells
 from kd.study.cells import Cell, DatasetChoice, Stage, all_cells, cells_of, parse_cell, parse_dataset, spell
-from kd.study.config import LossChoice, Noise, imported, loss_choice
+from kd.study.config import LossChoice, Noise, imported, loss_choice, own_training
+from kd.study.needs import Need
 
 
 def grid(**keys: object) -> dict:
@@ -96,6 +97,17 @@ NETWORKS = [example for family in models.NETWORKS for example in family.examples
 NUMBERS = st.floats(1e-3, 1e3).map(lambda x: float(f"{x:.4g}"))
 
 
+OWN = {
+    "lr": NUMBERS,
+    "batch": st.integers(1, 999),
+    "weight_decay": NUMBERS,
+    "epochs": st.integers(1, 999),
+    "schedule": st.sampled_from(["multistep", "cosine"]),
+    "milestones": st.lists(st.integers(1, 999), min_size=1, max_size=3, unique=True),
+    "gamma": st.sampled_from([0.1, 0.25, 1]),
+}
+
+
 @st.composite
 def _objectives(draw: st.DrawFn) -> LossChoice:
     loss = draw(st.sampled_from(sorted(losses.LOSSES)))
@@ -124,6 +136,7 @@ def _cells(draw: st.DrawFn) -> Cell:
         st.sampled_from([None, 1, 120]),
         st.sampled_from(sorted(losses.ENSEMBLES)),
         st.just(1.0) if dataset.fraction < 1 else st.sampled_from([1.0, 0.1, 0.25]),
+        st.fixed_dictionaries({}, optional=OWN).map(own_training),
     )
     first = st.sampled_from([LossChoice("ce"), imported("borrowed"), imported("0_tau3")])
     stages = [Stage("wrn-16-2", draw(first), 0), *draw(st.lists(stage, max_size=3))]
@@ -383,6 +396,35 @@ def test_a_stage_s_own_values_stand_in_its_path_unless_they_are_the_protocol_s()
         cells.recipe(study(), parse_cell(f"{teacher}/wrn-10-1.mse.s0-lr0.1"))
     with pytest.raises(ConfigError, match=r"student_training\.lrr: unknown key; did you mean 'lr'"):
         paths(loss="mse", student_training={"lrr": 0.1})
+
+
+def test_a_stage_has_epochs_and_a_schedule_of_its_own() -> None:
+    teacher = "results/cifar100/paper/wrn-16-2.ce.s0"
+    training = {"epochs": [200, 40], "milestones": [[20, 30], [10]], "schedule": ["multistep", "cosine"], "gamma": 0.5}
+    assert paths(loss="mse", student_training=training) == [
+        f"{teacher}/wrn-10-1.mse.s0{own}"
+        for own in (
+            "-milestones20+30-gamma0.5",
+            "-schedulecosine",  # which has neither milestones nor gamma
+            "-milestones10-gamma0.5",
+            "-total40-milestones20+30-gamma0.5",
+            "-total40-schedulecosine",
+            "-total40-milestones10-gamma0.5",
+        )
+    ]
+    made = study().protocol
+    cell = parse_cell(f"{teacher}/wrn-10-1.mse.s0-total40")
+    assert (cell.epochs(made), cell.protocol_of(made).drops) == (40, (20, 30))
+    assert cell.needs_of_bank(made) == [Need(0, 40)]
+    early = parse_cell(f"{teacher}/wrn-10-1.mse.s0-total40-epochs10")  # stopped after 10 of 40
+    assert (early.epochs(made), early.protocol_of(made).epochs) == (10, 40)
+    for wrong in ("-schedulesine", "-milestones20-30", "-total0", "-gamma2", "-totalx"):
+        with pytest.raises(ConfigError):
+            parse_cell(f"{teacher}/wrn-10-1.mse.s0{wrong}")
+    with pytest.raises(ConfigError, match=r"student_training: milestones \[50\] must increase, between 1 and 39"):
+        paths(loss="mse", student_training={"epochs": 40, "milestones": 50})
+    with pytest.raises(ConfigError, match=r"student_training: milestones \[100\] must increase, between 1 and 39"):
+        study(protocol={"name": "paper", "milestones": [100]}, **grid(loss="mse", student_training={"epochs": 40}))
 
 
 def test_a_teacher_has_the_objective_that_the_experiment_names() -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 from conftest import study
 from made.fitting import made_examples
+from torch import nn
 
 from kd.core import files
 from kd.data import source_of
 from kd.data.views import Grid
+from kd.losses.objective import Objective, Pure
 from kd.machine.footprint import _FIXED, _kept_by_a_step, gpu_bytes
 from kd.machine.room import disk_bytes
 from kd.study.cells import all_cells, augmentation, taught_by
@@ -31,9 +33,25 @@ def test_it_grows_with_the_batch_the_data_and_the_bank() -> None:
     need = gpu_bytes("resnet8", 10, small, batch=16)
     assert need > _FIXED
     assert gpu_bytes("resnet8", 10, small, batch=64) > need
-    assert gpu_bytes("resnet8", 10, small, 16, rows=1000) == need + 1000 * (20 + 8)
+    assert gpu_bytes("resnet8", 10, small, 16, bank=28_000) == need + 28_000
     larger = dataclasses.replace(small, images=torch.zeros(1000, 8, 8, 1, dtype=torch.uint8))
     assert gpu_bytes("resnet8", 10, larger, batch=16) == need + larger.images.nbytes - small.images.nbytes
+
+
+def test_what_an_objective_learns_and_remembers_counts_apart_from_the_student() -> None:
+    class Contrasting(Objective):
+        """A projection, and what it gave of each of 50,000 examples."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.projection = nn.Linear(64, 128, bias=False)
+            self.register_buffer("memory", torch.zeros(50_000, 128))
+
+    have = made_examples()
+    alone = gpu_bytes("resnet8", 10, have, 16)
+    assert gpu_bytes("resnet8", 10, have, 16, objective=Pure(lambda *_: None)) == alone
+    learned, held = 4 * 64 * 128, 4 * 50_000 * 128
+    assert gpu_bytes("resnet8", 10, have, 16, objective=Contrasting()) == alone + 3 * learned + held
 
 
 def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -> None:
@@ -49,7 +67,9 @@ def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -
     seen = views * (1 - (1 - 1 / views) ** 6)  # two seeds, three epochs each
     assert disk_bytes(cells, small)["banks"] == round(1000 * seen * (20 + 8))
     (teacher,) = taught_by(cells)
-    Path("banks", teacher.name).mkdir(parents=True)  # what a bank lacks is little
+    bank = Path("banks", teacher.name)
+    bank.mkdir(parents=True)
+    bank.joinpath("filling-rows-a.npy").touch()  # what a bank lacks is little
     assert disk_bytes(cells, small)["banks"] == 0
 
 

@@ -25,6 +25,7 @@ from kd.data.views import Grid
 from kd.losses.objective import Pure
 from kd.losses.spec import Needs
 from kd.machine.state import State
+from kd.study.needs import Need
 from kd.train import bank
 from kd.train.device import Place, place
 from kd.train.fit import History, Plan, fit
@@ -188,8 +189,8 @@ def test_views_are_the_same_bits_on_every_device() -> None:
 
 def filled(folder: Path, where: Place, precision: str = "fp32") -> StoredTeacher:
     identity = bank.Identity("t", "d", "e", "c", precision, GRID.pad, GRID.flip)
-    bank.fill(folder, identity, [(0, 4)], GRID, network("wrn-16-2"), examples(), where, {})
-    return bank.open_bank(folder, identity, [(0, 4)], GRID, where.device)
+    bank.fill(folder, identity, [Need(0, 4)], GRID, network("wrn-16-2"), examples(), where, {})
+    return bank.open_bank(folder, identity, [Need(0, 4)], GRID, where.device)
 
 
 def test_a_student_of_the_bank_learns_what_one_of_the_network_beside_it_learns(tmp_path: Path) -> None:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
-from conftest import prepare, recipe, study, train, values
+from conftest import fill, prepare, recipe, study, train, values
 from made.fitting import CPU, HEADER, StopAt, made_examples, network, plan, same
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from kd import losses, models
+from kd.core import files
 from kd.core.errors import ConfigError, Terminated
+from kd.jobs import places
+from kd.jobs import train as jobs_train
 from kd.losses.objective import Batch, Course, Objective, Pure
 from kd.losses.spec import Loss, Needs, Number
+from kd.machine.room import disk_bytes
 from kd.machine.state import State
 from kd.models.network import conv1x1
 from kd.models.output import Output
-from kd.study.cells import parse_cell
+from kd.study import products
+from kd.study.cells import all_cells, parse_cell
 from kd.study.config import validate
 from kd.study.judge import Judge
+from kd.study.needs import Need
 from kd.train import lesson, material
+from kd.train.device import Place
 from kd.train.fit import History, fit
 from kd.train.teachers import LiveTeacher
 
@@ -108,7 +117,16 @@ class TwoViews(Objective):
         return ce(one, None, batch.labels) + kl(one, other, batch.labels, tau=2.0)
 
 
+class Near(Objective):
+    """The teacher's pre-logits."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        said, taught = batch.student[0], batch.teacher[0]
+        return ce(said.logits, None, batch.labels) + (said.prelogits - taught.prelogits[:, :64]).square().mean(-1)
+
+
 TAUGHT, ALONE = Needs(), Needs(teacher=frozenset())
+PRELOGITS = frozenset({"logits", "prelogits"})
 EDGES = frozenset({"logits", "edges"})
 MADE: dict[str, tuple[object, Needs]] = {
     "pure": (lambda course: Pure(kl, tau=3.0), TAUGHT),
@@ -116,6 +134,7 @@ MADE: dict[str, tuple[object, Needs]] = {
     "remembered": (Remembered, ALONE),
     "classmeans": (ClassMeans, TAUGHT),
     "adapted": (Adapted, Needs(EDGES, EDGES)),
+    "near": (lambda course: Near(), Needs(PRELOGITS, PRELOGITS)),
     "twoviews": (lambda course: TwoViews(), Needs(teacher=frozenset(), views=2)),
 }
 
@@ -308,6 +327,66 @@ def test_a_study_may_compare_a_loss_that_reads_a_bank_with_one_that_runs_the_tea
     assert readers == {"mse"}
     judge = Judge.of_study(study(experiments={"a": {**chosen, "loss": "adapted"}}))
     assert [one for one in judge.everything if one.kind == "bank"] == []
+
+
+def test_cells_that_read_logits_and_pre_logits_share_one_bank(project: Path, registered: None) -> None:
+    prepare()
+    teacher, spelled = "results/digits/quick/resnet14.ce.s0", "banks/digits/quick/resnet14.ce.s0"
+    train(teacher)
+    train(f"{teacher}/resnet8.mse.s0")
+    assert list(files.read_manifest(Path(spelled))["outputs"]) == ["logits"]
+    made = study(experiments={"a": {"teacher": "resnet14", "student": "resnet8", "loss": ["mse", "near"]}})
+    judge, bank = Judge.of_study(made), products.bank(parse_cell(teacher))
+    assert judge.needs(bank) == [Need(seed, 3, name) for seed in (0, 1) for name in ("logits", "prelogits")]
+    assert judge.to_do(bank) == "lacks views that its students will see"
+    fill(teacher, judge.needs(bank), made)
+    assert Judge.of_study(made).reason(bank) is None
+    filled = files.read_manifest(Path(spelled))
+    stored = train(f"{teacher}/resnet8.near.s0", made)
+    assert files.read_manifest(Path(spelled)) == filled  # it read what was there
+    live = study(protocol={**values()["protocol"], "teacher": "online"})
+    train(teacher, live)
+    alive = train(f"{teacher}/resnet8.near.s0", live)
+    assert alive["last"]["train_loss"] == pytest.approx(stored["last"]["train_loss"], rel=1e-2)
+
+
+def test_the_place_of_a_cell_on_a_gpu_has_room_for_what_its_objective_remembers(
+    project: Path, registered: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare()
+    needs, own = [], places.place_of
+
+    @contextlib.contextmanager
+    def given(precision: str, threads: int, shared: int, need: int, *rest: object) -> Iterator[Place]:
+        needs.append(need)
+        yield CPU
+
+    def place_of(*arguments: object) -> Place:
+        with monkeypatch.context() as patch:
+            patch.setattr(places.torch.cuda, "is_available", lambda: True)
+            patch.setattr(places, "place", given)
+            return own(*arguments)
+
+    monkeypatch.setattr(jobs_train, "place_of", place_of)
+    for loss in ("ce", "remembered"):
+        train(f"results/digits/quick/resnet8.{loss}.s0")
+    examples = material.prepared(cell := parse_cell("results/digits/quick/resnet8.ce.s0"), recipe(cell)).examples
+    assert needs[1] - needs[0] == 4 * len(examples.labels) * 10
+
+
+def test_pre_logits_count_in_the_disk_that_a_study_takes(project: Path, registered: None) -> None:
+    prepare()
+    train("results/digits/quick/resnet14.ce.s0")
+
+    def taken(*names: str) -> int:
+        made = study(seeds=[0], experiments={"a": {"teacher": "resnet14", "student": "resnet8", "loss": list(names)}})
+        return disk_bytes(all_cells(made), made)["banks"]
+
+    assert taken("mse", "near") / taken("mse") == pytest.approx((28 + 2 * 64 + 8) / 28, abs=1e-3)
+    assert taken("near") == taken("mse", "near")
+    whole, logits = taken("near"), taken("mse")
+    train("results/digits/quick/resnet14.ce.s0/resnet8.mse.s0")
+    assert taken("near") == pytest.approx(whole - logits, abs=1)  # the logits are there
 
 
 def test_what_an_ensemble_or_several_processes_cannot_give_is_refused(

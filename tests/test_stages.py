@@ -20,12 +20,14 @@ from made.fitting import StopAt
 from kd import losses
 from kd.core import files
 from kd.core.errors import ConfigError, Diverged, StorageError, Terminated
+from kd.jobs import adopt
 from kd.jobs import train as jobs_train
 from kd.losses.objective import Batch, Pure
 from kd.machine.state import State
 from kd.models.output import Output
 from kd.study import products
 from kd.study.cells import all_cells, parse_cell
+from kd.study.config import Recipe
 from kd.study.judge import Judge
 from kd.train import lesson, material
 from kd.train.fit import Plan
@@ -254,12 +256,12 @@ def test_a_student_fills_the_bank_it_needs_and_refills_a_retrained_teacher_s(dig
     train(TEACHER)
     train(STUDENT)
     first = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
-    assert first["holds"] == [[0, 3]]
+    assert first["outputs"]["logits"]["holds"] == [[0, 3]]
     longer = study(protocol={"name": "quick", "epochs": 4, "batch": 64, "precision": "fp32"})
     train(TEACHER, longer)
     assert train(STUDENT, longer)["status"] == "ok"
     refilled = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
-    assert refilled["holds"] == [[0, 4]]
+    assert refilled["outputs"]["logits"]["holds"] == [[0, 4]]
     assert refilled["identity"]["teacher"] == files.file_digest(Path(TEACHER, "model.safetensors"))
 
 
@@ -270,7 +272,7 @@ def test_a_bank_of_another_precision_is_filled_anew_and_its_manifest_tells_which
         manifest = train(STUDENT, made)
         stored = files.verified(Path("banks", *Path(TEACHER).parts[1:]))
         assert manifest["recipe"]["protocol"]["teacher_precision"] == stored["precision"]
-        return stored["precision"], stored["files"][stored["rows"]]
+        return stored["precision"], stored["files"][stored["outputs"]["logits"]["rows"]]
 
     (first, exact), (second, rounded) = precision("fp32"), precision("bf16")
     assert (first, second) == ("fp32", "bf16")
@@ -330,7 +332,7 @@ def test_a_student_of_a_fraction_reads_the_bank_of_all_and_sees_its_part_alone(d
     assert part.examples.train.equal(alone.examples.train)
     bank = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))
     assert bank["identity"]["examples"] == whole.digests["examples"]
-    assert bank["computed"] == bank["shape"][0]  # the second student found every row there
+    assert bank["computed"] == bank["outputs"]["logits"]["shape"][0]  # the second student found every row there
 
 
 def test_students_that_differ_in_their_loss_start_from_the_same_weights(digits: Path, monkeypatch) -> None:
@@ -373,6 +375,20 @@ def test_a_plan_holds_the_protocol_s_values(project: Path) -> None:
     assert math.isclose(planned.lr_at(30), 0.01)
 
 
+def test_a_student_with_epochs_of_its_own_runs_a_schedule_of_that_length_to_its_end(project: Path) -> None:
+    prepare()
+    train(TEACHER)
+    short, own = f"{TEACHER}/resnet8.kl-tau3.s0-total2-schedulecosine", f"{TEACHER}/resnet8.kl-tau3.s1-total4"
+    for cell, rates in ((own, [0.1, 0.1, 0.01, 0.001]), (short, [0.1, 0.05])):
+        assert train(cell)["epochs"] == len(rates)
+        lines = Path(cell, "metrics.csv").read_text().splitlines()[1:]
+        assert [float(line.split(",")[1]) for line in lines] == pytest.approx(rates)
+    made = files.read_manifest(Path(short))["recipe"]["protocol"]
+    assert (made["epochs"], made["schedule"]) == (2, "cosine")
+    bank = files.read_manifest(Path("banks/digits/quick/resnet14.ce.s0"))["outputs"]["logits"]
+    assert bank["holds"] == [[0, 2], [1, 4]]  # one bank, of one teacher
+
+
 def test_students_of_several_recipes_share_one_teacher_and_one_bank(project: Path) -> None:
     prepare()
     teacher = "results/digits/quick/resnet14.ls-smoothing0.2.s0"
@@ -381,6 +397,8 @@ def test_students_of_several_recipes_share_one_teacher_and_one_bank(project: Pat
     assert [made["recipe"]["protocol"]["lr"] for made in (slow, fast)] == [0.01, 0.2]
     assert fast["recipe"]["protocol"]["batch"] == 100
     assert slow["last"] != fast["last"]
+    again = Judge.of_recipe(Recipe.parse(adopt._recipe_of(parse_cell(fast["name"]), fast)))
+    assert again.to_do(products.network(parse_cell(fast["name"]))) is None  # by that, kd adopt trains it again
     assert len(list(Path("banks").rglob("manifest.json"))) == 1
     other = study(protocol={"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32", "lr": 0.3})
     judge = Judge.of_recipe(recipe(teacher, other))

@@ -12,9 +12,11 @@ from kd.core import files
 from kd.core.errors import ConfigError, Damaged, Diverged
 from kd.core.startup import keep_memory, start_together
 from kd.jobs import making
+from kd.losses.spec import STORED
 from kd.study import products
 from kd.study.cells import parse_cell, parse_dataset
 from kd.study.judge import Judge
+from kd.study.needs import Need
 from kd.study.products import Product
 
 
@@ -98,7 +100,7 @@ def _prepare_to_train(options: argparse.Namespace) -> None:
 
 
 def bank(options: argparse.Namespace) -> None:
-    """Store the logits of a teacher for every view that its students which are to be trained will see."""
+    """Store what a teacher says of every view that its students which are to be trained will see."""
     request = asked(options) if options.needs else study_of(options)
     cell = parse_cell(options.cell)
     for member in cell.members:
@@ -118,11 +120,11 @@ def bank(options: argparse.Namespace) -> None:
             job.bank(judge, member, given, judge.needs(product), resources_of(options), options.stamp)
 
 
-def _need(text: str) -> tuple[int, int]:
-    if not re.fullmatch("[0-9]{1,9}:[0-9]{1,9}", text):
-        raise ConfigError(f"--needs {text}: expected SEED:EPOCHS, such as 0:200")
-    seed, epochs = map(int, text.split(":"))
-    return seed, epochs
+def _need(text: str) -> Need:
+    match = re.fullmatch(f"([0-9]{{1,9}}):([0-9]{{1,9}})(?::({'|'.join(STORED)}))?", text)
+    if match is None:
+        raise ConfigError(f"--needs {text}: expected SEED:EPOCHS, such as 0:200, or 0:200:prelogits")
+    return Need(int(match[1]), int(match[2]), match[3] or "logits")
 
 
 def answers(options: argparse.Namespace) -> None:
@@ -139,7 +141,7 @@ def answers(options: argparse.Namespace) -> None:
 
 
 def release(options: argparse.Namespace) -> None:
-    """Remove the stored logits of a teacher all of whose students are trained."""
+    """Remove the bank of a teacher all of whose students are trained."""
     from kd.study.delete import release_bank
 
     judge = Judge.of_study(study_of(options))

@@ -191,11 +191,13 @@ def _recipe_of(cell: Cell, manifest: Mapping) -> dict:
     dataset = _known(DeclaredDataset, manifest["inputs"][data.name]["recipe"])
     folder = (prepared.get("declared") or {}).get("folder") or "gone"
     first = Cell(cell.dataset, cell.protocol, cell.stages[:1])
-    claim = (files.read_manifest(Path(first.path)) or {}).get("recipe", {}).get("weights")
+    began = (files.read_manifest(Path(first.path)) or manifest)["recipe"]
+    claim = began.get("weights")
     return {
         # Where no size is declared it is a built-in dataset, and where that came from plays no part.
         "dataset": {**dataset, "folder": str(Path(folder).expanduser().absolute())} if dataset["size"] else None,
-        "protocol": _known(Protocol, manifest["recipe"]["protocol"]),
+        # Of a stage with values of its own the protocol is that of its first teacher, which has none.
+        "protocol": _known(Protocol, (began if cell.stage.own else manifest["recipe"])["protocol"]),
         "weights": claim and {**claim, "file": "gone"},
     }
 

@@ -15,13 +15,13 @@ from kd.study import products
 from kd.study.cells import Cell, code_behind_bank
 from kd.study.config import Recipe
 from kd.study.judge import Judge
+from kd.study.needs import Need
 from kd.study.products import Product
 from kd.train import bank as banks
 from kd.train.device import Place
-from kd.train.fit import Plan
 from kd.train.material import Prepared, prepared
 from kd.train.published import MODEL, load_network, status_of
-from kd.train.teachers import LiveTeacher, Need, Teacher, together
+from kd.train.teachers import LiveTeacher, Teacher, together
 
 log = logging.getLogger("kd")
 
@@ -29,7 +29,7 @@ log = logging.getLogger("kd")
 def bank(
     judge: Judge, teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources, stamp: Path | None = None
 ) -> None:
-    """Fill the bank of `teacher` with every view that students with these (seed, epochs) will see."""
+    """Fill the bank of `teacher` with all that students need of it."""
     if recipe.protocol.crop == "resized":
         raise ConfigError("protocol.crop: resized crops are without number, no bank holds them; set teacher: online")
     product = products.bank(teacher)
@@ -40,18 +40,18 @@ def bank(
         making.make(judge, product, stamp, lambda now: _fill(now, product, teacher, recipe, needs, where))
 
 
-def teacher_of(cell: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
+def teacher_of(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> Teacher:
     """Return what answers for the teacher of `cell`."""
     have = have if cell.stage.fraction == 1 else _behind_bank(cell, recipe)
-    return together([_voice(member, recipe, have, plan, where) for member in cell.teacher.members], cell)
+    return together([_voice(member, cell, recipe, have, where) for member in cell.teacher.members], cell)
 
 
-def _voice(teacher: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Place) -> Teacher:
+def _voice(teacher: Cell, student: Cell, recipe: Recipe, have: Prepared, where: Place) -> Teacher:
     """Return what answers for one network; a bank that lacks the views, or is another's, is filled first."""
-    if recipe.protocol.teacher == "online" or not plan.needs.from_bank:
+    if not student.reads_banks(recipe.protocol):
         network, precision = load_network(teacher, have), recipe.protocol.teacher_precision
-        return LiveTeacher(network, where.device, precision, plan.needs.teacher)
-    product, needs = products.bank(teacher), [(plan.seed, plan.epochs)]
+        return LiveTeacher(network, where.device, precision, student.stage.objective.needs.teacher)
+    product, needs = products.bank(teacher), student.needs_of_bank(recipe.protocol)
     identity = _bank_identity(teacher, recipe, have)
     judge = Judge.of_recipe(recipe).asked({product: set(needs)})
     if not banks.serves(product.folder, identity, needs):
@@ -69,7 +69,7 @@ def _voice(teacher: Cell, recipe: Recipe, have: Prepared, plan: Plan, where: Pla
 
 
 def _fill(now: Judge, product: Product, teacher: Cell, recipe: Recipe, needs: list[Need], where: Place) -> None:
-    """Publish a bank that holds these views, and those it held. Call it while holding its lock."""
+    """Publish a bank that holds what is needed, and what it held. Call it while holding its lock."""
     have = _behind_bank(teacher, recipe)
     about, identity = making.about(now, product), _bank_identity(teacher, recipe, have)
     if status_of(teacher) != "ok":

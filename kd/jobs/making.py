@@ -19,6 +19,7 @@ from kd.core.errors import Busy, StorageError, itemised
 from kd.study import stamps
 from kd.study.judge import Judge
 from kd.study.leftovers import forget_what_is_published, left_by, sweep
+from kd.study.needs import FILES
 from kd.study.products import Product
 
 log = logging.getLogger("kd")
@@ -128,8 +129,8 @@ def with_inputs(judge: Judge, product: Product) -> Judge:
 
 def _remove_unnamed(bank: Product, manifest: dict) -> None:
     """Remove the rows and keys of the bank before this one, where whoever published this one ended before it could."""
-    for pattern in ("rows-*.npy", "keys-*.npy"):
-        for path in bank.folder.glob(pattern):
+    for name in (*FILES.values(), "keys"):
+        for path in bank.folder.glob(f"{name}-*.npy"):
             if path.name not in manifest["files"]:
                 with files.storage(path, verb="remove"):
                     path.unlink(missing_ok=True)

@@ -8,12 +8,14 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from kd.machine import kernels
 from kd.machine.footprint import gpu_bytes
 from kd.machine.processor import processor
+from kd.machine.room import view_bytes
 from kd.study.cells import Cell
-from kd.study.config import Recipe
+from kd.study.config import Protocol, Recipe
 from kd.train.arithmetic import compiling_pays
 from kd.train.device import Place, place
 from kd.train.material import Prepared
@@ -37,15 +39,16 @@ def place_of(
     held: contextlib.ExitStack,
     peers: Peers = ALONE,
     trains: bool = True,
+    objective: nn.Module | None = None,
 ) -> Place:
-    """Hold a place where `cell` is trained, or teaches, until `held` closes."""
+    """Hold a place where `cell` is trained, with this objective, or teaches, until `held` closes."""
     protocol, need = cell.protocol_of(recipe.protocol), 0
     threads = max(1, resources.threads // peers.count - resources.workers)
     if torch.cuda.is_available():
-        banks = len(cell.teacher.members) if cell.reads_banks(protocol) else 0
-        rows = round(banks * have.grid.count * len(have.examples.train) / cell.stage.fraction) if banks else 0
-        batch = math.ceil(protocol.batch / peers.count)
-        need = max(gpu_bytes(network, have.classes, have.examples, batch, rows) for network in cell.stage.networks)
+        batch, banks = math.ceil(protocol.batch / peers.count), _bytes_of_banks(cell, protocol, have)
+        need = max(
+            gpu_bytes(network, have.classes, have.examples, batch, banks, objective) for network in cell.stage.networks
+        )
     where = held.enter_context(
         place(protocol.precision, threads, resources.cells_per_gpu, need, peers, protocol.deterministic)
     )
@@ -54,3 +57,16 @@ def place_of(
     if compiles:
         held.enter_context(kernels.kept(processor()))
     return dataclasses.replace(where, compiles=compiles)
+
+
+def _bytes_of_banks(cell: Cell, protocol: Protocol, have: Prepared) -> int:
+    """Return the bytes of all views that `cell` can read of its teachers' banks."""
+    if not cell.reads_banks(protocol):
+        return 0
+    views = have.grid.count * len(have.examples.train) / cell.stage.fraction
+    read = [
+        view_bytes(teacher.stage.network, have.classes, need.output)
+        for teacher in cell.teacher.members
+        for need in cell.needs_of_bank(protocol)
+    ]
+    return round(views * sum(read))

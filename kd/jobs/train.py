@@ -25,7 +25,7 @@ from kd.study.judge import Judge
 from kd.study.leftovers import forget_states, state_of
 from kd.study.recipes import brief, since
 from kd.train.device import Place
-from kd.train.fit import History, Row, fit
+from kd.train.fit import History, Plan, Row, fit
 from kd.train.lesson import begun, demand_examples, plan_of
 from kd.train.material import Prepared, prepared
 from kd.train.peers import joined
@@ -58,7 +58,9 @@ def train(
             return judge.again().manifest(product)["status"]
         about = making.about(now if peers.is_first else judge.again(), product)
         have = prepared(cell, recipe, workers=resources.workers)
-        where = place_of(cell, recipe, have, resources, held, peers, trains=cell.epochs(recipe.protocol) > 0)
+        plan = _planned(cell, recipe, have)
+        trains, objective = cell.epochs(recipe.protocol) > 0, plan and plan.objective
+        where = place_of(cell, recipe, have, resources, held, peers, trains, objective)
         fingerprint = _fingerprint(about, have, where)
         state = State(state_of(product, fingerprint), {"cell": cell.path, "fingerprint": fingerprint})
         if fresh:
@@ -70,7 +72,7 @@ def train(
             elif cell.stage.weights:
                 network = imported(cell, recipe, have, where, history)
             else:
-                network = _fitted(cell, recipe, have, where, state, history)
+                network = _fitted(cell, recipe, plan, have, where, state, history)
         except Diverged as error:
             cause = str(error)
             log.error("%s diverged: %s", cell, cause)
@@ -83,14 +85,22 @@ def train(
         return status
 
 
-def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History) -> nn.Module:
-    if cell.teacher and status_of(cell.teacher) != "ok":
+def _planned(cell: Cell, recipe: Recipe, have: Prepared) -> Plan | None:
+    """Return how a cell is trained, None where it is no network to train, or its teacher diverged."""
+    if not cell.epochs(recipe.protocol) or (cell.teacher and status_of(cell.teacher) != "ok"):
+        return None
+    return plan_of(cell, cell.protocol_of(recipe.protocol), have)
+
+
+def _fitted(
+    cell: Cell, recipe: Recipe, plan: Plan | None, have: Prepared, where: Place, state: State, history: History
+) -> nn.Module:
+    if plan is None:
         raise Diverged(f"its teacher {cell.teacher} diverged")
-    plan = plan_of(cell, cell.protocol_of(recipe.protocol), have)
     demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     network = begun(cell, have)
     _demand_room(cell, nn.ModuleList([network, plan.objective]), state)
-    teacher = teacher_of(cell, recipe, have, plan, where) if cell.teacher else None
+    teacher = teacher_of(cell, recipe, have, where) if cell.teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
     return network
 

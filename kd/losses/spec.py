@@ -129,7 +129,7 @@ class Choice:
 
 
 OUTPUTS = ("logits", "prelogits", "maps", "edges")  # what a network can say; kd.losses.objective.Output has the shapes
-STORED = frozenset({"logits"})  # of these a bank holds those of a teacher
+STORED = OUTPUTS[:2]  # of these a bank can hold those of a teacher
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Needs:
     @property
     def from_bank(self) -> bool:
         """Whether a bank can hold all that is looked at of the teacher."""
-        return self.teacher <= STORED and self.views == 1
+        return self.teacher <= {*STORED} and self.views == 1
 
 
 LABELS_ALONE = Needs(teacher=frozenset())

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kd import models
@@ -18,15 +18,21 @@ _FIXED = 1 << 30  # CUDA's context, the libraries' workspaces, the allocator's a
 _SLACK = 1.25  # fragments, and the gradients of activations that are alive at once
 
 
-def gpu_bytes(network: str, classes: int, examples: Examples, batch: int, rows: int = 0) -> int:
-    """Return the bytes that training `network` on `examples` takes, with `rows` rows of a bank.
+def gpu_bytes(
+    network: str, classes: int, examples: Examples, batch: int, bank: int = 0, objective: nn.Module | None = None
+) -> int:
+    """Return the bytes that training `network` on `examples` takes, with a bank of so many bytes and an objective.
 
     Weights with gradients and momenta, what one batch keeps for its backward pass, and the data, which stay on the
-    device. Activations count as float32: in bfloat16 it is less.
+    device. Of the objective its parameters, with gradients and momenta, and its buffers, which may remember every
+    example. Activations count as float32: in bfloat16 it is less.
     """
     kept = _kept_by_a_step(network, classes, (batch, *examples.shape))
-    bank = rows * (2 * classes + 8)  # as on the disk
-    return math.ceil(_FIXED + examples.nbytes + bank + _SLACK * kept)
+    learned, held = (
+        sum(tensor.nbytes for tensor in tensors)
+        for tensors in ((objective.parameters(), objective.buffers()) if objective else ((), ()))
+    )
+    return math.ceil(_FIXED + examples.nbytes + bank + 3 * learned + held + _SLACK * kept)
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from kd.core.files import read_manifest
 from kd.data import source_of
 from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell, analysed, augmentation, taught_by
 from kd.study.config import Study
+from kd.study.needs import FILES
 
 Shape = tuple[str, str]  # a network and a dataset's name: they decide what shapes weights have
 
@@ -26,7 +27,7 @@ def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, in
 
     `published` has the bytes of cells that are trained. A new cell of the same shape takes as much; another has its
     network built without memory, which takes torch. Banks and answers count where the data are prepared, which is when
-    the number of examples is known, and where there are none yet: what a bank lacks is little.
+    the number of examples is known, and where there are none yet: what a bank lacks of an output that it has is little.
     """
     cells = list(cells)
     shapes = Counter(shape_of(cell) for cell in cells if not cell.is_ensemble)
@@ -36,7 +37,7 @@ def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, in
         {RESULTS: sum(n * (known.get(shape) or _weight_bytes(shape[0], classes[shape])) for shape, n in shapes.items())}
     )
     for teacher, students in taught_by(cell for cell in cells if cell.reads_banks(study.protocol)).items():
-        if not teacher.is_ensemble and not Path(BANKS, teacher.name).exists():
+        if not teacher.is_ensemble:
             needed[BANKS] += _bank_bytes(teacher, students, study)
     needed[ANSWERS] = sum(_answer_bytes(c) for c in analysed(study) if not Path(ANSWERS, c.name).exists())
     return needed
@@ -55,10 +56,24 @@ def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
     declared = study.datasets.get(teacher.dataset.name)
     pad, flip = augmentation(source_of(teacher.dataset.name, declared and declared.model_dump()), study.protocol)
     views = (2 * pad + 1) ** 2 * (1 + flip)  # kd.data.views, which counts them too, imports torch
-    epochs = sum({student.stage.seed: student.epochs(study.protocol) for student in students}.values())
-    seen = views * (1 - (1 - 1 / views) ** epochs)  # views of an example that are drawn, on average
-    row = 2 * _classes(teacher) + 8  # float16 logits and an int64 key
-    return round(manifest["counts"]["train"] * teacher.dataset.fraction * seen * row)
+    longest: dict[str, dict[int, int]] = defaultdict(dict)
+    for seed, epochs, output in sorted(need for student in students for need in student.needs_of_bank(study.protocol)):
+        longest[output][seed] = epochs
+    total = 0.0
+    for output, epochs in longest.items():
+        if not any(Path(BANKS, teacher.name).glob(f"*{FILES[output]}-*")):
+            seen = views * (1 - (1 - 1 / views) ** sum(epochs.values()))  # views that are drawn, on average
+            total += seen * view_bytes(teacher.stage.network, _classes(teacher), output)
+    return round(manifest["counts"]["train"] * teacher.dataset.fraction * total)
+
+
+def view_bytes(network: str, classes: int, output: str) -> int:
+    """Return the bytes of one view in a bank of `network`, on the disk as on a GPU: a float16 row and an int64 key."""
+    if output == "logits":
+        return 2 * classes + 8
+    from kd.machine.footprint import width
+
+    return 2 * width(network, classes) + 8
 
 
 def _answer_bytes(cell: Cell) -> int:

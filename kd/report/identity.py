@@ -107,8 +107,14 @@ def network_name(stage: Stage) -> str:
     """Spell the network of a stage: WRN-16-2; of an ensemble how many of which: 3 × WRN-28-4 (sum of logits)."""
     times = f"{1 + len(stage.more_seeds)} × " if stage.more_seeds else ""
     how = "" if stage.ensemble == MEAN_LOGIT else f" ({_ENSEMBLES[stage.ensemble]})"
-    own = "".join(f", {key} {number(value)}" for key, value in stage.own)
+    own = "".join(f", {key} {_own_value(value)}" for key, value in stage.own)
     return " + ".join(times + _member_name(name) for name in stage.networks) + how + own
+
+
+def _own_value(value: float | str | tuple) -> str:
+    if isinstance(value, str):
+        return value
+    return " and ".join(map(number, value if isinstance(value, tuple) else (value,)))
 
 
 def _member_name(network: str) -> str:

@@ -12,6 +12,10 @@ lineage anew, so that one recipe has one path and one path one recipe. A network
 Several networks can teach as one: `wrn-28-4.ce.s0+1+2` is an ensemble of three seeds, `wrn-16-4+wrn-28-4.ce.s0` of two
 networks, and `-meanprob` or `-sumlogit` at the end says what it answers where that is not the mean of the logits.
 `-frac0.1` ends a stage that learns from a tenth of what its first teacher saw; where all do, it stands in the dataset.
+
+What of the protocol is a stage's own stands behind its seed: `wrn-16-2.mse.s0-lr0.02-total40` has its own learning
+rate and is trained for 40 epochs in all, by a schedule of that length. `-epochs10` is another thing: training stops
+after ten epochs of a schedule that is made for all.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from pathlib import Path
 from kd import data, losses, models
 from kd.core.code import code_digest
 from kd.core.errors import ConfigError, nearest
+from kd.losses.spec import STORED
 from kd.report import figures
 from kd.study.config import (
     NAME,
@@ -34,6 +39,7 @@ from kd.study.config import (
     Experiment,
     LossChoice,
     Noise,
+    Own,
     OwnTraining,
     Protocol,
     Study,
@@ -41,7 +47,9 @@ from kd.study.config import (
     imported,
     loss_choice,
     own_training,
+    with_own,
 )
+from kd.study.needs import Need
 
 RESULTS, STATE, BANKS, ANSWERS, DATA, REPORTS, LOGS = "results", "state", "banks", "answers", "data", "reports", "logs"
 TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
@@ -55,10 +63,12 @@ def _word(name: str) -> str:
 COMBINATIONS = {_word(name): name for name in losses.ENSEMBLES}
 MEAN_LOGIT = next(iter(losses.ENSEMBLES))
 OWN = {_word(key): key for key in OwnTraining.model_fields}
+OWN["total"] = OWN.pop("epochs")  # -epochs10 is a stop after ten of them
+_OWN_WORDS = {key: word for word, key in OWN.items()}
 
 _STAGE = re.compile(
     r"(?P<networks>[a-z0-9+-]+)\.(?P<objective>.+)\.s(?P<seeds>[0-9]{1,9}(?:\+[0-9]{1,9})*)"
-    rf"(?:-(?P<ensemble>[a-z]+))?(?P<own>(?:-(?:{'|'.join(OWN)})[0-9.]+)*)"
+    rf"(?:-(?!schedule)(?P<ensemble>[a-z]+))?(?P<own>(?:-(?:{'|'.join(OWN)})[a-z0-9.+]+)*)"
     r"(?:-epochs(?P<epochs>[0-9]{1,9}))?(?:-frac(?P<fraction>[0-9.]+))?"
 )
 _TOKENS = re.compile("-(?=[a-z])")  # a dash before a digit is a minus
@@ -69,8 +79,13 @@ _DATASET = re.compile(
 )
 
 
-def spell(number: float | str) -> str:
-    """Return the one spelling of a number that paths use: no exponent, no trailing zeros, `inf`; a word as it is."""
+def spell(number: float | str | tuple) -> str:
+    """Return the one spelling of a number that paths use: no exponent, no trailing zeros, `inf`; a word as it is.
+
+    Several numbers are joined by +.
+    """
+    if isinstance(number, tuple):
+        return "+".join(map(spell, number))
     if isinstance(number, str | int):
         return str(number)
     if number == float("inf"):
@@ -116,7 +131,7 @@ class Stage:
     more_seeds: tuple[int, ...] = ()
     ensemble: str = MEAN_LOGIT
     fraction: float = 1.0  # of the training set, class-balanced
-    own: tuple[tuple[str, float], ...] = ()  # values of the protocol that are this stage's own, such as (("lr", 0.02),)
+    own: Own = ()  # values of the protocol that are this stage's own
 
     @property
     def needs_teacher(self) -> bool:
@@ -163,7 +178,7 @@ class Stage:
 
     @property
     def _own(self) -> str:
-        return "".join(f"-{_word(key)}{spell(value)}" for key, value in self.own)
+        return "".join(f"-{_OWN_WORDS[key]}{spell(value)}" for key, value in self.own)
 
     @property
     def _ending(self) -> str:
@@ -182,7 +197,7 @@ def stage(
     epochs: int | None = None,
     ensemble: str = MEAN_LOGIT,
     fraction: float = 1.0,
-    own: tuple[tuple[str, float], ...] = (),
+    own: Own = (),
 ) -> Stage:
     """Return the canonical stage of these: members in order, each once, and nothing to combine where there is one."""
     networks, (seed, *more) = sorted(set(networks)), sorted(set(seeds))
@@ -244,16 +259,23 @@ class Cell:
         """Whether it learns from what its teachers said before; else they are run in each step, or there are none."""
         return self.teacher is not None and protocol.teacher == "bank" and self.stage.objective.needs.from_bank
 
+    def needs_of_bank(self, protocol: Protocol) -> list[Need]:
+        """Return what it reads of the bank of each of its teachers: the logits, and what else its loss looks at."""
+        read = [one for one in STORED if one == "logits" or one in self.stage.objective.needs.teacher]
+        return [Need(self.stage.seed, self.epochs(protocol), one) for one in read]
+
     def protocol_of(self, protocol: Protocol) -> Protocol:
         """Return the values by which this cell is trained: the protocol's, and those that are its own."""
-        return protocol.model_copy(update=dict(self.stage.own)) if self.stage.own else protocol
+        return with_own(protocol, self.stage.own)
 
     def epochs(self, protocol: Protocol) -> int:
-        """Return for how many epochs this cell is trained: the protocol's, unless it stops early.
+        """Return for how many epochs this cell is trained: the protocol's or its own, unless it stops early.
 
         None where it is imported, or an ensemble.
         """
-        return 0 if self.stage.weights or self.is_ensemble else self.stage.epochs or protocol.epochs
+        if self.stage.weights or self.is_ensemble:
+            return 0
+        return self.stage.epochs or self.protocol_of(protocol).epochs
 
     @property
     def fraction(self) -> float:
@@ -365,9 +387,10 @@ def _parse_stage(text: str) -> Stage:
     return stage(networks, chosen, seeds, epochs, _parse_ensemble(match["ensemble"], text), fraction, own)
 
 
-def _parse_own(text: str, where: str) -> tuple[tuple[str, float], ...]:
-    tokens = _TOKENS.split(text)[1:]
-    values = {OWN[re.match("[a-z]+", token)[0]]: re.sub("^[a-z]+", "", token) for token in tokens}
+def _parse_own(text: str, where: str) -> Own:
+    values: dict[str, object] = {}
+    for word, value in re.findall(f"-({'|'.join(OWN)})([^-]+)", text):
+        values[OWN[word]] = value.split("+") if OWN[word] == "milestones" else value
     try:
         return own_training(values)
     except ValueError as error:
@@ -459,9 +482,10 @@ def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -
         yield (*stages, Stage(*last, seed, fraction=part, own=own))
 
 
-def _beside(own: tuple[tuple[str, float], ...], protocol: Protocol) -> tuple[tuple[str, float], ...]:
-    """Return the values that are not the protocol's already: one recipe has one path."""
-    return tuple((key, value) for key, value in own if value != getattr(protocol, key))
+def _beside(own: Own, protocol: Protocol) -> Own:
+    """Return the values that are not the protocol's already, nor idle beside a cosine: one recipe has one path."""
+    idle = ("milestones", "gamma") if with_own(protocol, own).schedule == "cosine" else ()
+    return tuple((key, value) for key, value in own if value != getattr(protocol, key) and key not in idle)
 
 
 def with_teachers(cells: Iterable[Cell]) -> list[Cell]:
@@ -501,7 +525,7 @@ def recipe(study: Study, cell: Cell) -> dict:
     """
     for stage in cell.stages:
         if stage.own != _beside(stage.own, study.protocol):
-            raise ConfigError(f"{cell}: {stage} has a value of its own that is the protocol's already")
+            raise ConfigError(f"{cell}: {stage} has a value of its own that is the protocol's already, or idle")
     return data_recipe(study, cell.dataset) | training_recipe(study, cell.stages[0].weights)
 
 

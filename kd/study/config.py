@@ -256,12 +256,19 @@ def _noises(value: object) -> tuple[Noise, ...]:
     return tuple(dict.fromkeys(noise if noise.amount else None for noise in noises))
 
 
-def _trainings(value: object) -> tuple[tuple[tuple[str, float], ...], ...]:
+def _trainings(value: object) -> tuple[Own, ...]:
     """Read `{lr: [0.1, 0.02], batch: 64}`: every combination, each key in its order."""
     if not isinstance(value, dict):
         raise ValueError(f"got {_shown(value)}, expected {{lr: [0.1, 0.02]}}")
-    each = itertools.product(*(_several(values) for values in value.values()))
+    each = itertools.product(*(_several(_listed(key, values)) for key, values in value.items()))
     return tuple(dict.fromkeys(own_training(dict(zip(value, values, strict=True))) for values in each))
+
+
+def _listed(key: str, values: object) -> object:
+    """Return what is given for a key as a list of its values: one value of milestones is a list itself."""
+    if key == "milestones" and not (isinstance(values, list) and values and isinstance(values[0], list)):
+        return [values]
+    return values
 
 
 def _training_schema() -> dict:
@@ -328,6 +335,7 @@ def _one_or_more(schema: dict) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]})
 
 
+Own = tuple[tuple[str, Any], ...]  # values of the protocol that are a stage's own, such as (("lr", 0.02),)
 _PATH = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 _NUMERIC = {"type": ["number", "string"]}
 Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMERIC)]
@@ -336,6 +344,10 @@ Share = Annotated[Number, Field(ge=0, lt=1)]
 LearningRate = Annotated[Number, Field(gt=0)]
 BatchSize = Annotated[Whole, Field(ge=1)]
 WeightDecay = Annotated[Number, Field(ge=0)]
+Epochs = Annotated[Whole, Field(ge=1)]
+Schedule = Literal["multistep", "cosine"]
+Milestones = Annotated[tuple[Whole, ...], BeforeValidator(_several)]
+Gamma = Annotated[Number, Field(gt=0, le=1)]
 CellsPerGpu = Annotated[
     int,
     BeforeValidator(_cells_per_gpu),
@@ -377,9 +389,7 @@ Paths = Annotated[
     BeforeValidator(_paths),
     WithJsonSchema({"anyOf": [_PATH, {"type": "array", "items": _PATH, "minItems": 1}]}),
 ]
-Trainings = Annotated[
-    tuple[tuple[tuple[str, float], ...], ...], BeforeValidator(_trainings), _Schema(lambda: _training_schema())
-]
+Trainings = Annotated[tuple[Own, ...], BeforeValidator(_trainings), _Schema(lambda: _training_schema())]
 Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
 Losses = Annotated[tuple[LossChoice, ...], BeforeValidator(_objectives), _Schema(_loss_schema)]
 LabelNoise = Annotated[
@@ -431,17 +441,17 @@ class Protocol(_Model):
     """How every network of a study is trained. The defaults are the paper's; the values go into every manifest."""
 
     name: Name = Field(description="stands in the path of every cell trained this way")
-    epochs: Annotated[Whole, Field(ge=1)] = 200
+    epochs: Epochs = 200
     batch: BatchSize = Field(128, description="examples a step; the last, partial batch is kept")
     lr: LearningRate = 0.1
     momentum: Share = 0.9
     nesterov: bool = True
     weight_decay: WeightDecay = Field(5e-4, description="not applied to 1-D parameters")
-    schedule: Literal["multistep", "cosine"] = "multistep"
-    milestones: Annotated[tuple[Whole, ...], BeforeValidator(_several)] | None = Field(
+    schedule: Schedule = "multistep"
+    milestones: Milestones | None = Field(
         None, description="epochs at which lr is multiplied by gamma; by default at 1/2 and 3/4 of the epochs"
     )
-    gamma: Annotated[Number, Field(gt=0, le=1)] = 0.1
+    gamma: Gamma = 0.1
     crop: Literal["padded", "resized"] = Field(
         "padded",
         description="random crops of an image's own size after padding; or of any part, resized: streamed data",
@@ -486,9 +496,19 @@ class OwnTraining(_Model):
     lr: LearningRate | None = None
     batch: BatchSize | None = None
     weight_decay: WeightDecay | None = None
+    epochs: Epochs | None = None
+    schedule: Schedule | None = None
+    milestones: Milestones | None = None
+    gamma: Gamma | None = None
 
 
-def own_training(values: Mapping[str, object]) -> tuple[tuple[str, float], ...]:
+@cache
+def with_own(protocol: Protocol, own: Own) -> Protocol:
+    """Return a protocol with the values that a stage has of its own. Raises ConfigError where they do not agree."""
+    return _checked(Protocol, {**protocol.model_dump(), **dict(own)}) if own else protocol
+
+
+def own_training(values: Mapping[str, object]) -> Own:
     """Return the values that a stage has of its own, in their order. Raises ValueError that names what is wrong."""
     try:
         made = OwnTraining.model_validate(dict(values))
@@ -551,7 +571,8 @@ class Experiment(_Model):
     fraction: Fractions = Field((1.0,), description="class-balanced share of the training set")
     student_fraction: Fractions = Field((1.0,), description="the same for all but the first teacher, which sees all")
     student_training: Trainings = Field(
-        ((),), description="lr, batch and weight_decay of all but the first teacher, where they are not the protocol's"
+        ((),),
+        description="values of the protocol that all but the first teacher have of their own, as lr or epochs",
     )
     seeds: Seeds | None = None
     teacher_seeds: TeacherSeeds | None = Field(None, description="0+1+2 is an ensemble of three seeds")
@@ -641,6 +662,8 @@ class Study(_Model):
                 raise ValueError(
                     f"experiments.{name}.teacher_weights: {experiment.teacher_weights!r} is not under weights"
                 )
+            for own in experiment.student_training:
+                self._check_training(f"experiments.{name}.student_training", own)
             if experiment.ensemble and not self._has_ensembles(experiment):
                 raise ValueError(
                     f"experiments.{name}.ensemble: no teacher is one; write teacher: A+B or teacher_seeds: 0+1+2"
@@ -657,6 +680,12 @@ class Study(_Model):
         seeds = experiment.teacher_seeds or self.teacher_seeds
         teachers = [network for path in experiment.networks for network in path[:-1]]
         return any("+" in network for network in teachers) or (bool(teachers) and any(len(of) > 1 for of in seeds))
+
+    def _check_training(self, key: str, own: Own) -> None:
+        try:
+            with_own(self.protocol, own)
+        except ConfigError as error:
+            raise ValueError(f"{key}: {error}") from None
 
     def _check_loss(self, key: str, chosen: LossChoice, ensembles: bool) -> None:
         if ensembles and chosen.needs.teacher - {"logits"}:

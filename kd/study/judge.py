@@ -31,6 +31,7 @@ from kd.study import adopted, cells, products
 from kd.study.adopted import Adopted
 from kd.study.cells import Cell, DatasetChoice, parse_cell, parse_dataset
 from kd.study.config import Protocol, Recipe, Study
+from kd.study.needs import Need, lacking
 from kd.study.products import READ_BY_PEOPLE, SPARED, Product
 from kd.study.recipes import UNREADABLE, changed, plain, since
 
@@ -68,7 +69,7 @@ class Judge:
         self._reasons: dict[Product, str | None] = {}
         self._to_do: dict[Product, str | None] = {}
         self._expected: dict[Product, Expected] = {}
-        self._needs: Mapping[Product, set[tuple[int, int]]] = {}
+        self._needs: Mapping[Product, set[Need]] = {}
         self._cell_at: dict[str, Cell] = {}
 
     @classmethod
@@ -102,8 +103,8 @@ class Judge:
         other.__dict__ |= known
         return other
 
-    def asked(self, needs: Mapping[Product, set[tuple[int, int]]]) -> Judge:
-        """Have banks hold the views of these (seed, epochs); return this judge."""
+    def asked(self, needs: Mapping[Product, set[Need]]) -> Judge:
+        """Have banks hold these; return this judge."""
         self._needs = needs
         return self
 
@@ -242,11 +243,9 @@ class Judge:
         return None
 
     def _lacks_views(self, product: Product, manifest: dict) -> str | None:
-        longest = dict(manifest["holds"])
         if manifest["status"] != "ok":
             return None
-        lacking = [seed for seed, epochs in self.needs(product) if longest.get(seed, 0) < epochs]
-        return "lacks views that its students will see" if lacking else None
+        return "lacks views that its students will see" if lacking(manifest, self.needs(product)) else None
 
     # -- what lies on the disk ----------------------------------------------------------------------------------------
 
@@ -372,8 +371,8 @@ class Judge:
             return ()
         return tuple(map(products.bank, cell.teacher.members))
 
-    def needs(self, bank: Product) -> list[tuple[int, int]]:
-        """Return (seed, epochs) of every student that is to do of the teacher with this bank: they will see its views.
+    def needs(self, bank: Product) -> list[Need]:
+        """Return what of this bank every student of its teacher that is to do will read.
 
         Where none is to do, those of all.
         """
@@ -381,7 +380,7 @@ class Judge:
             return sorted(self._needs.get(bank, ()))
         students = self.readers(self._cell(bank))
         waiting = [student for student in students if self.to_do(products.network(student))] or students
-        return sorted({(one.stage.seed, one.epochs(self.study.protocol)) for one in waiting})
+        return sorted({need for one in waiting for need in one.needs_of_bank(self.study.protocol)})
 
     # -- all of a study -----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@
 | data     | a dataset                           | data/NAME/                                    | data     |
 | labels   | its training labels made wrong      | data/NAME+NOISE/                              | labels   |
 | network  | a trained network, or an ensemble   | results/CELL/                                 | train    |
-| bank     | a teacher's logits                  | banks/CELL/                                   | bank     |
+| bank     | a teacher's logits, pre-logits      | banks/CELL/                                   | bank     |
 | release  | the absence of that bank            |                                               | release  |
 | answers  | what a network answers              | answers/CELL/                                 | answers  |
 | analysis | what is measured of answers         | reports/STUDY/analyses/EXPERIMENT.ANALYSIS.*  | measure  |
@@ -128,7 +128,7 @@ def network(cell: Cell) -> Product:
 
 
 def bank(teacher: Cell) -> Product:
-    """The stored logits of a teacher."""
+    """The stored outputs of a teacher."""
     return Product("bank", f"{BANKS}/{teacher.name}")
 
 

@@ -1,36 +1,40 @@
-"""The view bank on disk: a frozen teacher's logits for every view that its students will see, computed once.
+"""The view bank on disk: what a frozen teacher says of every view that its students will see, computed once.
 
 The views of an image are finite (kd.data.views) and the teacher does not change, so each of its students, at any
 loss, temperature, weight and seed, can read rows instead of running it. Rows are computed in float32 and stored in
 float16; what a row is, and which are needed, kd.train.teachers says.
 
-banks/<teacher>/ holds `keys-<digest>.npy` (sorted int64), `rows-<digest>.npy` ([R, K] float16) and a manifest that
-says whose logits of which data these are. Students map the files into memory: one copy in the page cache serves all. A
-bank grows: rows it has are kept, rows it lacks are added. Losing it costs time only.
+banks/<teacher>/ holds rows of each output that students look at: `rows-<digest>.npy`, the logits (float16 [R, K]), and
+`prelogits-<digest>.npy` (float16 [R, D]). Each has its sorted keys, `keys-<digest>.npy` (int64 [R]); outputs of the
+same views share these. A manifest says whose outputs for which data they are. Students map the files into memory: one
+copy in the page cache serves all. A bank grows, each output by itself: rows it has are kept, rows it lacks are added.
+Losing it costs time only.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kd.core import files
 from kd.core.errors import Damaged
 from kd.data.arrays import load_array, npy
 from kd.data.examples import Examples
 from kd.data.views import Grid
+from kd.study.needs import FILES, Need, lacking
 from kd.train.device import Place
-from kd.train.teachers import FILL_BATCH, LiveTeacher, Need, StoredTeacher, keys_seen
+from kd.train.teachers import FILL_BATCH, LiveTeacher, StoredTeacher, keys_seen
 
 log = logging.getLogger("kd")
 
@@ -39,7 +43,7 @@ _FLUSH_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose logits a bank holds: digests of the teacher's weights, the images, the examples in use and the code."""
+    """Whose outputs a bank holds: digests of the teacher's weights, the images, the examples in use and the code."""
 
     teacher: str
     data: str
@@ -50,32 +54,34 @@ class Identity:
     flip: bool
 
 
-def serves(folder: Path, identity: Identity, need: Iterable[Need]) -> bool:
-    """Say whether the bank in `folder` is this teacher's, of these data, whole, and holds every view in `need`."""
+def serves(folder: Path, identity: Identity, needs: Iterable[Need]) -> bool:
+    """Say whether the bank in `folder` is this teacher's, of these data, whole, and meets these needs."""
     try:
         manifest = files.read_manifest(folder)
     except Damaged:  # it is filled anew
         return False
-    return _refusal(manifest, identity, need) is None and files.lacking(folder, manifest) is None
+    return _refusal(manifest, identity, needs) is None and files.lacking(folder, manifest) is None
 
 
 def open_bank(
-    folder: Path, identity: Identity, need: Iterable[Need], grid: Grid, device: torch.device
+    folder: Path, identity: Identity, needs: Sequence[Need], grid: Grid, device: torch.device
 ) -> StoredTeacher:
-    """Return the bank in `folder`, every byte of it checked: the largest takes a second, which no cell notices.
+    """Return what `needs` ask for of the bank in `folder`, every byte checked: the largest takes a second or few.
 
     Raises Damaged, naming both digests, when it is of another teacher or data, or not what was written.
     """
     manifest = files.read_manifest(folder)
-    refusal = _refusal(manifest, identity, need)
+    refusal = _refusal(manifest, identity, needs)
     if refusal:
         raise Damaged(f"{folder}: {refusal}; run `kd bank`, or snakemake")
-    files.verified(folder)
-    keys, rows = (_mapped(folder / manifest[name]) for name in ("keys", "rows"))
-    return StoredTeacher(torch.from_numpy(keys).to(device), torch.from_numpy(rows).to(device), grid)
+    parts = {need.output: manifest["outputs"][need.output] for need in needs}
+    names = dict.fromkeys(name for part in parts.values() for name in (part["keys"], part["rows"]))
+    files.verified(folder, *names)
+    read = {name: torch.from_numpy(_mapped(folder / name)).to(device) for name in names}
+    return StoredTeacher({output: (read[part["keys"]], read[part["rows"]]) for output, part in parts.items()}, grid)
 
 
-def _refusal(manifest: dict | None, identity: Identity, need: Iterable[Need]) -> str | None:
+def _refusal(manifest: dict | None, identity: Identity, needs: Iterable[Need]) -> str | None:
     """Return why a bank does not serve, or None."""
     if manifest is None:
         return "no bank here"
@@ -86,61 +92,68 @@ def _refusal(manifest: dict | None, identity: Identity, need: Iterable[Need]) ->
     ]
     if wrong:
         return f"this bank is of another teacher, data or code ({'; '.join(wrong)})"
-    longest = dict(manifest["holds"])
-    missing = [f"seed {seed}, {epochs} epochs" for seed, epochs in need if longest.get(seed, 0) < epochs]
-    return f"this bank lacks the views of {'; '.join(missing)}" if missing else None
+    missing = lacking(manifest, needs)
+    return f"this bank lacks the views of {'; '.join(map(str, missing))}" if missing else None
 
 
 @torch.no_grad()
 def fill(
     folder: Path,
     identity: Identity,
-    need: list[Need],
+    needs: Sequence[Need],
     grid: Grid,
     teacher: nn.Module,
     examples: Examples,
     place: Place,
     about: dict,
 ) -> dict:
-    """Compute the rows that `need` asks for and the bank lacks, and publish the bank with `about`; return its manifest.
+    """Compute the rows that `needs` ask for and the bank lacks, and publish the bank with `about`; return its manifest.
 
     Call it while holding the bank's lock. Goes on where an interrupted call stopped. Memory: one batch; the rows
-    are written through a memory map.
+    are written through memory maps.
     """
     files.sweep(folder)
     before = _still_good(folder, identity)
-    holds = _merged(before["holds"] if before else [], need)
-    keys = keys_seen(holds, grid, examples.train).numpy()
-    tag = _tag(keys, identity)
-    filling = _Filling(folder, f"rows-{tag}.npy", (len(keys), _classes(teacher)))
-    missing = filling.take(folder, before, keys)
+    outputs, lacked = dict(before), []
+    for output in FILES:
+        asked = [need[:2] for need in needs if need.output == output]
+        if not asked:
+            continue
+        had = before.get(output)
+        holds = _merged(had["holds"] if had else [], asked)
+        keys = keys_seen(holds, grid, examples.train).numpy()
+        outputs[output] = part = _part(output, holds, keys, identity, teacher)
+        if had is None or had["rows"] != part["rows"]:
+            lacked.append(_Rows(folder, output, part, keys, had))
 
-    live, examples = LiveTeacher(teacher, place.device, identity.precision), examples.to(place.device)
     began, passes, batch = time.monotonic(), 0, FILL_BATCH[place.device.type]
-    for start in range(filling.done, len(missing), batch):
-        at = missing[start : start + batch]
-        rows = live.answers(torch.from_numpy(keys[at]).to(place.device), examples, grid)
-        filling.put(at, rows.numpy(), start + len(at))
-        passes += len(at)
-    filling.finish()
+    if lacked:
+        filling = _Filling(folder, lacked)
+        live = LiveTeacher(teacher, place.device, identity.precision, [rows.output for rows in lacked])
+        examples = examples.to(place.device)
+        for start in range(filling.done, len(filling.keys), batch):
+            keys = filling.keys[start : start + batch]
+            filling.put(keys, live.answers(torch.from_numpy(keys).to(place.device), examples, grid)._asdict())
+            passes += len(keys)
+        filling.finish()
 
     seconds = time.monotonic() - began
-    log.info("bank %s: %d rows, %d computed in %.1f s", folder, len(keys), passes, seconds)
+    log.info("bank %s: %s, %d views computed in %.1f s", folder, _told(outputs), passes, seconds)
     manifest = {
         **about,
         "status": "ok",
         "identity": vars(identity),
-        "holds": holds,
-        "rows": f"rows-{tag}.npy",
-        "keys": f"keys-{tag}.npy",
-        "shape": [len(keys), _classes(teacher)],
+        "outputs": outputs,
         "computed": passes,
         "seconds": round(seconds, 3),
         **place.describe(),
         "precision": identity.precision,
     }
-    files.write_atomic(folder / manifest["keys"], npy(keys))
-    names = manifest["rows"], manifest["keys"]
+    known = {part["keys"] for part in before.values()}
+    for rows in lacked:
+        if rows.part["keys"] not in known:
+            files.write_atomic(folder / rows.part["keys"], npy(rows.keys))
+    names = list(dict.fromkeys(part[kind] for part in outputs.values() for kind in ("rows", "keys")))
     manifest["files"] = {name: files.file_digest(folder / name) for name in names}
     manifest["sizes"] = {name: (folder / name).stat().st_size for name in names}
     files.crash_point("publish:1", str(folder))
@@ -149,83 +162,154 @@ def fill(
     return manifest
 
 
+def _part(output: str, holds: list, keys: np.ndarray, identity: Identity, teacher: nn.Module) -> dict:
+    """Return what a manifest says of one output: for whom it is, its files, and the shape [R, D] of its rows."""
+    tag, last = _tag(keys, identity), teacher.classifier
+    width = last.out_features if output == "logits" else last.in_features
+    return {
+        "holds": holds,
+        "rows": f"{FILES[output]}-{tag}.npy",
+        "keys": f"keys-{tag}.npy",
+        "shape": [len(keys), width],
+    }
+
+
+def _told(outputs: Mapping[str, dict]) -> str:
+    return ", ".join(f"{part['shape'][0]} rows of {output}" for output, part in outputs.items())
+
+
 def leave_empty(folder: Path, identity: Identity, about: dict) -> None:
     """Publish a bank without rows: that of a teacher that diverged, so that what waits for it goes on."""
-    empty = {"status": "diverged", "identity": vars(identity), "holds": [], "files": {}, "sizes": {}}
+    empty = {"status": "diverged", "identity": vars(identity), "outputs": {}, "files": {}, "sizes": {}}
     files.write_manifest(folder / files.MANIFEST, about | empty)
 
 
-class _Filling:
-    """Rows on their way: a memory-mapped array beside a note of how many of the missing ones are in it.
+class _Rows:
+    """Rows [R, D] of one output on their way: a memory-mapped file, the keys of all rows and those that it lacks."""
 
-    The note has a digest of each part that was written: a call that goes on takes no damaged row for a good one.
-    """
-
-    def __init__(self, folder: Path, name: str, shape: tuple[int, int]) -> None:
-        with files.storage(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._final = folder / name
-        self._partial, self._note = folder / f"filling-{name}", folder / f"filling-{name}.note"
-        self._parts = self._written_before(shape)
-        self.done = 0
-        with files.storage(self._partial, 2 * math.prod(shape)):
-            mode = "r+" if self._parts else "w+"
-            self._rows = np.lib.format.open_memmap(self._partial, mode=mode, dtype=np.float16, shape=shape)
-            _occupy(self._partial)
-        self._begin_part()
-
-    def _written_before(self, shape: tuple[int, int]) -> list[tuple[int, str]]:
-        """Return (rows so far, digest) of each part that an interrupted call has written."""
-        try:
-            parts = files.unseal(self._note)[0]["parts"]
-            there = load_array(self._partial, mapped=True)
-        except Damaged:
-            return []
-        whole = there.offset + there.nbytes == self._partial.stat().st_size  # else its header is not what was written
-        return parts if whole and there.shape == shape and there.dtype == np.float16 else []
-
-    def _begin_part(self) -> None:
-        self._digest, self._flushed_at = hashlib.sha256(), time.monotonic()
-
-    def take(self, folder: Path, before: dict | None, keys: np.ndarray) -> np.ndarray:
-        """Copy the rows that the bank `before` has; return the positions [M] of those that are missing."""
-        missing = np.arange(len(keys))
-        if before is not None:
+    def __init__(self, folder: Path, output: str, part: dict, keys: np.ndarray, before: dict | None) -> None:
+        self.output, self.part, self.keys = output, part, keys
+        self._final = folder / part["rows"]
+        self._partial = folder / f"filling-{part['rows']}"
+        self._shape = tuple(part["shape"])
+        self.lacking, self._kept = keys, ()
+        if before:
             old_keys, old_rows = _mapped(folder / before["keys"]), _mapped(folder / before["rows"])
             # Searched, not sorted together: eight million keys are 65 MB, and a sort of both would be ten times that.
             found = np.searchsorted(old_keys, keys).clip(max=len(old_keys) - 1)
             kept = old_keys[found] == keys
-            places = np.flatnonzero(kept)
-            for part in np.array_split(places, max(1, len(places) // 100_000)):
-                self._rows[part] = old_rows[found[part]]
-            missing = np.flatnonzero(~kept)
-        for number, (end, digest) in enumerate(self._parts):
-            if hashlib.sha256(self._rows[missing[self.done : end]].tobytes()).hexdigest() != digest:
-                log.warning("%s: damaged; its rows from %d on are computed again", self._partial, self.done)
-                del self._parts[number:]
-                break
-            self.done = end
-        return missing
+            self.lacking, self._kept = keys[~kept], (np.flatnonzero(kept), old_rows, found[kept])
+        self.digest = hashlib.sha256()
 
-    def put(self, at: np.ndarray, rows: np.ndarray, done: int) -> None:
-        """Write rows [B, K] at positions `at` [B]; `done` of the missing ones are in from now on."""
-        rows = rows.astype(np.float16)
-        self._rows[at] = rows
-        self._digest.update(rows.tobytes())
-        if time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
-            with files.storage(self._partial):
-                self._rows.flush()  # rows before the note that counts them
-            self._parts.append((done, self._digest.hexdigest()))
-            files.seal(self._note, {"parts": self._parts}, b"")
-            self._begin_part()
+    def was_begun(self) -> bool:
+        """Say whether an interrupted call has left such a file."""
+        try:
+            there = load_array(self._partial, mapped=True)
+        except Damaged:
+            return False
+        whole = there.offset + there.nbytes == self._partial.stat().st_size  # else its header is not what was written
+        return whole and there.shape == self._shape and there.dtype == np.float16
+
+    def open(self, mode: str) -> None:
+        """Open the file, "r+" or "w+", and copy the rows that the bank of before has."""
+        with files.storage(self._partial, 2 * math.prod(self._shape)):
+            self._rows = np.lib.format.open_memmap(self._partial, mode=mode, dtype=np.float16, shape=self._shape)
+            _occupy(self._partial)
+        if self._kept:
+            places, old_rows, found = self._kept
+            for part in np.array_split(np.arange(len(places)), max(1, len(places) // 100_000)):
+                self._rows[places[part]] = old_rows[found[part]]
+
+    def lacks(self, keys: np.ndarray) -> np.ndarray:
+        """Return which of these, all that are filled in from the first to the last of them, it lacks."""
+        first, last = np.searchsorted(self.lacking, (keys[0], keys[-1] + 1))
+        return self.lacking[first:last]
+
+    def of(self, keys: np.ndarray) -> np.ndarray:
+        """Return the rows of these keys."""
+        return self._rows[np.searchsorted(self.keys, keys)]
+
+    def put(self, keys: np.ndarray, said: Tensor) -> None:
+        """Write what of `said` [B, D], of all these keys, it lacks."""
+        mine = self.lacks(keys)
+        rows = said.numpy()[np.searchsorted(keys, mine)]
+        self._rows[np.searchsorted(self.keys, mine)] = rows
+        self.digest.update(rows.tobytes())
+
+    def flush(self) -> None:
+        """Have the disk hold all rows that were put."""
+        with files.storage(self._partial):
+            self._rows.flush()
 
     def finish(self) -> None:
-        """Give the rows their final name."""
+        """Give the file its final name."""
         with files.storage(self._final):
             self._rows.flush()
             with open(self._partial, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(self._partial, self._final)
+
+
+class _Filling:
+    """Rows of several outputs on their way, beside a note of how many of the `keys` that any of them lacks are done.
+
+    The note has digests of each stretch that was written: a call that goes on takes no damaged row for a good one.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[_Rows]) -> None:
+        with files.storage(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.keys = functools.reduce(np.union1d, (each.lacking for each in rows))
+        self.done = 0
+        self._rows = rows
+        self._note = folder / f"filling-{'+'.join(each.part['rows'] for each in rows)}.note"
+        self._stretches = self._written_before()
+        for each in rows:
+            each.open("r+" if self._stretches else "w+")
+        self._check()
+        self._begin_stretch()
+
+    def _written_before(self) -> list[tuple[int, list[str]]]:
+        """Return (keys so far, digests) of each stretch that an interrupted call has written."""
+        try:
+            stretches = files.unseal(self._note)[0]["stretches"]
+        except Damaged:
+            return []
+        return stretches if all(each.was_begun() for each in self._rows) else []
+
+    def _check(self) -> None:
+        """Count the stretches that are what was written."""
+        for number, (end, digests) in enumerate(self._stretches):
+            keys = self.keys[self.done : end]
+            found = [hashlib.sha256(each.of(each.lacks(keys)).tobytes()).hexdigest() for each in self._rows]
+            if found != digests:
+                log.warning("%s: damaged; its rows from %d on are computed again", self._note, self.done)
+                del self._stretches[number:]
+                break
+            self.done = end
+
+    def _begin_stretch(self) -> None:
+        self._flushed_at = time.monotonic()
+        for each in self._rows:
+            each.digest = hashlib.sha256()
+
+    def put(self, keys: np.ndarray, said: Mapping[str, Tensor]) -> None:
+        """Write what is said of the next keys [B], for each output [B, D]."""
+        for each in self._rows:
+            each.put(keys, said[each.output])
+        self.done += len(keys)
+        if time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
+            for each in self._rows:
+                each.flush()  # rows before the note that counts them
+            self._stretches.append((self.done, [each.digest.hexdigest() for each in self._rows]))
+            files.seal(self._note, {"stretches": self._stretches}, b"")
+            self._begin_stretch()
+
+    def finish(self) -> None:
+        """Give the files their final names."""
+        for each in self._rows:
+            each.finish()
+        with files.storage(self._note):
             self._note.unlink(missing_ok=True)
 
 
@@ -241,25 +325,32 @@ def _tag(keys: np.ndarray, identity: Identity) -> str:
     return digest.hexdigest()[:12]
 
 
-def _merged(holds: Iterable[Need], need: Iterable[Need]) -> list[list[int]]:
+def _merged(holds: Iterable[Sequence[int]], more: Iterable[Sequence[int]]) -> list[list[int]]:
     longest: dict[int, int] = {}
-    for seed, epochs in [*holds, *need]:
+    for seed, epochs in [*holds, *more]:
         longest[seed] = max(epochs, longest.get(seed, 0))
     return [[seed, epochs] for seed, epochs in sorted(longest.items())]
 
 
-def _still_good(folder: Path, identity: Identity) -> dict | None:
-    """Return the manifest of a bank that can be added to; one that is damaged, or of something else, is made anew."""
+def _still_good(folder: Path, identity: Identity) -> dict[str, dict]:
+    """Return what a manifest says of the outputs that can be added to; what is damaged, or another's, is made anew."""
+    good: dict[str, dict] = {}
     try:
         manifest = files.read_manifest(folder)
-        refusal = _refusal(manifest, identity, [])
-        if refusal is None:
-            return files.verified(folder)
+        if manifest is None:
+            return good
+        if refusal := _refusal(manifest, identity, []):
+            raise Damaged(f"{folder}: {refusal}")
     except Damaged as error:
-        manifest, refusal = {}, str(error)
-    if manifest is not None:
-        log.info("%s: %s; made anew", folder, refusal)
-    return None
+        log.info("%s; made anew", error)
+        return good
+    for output, part in manifest["outputs"].items():
+        try:
+            files.verified(folder, part["rows"], part["keys"])
+            good[output] = part
+        except Damaged as error:
+            log.info("%s; made anew", error)
+    return good
 
 
 def _remove_others(folder: Path, keep: Iterable[str]) -> None:
@@ -272,7 +363,3 @@ def _remove_others(folder: Path, keep: Iterable[str]) -> None:
 def _mapped(path: Path) -> np.ndarray:
     # copy-on-write: never written, but torch wants an array that says it could be
     return np.load(path, mmap_mode="c")
-
-
-def _classes(teacher: nn.Module) -> int:
-    return teacher.classifier.out_features

@@ -10,7 +10,7 @@ A row's key is (example index, view), never a position in any order: example ind
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 # Views at a time that a bank is computed in, which may change a row's last bit. Fastest: on a CPU the activations stay
 # in the cache (bench/parts.py).
 FILL_BATCH = {"cpu": 64, "cuda": 1024}
-Need = tuple[int, int]  # a student's seed and the epochs it trains: it sees the views of those
 
 
 class Teacher(Protocol):
@@ -67,22 +66,24 @@ class LiveTeacher:
                 return Output(self._network(inputs)).float()
             return self._network.outputs(inputs, self._says).float()
 
-    def answers(self, keys: Tensor, examples: Examples, grid: Grid) -> Tensor:
-        """Return the rows [B, K] float16, on the CPU, of these keys [B]; all that is read is on the device."""
+    def answers(self, keys: Tensor, examples: Examples, grid: Grid) -> Output:
+        """Return what it says, float16 on the CPU, of these keys [B]; all that is read is on the device."""
         index, view = keys // grid.count, keys % grid.count
         inputs = examples.normalise(grid.render(examples.images[index], view))
-        return self.output(index, view, inputs).logits.half().cpu()
+        return self.output(index, view, inputs).mapped(lambda said: said.half().cpu())
 
 
 class StoredTeacher:
-    """A teacher whose answers were computed before: `rows` [R, K] float16 of sorted `keys` [R] int64."""
+    """A teacher whose answers were computed before: of each output sorted keys [R] int64 and rows [R, D] float16."""
 
-    def __init__(self, keys: Tensor, rows: Tensor, grid: Grid) -> None:
-        self._keys, self._rows, self._views = keys, rows, grid.count
+    def __init__(self, outputs: Mapping[str, tuple[Tensor, Tensor]], grid: Grid) -> None:
+        self._outputs, self._views = outputs, grid.count
 
     def output(self, index: Tensor, view: Tensor, inputs: Tensor | None = None) -> Output:
         """Return what is stored of examples `index` [B] in `view` [B]; `inputs` play no part."""
-        return Output(self._rows[torch.searchsorted(self._keys, index * self._views + view)].float())
+        key = index * self._views + view
+        found = {name: rows[torch.searchsorted(keys, key)] for name, (keys, rows) in self._outputs.items()}
+        return Output(**found).float()
 
 
 class Ensemble:
@@ -116,11 +117,11 @@ def _tf32(allowed: bool) -> Iterator[None]:
         convolutions.fp32_precision = before
 
 
-def keys_seen(needs: Iterable[Need], grid: Grid, train: Tensor) -> Tensor:
-    """Return the sorted keys [R] of every view of the examples `train` that students with these needs see."""
+def keys_seen(students: Iterable[tuple[int, int]], grid: Grid, train: Tensor) -> Tensor:
+    """Return the sorted keys [R] of every view of the examples `train` that students of these (seed, epochs) see."""
     train = train.cpu()
     seen = torch.zeros((int(train.max()) + 1) * grid.count, dtype=torch.bool)
-    for seed, epochs in needs:
+    for seed, epochs in students:
         for epoch in range(epochs):
             seen[train * grid.count + grid.draw(seed, epoch, train)] = True
     return seen.nonzero().squeeze(1)

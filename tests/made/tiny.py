@@ -64,7 +64,7 @@ VERBS = (
     _stamped("labels", "labels", "digits+sym0.4"),
     _stamped("train a teacher", "train", TEACHER),
     _stamped("fill a bank", "bank", TEACHER, "--needs", "0:1"),
-    _stamped("grow a bank", "bank", TEACHER, "--needs", "1:1"),
+    _stamped("grow a bank", "bank", TEACHER, "--needs", "1:1", "1:1:prelogits"),
     _stamped("train a student", "train", STUDENT),
     Verb("train the teacher of online", ("train", _online(TEACHER), *BY_ONLINE)),
     Verb("train by a teacher online", ("train", _online(STUDENT), *BY_ONLINE)),
