@@ -86,7 +86,7 @@ def train(
 def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History) -> nn.Module:
     if cell.teacher and status_of(cell.teacher) != "ok":
         raise Diverged(f"its teacher {cell.teacher} diverged")
-    plan = plan_of(cell, cell.protocol_of(recipe.protocol), have)
+    plan = plan_of(cell, cell.protocol_of(recipe.protocol), have, where.device)
     demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     network = begun(cell, have)
     _demand_room(cell, nn.ModuleList([network, plan.objective]), state)
