@@ -452,11 +452,12 @@ def test_defaults_are_allowed_values(loss: Loss):
 
 
 def test_no_two_families_share_a_name():
-    assert len(LOSSES) == sum(len(module.LOSSES) for module in (hard, kl, mse, divergences))
+    assert len(LOSSES) == sum(len(module.LOSSES) for module in (hard, kl, mse, divergences, built))
 
 
 def test_family_names_the_module():
     assert [module_of(name) for name in ("ce", "kl", "smoothl1")] == ["kd.losses.hard", "kd.losses.kl", "kd.losses.mse"]
+    assert [module_of(name) for name in ("gkl",)] == ["kd.losses.ikl"]
     with pytest.raises(ConfigError, match="loss 'msee': unknown; did you mean 'mse'"):
         module_of("msee")
 
