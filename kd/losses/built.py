@@ -53,4 +53,17 @@ LOSSES = {
         build=Later("kd.losses.ikl", "Gkl"),
         batchwise=True,
     ),
+    "akl": Loss(
+        None,
+        "KL and reverse KL between softmax(t/tau) and softmax(s/tau), mixed by the gaps at the teacher's head and tail",
+        {
+            "tau": Number(1.0),
+            "mu": Number(0.5, low=0, high=1),
+            "ratio": Choice("adaptive", ("adaptive", "forward", "reverse")),
+            "alpha": Number(1.0, low=0, high=1),
+            "weight": Number(1.0),
+        },
+        build=Later("kd.losses.akl", "Akl"),
+        zero_at_teacher=True,
+    ),
 }
