@@ -457,7 +457,7 @@ def test_no_two_families_share_a_name():
 
 def test_family_names_the_module():
     assert [module_of(name) for name in ("ce", "kl", "smoothl1")] == ["kd.losses.hard", "kd.losses.kl", "kd.losses.mse"]
-    assert [module_of(name) for name in ("gkl",)] == ["kd.losses.ikl"]
+    assert [module_of(name) for name in ("gkl", "wkd_f")] == ["kd.losses.ikl", "kd.losses.wkd"]
     with pytest.raises(ConfigError, match="loss 'msee': unknown; did you mean 'mse'"):
         module_of("msee")
 

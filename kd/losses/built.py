@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kd.losses.spec import Choice, Later, Loss, Number
+from kd.losses.spec import Choice, Later, Loss, Needs, Number, Whole
+
+_MAPS = frozenset({"logits", "maps"})
 
 
 def _check_terms(params: Mapping) -> None:
@@ -65,5 +67,27 @@ LOSSES = {
         },
         build=Later("kd.losses.akl", "Akl"),
         zero_at_teacher=True,
+    ),
+    "wkd_l": Loss(
+        None,
+        "CE, the target's term of NKD, and the Wasserstein distance between what the other classes are given",
+        {
+            "tau": Number(8.0),
+            "rest": Number(600.0),
+            "target": Number(1.0, low=0),
+            "kappa": Number(1.0),
+            "relation": Choice("maps", ("maps", "logits")),
+            "regularisation": Number(0.05, low=1e-3),
+            "iterations": Whole(10, high=100_000),
+            "decay": Number(0.375, low=0, high=1),  # share of the epochs: the last 90 of 240
+        },
+        build=Later("kd.losses.wkd", "WkdL"),
+    ),
+    "wkd_f": Loss(
+        None,
+        "CE, and the distance between mean and deviation of the channels of the last feature maps",
+        {"weight": Number(0.08), "mean": Number(4.0, low=0), "grid": Whole(1, high=16)},
+        needs=Needs(_MAPS, _MAPS),
+        build=Later("kd.losses.wkd", "WkdF"),
     ),
 }
