@@ -63,6 +63,16 @@ def test_a_changed_loss_changes_its_students_and_not_their_teachers(copy) -> Non
     assert digest("kd.train.fit", "kd.losses.kl") != student
 
 
+def test_a_new_loss_and_its_hyperparameters_leave_cells_of_other_losses_as_they_are(copy) -> None:
+    folder, digest = copy
+    others = [("kd.train.fit", f"kd.losses.{name}") for name in ("hard", "kl", "mse", "divergences")]
+    before = [digest(*one) for one in others]
+    for name in ("__init__", "spec", "built", "ikl", "akl", "wkd"):
+        with open(folder / "losses" / f"{name}.py", "a") as file:
+            file.write("\nCHANGED = 1\n")
+    assert [digest(*one) for one in others] == before
+
+
 def test_what_a_module_imports_counts_as_what_it_does(copy) -> None:
     folder, digest = copy
     before = digest("kd.train.fit")

@@ -63,13 +63,17 @@ TABLES = {
         made.noise(taus=(1, 3)),
         made.lose(made.noise(rates=(0.4,), taus=(1, 3), **SMALL), "mse", 0, 1),
     ],
+    "gaps": [
+        made.losses(("resnet8",), ["akl", "akl-ratioforward", "akl-ratioreverse", "akl-tau4"], **SMALL),
+        made.lose(made.losses(("wrn-16-2", "resnet8"), ["akl", "akl-ratioforward"]), "akl", 0, 1, 2),
+    ],
     "selection": [
         made.losses(("wrn-16-2",)),
         made.lose(made.lose(made.losses(("wrn-16-2", "wrn-16-4")), "mse", 0, 1, 2), "kl-tau3", 1),
         pd.concat([made.losses(("wrn-16-2",), seeds=(0,)), made.early(made.losses(("wrn-16-2",), seeds=(0,)))]),
     ],
 }
-PER_EPOCH = {"curves", "memorised"}
+PER_EPOCH = {"curves", "memorised", "gaps"}
 ANSWERED = [
     made_analyses.on_digits(rows)
     for rows in (
@@ -338,7 +342,8 @@ from kd.report.figures import ANALYSES, style
 tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(("wrn-16-2",)),
           "tau": made.noise(rates=(0.4,), taus=(1, 3)), "chains": made.chains(("mse",)),
           "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1)),
-          "memorised": made.noise(rates=(0.4,), taus=(1, 3)), "selection": made.losses(("wrn-16-2",))}}
+          "memorised": made.noise(rates=(0.4,), taus=(1, 3)), "gaps": made.losses(("resnet8",), ["akl", "akl-tau4"]),
+          "selection": made.losses(("wrn-16-2",))}}
 for name, rows in tables.items():
     figure, _ = figures.draw(name, rows, made.curves(rows, 20))
     style.save(figure, pathlib.Path({folder!r}) / f"{{name}}.tau0.5")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,15 +40,16 @@ def place_of(
     held: contextlib.ExitStack,
     peers: Peers = ALONE,
     trains: bool = True,
-    objective: nn.Module | None = None,
+    objective: Callable[[], nn.Module] | None = None,
 ) -> Place:
     """Hold a place where `cell` is trained, with this objective, or teaches, until `held` closes."""
     protocol, need = cell.protocol_of(recipe.protocol), 0
     threads = max(1, resources.threads // peers.count - resources.workers)
     if torch.cuda.is_available():
         batch, banks = math.ceil(protocol.batch / peers.count), _bytes_of_banks(cell, protocol, have)
+        built = objective() if objective else None
         need = max(
-            gpu_bytes(network, have.classes, have.examples, batch, banks, objective) for network in cell.stage.networks
+            gpu_bytes(network, have.classes, have.examples, batch, banks, built) for network in cell.stage.networks
         )
     where = held.enter_context(
         place(protocol.precision, threads, resources.cells_per_gpu, need, peers, protocol.deterministic)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
+import torch
 from torch import nn
 
 from kd import __version__
@@ -17,6 +19,7 @@ from kd.core.errors import Diverged
 from kd.jobs import making
 from kd.jobs.bank import teacher_of
 from kd.jobs.places import Resources, place_of
+from kd.losses import LOSSES
 from kd.machine.state import State
 from kd.study import products
 from kd.study.cells import Cell
@@ -25,7 +28,7 @@ from kd.study.judge import Judge
 from kd.study.leftovers import forget_states, state_of
 from kd.study.recipes import brief, since
 from kd.train.device import Place
-from kd.train.fit import History, Plan, Row, fit
+from kd.train.fit import History, Row, fit
 from kd.train.lesson import begun, demand_examples, plan_of
 from kd.train.material import Prepared, prepared
 from kd.train.peers import joined
@@ -58,9 +61,8 @@ def train(
             return judge.again().manifest(product)["status"]
         about = making.about(now if peers.is_first else judge.again(), product)
         have = prepared(cell, recipe, workers=resources.workers)
-        plan = _planned(cell, recipe, have)
-        trains, objective = cell.epochs(recipe.protocol) > 0, plan and plan.objective
-        where = place_of(cell, recipe, have, resources, held, peers, trains, objective)
+        trains = cell.epochs(recipe.protocol) > 0
+        where = place_of(cell, recipe, have, resources, held, peers, trains, _objective_of(cell, recipe, have))
         fingerprint = _fingerprint(about, have, where)
         state = State(state_of(product, fingerprint), {"cell": cell.path, "fingerprint": fingerprint})
         if fresh:
@@ -72,7 +74,7 @@ def train(
             elif cell.stage.weights:
                 network = imported(cell, recipe, have, where, history)
             else:
-                network = _fitted(cell, recipe, plan, have, where, state, history)
+                network = _fitted(cell, recipe, have, where, state, history)
         except Diverged as error:
             cause = str(error)
             log.error("%s diverged: %s", cell, cause)
@@ -85,18 +87,21 @@ def train(
         return status
 
 
-def _planned(cell: Cell, recipe: Recipe, have: Prepared) -> Plan | None:
-    """Return how a cell is trained, None where it is no network to train, or its teacher diverged."""
-    if not cell.epochs(recipe.protocol) or (cell.teacher and status_of(cell.teacher) != "ok"):
+def _may_be_taught(cell: Cell) -> bool:
+    return cell.teacher is None or status_of(cell.teacher) == "ok"
+
+
+def _objective_of(cell: Cell, recipe: Recipe, have: Prepared) -> Callable[[], nn.Module] | None:
+    """Return what builds the objective of a cell on a GPU, to see how large it is; None where it holds nothing."""
+    if not cell.epochs(recipe.protocol) or not _may_be_taught(cell) or not LOSSES[cell.stage.objective.loss].build:
         return None
-    return plan_of(cell, cell.protocol_of(recipe.protocol), have)
+    return lambda: plan_of(cell, cell.protocol_of(recipe.protocol), have, torch.device("cuda")).objective
 
 
-def _fitted(
-    cell: Cell, recipe: Recipe, plan: Plan | None, have: Prepared, where: Place, state: State, history: History
-) -> nn.Module:
-    if plan is None:
+def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History) -> nn.Module:
+    if not _may_be_taught(cell):
         raise Diverged(f"its teacher {cell.teacher} diverged")
+    plan = plan_of(cell, cell.protocol_of(recipe.protocol), have, where.device)
     demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     network = begun(cell, have)
     _demand_room(cell, nn.ModuleList([network, plan.objective]), state)

@@ -1,4 +1,4 @@
-"""LOSSES: the losses by name. A new loss is a function and a line in the `LOSSES` of one file.
+"""LOSSES: the losses by name. A new loss is a function, or a class, and an entry in the `LOSSES` of one file.
 
 Nothing here imports torch: a study is checked against these names while the Snakefile is parsed.
 """
@@ -6,13 +6,13 @@ Nothing here imports torch: a study is checked against these names while the Sna
 from __future__ import annotations
 
 from kd.core.errors import ConfigError, nearest
-from kd.losses import hard, kl, mse
+from kd.losses import built, divergences, hard, kl, mse
 from kd.losses.ensembles import ENSEMBLES
-from kd.losses.spec import Choice, Loss, Needs, Number, Whole
+from kd.losses.spec import Choice, Later, Loss, Needs, Number, Whole
 
-__all__ = ["ENSEMBLES", "LOSSES", "Choice", "Loss", "Needs", "Number", "Whole", "module_of"]
+__all__ = ["ENSEMBLES", "LOSSES", "Choice", "Later", "Loss", "Needs", "Number", "Whole", "module_of"]
 
-LOSSES: dict[str, Loss] = {**hard.LOSSES, **kl.LOSSES, **mse.LOSSES}
+LOSSES: dict[str, Loss] = {**hard.LOSSES, **kl.LOSSES, **mse.LOSSES, **divergences.LOSSES, **built.LOSSES}
 
 
 def module_of(name: str) -> str:

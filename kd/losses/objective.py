@@ -10,7 +10,7 @@ Python number that changes, and buffers are changed in place. Random choices are
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,6 +48,9 @@ class Course:
     teacher: Callable[[], nn.Module] | None
     student_shapes: Callable[[], Output]  # of one image: tensors that have shapes and no values
     teacher_shapes: Callable[[], Output] | None
+    # What the teacher, or several that teach as one, says beside logits ("maps", ...) of all that is learnt from, as
+    # images are: batches, each with its labels. Asked again it is run again.
+    told: Callable[[str], Iterator[tuple[Output, Tensor]]] | None = None
 
 
 class Objective(nn.Module):

@@ -7,6 +7,7 @@ digit, and no word makes one hyperparameter read like another: `Loss` refuses th
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import re
@@ -261,3 +262,14 @@ def _resolved(name: str, parameter: Parameter, given: Mapping[str, object]) -> f
 
 def _known(name: str, parameters: Mapping) -> str:
     return nearest(name, parameters) if parameters else "; this loss has no hyperparameters"
+
+
+class Later:
+    """What builds an objective, imported when it is first called: its module imports torch."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.__module__, self._name = module, name
+
+    def __call__(self, course: object, **hyperparameters: object) -> object:
+        """Return the objective of a course."""
+        return getattr(importlib.import_module(self.__module__), self._name)(course, **hyperparameters)

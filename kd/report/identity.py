@@ -18,7 +18,23 @@ from kd.study.cells import MEAN_LOGIT, Cell, Stage, spell_objective
 from kd.study.config import LossChoice, Noise
 
 _NETWORKS = {"wrn": "WRN", "resnet": "ResNet", "vgg": "VGG", "mlp": "MLP", "cnn": "CNN"}
-_LOSSES = {"ce": "CE", "kl": "KL", "mse": "MSE", "smoothl1": "smooth L1", "weights": "weights"}
+_LOSSES = {
+    "ce": "CE",
+    "kl": "KL",
+    "mse": "MSE",
+    "smoothl1": "smooth L1",
+    "weights": "weights",
+    "soft_ce": "soft CE",
+    "reverse_kl": "reverse KL",
+    "symmetric_kl": "symmetric KL",
+    "jensen_shannon": "JS",
+    "akl": "AKL",
+    "ikl": "IKL",
+    "dkl": "DKL",
+    "gkl": "GKL",
+    "wkd_l": "WKD-L",
+    "wkd_f": "WKD-F",
+}
 _SYMBOLS = {"tau": "τ", "alpha": "α", "beta": "β", "gamma": "γ"}
 _ALWAYS = ("beta",)  # paths leave its default out, readers should not have to
 _NOISES = {"sym": "symmetric", "asym": "asymmetric"}

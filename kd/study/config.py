@@ -312,13 +312,16 @@ def _loss_schema() -> dict:
         }
         for name, spec in losses.LOSSES.items()
     }
-    one = {
+    return {
         "anyOf": [
             {"enum": list(losses.LOSSES)},
             {"type": "object", "properties": properties, "additionalProperties": False},
         ]
     }
-    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def _losses_schema() -> dict:
+    return {"anyOf": [_loss_schema(), {"type": "array", "items": _loss_schema(), "minItems": 1}]}
 
 
 def _figure_schema() -> dict:
@@ -391,7 +394,7 @@ Paths = Annotated[
 ]
 Trainings = Annotated[tuple[Own, ...], BeforeValidator(_trainings), _Schema(lambda: _training_schema())]
 Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
-Losses = Annotated[tuple[LossChoice, ...], BeforeValidator(_objectives), _Schema(_loss_schema)]
+Losses = Annotated[tuple[LossChoice, ...], BeforeValidator(_objectives), _Schema(_losses_schema)]
 LabelNoise = Annotated[
     tuple[Noise | None, ...],
     BeforeValidator(_noises),
@@ -872,5 +875,15 @@ def _explain(item: Any) -> str:
 
 
 def schema() -> dict:
-    """Return the JSON schema of config.yaml."""
-    return Study.model_json_schema()
+    """Return the JSON schema of config.yaml; what a loss may be stands in it once, however many keys take one."""
+    one = _loss_schema()
+
+    def once(said: object) -> object:
+        if said == one:
+            return {"$ref": "#/$defs/Loss"}
+        if isinstance(said, list):
+            return list(map(once, said))
+        return {key: once(value) for key, value in said.items()} if isinstance(said, dict) else said
+
+    said = once(Study.model_json_schema())
+    return said | {"$defs": said["$defs"] | {"Loss": one}}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kd import losses, models
 from kd.core.errors import ConfigError
@@ -19,8 +20,12 @@ from kd.study.config import Protocol
 from kd.train.fit import Plan
 from kd.train.material import Prepared
 from kd.train.published import load_network
+from kd.train.teachers import LiveTeacher, together
 
 log = logging.getLogger("kd")
+
+_CPU = torch.device("cpu")
+_TOLD = 256  # images at a time of which a teacher says something before the first step
 
 
 def begun(cell: Cell, have: Prepared) -> nn.Module:
@@ -30,11 +35,11 @@ def begun(cell: Cell, have: Prepared) -> nn.Module:
     return models.build(cell.stage.network, have.classes, have.channels)
 
 
-def plan_of(cell: Cell, protocol: Protocol, have: Prepared) -> Plan:
-    """Return how a cell is trained."""
+def plan_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.device = _CPU) -> Plan:
+    """Return how a cell is trained; where its objective asks what the teacher says, that is run on `device`."""
     loss = losses.LOSSES[cell.stage.objective.loss]
     return Plan(
-        objective=objective_of(cell, course_of(cell, protocol, have)),
+        objective=objective_of(cell, course_of(cell, protocol, have, device)),
         needs=loss.needs,
         recordable=loss.recordable,
         grid=have.grid,
@@ -57,7 +62,7 @@ def objective_of(cell: Cell, course: Course) -> Objective:
         return loss.build(course, **resolved)
 
 
-def course_of(cell: Cell, protocol: Protocol, have: Prepared) -> Course:
+def course_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.device = _CPU) -> Course:
     """Return what is known of the training of a cell before its first step."""
     student, teachers = cell.stage.network, cell.teacher.members if cell.teacher else ()
     teacher = teachers[0] if len(teachers) == 1 else None  # several say logits alone, and have no shapes in common
@@ -82,7 +87,21 @@ def course_of(cell: Cell, protocol: Protocol, have: Prepared) -> Course:
         teacher=(lambda: load_network(teacher, have)) if teacher else None,
         student_shapes=functools.partial(shapes, student),
         teacher_shapes=functools.partial(shapes, teacher.stage.network) if teacher else None,
+        told=functools.partial(_told, cell, have, device) if teachers else None,
     )
+
+
+@torch.no_grad()
+def _told(cell: Cell, have: Prepared, device: torch.device, more: str) -> Iterator[tuple[Output, Tensor]]:
+    """Yield what the teacher of a cell says of the examples learnt from, as images are, with labels [B]; on the CPU."""
+    if more != "logits" and cell.teacher.is_ensemble:
+        raise ConfigError(f"{cell}: its loss looks at the {more} of its teacher, which an ensemble does not have")
+    says = {"logits", more}
+    voices = [LiveTeacher(load_network(one, have), device, "fp32", says) for one in cell.teacher.members]
+    teacher, examples = together(voices, cell), have.examples
+    labels = examples.labels[examples.train].split(_TOLD)
+    for truth, images in zip(labels, examples.plain("train", examples.train, _TOLD), strict=True):
+        yield teacher.output(truth, truth, images.to(device)).mapped(Tensor.cpu), truth
 
 
 def demand_examples(train: int, batch: int, processes: int) -> None:

@@ -39,6 +39,10 @@ FIGURES: dict[str, Figure] = {
     "memorised": Figure(
         "label noise: wrong labels memorised and true ones recovered, per epoch", "kd.report.figures.memorised"
     ),
+    "gaps": Figure(
+        "adaptive KL: how far the student is from the head and the tail of its teacher's classes, per epoch",
+        "kd.report.figures.gaps",
+    ),
     "selection": Figure(
         "best epoch on the test set against the last: what selecting on the test set adds",
         "kd.report.figures.selection",

@@ -55,10 +55,12 @@ def draw(panels: Sequence[Panel], views: Callable[[pd.DataFrame], list[View]]) -
     return figure
 
 
-def panels(figure: str, rows: pd.DataFrame, curves: pd.DataFrame, value: str = "test_top1") -> list[Panel]:
+def panels(
+    figure: str, rows: pd.DataFrame, curves: pd.DataFrame, value: str = "test_top1", having: str = ""
+) -> list[Panel]:
     """Return a panel for each setting whose epochs have a `value`; many objectives are dealt out, CE in every hand.
 
-    Raises ConfigError that names `figure` where there is nothing to show.
+    Raises ConfigError that names `figure` where there is nothing to show; `having` says which networks have a `value`.
     """
     found = []
     keys = settings(rows) if len(rows) else []
@@ -73,8 +75,7 @@ def panels(figure: str, rows: pd.DataFrame, curves: pd.DataFrame, value: str = "
             if len(shown):
                 found.append(Panel(name, shown, table[table["objective_name"].isin(names)]))
     if not found:
-        what = "epochs of networks that did not diverge" + ("" if value == "test_top1" else " and have wrong labels")
-        raise wording.nothing(figure, what, rows)
+        raise wording.nothing(figure, f"epochs of networks that did not diverge {having}".strip(), rows)
     return found
 
 

@@ -33,7 +33,8 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
 
 
 def _panels(rows: pd.DataFrame, curves: pd.DataFrame) -> list[epochs.Panel]:
-    return epochs.panels("memorised", rows[rows["noise_rate"] > 0], curves, "train_memorised")
+    noisy = rows[rows["noise_rate"] > 0]
+    return epochs.panels("memorised", noisy, curves, "train_memorised", "and have wrong labels")
 
 
 def _views(shown: pd.DataFrame) -> list[View]:

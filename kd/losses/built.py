@@ -1,0 +1,93 @@
+"""Losses that build an objective, which holds something, follows the epoch or looks at feature maps.
+
+Their classes import torch. Here stand the names and hyperparameters, which a study is checked against without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kd.losses.spec import Choice, Later, Loss, Needs, Number, Whole
+
+_MAPS = frozenset({"logits", "maps"})
+
+
+def _check_terms(params: Mapping) -> None:
+    if not params["wmse"] and not params["sce"]:
+        raise ValueError("wmse: got 0, and sce is 0 too; nothing of the teacher is left")
+
+
+def _parted(wmse: float, wtau: float, **own: Number) -> dict:
+    return {
+        "wmse": Number(wmse, low=0),
+        "sce": Number(1.0, low=0),
+        "tau": Number(4.0),
+        "wtau": Number(wtau, infinite=True),
+        **own,
+        "prior": Choice("example", ("example", "class")),
+        "warmup": Number(0.083, low=0, high=1),  # share of the epochs: 20 of 240
+        "ce": Number(1.0, low=0),
+    }
+
+
+LOSSES = {
+    "ikl": Loss(
+        None,
+        "CE, a squared error between logits weighted by the teacher's probabilities, and a soft cross-entropy",
+        _parted(8.0, 100.0),
+        check=_check_terms,
+        build=Later("kd.losses.ikl", "Ikl"),
+        batchwise=True,  # the class means, where `prior` asks for them
+    ),
+    "dkl": Loss(
+        None,
+        "IKL whose weighted error has no gradient, as KL has none: the control beside it",
+        _parted(8.0, 100.0),
+        check=_check_terms,
+        build=Later("kd.losses.ikl", "Dkl"),
+        batchwise=True,
+    ),
+    "gkl": Loss(
+        None,
+        "IKL whose weights have an exponent gamma, which flattens them, and are normalised over the batch",
+        _parted(16.0, 4.0, gamma=Number(0.05, low=0, high=1)),
+        check=_check_terms,
+        build=Later("kd.losses.ikl", "Gkl"),
+        batchwise=True,
+    ),
+    "akl": Loss(
+        None,
+        "KL and reverse KL between softmax(t/tau) and softmax(s/tau), mixed by the gaps at the teacher's head and tail",
+        {
+            "tau": Number(1.0),
+            "mu": Number(0.5, low=0, high=1),
+            "ratio": Choice("adaptive", ("adaptive", "forward", "reverse")),
+            "alpha": Number(1.0, low=0, high=1),
+            "weight": Number(1.0),
+        },
+        build=Later("kd.losses.akl", "Akl"),
+        zero_at_teacher=True,
+    ),
+    "wkd_l": Loss(
+        None,
+        "CE, the target's term of NKD, and the Wasserstein distance between what the other classes are given",
+        {
+            "tau": Number(8.0),
+            "rest": Number(600.0),
+            "target": Number(1.0, low=0),
+            "kappa": Number(1.0),
+            "relation": Choice("maps", ("maps", "logits")),
+            "regularisation": Number(0.05, low=1e-3),
+            "iterations": Whole(10, high=100_000),
+            "decay": Number(0.375, low=0, high=1),  # share of the epochs: the last 90 of 240
+        },
+        build=Later("kd.losses.wkd", "WkdL"),
+    ),
+    "wkd_f": Loss(
+        None,
+        "CE, and the distance between mean and deviation of the channels of the last feature maps",
+        {"weight": Number(0.08), "mean": Number(4.0, low=0), "grid": Whole(1, high=16)},
+        needs=Needs(_MAPS, _MAPS),
+        build=Later("kd.losses.wkd", "WkdF"),
+    ),
+}

@@ -1,0 +1,52 @@
+"""Objectives of registered losses, made for logits and maps that a test gives, without a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kd import losses
+from kd.losses.objective import Batch, Course, Objective
+from kd.models.output import Output
+
+DTYPES = {"f64": (torch.float64, 1e-10), "f32": (torch.float32, 1e-5)}  # and the tolerance to vectors
+
+
+def vectors(name: str) -> dict:
+    """Return the reference values of a file in tests/vectors."""
+    return json.loads((Path(__file__).parent / "vectors" / f"{name}.json").read_text())
+
+
+def logits_of(inputs: dict, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """Return student's and teacher's logits [B, K] and labels [B] of a vector's inputs."""
+    return *(torch.tensor(inputs[key], dtype=dtype) for key in ("student", "teacher")), torch.tensor(inputs["labels"])
+
+
+def course(classes: int, epochs: int = 10, told: Output | None = None, labels: Tensor | None = None) -> Course:
+    """Return a course of examples of which the teacher says `told`."""
+    labels = torch.arange(2 * classes) % classes if labels is None else labels
+    said = Output(torch.randn(len(labels), classes, generator=torch.Generator().manual_seed(3)))
+    shapes = lambda: Output(torch.empty(1, classes), maps=(torch.empty(1, 6, 4, 4),))  # noqa: E731
+    given = {"student_shapes": shapes, "teacher_shapes": shapes, "told": lambda more: iter([(told or said, labels)])}
+    return Course(0, labels, classes, 4, 5, epochs, lambda: None, lambda: None, **given)
+
+
+def built(name: str, of: Course, **given: object) -> Objective:
+    """Return the objective of a registered loss."""
+    loss = losses.LOSSES[name]
+    return loss.build(of, **loss.resolve(given))
+
+
+def valued(made: Objective, student: Tensor, teacher: Tensor, labels: Tensor, epoch: float = 100.0) -> tuple:
+    """Return (per-example values [B], gradient of their sum [B, K])."""
+    leaf = student.detach().clone().requires_grad_()
+    values = made(Batch((Output(leaf),), (Output(teacher),), labels, torch.arange(len(labels)), torch.tensor(epoch)))
+    return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]
+
+
+def random_logits(seed: int, batch: int = 6, classes: int = 10, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return logits [batch, classes] of standard deviation 3."""
+    return 3 * torch.randn(batch, classes, generator=torch.Generator().manual_seed(seed), dtype=dtype)
