@@ -26,7 +26,7 @@ from pathlib import Path
 
 from kd import __version__
 from kd.core import files, signals
-from kd.core.errors import STOPS, ConfigError, Damaged, Diverged, StorageError, Terminated, nearest, understood
+from kd.core.errors import STOPS, ConfigError, Damaged, Diverged, StorageError, Terminated, Unheard, nearest, understood
 from kd.core.startup import flush, keep_memory, leave, speak_utf8, start_together
 from kd.jobs import making
 from kd.report.figures import ANALYSES, FIGURES
@@ -81,7 +81,9 @@ def _answer(options: argparse.Namespace) -> int:
     """Run a verb; say in one line why it could not do what it was asked."""
     try:
         _demand_counts(options)
-        return options.verb(options) or 0
+        code = options.verb(options) or 0
+        sys.stdout.flush()  # here, where one can say why it cannot be written
+        return code
     except BaseException as error:
         known = understood(error)
         if not isinstance(known, STOPS):
@@ -90,6 +92,9 @@ def _answer(options: argparse.Namespace) -> int:
             raise
         if options.as_command and isinstance(known, Terminated):
             raise known from error
+        if isinstance(known, Unheard):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+            return known.exit_code
         with contextlib.suppress(OSError):  # the disk that the log is on may be the full one
             print(f"kd: {known}", file=sys.stderr)
         return known.exit_code
