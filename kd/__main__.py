@@ -143,11 +143,16 @@ def _check_room(judge: Judge) -> None:
     from kd.machine.footprint import disk_bytes
 
     missing = [parse_cell(one.name) for one in judge.all_to_do if one.kind == "network" and not judge.manifest(one)]
-    needed = disk_bytes(missing, judge.study)
-    free = files.free_bytes(Path())
-    listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
-    print(f"{len(missing)} are not trained yet; they take {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
-    files.demand_room(Path(), sum(needed.values()))
+    disks: dict[int, dict[str, int]] = {}
+    for top, size in disk_bytes(missing, judge.study).items():
+        disks.setdefault(files.disk_of(Path(top)), {})[top] = size
+    print(f"{len(missing)} are not trained yet; they take")
+    for needed in disks.values():  # links may lead to several
+        listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
+        free = files.free_bytes(Path(next(iter(needed))))
+        print(f"  {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
+    for needed in disks.values():
+        files.demand_room(Path(next(iter(needed))), sum(needed.values()))
 
 
 def status(options: argparse.Namespace) -> None:

@@ -69,6 +69,29 @@ def test_an_unknown_key_is_refused_and_the_nearest_named() -> None:
     refused("did you mean 'digits'", dataset="digit")
 
 
+def test_no_hint_points_elsewhere_and_case_plays_no_part() -> None:
+    refused(r"tau: unknown key; tau belongs to a loss: loss: \{kl: \{tau: \.\.\.\}\}", tau=4)
+    refused("base: unknown key; known: ", base={})
+    refused("epochs: unknown key; epochs belongs to protocol", epochs=10)
+    refused(r"protocol\.seeds: unknown key; seeds belongs to the study itself", **protocol(seeds=[0]))
+    refused(r"experiments\.grid\.lr: unknown key; lr belongs to protocol", **experiment(lr=0.1))
+    refused("known: .*resnet14, .*resnet8", **experiment(student="resnet10"))
+    refused("did you mean 'cifar100'", dataset="CIFAR100")
+    refused("did you mean 'kl'", **experiment(loss={"KL": {"tau": 4}}))
+
+
+def test_what_is_missing_or_of_another_kind_is_said_in_the_study_s_words() -> None:
+    refused(r"protocol\.name: missing; who gives protocol replaces the whole of it", protocol={"epochs": 10})
+    refused(
+        r"experiments\.one: expected keys and their values, as in \{teacher: .* \(got None\)", experiments={"one": None}
+    )
+    refused(r"got '0,1,2', expected a number; several are a list: \[0, 1, 2\]", seeds="0,1,2")
+    refused(
+        r"top1: got 0\.4216, expected %: did you mean 42\.16",
+        weights={"w": {"file": "w", "sha256": "0a" * 32, "top1": 0.4216}},
+    )
+
+
 def test_yaml_surprises_are_numbers_or_refused() -> None:
     """Fault 39: 1e-3 is text to YAML, a boolean is never a number."""
     assert study(**protocol(lr="1e-3")).protocol.lr == 1e-3
@@ -162,7 +185,7 @@ def test_imported_weights_say_which_file_it_must_be_and_are_of_one_teacher() -> 
     refused("no such loss", **given, **experiment(loss="weights-w"))
     for wrong in ("0A" * 32, "0a" * 31, "", 10**63, None, "0a" * 32 + "\n"):
         refused(r"weights\.w\.sha256", weights={"w": {"file": "w.pt", "sha256": wrong}})
-    refused(r"weights\.w\.sha256: Field required", weights={"w": {"file": "w.pt"}})
+    refused(r"weights\.w\.sha256: missing", weights={"w": {"file": "w.pt"}})
     refused("unknown key; did you mean 'top1'", weights={"w": {"file": "w.pt", "sha256": "0a" * 32, "top": 80}})
     refused("a name is letters", weights={"../w": {"file": "w.pt", "sha256": "0a" * 32}})
 

@@ -139,8 +139,8 @@ def _check_order(labels: np.ndarray, noisy: np.ndarray, path: Path) -> None:
     if abs(agreement - chance) <= 4 * deviation <= (1 - chance) / 4:  # of a handful of examples nobody can tell
         raise DataError(
             f"{path}: agrees with the true labels in {agreement:.1%} of the examples, as chance would ({chance:.1%}): "
-            "the labels stand in another order than the dataset's, or their classes are numbered otherwise; put them in "
-            f"the order of the training examples (labels that are random on purpose: symmetric: {1 - chance:.2g})"
+            "the labels stand in another order than the dataset's, or their classes are numbered otherwise; put them "
+            f"in the order of the training examples (labels that are random on purpose: symmetric: {1 - chance:.2g})"
         )
 
 

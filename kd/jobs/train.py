@@ -26,7 +26,7 @@ from kd.study.leftovers import forget_states, state_of
 from kd.study.recipes import brief, since
 from kd.train.device import Place
 from kd.train.fit import History, Row, fit
-from kd.train.lesson import begun, demand_examples, plan_of
+from kd.train.lesson import begun, demand_examples, demand_pixels, plan_of
 from kd.train.material import Prepared, prepared
 from kd.train.peers import joined
 from kd.train.published import MODEL, status_of
@@ -89,6 +89,7 @@ def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: Sta
     plan = plan_of(cell, cell.protocol_of(recipe.protocol), have)
     demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     network = begun(cell, have)
+    demand_pixels(network, have.examples.shape, len(have.examples.train), plan.batch)
     _demand_room(cell, nn.ModuleList([network, plan.objective]), state)
     teacher = teacher_of(cell, recipe, have, plan, where) if cell.teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))

@@ -102,7 +102,8 @@ def _number(value: object) -> float:
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"got {_shown(value)}, expected a number") from None
+        several = "; several are a list: [0, 1, 2]" if isinstance(value, str) and "," in value else ""
+        raise ValueError(f"got {_shown(value)}, expected a number{several}") from None
     if not math.isfinite(number):
         raise ValueError(f"got {_shown(value)}, expected a finite number")
     return number
@@ -419,8 +420,24 @@ class _Model(BaseModel):
             known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in values:
                 if key not in known:
-                    raise ValueError(f"{key}: unknown key{nearest(str(key), known)}")
+                    raise ValueError(f"{key}: unknown key{_belongs(str(key), cls) or nearest(str(key), known)}")
         return values
+
+
+def _belongs(key: str, model: type[_Model]) -> str:
+    """Say of a key that stands in the wrong place where it belongs, where that is known."""
+    places = {
+        Study: "the study itself, the top level",
+        Protocol: "protocol",
+        Experiment: "an experiment: experiments.NAME",
+        DeclaredDataset: "a dataset: datasets.NAME",
+        Weights: "weights.NAME",
+    }
+    for place, where in places.items():
+        if key in place.model_fields and place is not model:
+            return f"; {key} belongs to {where}"
+    takes = [name for name, loss in losses.LOSSES.items() if key in loss.parameters]
+    return f"; {key} belongs to a loss: loss: {{{takes[0]}: {{{key}: ...}}}}" if takes else ""
 
 
 _M = TypeVar("_M", bound=_Model)
@@ -529,6 +546,12 @@ class Weights(_Model):
     top1: Annotated[Number, Field(ge=0, le=100)] | None = Field(
         None, description="expected test accuracy in %; more than half a point off is refused"
     )
+
+    @model_validator(mode="after")
+    def _in_percent(self) -> Weights:
+        if self.top1 is not None and 0 < self.top1 <= 1:
+            raise ValueError(f"top1: got {self.top1:g}, expected %: did you mean {100 * self.top1:g}?")
+        return self
 
     @property
     def claim(self) -> dict[str, Any]:
@@ -832,9 +855,17 @@ def _checked(model: type[_M], values: object) -> _M:
         raise ConfigError("lists or keys within each other, too deep to read") from None
 
 
+_WORDS = {  # in the place of pydantic's own
+    "missing": "missing",
+    "model_type": "expected keys and their values, as in {teacher: wrn-28-4, student: wrn-16-2, loss: [ce, mse]}",
+}
+
+
 def _explain(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"])
-    what = item["msg"].removeprefix("Value error, ")
+    what = _WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
+    if item["type"] == "missing" and len(item["loc"]) == 2:
+        what += f"; who gives {item['loc'][0]} replaces the whole of it: give all keys that are no defaults"
     got = "" if item["type"] in ("value_error", "missing") else f" (got {_shown(item['input'])})"
     # A key that the message itself starts with belongs to the path: `protocol` + `lrr: unknown key`.
     glue = "." if re.match(r"[A-Za-z0-9_.]+: ", what) else ": "
