@@ -739,3 +739,31 @@ def assert_signal(table: Path) -> None:
     noisy = rows[(rows.noise_rate > 0) & (rows.experiment == "noise")]
     means = noisy.groupby("objective").test_top1.mean()
     assert means["kl-tau0.5"] > means["kl-tauinf"] > means["ce"]
+
+
+# -- what a process inherits ------------------------------------------------------------------------------------------
+
+
+def test_jobs_run_the_python_of_snakemake_whatever_it_is_called(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    (tmp_path / "bin").mkdir()
+    for name in ("bash", "env", "sh", "which"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    python = tmp_path / "bin" / "python3.x"
+    python.write_text(f'#!{shutil.which("bash")}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    alone = {**project.environment, "PATH": str(tmp_path / "bin")}  # in which there is no `python`
+    # Debian's own Python is called so; a virtual environment's cannot be.
+    start = f"import sys; sys.executable = {str(python)!r}; from snakemake.cli import main; main(sys.argv[1:])"
+    arguments = ["data/digits/train_labels.npy", "--cores", "1", "--configfile", "study.yaml"]
+    run = subprocess.run(
+        [sys.executable, "-c", start, *arguments], cwd=project.folder, env=alone, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-3000:] + project.logs()
+    assert (project.folder / "data" / "digits" / "manifest.json").exists()
+
+
+def test_braces_in_the_path_of_the_checkout_are_refused_in_one_line(tmp_path: Path) -> None:
+    said = Project(tmp_path / "a{x}").run("--dry-run", code=1)
+    assert "braces in this path are wildcards to Snakemake; move or link it elsewhere" in said
+    assert "Traceback" not in said
