@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd import __version__
-from kd.core import files, signals
+from kd.core import files, reproduce, signals
 from kd.core.errors import STOPS, ConfigError, Damaged, Diverged, StorageError, Terminated, Unheard, nearest, understood
 from kd.core.startup import flush, keep_memory, leave, speak_utf8, start_together
 from kd.jobs import making
@@ -402,7 +402,7 @@ def page(options: argparse.Namespace) -> None:
     def shown(study: Study, judge: Judge) -> dict:
         from kd.report import page as pages
 
-        return pages.page(study, Path(REPORTS, study.study))
+        return pages.page(study, Path(REPORTS, study.study), options.command or _command(options))
 
     study = _study(options)
     _publish(study, products.page(study.study), options.stamp, shown)
@@ -519,7 +519,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "figure":
             added.add_argument("experiment")
             added.add_argument("figure")
-    verb("report", page)
+    verb("report", page).add_argument("--command", help="the snakemake command of this study, for the page to tell")
     added = verb("adopt", adopt, study=False)
     added.add_argument("--cells", type=int, default=1, help="to train again of each kind, the cheapest (default 1)")
     added.add_argument("--unproved", action="store_true", help="count what cannot be proved too; the table says so")
@@ -545,6 +545,14 @@ def _study(options: argparse.Namespace) -> Study:
             raise ConfigError(f"--config {pair}: expected KEY=VALUE")
         overlay[key] = parse_yaml(value, f"--config {pair}")
     return validate(merged(overlay))
+
+
+def _command(options: argparse.Namespace) -> str:
+    """Return the snakemake command of the study that the command line describes."""
+    if options.study_json:
+        return reproduce.command([], json.loads(options.study_json))
+    pairs = (pair.partition("=") for pair in options.config)
+    return reproduce.command(options.configfile, {key: parse_yaml(value, key) for key, _, value in pairs})
 
 
 def _named(study: str | None) -> list[Path]:

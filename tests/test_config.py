@@ -240,6 +240,9 @@ def test_the_paper_drops_at_half_and_three_quarters_unless_told() -> None:
     assert study(**protocol()).protocol.drops == (100, 150)
     assert study(**protocol(epochs=20)).protocol.drops == (10, 15)
     assert study(**protocol(epochs=20, milestones=[3])).protocol.drops == (3,)
+    for epochs in range(2, 300):
+        first, second = study(**protocol(epochs=epochs)).protocol.drops
+        assert 1 <= first < second <= epochs
 
 
 def test_a_gpu_is_shared_by_a_number_of_cells_or_by_as_many_as_fit() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -739,6 +741,21 @@ def assert_signal(table: Path) -> None:
     noisy = rows[(rows.noise_rate > 0) & (rows.experiment == "noise")]
     means = noisy.groupby("objective").test_top1.mean()
     assert means["kl-tau0.5"] > means["kl-tauinf"] > means["ce"]
+
+
+def test_the_command_that_the_page_tells_is_of_its_study_and_runs(done: Project) -> None:
+    (done.folder / "my study.yaml").write_text(yaml.safe_dump({key: SMALL[key] for key in SMALL if key != "seeds"}))
+    arguments = ["report", "--cores", "1", "--configfile", "my study.yaml", "--config", "seeds=[0]", "study=other"]
+    ended, output = STARTER.run(arguments, done.folder, done.environment)
+    assert ended == 0, output
+    page = (done.folder / "reports" / "other" / "report.html").read_text()
+    *_, commit, command = html.unescape(re.search("<pre>(.*?)</pre>", page, re.DOTALL)[1]).strip().splitlines()
+    assert command == """snakemake --cores all --configfile 'my study.yaml' --config 'seeds=[0]' study=other"""
+    assert commit.startswith(("git checkout ", "# kd "))
+    assert re.search(r"Made with Python 3\.\d+\.\d+, torch \d\S*, snakemake \d\S*\.", page)
+    ended, output = STARTER.run(shlex.split(command)[1:], done.folder, done.environment)
+    assert ended == 0, output
+    assert "Nothing to be done" in output
 
 
 # -- what a process inherits ------------------------------------------------------------------------------------------

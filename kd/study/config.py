@@ -494,7 +494,8 @@ class Protocol(_Model):
         """Epochs after which the learning rate is multiplied by gamma."""
         if self.milestones is not None:
             return self.milestones
-        return tuple(max(1, round(share * self.epochs)) for share in PAPER_DROPS)
+        first, second = (max(1, round(share * self.epochs)) for share in PAPER_DROPS)
+        return min(first, max(1, second - 1)), second  # of three epochs too, one after the other
 
 
 class OwnTraining(_Model):

@@ -9,7 +9,7 @@ import sys
 
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
 
-from kd.core import patches
+from kd.core import patches, reproduce
 from kd.core.errors import KdError
 from kd.core.startup import KEEP_MEMORY, VARIABLE
 from kd.jobs import making
@@ -18,7 +18,9 @@ from kd.study import controllers, stamps
 from kd.study.judge import replaced, told
 
 if set("{}") & set(str(workflow.basedir)):
-    raise SystemExit(f"kd: {workflow.basedir}: braces in this path are wildcards to Snakemake; move or link it elsewhere")
+    raise SystemExit(
+        f"kd: {workflow.basedir}: braces in this path are wildcards to Snakemake; move or link it elsewhere"
+    )
 
 # Jobs keep their memory (kd/core/startup.py says why), and run the Python that runs Snakemake, activated or not. They
 # end well when their cell diverged (65), which is published as such; one that was killed (137) cannot say so itself.
