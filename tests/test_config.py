@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kd.core.errors import ConfigError
 from kd.machine.shares import AUTO
 from kd.study import config
-from kd.study.config import Objective, merged, objective, read_yaml, validate
+from kd.study.config import Objective, Protocol, merged, objective, read_yaml, validate
 
 
 def refused(match: str, **changes: object) -> None:
@@ -243,6 +243,19 @@ def test_the_paper_drops_at_half_and_three_quarters_unless_told() -> None:
     for epochs in range(2, 300):
         first, second = study(**protocol(epochs=epochs)).protocol.drops
         assert 1 <= first < second <= epochs
+
+
+def test_networks_are_evaluated_every_so_many_epochs_or_last() -> None:
+    assert study(**protocol()).protocol.evaluate == 1
+    assert study(**protocol(evaluate="5")).protocol.evaluate == 5
+    assert study(**protocol(evaluate="last")).protocol.evaluate == "last"
+    for wrong in (0, -1, 1.5, True, "first", None):
+        refused(r"protocol\.evaluate", **protocol(evaluate=wrong))
+
+
+def test_what_is_new_in_a_protocol_counts_as_what_was_done_before() -> None:
+    first = Protocol.since()
+    assert (first["evaluate"], first["decay_1d"]) == (1, False)
 
 
 def test_a_gpu_is_shared_by_a_number_of_cells_or_by_as_many_as_fit() -> None:

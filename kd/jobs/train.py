@@ -129,7 +129,7 @@ def _summary(network: nn.Module | None, history: History) -> dict:
     summary = {"epochs": len(history.timings), "seconds": round(seconds, 3)}
     if network is None:
         return summary
-    best = max(history.rows, key=lambda row: row["test_top1"])
+    best = max((row for row in history.rows if "test_top1" in row), key=lambda row: row["test_top1"])
     return summary | {
         "last": history.rows[-1],
         "best_on_test": {"epoch": best["epoch"], "test_top1": best["test_top1"]},
@@ -155,9 +155,13 @@ def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: 
 
 
 def _csv(rows: list[Row]) -> bytes:
-    """Spell rows as CSV, the shortest digits that read back as the same number: equal runs give equal bytes."""
+    """Spell rows as CSV, the shortest digits that read back as the same number: equal runs give equal bytes.
+
+    What is lacking in a row, of an epoch that was not evaluated, is empty.
+    """
     text = io.StringIO()
     if rows:
-        text.write(",".join(rows[0]) + "\n")
-        text.writelines(",".join(map(repr, row.values())) + "\n" for row in rows)
+        columns = list(rows[-1] if len(rows[-1]) > len(rows[0]) else rows[0])
+        text.write(",".join(columns) + "\n")
+        text.writelines(",".join(repr(row[name]) if name in row else "" for name in columns) + "\n" for row in rows)
     return text.getvalue().encode()

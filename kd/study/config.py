@@ -126,6 +126,15 @@ def _cells_per_gpu(value: object) -> int:
     return number
 
 
+def _evaluate(value: object) -> int | str:
+    """Read after how many epochs networks are evaluated, or `last`."""
+    if value == "last":
+        return "last"
+    if (epochs := _whole(value)) < 1:
+        raise ValueError(f"got {_shown(value)}, expected a number of epochs, or last")
+    return epochs
+
+
 def _name(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(NAME, value):
         raise ValueError(f"got {_shown(value)}; a name is letters, digits and underscores")
@@ -301,7 +310,7 @@ def _loss_schema() -> dict:
             "type": ["object", "null"],
             "description": spec.description,
             "properties": {key: parameter(p.schema) for key, p in spec.parameters.items()},
-            "required": [key for key, p in spec.parameters.items() if p.default is None],
+            "required": [key for key, p in spec.parameters.items() if p.default is None and not p.optional],
             "additionalProperties": False,
         }
         for name, spec in losses.LOSSES.items()
@@ -341,6 +350,11 @@ CellsPerGpu = Annotated[
     int,
     BeforeValidator(_cells_per_gpu),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 48}]}),
+]
+Evaluate = Annotated[
+    int | Literal["last"],
+    BeforeValidator(_evaluate),
+    WithJsonSchema({"anyOf": [{"const": "last"}, {"type": "integer", "minimum": 1}]}),
 ]
 Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
 Sha256 = Annotated[str, BeforeValidator(_sha256), WithJsonSchema({"type": "string", "pattern": f"^{SHA256}$"})]
@@ -453,7 +467,8 @@ class Protocol(_Model):
     lr: LearningRate = 0.1
     momentum: Share = 0.9
     nesterov: bool = True
-    weight_decay: WeightDecay = Field(5e-4, description="not applied to 1-D parameters")
+    weight_decay: WeightDecay = Field(5e-4, description="not applied to 1-D parameters, unless decay_1d")
+    decay_1d: bool = Field(False, description="decay biases and batch normalisation too, as mdistiller and others do")
     schedule: Literal["multistep", "cosine"] = "multistep"
     milestones: Annotated[tuple[Whole, ...], BeforeValidator(_several)] | None = Field(
         None, description="epochs at which lr is multiplied by gamma; by default at 1/2 and 3/4 of the epochs"
@@ -468,6 +483,9 @@ class Protocol(_Model):
     )
     flip: bool | None = Field(None, description="random horizontal flip; by default where mirror images are the same")
     heldout: Share = Field(0.0, description="share of the training set kept for evaluation; the paper has none")
+    evaluate: Evaluate = Field(
+        1, description="after every so many epochs, and the last, or `last`: a small training set pays most for it"
+    )
     teacher: Literal["bank", "online"] = Field("bank", description="read stored logits, or run the teacher each step")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of training; auto: bf16 where it is native")
     teacher_precision: Literal["fp32", "tf32", "bf16"] = Field(

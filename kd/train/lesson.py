@@ -23,6 +23,8 @@ from kd.train.published import load_network
 
 log = logging.getLogger("kd")
 
+_OF_THE_PROTOCOL = {"batch", "lr", "momentum", "nesterov", "weight_decay", "decay_1d", "schedule", "gamma"}
+
 
 def begun(cell: Cell, have: Prepared) -> nn.Module:
     """Return the network of a cell as its training begins."""
@@ -43,7 +45,8 @@ def plan_of(cell: Cell, protocol: Protocol, have: Prepared) -> Plan:
         epochs=cell.epochs(protocol),
         schedule_epochs=protocol.epochs,
         drops=protocol.drops,
-        **protocol.model_dump(include={"batch", "lr", "momentum", "nesterov", "weight_decay", "schedule", "gamma"}),
+        evaluate=0 if protocol.evaluate == "last" else protocol.evaluate,
+        **protocol.model_dump(include=_OF_THE_PROTOCOL),
     )
 
 
