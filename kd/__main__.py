@@ -140,7 +140,7 @@ def _say_what_is_to_do(judge: Judge) -> None:
 
 def _check_room(judge: Judge) -> None:
     """Say what is to be trained will take of the disk. Raises StorageError if it has less."""
-    from kd.machine.footprint import disk_bytes
+    from kd.machine.footprint import disk_bytes, unknown
 
     missing = [parse_cell(one.name) for one in judge.all_to_do if one.kind == "network" and not judge.manifest(one)]
     disks: dict[int, dict[str, int]] = {}
@@ -151,6 +151,11 @@ def _check_room(judge: Judge) -> None:
         listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
         free = files.free_bytes(Path(next(iter(needed))))
         print(f"  {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
+    if names := unknown(missing, judge.study):
+        print(
+            f"  and what banks and answers of {', '.join(names)} take, which is not known until the data are prepared: "
+            f"kd data {names[0]}"
+        )
     for needed in disks.values():
         files.demand_room(Path(next(iter(needed))), sum(needed.values()))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from kd import models
 from kd.core.errors import StorageError
 from kd.core.files import read_manifest
-from kd.data import source_of
+from kd.data import DATASETS, source_of
 from kd.data.examples import Examples
 from kd.data.splits import SAMPLE
 from kd.data.views import Grid
@@ -40,52 +40,71 @@ def gpu_bytes(network: str, classes: int, examples: Examples, batch: int, rows: 
 def disk_bytes(cells: Iterable[Cell], study: Study) -> Mapping[str, int]:
     """Return the bytes that training `cells` will add below results/, banks/ and answers/, by top folder.
 
-    Banks and answers count where the data are prepared, which is when the number of examples is known, and where there
-    are none yet: what a bank lacks is little.
+    Banks and answers count where the number of examples is known (`unknown` names the datasets of which it is not), and
+    where there are none yet: what a bank lacks is little.
     """
     cells = list(cells)
     needed = Counter(
         {RESULTS: sum(_weight_bytes(cell.stage.network, _classes(cell)) for cell in cells if not cell.is_ensemble)}
     )
-    for teacher, students in taught_by(cell for cell in cells if cell.reads_banks(study.protocol)).items():
-        if not teacher.is_ensemble and not Path(BANKS, teacher.name).exists():
-            needed[BANKS] += _bank_bytes(teacher, students, study)
-    needed[ANSWERS] = sum(_answer_bytes(c) for c in analysed(study) if not Path(ANSWERS, c.name).exists())
+    for teacher, students in _lacking_banks(cells, study).items():
+        needed[BANKS] += _bank_bytes(teacher, students, study)
+    needed[ANSWERS] = sum(map(_answer_bytes, _lacking_answers(study)))
     return needed
 
 
+def unknown(cells: Iterable[Cell], study: Study) -> list[str]:
+    """Return the datasets whose banks or answers `disk_bytes` leaves out: how many examples they have is not known."""
+    counted = [*_lacking_banks(cells, study), *_lacking_answers(study)]
+    return sorted({cell.dataset.name for cell in counted if _counts(cell) is None})
+
+
+def _lacking_banks(cells: Iterable[Cell], study: Study) -> dict[Cell, list[Cell]]:
+    taught = taught_by(cell for cell in cells if cell.reads_banks(study.protocol))
+    return {t: of for t, of in taught.items() if not t.is_ensemble and not Path(BANKS, t.name).exists()}
+
+
+def _lacking_answers(study: Study) -> list[Cell]:
+    return [cell for cell in analysed(study) if not Path(ANSWERS, cell.name).exists()]
+
+
 def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
-    manifest = _prepared(teacher)
-    if manifest is None:
+    counts = _counts(teacher)
+    if counts is None:
         return 0
+    train, _, classes = counts
     declared = study.datasets.get(teacher.dataset.name)
     grid = Grid(*augmentation(source_of(teacher.dataset.name, declared and declared.model_dump()), study.protocol))
     epochs = sum({student.stage.seed: student.epochs(study.protocol) for student in students}.values())
     seen = grid.count * (1 - (1 - 1 / grid.count) ** epochs)  # views of an example that are drawn, on average
-    row = 2 * _classes(teacher) + 8  # float16 logits and an int64 key
-    return round(manifest["counts"]["train"] * teacher.dataset.fraction * seen * row)
+    row = 2 * classes + 8  # float16 logits and an int64 key
+    return round(train * teacher.dataset.fraction * seen * row)
 
 
 def _answer_bytes(cell: Cell) -> int:
-    manifest = _prepared(cell)
-    if manifest is None:
+    counts = _counts(cell)
+    if counts is None:
         return 0
-    counts, classes = manifest["counts"], _classes(cell)
+    train, test, classes = counts
     inside = 0 if cell.is_ensemble else _width(cell.stage.network, classes)
     row = 4 * classes + 2 * inside + 24  # float32 logits, float16 pre-logits, an index and two labels
-    return round((counts["test"] + min(SAMPLE, counts["train"] * cell.fraction)) * row)
+    return round((test + min(SAMPLE, train * cell.fraction)) * row)
 
 
 def _classes(cell: Cell) -> int:
-    manifest = _prepared(cell)
-    return len(manifest["class_names"]) if manifest else 100  # it decides the last layer only
+    counts = _counts(cell)
+    return counts[2] if counts else 100  # it decides the last layer only
 
 
-def _prepared(cell: Cell) -> dict | None:
-    """Return the manifest of a cell's data, None where they are not prepared, or will be anew: theirs is damaged."""
+def _counts(cell: Cell) -> tuple[int, int, int] | None:
+    """Return how many examples there are to train and to test on, and classes; None where nobody knows yet.
+
+    The manifest of the data says so, and kd of built-in ones; a damaged manifest does not, for they will be made anew.
+    """
     with contextlib.suppress(StorageError):
-        return read_manifest(Path(DATA, cell.dataset.name))
-    return None
+        if manifest := read_manifest(Path(DATA, cell.dataset.name)):
+            return manifest["counts"]["train"], manifest["counts"]["test"], len(manifest["class_names"])
+    return DATASETS[cell.dataset.name].counts if cell.dataset.name in DATASETS else None
 
 
 @functools.cache

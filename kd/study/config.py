@@ -459,7 +459,7 @@ _N = TypeVar("_N", int, float)
 
 
 class Protocol(_Model):
-    """How every network of a study is trained. The defaults are the paper's; the values go into every manifest."""
+    """How every network of a study is trained. The defaults are the paper's, except the precision."""
 
     name: Name = Field(description="stands in the path of every cell trained this way")
     epochs: Annotated[Whole, Field(ge=1)] = 200
