@@ -118,6 +118,7 @@ def plan(options: argparse.Namespace) -> None:
         print("\n".join(map(str, cells)))
         return
     print(f"study {study.study}: {study.dataset}, protocol {study.protocol.name}, {study.protocol.epochs} epochs")
+    print(f"  seeds {', '.join(map(str, study.seeds))}" + " (one seed; several are a list)" * (len(study.seeds) == 1))
     for name in study.experiments:
         print(f"  {name:20} {len(cells_of(study, name)):6} cells")
     ensembles = sum(cell.is_ensemble for cell in cells)

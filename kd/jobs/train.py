@@ -143,7 +143,11 @@ def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
     # By these digests the file, and so whoever is taught, knows when a member is another.
     members = {one.path: manifest["inputs"][one.path]["digest"] for one in cell.members if cell.is_ensemble}
-    about = files.canonical_json({"cell": cell.path, "members": members}) if members else cell.path
+    # So it is with imported weights that see images otherwise: their answers are others.
+    claimed = manifest["recipe"].get("weights", {})
+    sees = {key: claimed[key] for key in ("mean", "std") if claimed.get(key)}
+    more = {"members": members} if members else sees
+    about = files.canonical_json({"cell": cell.path, **more}) if more else cell.path
     artefacts = {
         # one entry of metadata: the format keeps no order among several, and equal runs give equal bytes
         MODEL: safetensors.torch.save(tensors, {"cell": about}),

@@ -126,6 +126,13 @@ def _cells_per_gpu(value: object) -> int:
     return number
 
 
+def _channels(value: object) -> tuple[float, ...]:
+    """Read a number for each channel."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"got {_shown(value)}, expected a number for each channel: [0.5071, 0.4867, 0.4408]")
+    return tuple(map(_number, value))
+
+
 def _evaluate(value: object) -> int | str:
     """Read after how many epochs networks are evaluated, or `last`."""
     if value == "last":
@@ -351,6 +358,11 @@ CellsPerGpu = Annotated[
     BeforeValidator(_cells_per_gpu),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 48}]}),
 ]
+Channels = Annotated[
+    tuple[Annotated[float, Field(ge=0)], ...],
+    BeforeValidator(_channels),
+    WithJsonSchema({"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 1}),
+]
 Evaluate = Annotated[
     int | Literal["last"],
     BeforeValidator(_evaluate),
@@ -565,11 +577,19 @@ class Weights(_Model):
     top1: Annotated[Number, Field(ge=0, le=100)] | None = Field(
         None, description="expected test accuracy in %; more than half a point off is refused"
     )
+    mean: Channels | None = Field(
+        None, description="of each channel, in 0 to 1, with std: the images it was trained on; by default the dataset's"
+    )
+    std: Channels | None = None
 
     @model_validator(mode="after")
-    def _in_percent(self) -> Weights:
+    def _in_its_units(self) -> Weights:
         if self.top1 is not None and 0 < self.top1 <= 1:
             raise ValueError(f"top1: got {self.top1:g}, expected %: did you mean {100 * self.top1:g}?")
+        if (self.mean and len(self.mean)) != (self.std and len(self.std)):
+            raise ValueError("mean and std: give one number of each for every channel, or neither")
+        if any(value > 1 for value in self.mean or ()) or not all(self.std or (1,)):
+            raise ValueError("mean and std are those of pixels from 0 to 1, and no std is 0")
         return self
 
     @property
