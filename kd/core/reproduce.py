@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
+from kd import __version__
+
 _PACKAGES = ("torch", "snakemake")
 
 
@@ -43,7 +45,7 @@ def commit() -> str:
     try:
         found = subprocess.run(asked, capture_output=True, encoding="utf-8", check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return f"# kd {metadata.version('kd')}; its commit is not known: it does not run from a git checkout"
+        return f"# kd {__version__}; its commit is not known: it does not run from a git checkout"
     changed = found.endswith("-dirty")
     return f"git checkout {found.removesuffix('-dirty')}" + "  # and changes that were not committed" * changed
 

@@ -595,7 +595,7 @@ class Weights(_Model):
     @property
     def claim(self) -> dict[str, Any]:
         """What is claimed of the weights, wherever their file lies."""
-        return self.model_dump(exclude={"file"})
+        return self.model_dump(mode="json", exclude={"file"})
 
 
 class Experiment(_Model):
