@@ -41,17 +41,21 @@ def _shown(path: str | Path) -> str:
 
 def commit() -> str:
     """Return how to get this code: git's command, or why there is none."""
-    asked = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
-        found = subprocess.run(asked, capture_output=True, encoding="utf-8", check=True, timeout=10).stdout.strip()
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # a copy may lie in another repository
+        found = _git("describe", "--always", "--dirty", "--exclude=*", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return f"# kd {__version__}; its commit is not known: it does not run from a git checkout"
     changed = found.endswith("-dirty")
     return f"git checkout {found.removesuffix('-dirty')}" + "  # and changes that were not committed" * changed
 
 
+def _git(*arguments: str) -> str:
+    asked = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(asked, capture_output=True, encoding="utf-8", check=True, timeout=10).stdout.strip()
+
+
 def versions() -> str:
     """Name what the page was made with."""
-    return ", ".join(
-        [f"Python {platform.python_version()}", *(f"{name} {metadata.version(name)}" for name in _PACKAGES)]
-    )
+    installed = {name: one.version for name in _PACKAGES for one in metadata.distributions(name=name)}
+    return ", ".join([f"Python {platform.python_version()}", *(f"{name} {it}" for name, it in installed.items())])
