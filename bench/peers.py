@@ -49,6 +49,7 @@ class Mdistiller:
         device: torch.device = CPU,
         workers: int = WORKERS,
     ) -> None:
+        torch.backends.cudnn.benchmark = True  # as its training script sets it; a CPU has no use for it
         self.student, self.teacher, self.device = student, teacher, device
         loading = {"batch_size": batch, "num_workers": workers, "persistent_workers": True}
         self.train_loader = DataLoader(train, shuffle=True, **loading)

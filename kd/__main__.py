@@ -25,7 +25,7 @@ from pathlib import Path
 from kd import __version__
 from kd.cli import keep, look, make, report
 from kd.core import signals
-from kd.core.errors import STOPS, ConfigError, Damaged, Terminated, understood
+from kd.core.errors import STOPS, ConfigError, Damaged, Terminated, Unheard, understood
 from kd.core.startup import flush, leave, speak_utf8
 from kd.study.products import RULES
 
@@ -62,7 +62,9 @@ def _answer(options: argparse.Namespace) -> int:
     """Run a verb; say in one line why it could not do what it was asked."""
     try:
         _demand_counts(options)
-        return options.verb(options) or 0
+        code = options.verb(options) or 0
+        sys.stdout.flush()  # here, where one can say why it cannot be written
+        return code
     except BaseException as error:
         known = understood(error)
         # Code may swallow a signal, fail because of that, and blame a file that it could not read.
@@ -72,6 +74,9 @@ def _answer(options: argparse.Namespace) -> int:
             raise
         if options.as_command and isinstance(known, Terminated):
             raise known from error
+        if isinstance(known, Unheard):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+            return known.exit_code
         with contextlib.suppress(OSError):  # the disk that the log is on may be the full one
             print(f"kd: {known}", file=sys.stderr)
         return known.exit_code
@@ -143,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         if function is report.figure:
             added.add_argument("experiment")
             added.add_argument("figure")
-    verb(report.report)
+    verb(report.report).add_argument("--command", help="the snakemake command of this study, for the page to tell")
     added = verb(keep.adopt, study=False)
     added.add_argument("--cells", type=int, default=1, help="to train again of each kind, the cheapest (default 1)")
     added.add_argument("--unproved", action="store_true", help="count what cannot be proved too; the table says so")

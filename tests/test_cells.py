@@ -113,7 +113,7 @@ def _objectives(draw: st.DrawFn) -> LossChoice:
     loss = draw(st.sampled_from(sorted(losses.LOSSES)))
     values = {}
     for key, parameter in losses.LOSSES[loss].parameters.items():
-        if parameter.default is None or draw(st.booleans()):
+        if (parameter.default is None and not parameter.optional) or draw(st.booleans()):
             values[key] = draw(st.sampled_from(parameter.options) if hasattr(parameter, "options") else NUMBERS)
     try:
         return loss_choice(loss, values)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import kd
 from kd.core.code import behind, code_digest, imports
@@ -24,6 +27,14 @@ def copy(tmp_path: Path):
     shutil.copytree(Path(kd.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
 
     return folder, lambda *modules: digests(folder, modules)[0]
+
+
+def test_a_digest_does_not_depend_on_the_locale() -> None:
+    modules = ["kd.report.page", "kd.report.verdict", "kd.report.figures.style"]
+    code = f"from kd.core.code import code_digest; print(code_digest(*{modules}))"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ | ascii_only, capture_output=True, text=True)
+    assert run.stdout.strip() == code_digest(*modules)
 
 
 def digests(folder: Path, *several: tuple[str, ...]) -> list[str]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kd.core.errors import ConfigError
 from kd.machine.shares import AUTO
 from kd.study import config
-from kd.study.config import LossChoice, loss_choice, merged, read_yaml, validate
+from kd.study.config import LossChoice, Protocol, loss_choice, merged, read_yaml, validate
 
 
 def refused(match: str, **changes: object) -> None:
@@ -67,6 +67,29 @@ def test_an_unknown_key_is_refused_and_the_nearest_named() -> None:
     refused("did you mean 'heatmap'", **experiment(figure="heatmaps"))
     refused("did you mean 'symmetric'", **experiment(label_noise={"symetric": 0.2}))
     refused("did you mean 'digits'", dataset="digit")
+
+
+def test_no_hint_points_elsewhere_and_case_plays_no_part() -> None:
+    refused(r"tau: unknown key; tau belongs to a loss: loss: \{kl: \{tau: \.\.\.\}\}", tau=4)
+    refused("base: unknown key; known: ", base={})
+    refused("epochs: unknown key; epochs belongs to protocol", epochs=10)
+    refused(r"protocol\.seeds: unknown key; seeds belongs to the study itself", **protocol(seeds=[0]))
+    refused(r"experiments\.grid\.lr: unknown key; lr belongs to protocol", **experiment(lr=0.1))
+    refused("known: .*resnet14, .*resnet8", **experiment(student="resnet10"))
+    refused("did you mean 'cifar100'", dataset="CIFAR100")
+    refused("did you mean 'kl'", **experiment(loss={"KL": {"tau": 4}}))
+
+
+def test_what_is_missing_or_of_another_kind_is_said_in_the_study_s_words() -> None:
+    refused(r"protocol\.name: missing; who gives protocol replaces the whole of it", protocol={"epochs": 10})
+    refused(
+        r"experiments\.one: expected keys and their values, as in \{teacher: .* \(got None\)", experiments={"one": None}
+    )
+    refused(r"got '0,1,2', expected a number; several are a list: \[0, 1, 2\]", seeds="0,1,2")
+    refused(
+        r"top1: got 0\.4216, expected %: did you mean 42\.16",
+        weights={"w": {"file": "w", "sha256": "0a" * 32, "top1": 0.4216}},
+    )
 
 
 def test_yaml_surprises_are_numbers_or_refused() -> None:
@@ -162,7 +185,7 @@ def test_imported_weights_say_which_file_it_must_be_and_are_of_one_teacher() -> 
     refused("no such loss", **given, **experiment(loss="weights-w"))
     for wrong in ("0A" * 32, "0a" * 31, "", 10**63, None, "0a" * 32 + "\n"):
         refused(r"weights\.w\.sha256", weights={"w": {"file": "w.pt", "sha256": wrong}})
-    refused(r"weights\.w\.sha256: Field required", weights={"w": {"file": "w.pt"}})
+    refused(r"weights\.w\.sha256: missing", weights={"w": {"file": "w.pt"}})
     refused("unknown key; did you mean 'top1'", weights={"w": {"file": "w.pt", "sha256": "0a" * 32, "top": 80}})
     refused("a name is letters", weights={"../w": {"file": "w.pt", "sha256": "0a" * 32}})
 
@@ -217,6 +240,22 @@ def test_the_paper_drops_at_half_and_three_quarters_unless_told() -> None:
     assert study(**protocol()).protocol.drops == (100, 150)
     assert study(**protocol(epochs=20)).protocol.drops == (10, 15)
     assert study(**protocol(epochs=20, milestones=[3])).protocol.drops == (3,)
+    for epochs in range(2, 300):
+        first, second = study(**protocol(epochs=epochs)).protocol.drops
+        assert 1 <= first < second <= epochs
+
+
+def test_networks_are_evaluated_every_so_many_epochs_or_last() -> None:
+    assert study(**protocol()).protocol.evaluate == 1
+    assert study(**protocol(evaluate="5")).protocol.evaluate == 5
+    assert study(**protocol(evaluate="last")).protocol.evaluate == "last"
+    for wrong in (0, -1, 1.5, True, "first", None):
+        refused(r"protocol\.evaluate", **protocol(evaluate=wrong))
+
+
+def test_what_is_new_in_a_protocol_counts_as_what_was_done_before() -> None:
+    first = Protocol.since()
+    assert (first["evaluate"], first["decay_1d"]) == (1, False)
 
 
 def test_a_gpu_is_shared_by_a_number_of_cells_or_by_as_many_as_fit() -> None:

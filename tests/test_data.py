@@ -5,6 +5,7 @@ archives in the place of the published ones. KD_TEST_IMAGES may name a folder of
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import http.server
@@ -13,10 +14,13 @@ import json
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
+import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +30,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kd import data
-from kd.core.errors import ConfigError, DataError, StorageError
+from kd.core.errors import ConfigError, DataError, KdError, StorageError
 from kd.core.files import file_digest, sha256
 from kd.data import arrays, sources
 from kd.data.arrays import Images, normalisation, open_dataset, write_dataset
+from kd.data.crops import ResizedCrops
 from kd.data.folder import image_folder
 from kd.data.mix import mix, stream
 from kd.data.prepare import listed, prepare_dataset
 from kd.data.splits import hold_out, subset
+from kd.data.streamed import Reader
 
 # -- the table of contents --------------------------------------------------------------------------------------------
 
@@ -373,8 +379,7 @@ def test_a_missing_folder_is_named(folder, tmp_path):
 
 def test_an_empty_class_is_named(folder):
     shutil.rmtree(folder / "train" / "bee")
-    (folder / "train" / "bee" / "images").mkdir(parents=True)
-    _picture(0).save(folder / "train" / "bee" / "images" / "0.png")
+    (folder / "train" / "bee").mkdir()
     _fails(folder, folder / "train" / "bee", "no image directly in this class folder")
 
 
@@ -440,6 +445,155 @@ def test_sixteen_bits_a_channel_are_refused_even_where_conversion_is_asked_for(f
     path = folder / "train" / "ant" / "0.png"
     Image.fromarray(np.full((6, 6), 40000, np.uint16)).save(path)
     _fails(folder, path, "more than 8 bits", convert="rgb")
+
+
+@pytest.mark.parametrize("depth", [2, 3])  # grey, RGB
+def test_the_advice_on_a_deep_image_is_not_refused_next(folder, depth):
+    Image.new("RGB", (6, 6)).save(folder / "val" / "ant" / "0.png")
+    path = folder / "train" / "ant" / "0.png"
+    path.write_bytes(_deep_png(depth))
+    for options in ({}, {"convert": "rgb"}):
+        _fails(folder, path, "more than 8 bits a channel", "save those with 8 bits a channel", **options)
+        with pytest.raises(DataError) as caught:
+            image_folder(folder, 6, **options)
+        assert "convert: rgb" not in str(caught.value)
+
+
+def _deep_png(kind):
+    """Return a PNG of 6 x 6 pixels with 16 bits a channel, grey (2) or RGB (3)."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 6, 6, 16, {2: 0, 3: 2}[kind], 0, 0, 0)
+    rows = zlib.compress(6 * (b"\0" + bytes(6 * 2 * {2: 1, 3: 3}[kind])))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_images_that_are_not_read_are_refused_with_their_numbers(folder):
+    for name in ("a.gif", "b.GIF", "c.avif"):
+        (folder / "train" / "ant" / name).write_bytes(b"whatever")
+    _fails(folder, folder / "train" / "ant", "3 files are no images to kd (1 .avif, 2 .gif)", "convert them")
+
+
+def test_images_below_a_class_folder_are_refused(folder):
+    (folder / "train" / "ant" / "more").mkdir()
+    _picture(0).save(folder / "train" / "ant" / "more" / "7.png")
+    _fails(folder, folder / "train" / "ant" / "more", "move them up")
+
+
+def test_other_files_in_class_folders_are_counted(folder, caplog):
+    for name in ("notes.txt", "boxes.txt", "README"):
+        (folder / "train" / "ant" / name).write_text("no image")
+    assert image_folder(folder, 6).provenance["passed_over"] == {"no suffix": 1, ".txt": 2}
+    assert "passed over in class folders" in caplog.text
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("jfif", "JPEG"), ("tif", "TIFF"), ("tiff", "TIFF"), ("jpe", "JPEG")])
+def test_what_torchvision_reads_and_other_names_of_jpeg_are_read(folder, suffix, kind):
+    _picture(9).save(folder / "train" / "bee" / f"x.{suffix}", format=kind)
+    assert len(image_folder(folder, 6).train_images) == 6
+
+
+def test_orientation_tags_are_counted(folder, caplog):
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    _picture(9).save(folder / "val" / "bee" / "x.jpg", exif=tag)
+    assert image_folder(folder, 6).provenance["orientation_not_applied"] == 1
+    assert "1 images have an orientation tag" in caplog.text
+
+
+@pytest.fixture
+def tiny_imagenet(tmp_path):
+    """Tiny ImageNet as it is unpacked, of two classes."""
+    root = tmp_path / "tiny-imagenet-200"
+    for split in ("val", "test"):
+        (root / split / "images").mkdir(parents=True)
+    lines = []
+    for n, wnid in enumerate(("n01443537", "n01629819")):
+        (root / "train" / wnid / "images").mkdir(parents=True)
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("0 0 9 9")
+        for i in range(2 + n):
+            _picture(10 * n + i).save(root / "train" / wnid / "images" / f"{wnid}_{i}.JPEG")
+        _picture(100 + n).save(root / "val" / "images" / f"val_{1 - n}.JPEG")
+        _picture(200).save(root / "test" / "images" / f"test_{n}.JPEG")
+        lines.append(f"val_{1 - n}.JPEG\t{wnid}\t0\t32\t44\t62\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(reversed(lines)))
+    return root
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_tiny_imagenet_is_read_as_it_is_unpacked(tiny_imagenet, streamed):
+    images = image_folder(tiny_imagenet, 6, streamed=streamed)
+    assert images.class_names == ["n01443537", "n01629819"]
+    assert images.train_labels.tolist() == [0, 0, 1, 1, 1]
+    assert images.test_labels.tolist() == [0, 1]
+    assert images.provenance["test"] == "val"
+    if streamed:
+        assert images.test_images["name"].tolist() == [b"val/images/val_1.JPEG", b"val/images/val_0.JPEG"]
+    else:
+        assert abs(images.test_images[:, 5, 5, 0].astype(int) - [100, 101]).max() < 6
+
+
+def test_annotations_that_do_not_fit_the_images_are_refused(tiny_imagenet):
+    (tiny_imagenet / "val" / "images" / "val_0.JPEG").unlink()
+    _fails(tiny_imagenet, "val_annotations.txt", "1 images are named in it, but not there", "val_0.JPEG")
+
+
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_images_without_a_class_are_told_how_to_be_sorted(tiny_imagenet, inside):
+    (tiny_imagenet / "val" / "val_annotations.txt").unlink()
+    shutil.rmtree(tiny_imagenet / "test")
+    (tiny_imagenet / "val" / "images").rename(tiny_imagenet / "moved")
+    shutil.rmtree(tiny_imagenet / "val")
+    (tiny_imagenet / "moved").rename(tiny_imagenet / "val" if not inside else tiny_imagenet / "moved")
+    if inside:
+        (tiny_imagenet / "val").mkdir()
+        (tiny_imagenet / "moved").rename(tiny_imagenet / "val" / inside)
+    _fails(tiny_imagenet, "2 images lie in", "without a class", "val_annotations.txt", "torchvision.datasets.ImageNet")
+
+
+@pytest.mark.parametrize(
+    ("split", "other"), [("val", "valid"), ("val", "validation"), ("train", "Train"), ("train", "training")]
+)
+def test_a_split_under_another_name_is_named_with_what_to_rename_it_to(folder, split, other):
+    (folder / split).rename(folder / other)
+    _fails(folder, f"{other}/ is there: rename it to {split}/")
+
+
+def test_what_systems_leave_behind_is_no_class(folder):
+    before = image_folder(folder, 6).class_names
+    for junk in ("__MACOSX", "@eaDir"):
+        (folder / "train" / junk).mkdir()
+        (folder / "train" / "ant" / junk).mkdir()
+        _picture(0).save(folder / "train" / "ant" / junk / "0.png")
+    assert image_folder(folder, 6).class_names == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), 74, "may well succeed"),
+        (OSError(errno.EIO, "Input/output error"), 74, "may well succeed"),
+        (OSError(errno.EMFILE, "Too many open files"), 74, "ulimit -n"),
+        (PermissionError(errno.EACCES, "Permission denied"), 74, "not readable for you"),
+        (MemoryError(), 137, "out of memory"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_fault_of_the_machine_is_not_one_of_the_image(folder, monkeypatch, fault, code, said, streamed):
+    listed_images = image_folder(folder, 6, streamed=True) if streamed else None
+
+    def fails(*arguments, **options):
+        raise fault
+
+    monkeypatch.setattr(Image, "open", fails)
+    read = partial(Reader(listed_images, ResizedCrops(True)).image, "train", 0) if streamed else None
+    with pytest.raises(KdError) as caught:
+        (read or partial(image_folder, folder, 6))()
+    assert caught.value.exit_code == code
+    assert said in str(caught.value)
+    assert "replace" not in str(caught.value)
 
 
 def test_an_unknown_conversion_is_refused(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import os
 import re
 import subprocess
 import sys
@@ -167,6 +168,36 @@ def test_no_objective_of_the_table_is_left_out_of_tau_or_heatmap() -> None:
         assert "2·KL τ=∞" in caption
         assert "MSE" in caption
         assert "None of 24 networks diverged" in caption
+
+
+def named(*classes: str) -> pd.DataFrame:
+    """An analysis of three classes that are called so."""
+    frame = made_analyses.analysis("planes", ANSWERED[0]).copy()
+    frame["class_name"] = frame["class"].map(dict(zip(sorted(frame["class"].unique()), classes, strict=True)))
+    return frame
+
+
+def test_names_of_classes_are_drawn_as_they_are_written(tmp_path: Path) -> None:
+    names = ["US$ vs CA$", "x$_{$y", r"\alpha_^"]
+    figure, caption = figures.draw("planes", ANSWERED[0], named(*names))
+    style.save(figure, tmp_path / "planes")
+    assert all(any(name in text.get_text() for text in figure.findobj(Text)) for name in names)
+    assert names[0] in caption
+
+
+def test_characters_that_no_font_has_are_named_in_the_caption(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "_FALLBACKS", ())
+    _, caption = figures.draw("planes", ANSWERED[0], named("ant", "麋鹿", "熊猫"))
+    assert "No font here has 熊, 猫, 鹿, 麋: boxes stand for them" in caption
+    assert "No font" not in figures.draw("planes", ANSWERED[0], named("ant", "ämne", "τ"))[1]
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "TkAgg", "no such"])
+def test_figures_are_drawn_whatever_backend_the_environment_asks_for(backend: str) -> None:
+    code = "from kd.report.figures import style; style.canvas(1, 1).canvas.draw(); print('drawn')"
+    environment = {**os.environ, "MPLBACKEND": backend, "PYTHONPATH": str(HERE.parent)}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout == "drawn\n"
 
 
 def test_infinite_tau_stands_last() -> None:

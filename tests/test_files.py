@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -284,6 +285,31 @@ def test_a_lock_is_seen_by_who_may_only_read_and_a_lock_file_may_be_deleted(tmp_
 
 
 @pytest.mark.process
+def test_every_file_has_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:
+    """So that a group can share a project: umask 002."""
+    before = os.umask(0o002)
+    try:
+        with files.lock(tmp_path / "state" / "lock"):
+            files.publish(tmp_path / "made", {"x": b"x"}, {})
+            files.seal(tmp_path / "state" / "note", {}, b"")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes.pop("state") == modes.pop("made") == 0o775
+    assert modes == dict.fromkeys(("lock", "x", "manifest.json", "note"), 0o664)
+
+
+def test_who_may_not_write_is_told_how_a_group_shares_a_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)  # root may write anywhere
+    with pytest.raises(StorageError, match=r"lock: cannot write: Permission denied \(another user's\? .* umask 002"):
+        files.lock(tmp_path / "lock").__enter__()
+
+
 def test_who_waits_for_a_lock_that_is_deleted_gets_the_one_that_is_there(tmp_path: Path) -> None:
     """`kd delete` and the sweep of stamps delete lock files that they hold, while others may wait for them."""
     path, context = tmp_path / "lock", multiprocessing.get_context("fork")

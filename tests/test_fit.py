@@ -229,16 +229,29 @@ def test_learning_rates_are_a_function_of_the_epoch_alone() -> None:
     assert early.lr_at(9) == 0.1  # a teacher stopped early keeps the schedule of a whole run
 
 
+@pytest.mark.parametrize(("every", "evaluated"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (0, [5])])
+def test_a_network_is_evaluated_when_asked_for_and_after_the_last_epoch(every: int, evaluated: list[int]) -> None:
+    one, other, history = network(), network(), History()
+    fit(one, made_examples(), plan(5, evaluate=every), None, CPU, NoState(), history)
+    assert [row["epoch"] for row in history.rows if "test_top1" in row] == evaluated
+    assert [row["epoch"] for row in history.rows if "train_top1" in row] == [1, 2, 3, 4, 5]
+    whole = History()
+    fit(other, made_examples(), plan(5), None, CPU, NoState(), whole)
+    assert same(one.state_dict(), other.state_dict())
+    assert history.rows[-1] == whole.rows[-1]
+
+
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("decay", [5e-4, 0.0])
-def test_sgd_takes_the_steps_of_torch_s_own_without_decay_on_biases_and_batch_norm(
-    nesterov: bool, decay: float
+@pytest.mark.parametrize("decay_1d", [True, False])
+def test_sgd_takes_the_steps_of_torch_s_own_with_decay_of_biases_and_batch_norm_where_asked_for(
+    nesterov: bool, decay: float, decay_1d: bool
 ) -> None:
     ours, theirs = network(), network()
-    made = plan(nesterov=nesterov, weight_decay=decay)
+    made = plan(nesterov=nesterov, weight_decay=decay, decay_1d=decay_1d)
     groups = [
         {"params": [p for p in theirs.parameters() if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in theirs.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in theirs.parameters() if p.ndim <= 1], "weight_decay": decay if decay_1d else 0.0},
     ]
     reference = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=nesterov)
     optimiser = Sgd(ours.parameters(), made)

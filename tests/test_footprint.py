@@ -15,7 +15,7 @@ from kd.data import source_of
 from kd.data.views import Grid
 from kd.losses.objective import Objective, Pure
 from kd.machine.footprint import _FIXED, _kept_by_a_step, gpu_bytes
-from kd.machine.room import disk_bytes
+from kd.machine.room import disk_bytes, unknown
 from kd.study.cells import all_cells, augmentation, taught_by
 
 
@@ -61,10 +61,10 @@ def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -
     needed = disk_bytes(cells, small)
     weights = sizes["resnet14"] + 4 * sizes["resnet8"]
     assert abs(needed["results"] / weights - 1) < 0.1  # running statistics of batch norm, other last layer
-    assert needed["banks"] == 0
-    prepared(train=1000)
     views = Grid(*augmentation(source_of("digits", None), small.protocol)).count
     seen = views * (1 - (1 - 1 / views) ** 6)  # two seeds, three epochs each
+    assert needed["banks"] == round(898 * seen * (20 + 8))  # kd knows how many digits there are
+    prepared(train=1000)
     assert disk_bytes(cells, small)["banks"] == round(1000 * seen * (20 + 8))
     (teacher,) = taught_by(cells)
     bank = Path("banks", teacher.name)
@@ -78,6 +78,18 @@ def test_a_network_takes_as_much_as_one_of_its_shape_that_is_published(project: 
     sizes = {("resnet14", "digits"): 1000, ("resnet8", "digits"): 10}
     assert disk_bytes(all_cells(small), small, sizes)["results"] == 1000 + 4 * 10
     assert disk_bytes(all_cells(small), small, {("resnet8", "digits"): 10})["results"] > 40 + 4 * 170_000
+
+
+def test_what_is_not_known_of_a_folder_s_banks_and_answers_is_named(project: Path) -> None:
+    mine = {"dataset": "mine", "datasets": {"mine": {"folder": "nowhere", "size": 32}}}
+    unprepared = study(**mine)
+    cells = all_cells(unprepared)
+    assert disk_bytes(cells, unprepared)["banks"] == 0
+    assert unknown(cells, unprepared) == ["mine"]
+    prepared(train=1000, name="mine")
+    assert disk_bytes(cells, unprepared)["banks"] > 0
+    assert unknown(cells, unprepared) == []
+    assert unknown(all_cells(study()), study()) == []
 
 
 def test_answers_count_where_a_figure_shows_them(project: Path) -> None:
@@ -100,7 +112,7 @@ def test_data_that_are_damaged_count_as_unknown(project: Path) -> None:
     assert disk_bytes(all_cells(small), small) == before
 
 
-def prepared(train: int) -> None:
+def prepared(train: int, name: str = "digits") -> None:
     """Say that the digits are prepared."""
     said = {"counts": {"train": train, "test": 100}, "class_names": list("0123456789")}
-    files.write_manifest(Path("data/digits/manifest.json"), said)
+    files.write_manifest(Path("data", name, "manifest.json"), said)

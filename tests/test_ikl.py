@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from made.course import DTYPES, built, course, logits_of, random_logits, valued, vectors
-from test_fit import CPU, HEADER, made_examples, network, plan, same
+from made.fitting import CPU, HEADER, made_examples, network, plan, same
 from torch import Tensor
 
 from kd import losses, models

@@ -33,6 +33,37 @@ def test_every_module_imports_only_from_its_wing_and_those_before_it() -> None:
             assert _wing(other) <= _wing(name), f"{name} imports {other}, which stands below it"
 
 
+def test_no_text_is_read_or_written_in_the_encoding_of_the_locale() -> None:
+    """Under another locale than UTF-8 digests, captions and messages would be others, or tracebacks."""
+    for name in _modules():
+        for call in filter(_handles_text, ast.walk(_source(name))):
+            assert _says_the_encoding(call), f"{name}, line {call.lineno}"
+
+
+def _source(name: str) -> ast.Module:
+    path = Path(kd.__file__).parent.parent.joinpath(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _handles_text(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    called = ast.unparse(node.func)
+    modes = [value.value for value in node.args[:2] if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    opens = called == "open" or (called.endswith(".open") and called.split(".")[0] not in ("os", "Image", "tarfile"))
+    return (
+        called.endswith((".read_text", ".write_text"))
+        or (opens and not any("b" in mode for mode in modes if set(mode) <= set("rwxab+t")))
+        or any(keyword.arg in ("text", "universal_newlines") for keyword in node.keywords)
+    )
+
+
+def _says_the_encoding(call: ast.Call) -> bool:
+    given = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "encoding")]
+    return any(isinstance(value, ast.Constant) and value.value == "utf-8" for value in given)
+
+
 def test_no_two_modules_import_each_other() -> None:
     below: dict[str, set[str]] = {}
 

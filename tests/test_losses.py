@@ -60,7 +60,11 @@ def evaluate(name: str, student: Tensor, teacher: Tensor | None, labels: Tensor 
 
 def required(name: str) -> dict[str, float]:
     """Return a value for each hyperparameter that has no default."""
-    return {key: 4.0 for key, parameter in LOSSES[name].parameters.items() if parameter.default is None}
+    return {
+        key: 4.0
+        for key, parameter in LOSSES[name].parameters.items()
+        if parameter.default is None and not parameter.optional
+    }
 
 
 def exact_kl(student: list[float], teacher: list[float], tau: float) -> tuple[float, list[float]]:
@@ -423,7 +427,7 @@ def test_bounds_beyond_what_is_spelled_are_refused():
         ("kl", {"tau": True}, "tau: got True"),
         ("kl", {"tau": 3, "alpha": 1.1}, "alpha: got 1.1; allowed: a number from 0 to 1"),
         ("kl", {"tau": "inf", "scale": "tau"}, "scale: got 'tau'; at tau = inf only tau2"),
-        ("mse", {"tau": 3}, "tau: unknown; known: alpha, reduction, weight"),
+        ("mse", {"tau": 3}, "tau: unknown; known: alpha, ce, reduction, weight"),
         ("ce", {"tau": 3}, "tau: unknown; this loss has no hyperparameters"),
     ],
 )
@@ -434,7 +438,38 @@ def test_wrong_hyperparameters_are_refused_by_name(name, given, message):
 
 def test_hyperparameters_come_in_spelling_order():
     resolved = LOSSES["kl"].resolve({"weight": 2, "tau": "3"})
-    assert list(resolved.items()) == [("tau", 3.0), ("alpha", 1.0), ("scale", "tau2"), ("weight", 2.0)]
+    assert list(resolved.items()) == [("tau", 3.0), ("alpha", 1.0), ("scale", "tau2"), ("weight", 2.0), ("ce", None)]
+
+
+def test_a_weight_of_ce_of_its_own_takes_the_place_of_one_minus_alpha():
+    """RepDistiller: gamma = 1 for CE, alpha = 0.9 for KL."""
+    student, teacher, labels = logits(0), logits(1), torch.tensor([0, 1, 2, 3])
+    for name in ("kl", "mse", "smoothl1"):
+        ce, soft = (evaluate(name, student, teacher, labels, alpha=alpha)[0] for alpha in (0, 1))
+        for own, alpha in ((1, 0.9), (1, 1), (0, 0.5), (2.5, 0)):
+            mixed = evaluate(name, student, teacher, labels, alpha=alpha, ce=own)[0]
+            torch.testing.assert_close(mixed, own * ce + alpha * soft)
+        (lone,) = {evaluate(name, student, teacher, labels, alpha=0.3, ce=None)[0].sum().item()}
+        assert lone == evaluate(name, student, teacher, labels, alpha=0.3)[0].sum().item()
+
+
+def test_what_is_left_to_the_loss_is_neither_spelled_nor_a_change():
+    spec = LOSSES["kl"]
+    assert spec.resolve({"tau": 3})["ce"] is None
+    assert spec.since["ce"] is None
+    assert spec.read("ce1") == ("ce", "1")
+
+
+@pytest.mark.parametrize("tau", [1.0, 4.0])
+def test_a_class_that_the_teacher_rules_out_adds_no_nan_to_kl(tau):
+    student, teacher = logits(0).clone().requires_grad_(), logits(1).clone()
+    teacher[:, 2] = -torch.inf
+    value = LOSSES["kl"].function(student, teacher, None, tau=tau)
+    q, p = ((one.double() / tau).log_softmax(-1) for one in (student, teacher))
+    expected = tau * tau * torch.nn.functional.kl_div(q, p.exp(), reduction="none").sum(-1)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-9)
+    (slope,) = torch.autograd.grad(value.sum(), student)
+    torch.testing.assert_close(slope.double(), tau * (q.exp() - p.exp()), rtol=1e-5, atol=1e-6)
 
 
 # --- the registry ----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from made.command import kd
 
 from kd.__main__ import main
+from kd.core import files
 from kd.study.config import Protocol, Recipe, Study
 
 STUDY_KEYS = sorted(Study.model_fields)
@@ -130,6 +131,36 @@ def test_any_recipe_is_taken_or_refused_with_one_message(small: Path, capsys, te
     one_message(capsys, "train", TEACHER, "--recipe", text, codes=(2, 74))
     one_message(capsys, "data", "cifar", "--recipe", text, codes=(2, 74))
     one_message(capsys, "collect", "--study-json", text, codes=(2, 74))  # 74: none of its cells is trained
+
+
+def test_a_reader_that_leaves_is_no_error(small: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for verb in (["plan", "--cells"], ["schema"], ["status"]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        run = subprocess.run(
+            [sys.executable, "-m", "kd", *verb], stdout=writing, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        os.close(writing)
+        assert (run.returncode, run.stderr) == (141, "")
+
+
+def test_plan_counts_each_tree_on_the_disk_that_it_lies_on(small: Path, capsys, monkeypatch) -> None:
+    free = {"results": 3_000, "banks": 10**12}
+    (small / "small").mkdir()
+    (small / "results").symlink_to(small / "small" / "results")  # which is not there yet
+    monkeypatch.setattr(files, "disk_of", lambda path: path.name == "results")
+    monkeypatch.setattr(files, "free_bytes", lambda path: free.get(path.name, 10**12))
+    assert main(["plan"]) == 74
+    said = capsys.readouterr()
+    assert "GB in results/ of 0.0 GB that are free\n" in said.out
+    assert "results: " in said.err
+    assert "3,000 bytes are free" in said.err
+
+
+def test_a_link_that_leads_nowhere_yet_is_on_the_disk_that_it_leads_to(small: Path) -> None:
+    (small / "shm").symlink_to("/dev/shm/kd-not-there/results")
+    assert files.disk_of(small / "shm") == os.stat("/dev/shm").st_dev
 
 
 def test_a_cell_without_its_data_exits_74_and_says_what_to_do(small: Path, capsys) -> None:

@@ -314,6 +314,19 @@ def test_labels_from_a_file_are_published_as_they_stand_in_it(digits, tmp_path):
     assert np.array_equal(open_labels(tmp_path / "out"), (clean + 1) % 10)
 
 
+def test_labels_that_agree_no_more_than_chance_are_refused_as_misaligned(tmp_path):
+    noisy = symmetric(CLEAN, 0.4, 0, TEN)
+    path = _save(tmp_path / "human.npy", np.random.default_rng(0).permutation(noisy))
+    with pytest.raises(DataError, match=r"human\.npy: agrees with the true labels in (9|10)\.\d% .*another order"):
+        from_file(CLEAN, path, 0, TEN)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.8, 1.0])
+def test_aligned_labels_are_taken_however_wrong(tmp_path, rate):
+    noisy = symmetric(CLEAN, rate, 0, TEN)
+    assert np.array_equal(from_file(CLEAN, _save(tmp_path / "human.npy", noisy), 0, TEN), noisy)
+
+
 def test_many_classes_state_their_rates_without_a_matrix(tmp_path):
     clean = np.arange(100).repeat(10)
     manifest = write_labels(tmp_path, asymmetric(clean, 0.2, 0, CIFAR100), clean, {})

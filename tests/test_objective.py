@@ -304,7 +304,9 @@ def test_an_objective_and_its_student_share_no_tensor(kind: str) -> None:
 @pytest.mark.parametrize("name", [name for name, loss in losses.LOSSES.items() if loss.zero_at_teacher])
 def test_a_loss_that_claims_it_is_zero_where_the_student_says_what_the_teacher_says(name: str) -> None:
     loss = losses.LOSSES[name]
-    given = {key: 2.0 for key, parameter in loss.parameters.items() if parameter.default is None}
+    given = {
+        key: 2.0 for key, parameter in loss.parameters.items() if parameter.default is None and not parameter.optional
+    }
     logits, labels = torch.randn(6, 10, generator=torch.Generator().manual_seed(0)), torch.arange(6)
     made = loss.build(course(), **loss.resolve(given)) if loss.build else Pure(loss.function, **loss.resolve(given))
     said = (Output(logits),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from made.together import trained
 
 from kd.core.errors import ConfigError
 from kd.core.files import verified
-from kd.train.lesson import demand_examples
+from kd.models import build
+from kd.train.lesson import demand_examples, demand_pixels
 from kd.train.peers import Team
 
 CELL = "results/digits/quick/resnet8.ce.s0"
@@ -52,6 +54,28 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_training() -> None:
     demand_examples(97, 32, 1)
     with pytest.raises(ConfigError, match=r"100 .* batches of 32 leave one of 4, of which 3 processes cannot"):
         demand_examples(100, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "train", "fits"),
+    [
+        ("resnet18", 32, 33, False),
+        ("resnet18", 64, 33, True),
+        ("resnet8", 4, 33, False),
+        ("resnet8", 8, 33, True),
+        ("resnet18", 32, 34, True),
+    ],
+)
+def test_a_batch_of_one_that_batch_normalisation_cannot_train_on_is_refused_before_training(
+    network: str, size: int, train: int, fits: bool
+) -> None:
+    refused = (
+        contextlib.nullcontext()
+        if fits
+        else pytest.raises(ConfigError, match="33 examples in batches of 32 leave one of 1")
+    )
+    with refused:
+        demand_pixels(build(network, 10), (3, size, size), train, 32)
 
 
 def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_path: Path) -> None:

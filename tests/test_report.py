@@ -153,7 +153,7 @@ def test_figure_means_and_page_come_from_the_table_in_the_folder(tmp_path: Path)
     written(report.draw(tmp_path, "losses", "dots"), tmp_path)
     written(report.means_and_comparisons(tmp_path), tmp_path)
     written(verdict.verdict(tmp_path), tmp_path)
-    written(report.page(study(study="made"), tmp_path), tmp_path)
+    written(report.page(study(study="made"), tmp_path, "snakemake --cores all"), tmp_path)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"{name}.{kind}" for name in ("losses.dots", "verdict") for kind in ("png", "pdf", "svg", "txt")
     }
@@ -162,6 +162,6 @@ def test_figure_means_and_page_come_from_the_table_in_the_folder(tmp_path: Path)
     page = (tmp_path / "report.html").read_text()
     checked(page)
     assert "MSE beats KL (τ = 3)" in page
-    assert "3 epochs of SGD, batch 64, learning rate 0.1, times 0.1 after epochs 2 and 2" in page
+    assert "3 epochs of SGD, batch 64, learning rate 0.1, times 0.1 after epochs 1 and 2" in page
     with pytest.raises(ConfigError, match="did you mean 'losses'"):
         report.draw(tmp_path, "loses", "dots")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import shutil
@@ -54,6 +55,20 @@ def rewritten(name: str, change: object) -> str:
     path.write_text(change(before))
     resigned(STUDENT)
     return before
+
+
+def test_epochs_that_were_not_evaluated_are_empty_and_the_last_never_is(project: Path) -> None:
+    made = study(protocol={"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32", "evaluate": "last"})
+    prepare()
+    cell = cells.parse_cell("results/digits/quick/resnet8.ce.s0")
+    best = train(cell, made)["best_on_test"]
+    read = table._read(made, cell).epochs
+    assert read["test_top1"].isna().tolist() == [True, True, False]
+    assert read["train_top1"].notna().all()
+    assert best == {"epoch": 3, "test_top1": read["test_top1"].iloc[-1]}
+    text = Path(cell.path, "metrics.csv").read_text()
+    with pytest.raises(DataError, match="test_loss is not a finite number"):
+        table._check_sound(cell, pd.read_csv(io.StringIO(text)), 3, 1)
 
 
 def test_promise_7_the_headline_is_the_last_epoch_with_the_best_on_test_beside(collected: Path) -> None:

@@ -54,6 +54,21 @@ def is_new(folder: Path) -> bool:
     return folder.parent == Path(os.environ["TMPDIR"]) and not folder.exists()
 
 
+def test_where_code_cannot_be_run_nothing_is_compiled_and_that_is_said(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    noexec = {"cpu"}
+    monkeypatch.setattr(kernels, "_is_noexec", lambda folder: folder.name in noexec or "all" in noexec)
+    assert is_new(used())  # a home that is mounted noexec
+    assert "mounted noexec" in caplog.text
+    noexec.add("all")
+    with pytest.raises(ConfigError, match=r"set compile: never, or name another folder in TORCHINDUCTOR_CACHE_DIR"):
+        used()
+    monkeypatch.setattr(kernels, "_NAMED", str(home / "mine"))
+    with pytest.raises(ConfigError, match=r"mine is on a file system that is mounted noexec"):
+        used()
+
+
 def test_kernels_are_kept_in_the_cache_of_the_user_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = os.umask(0)
     try:

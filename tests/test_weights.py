@@ -91,7 +91,7 @@ def test_an_imported_teacher_is_published_taught_by_and_drawn_like_any_other(dig
     written(report.draw(folder, "imported", "dots"), folder)
     written(report.means_and_comparisons(folder), folder)
     written(verdict.verdict(folder), folder)
-    written(report.page(made, folder), folder)
+    written(report.page(made, folder, "snakemake"), folder)
     assert "weights borrowed" in (folder / "report.html").read_text()
 
 
@@ -106,6 +106,33 @@ def test_imported_weights_reach_what_they_reached_where_they_were_trained(digits
     with pytest.raises(DataError, match=rf"model\.safetensors: its test top-1 is {top1:.2f} %, not {top1 + 0.6:g} %"):
         train(TEACHER, borrowing(weights=declared(path, top1=top1 + 0.6)))
     assert not Path(TEACHER, "manifest.json").exists()
+
+
+def test_imported_weights_see_images_normalised_as_where_they_were_trained(digits: Path) -> None:
+    own = {"mean": [0.4], "std": [0.2]}
+    made = borrowing(weights=declared("borrowed.safetensors", **own))
+    cell = parse_cell(TEACHER)
+    plain, _ = train(TEACHER, borrowing()), Path(TEACHER, "manifest.json").unlink()
+    manifest = train(TEACHER, made)
+    have = material.prepared(cell, recipe(cell, made))
+    (images,) = have.examples.plain("test", torch.arange(32), 32)
+    pixels = images * have.examples.std.reshape(-1, 1, 1) + have.examples.mean.reshape(-1, 1, 1)
+    with torch.inference_mode():
+        expected = fresh().eval()((pixels - 0.4) / 0.2)
+        seen = published.load_network(cell, have).eval()(images)
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
+    assert manifest["last"]["test_loss"] != plain["last"]["test_loss"]
+    assert manifest["files"]["model.safetensors"] != plain["files"]["model.safetensors"]  # what it taught is stale
+    weights = safetensors.torch.load_file(Path(TEACHER, "model.safetensors"))
+    assert weights.keys() == fresh().state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mean": [0.5]}, {"mean": [0.5], "std": [0.2, 0.2]}, {"mean": [125.3], "std": [63.0]}, {"std": [0.0]}]
+)
+def test_a_normalisation_that_cannot_be_is_refused(digits: Path, wrong: dict) -> None:
+    with pytest.raises(ConfigError, match="mean and std"):
+        borrowing(weights=declared("borrowed.safetensors", **wrong))
 
 
 def test_a_held_out_share_is_measured_too(digits: Path) -> None:

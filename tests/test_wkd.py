@@ -12,7 +12,7 @@ import sklearn.datasets
 import torch
 from conftest import prepare, recipe, study, train
 from made.course import DTYPES, built, course, logits_of, random_logits, valued, vectors
-from test_fit import CPU, HEADER, made_examples, network, plan, same
+from made.fitting import CPU, HEADER, made_examples, network, plan, same
 from torch import Tensor, nn
 
 from kd import models

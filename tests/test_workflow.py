@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,7 @@ import yaml
 from conftest import ROOT
 from made.imagenet import made_imagenet
 from made.project import CE, KL3, MSE, SMALL, TEACHER, Project, changed, wait_for, with_losses
+from made.starting import STARTER
 
 from kd import models
 from kd.core.files import file_digest, read_manifest, write_manifest
@@ -579,3 +582,46 @@ def assert_signal(table: Path) -> None:
     noisy = rows[(rows.noise_rate > 0) & (rows.experiment == "noise")]
     means = noisy.groupby("objective").test_top1.mean()
     assert means["kl-tau0.5"] > means["kl-tauinf"] > means["ce"]
+
+
+def test_the_command_that_the_page_tells_is_of_its_study_and_runs(done: Project) -> None:
+    (done.folder / "my study.yaml").write_text(yaml.safe_dump({key: SMALL[key] for key in SMALL if key != "seeds"}))
+    arguments = ["report", "--cores", "1", "--configfile", "my study.yaml", "--config", "seeds=[0]", "study=other"]
+    ended, output = STARTER.run(arguments, done.folder, done.environment)
+    assert ended == 0, output
+    page = (done.folder / "reports" / "other" / "report.html").read_text()
+    *_, commit, command = html.unescape(re.search("<pre>(.*?)</pre>", page, re.DOTALL)[1]).strip().splitlines()
+    assert command == """snakemake --cores all --configfile 'my study.yaml' --config 'seeds=[0]' study=other"""
+    assert commit.startswith(("git checkout ", "# kd "))
+    assert re.search(r"Made with Python 3\.\d+\.\d+, torch \d\S*, snakemake \d\S*\.", page)
+    ended, output = STARTER.run(shlex.split(command)[1:], done.folder, done.environment)
+    assert ended == 0, output
+    assert "Nothing to be done" in output
+
+
+# -- what a process inherits ------------------------------------------------------------------------------------------
+
+
+def test_jobs_run_the_python_of_snakemake_whatever_it_is_called(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project")
+    (tmp_path / "bin").mkdir()
+    for name in ("bash", "env", "sh", "which"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    python = tmp_path / "bin" / "python3.x"
+    python.write_text(f'#!{shutil.which("bash")}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    alone = {**project.environment, "PATH": str(tmp_path / "bin")}  # in which there is no `python`
+    # Debian's own Python is called so; a virtual environment's cannot be.
+    start = f"import sys; sys.executable = {str(python)!r}; from snakemake.cli import main; main(sys.argv[1:])"
+    arguments = ["data/digits/train_labels.npy", "--cores", "1", "--configfile", "study.yaml"]
+    run = subprocess.run(
+        [sys.executable, "-c", start, *arguments], cwd=project.folder, env=alone, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-3000:] + project.logs()
+    assert (project.folder / "data" / "digits" / "manifest.json").exists()
+
+
+def test_braces_in_the_path_of_the_checkout_are_refused_in_one_line(tmp_path: Path) -> None:
+    said = Project(tmp_path / "a{x}").run("--dry-run", code=1)
+    assert "braces in this path are wildcards to Snakemake; move or link it elsewhere" in said
+    assert "Traceback" not in said

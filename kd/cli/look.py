@@ -24,6 +24,7 @@ def plan(options: argparse.Namespace) -> None:
         print("\n".join(map(str, cells)))
         return
     print(f"study {study.study}: {study.dataset}, protocol {study.protocol.name}, {study.protocol.epochs} epochs")
+    print(f"  seeds {', '.join(map(str, study.seeds))}" + " (one seed; several are a list)" * (len(study.seeds) == 1))
     for name in study.experiments:
         print(f"  {name:20} {len(cells_of(study, name)):6} cells")
     ensembles = sum(cell.is_ensemble for cell in cells)
@@ -46,7 +47,7 @@ def _say_what_is_to_do(judge: Judge) -> None:
 
 def _check_room(judge: Judge) -> None:
     """Say how much of the disk what is to be trained will take. Raises StorageError if it has less."""
-    from kd.machine.room import disk_bytes, shape_of
+    from kd.machine.room import disk_bytes, shape_of, unknown
 
     published = {
         shape_of(cell): sum(manifest["sizes"].values())
@@ -54,11 +55,21 @@ def _check_room(judge: Judge) -> None:
         if (manifest := judge.manifest(products.network(cell))) and manifest["status"] == "ok"
     }
     missing = [parse_cell(one.name) for one in judge.all_to_do if one.kind == "network" and not judge.manifest(one)]
-    needed = disk_bytes(missing, judge.study, published)
-    free = files.free_bytes(Path())
-    listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
-    print(f"{len(missing)} are not trained yet; they take {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
-    files.demand_room(Path(), sum(needed.values()))
+    disks: dict[int, dict[str, int]] = {}
+    for top, size in disk_bytes(missing, judge.study, published).items():
+        disks.setdefault(files.disk_of(Path(top)), {})[top] = size
+    print(f"{len(missing)} are not trained yet; they take")
+    for needed in disks.values():  # links may lead to several
+        listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
+        free = files.free_bytes(Path(next(iter(needed))))
+        print(f"  {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
+    if names := unknown(missing, judge.study):
+        print(
+            f"  and what banks and answers of {', '.join(names)} take, which is not known until the data are prepared: "
+            f"kd data {names[0]}"
+        )
+    for needed in disks.values():
+        files.demand_room(Path(next(iter(needed))), sum(needed.values()))
 
 
 def status(options: argparse.Namespace) -> None:

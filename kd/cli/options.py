@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kd.core import reproduce
 from kd.core.errors import ConfigError
 from kd.study.cells import Cell, DatasetChoice, data_recipe, recipe
 from kd.study.config import Recipe, Study, merged, parse_yaml, read_yaml, validate
@@ -28,6 +29,14 @@ def study_of(options: argparse.Namespace) -> Study:
             raise ConfigError(f"--config {pair}: expected KEY=VALUE")
         overlay[key] = parse_yaml(value, f"--config {pair}")
     return validate(merged(overlay))
+
+
+def command_of(options: argparse.Namespace) -> str:
+    """Return the snakemake command of the study that the command line names."""
+    if options.study_json:
+        return reproduce.command([], json.loads(options.study_json))
+    pairs = (pair.partition("=") for pair in options.config)
+    return reproduce.command(options.configfile, {key: parse_yaml(value, key) for key, _, value in pairs})
 
 
 def _named(study: str | None) -> list[Path]:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from kd.cli.options import study_of
+from kd.cli.options import command_of, study_of
 from kd.core import files
 from kd.core.errors import ConfigError, nearest
 from kd.jobs import making
@@ -90,7 +90,7 @@ def report(options: argparse.Namespace) -> None:
     def shown(study: Study, judge: Judge) -> dict:
         from kd.report import page
 
-        return page.page(study, Path(REPORTS, study.study))
+        return page.page(study, Path(REPORTS, study.study), options.command or command_of(options))
 
     study = study_of(options)
     _publish(study, products.page(study.study), options.stamp, shown)

@@ -92,6 +92,8 @@ def _time_is_up() -> bool:
         return False
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["squeue", "--noheader", f"--jobs={job}", "--format=%L"]  # the time left
-        left = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+        left = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=5
+        ).stdout.strip()
         return re.fullmatch(r"INVALID|0:0\d", left) is not None  # the first is what squeue makes of a negative time
     return False

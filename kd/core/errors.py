@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -63,6 +64,12 @@ class OutOfMemory(KdError):
     exit_code = 137
 
 
+class Unheard(KdError):
+    """Whoever was to read what is printed has gone, as `head` does. Nothing is wrong, and nobody is told."""
+
+    exit_code = 141  # what a shell says of a command that SIGPIPE ends
+
+
 class Terminated(BaseException):
     """A signal arrived (SIGTERM: 143, SIGINT: 130); the same command goes on from what is saved.
 
@@ -91,12 +98,36 @@ def understood(error: BaseException) -> BaseException:
             f"another process that trained this cell has ended ({first_line(error)}); the same command goes "
             "on from the last saved state"
         )
+    if isinstance(error, BrokenPipeError):
+        return Unheard("nobody reads what is printed")
     if isinstance(error, OSError):
         return StorageError(f"{error.filename or 'storage'}: {error.strerror or error}")
     if isinstance(error, KeyboardInterrupt):
         return Terminated(2, "interrupted")
     return error
 
+
+def of_the_machine(error: BaseException) -> BaseException | None:
+    """Return what the machine did that was taken for a fault of a file, or None where the file is at fault.
+
+    No memory, a signal, too many open files, a disk or a network file system that fails, no permission: the file is as
+    it was, so nobody may be told to replace it. Whoever catches all that a decoder raises asks this first.
+    """
+    known = understood(error)
+    if isinstance(known, OutOfMemory | Terminated):
+        return known
+    # A decoder that calls a file damaged raises OSError too, without a number.
+    if isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_THE_FILE:
+        advice = _ADVICE.get(error.errno, "nothing is known of what it holds; the same command may well succeed")
+        return StorageError(f"{error.filename or 'storage'}: cannot read: {error.strerror}; {advice}")
+    return None
+
+
+_OF_THE_FILE = frozenset({errno.ENOENT, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+_ADVICE = {
+    errno.EACCES: "it is not readable for you: ask its owner, or run as who may read it",
+    errno.EMFILE: "this process may open no more files: raise `ulimit -n`",
+}
 
 # What the libraries below say of it: torch's allocator, C++, oneDNN, threads, and the loader of shared libraries.
 _NO_MEMORY = (
@@ -131,8 +162,23 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+_CLOSE = 0.75  # a hint that points elsewhere costs more than none
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the closest known word, else the list of what is known."""
+    """Return `; did you mean 'x'?` for the closest known word, whatever its case, else the list of what is known.
+
+    A number is no slip of the pen: of words that differ in their numbers alone, all are listed.
+    """
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+    by_lower = {one.lower(): one for one in known}
+    if close := difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=_CLOSE):
+        alike = [one for one in known if _numberless(one) == _numberless(word)]
+        if close[0] == word.lower() or not alike:
+            return f"; did you mean '{by_lower[close[0]]}'?"
+        known = alike
+    return f"; known: {', '.join(known)}"
+
+
+def _numberless(word: str) -> str:
+    return re.sub("[0-9]+", "0", word.lower())

@@ -86,8 +86,15 @@ def storage(path: Path, needed: int = 0, verb: str = "write") -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             need = f"{needed:,} bytes are needed, " if needed else ""
             room = f" ({need}{free_bytes(path):,} bytes are free; make space and run the same command again)"
+        if error.errno in (errno.EACCES, errno.EPERM) and verb != "read":
+            room = " (another user's? who share a project need a folder of their group, chmod g+rwXs, and umask 002)"
         gone = verb == "read" and isinstance(error, FileNotFoundError)
         raise (Damaged if gone else StorageError)(f"{path}: cannot {verb}: {error.strerror or error}{room}") from error
+
+
+def disk_of(path: Path) -> int:
+    """Return the number of the file system where `path` is, or will be."""
+    return _nearest_folder(path).stat().st_dev
 
 
 def free_bytes(path: Path) -> int:
@@ -96,7 +103,7 @@ def free_bytes(path: Path) -> int:
 
 
 def _nearest_folder(path: Path) -> Path:
-    folder = Path(path).absolute()
+    folder = Path(path).resolve()  # where a link points to, which may not be there yet
     while not folder.is_dir():
         folder = folder.parent
     return folder
@@ -235,11 +242,11 @@ def crash_point(point: str, of: object) -> None:
     """
     folder = os.environ.get("KD_FAULTS")
     asked = Path(folder, str(of).replace("/", "%")) if folder else None
-    if asked is None or not asked.exists() or asked.read_text().split()[0] != point:
+    if asked is None or not asked.exists() or asked.read_text("utf-8").split()[0] != point:
         return
-    action = asked.read_text().split()[1]
+    action = asked.read_text("utf-8").split()[1]
     if action == "hold":
-        asked.write_text(f"{point} held")
+        asked.write_text(f"{point} held", "utf-8")
         while asked.exists():
             time.sleep(0.01)
         return

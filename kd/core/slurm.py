@@ -36,7 +36,7 @@ def _lines(*command: str) -> list[str]:
     if shutil.which(command[0]) is None:
         return []
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+        answer = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=_SECONDS)
     except (OSError, subprocess.SubprocessError):
         return []
     return answer.stdout.splitlines() if answer.returncode == 0 else []

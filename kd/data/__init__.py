@@ -37,6 +37,7 @@ class Source:
     pad: int = 4  # pixels: the crop that the dataset is usually trained with
     downloads: bool = False  # takes `source` (a local copy) and `download_root`
     streamed: bool = False  # its images are decoded as they are read, and not before
+    counts: tuple[int, int, int] | None = None  # examples to train and to test on, and classes, where they are known
 
     @property
     def module(self) -> str:
@@ -60,9 +61,21 @@ class NoiseKind:
 
 
 DATASETS: dict[str, Source] = {
-    "digits": Source("kd.data.sources:digits", "1,797 handwritten digits, 8x8 grey, in scikit-learn", False, 1),
-    "cifar10": Source("kd.data.sources:cifar10", "60,000 photographs, 32x32 colour, 10 classes", downloads=True),
-    "cifar100": Source("kd.data.sources:cifar100", "60,000 photographs, 32x32 colour, 100 classes", downloads=True),
+    "digits": Source(
+        "kd.data.sources:digits", "1,797 handwritten digits, 8x8 grey, in scikit-learn", False, 1, counts=(898, 899, 10)
+    ),
+    "cifar10": Source(
+        "kd.data.sources:cifar10",
+        "60,000 photographs, 32x32 colour, 10 classes",
+        downloads=True,
+        counts=(50_000, 10_000, 10),
+    ),
+    "cifar100": Source(
+        "kd.data.sources:cifar100",
+        "60,000 photographs, 32x32 colour, 100 classes",
+        downloads=True,
+        counts=(50_000, 10_000, 100),
+    ),
 }
 
 # What a study declares under `datasets: {NAME: {folder: ..., size: ...}}`.

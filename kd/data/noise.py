@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.core.errors import ConfigError, DataError
+from kd.core.errors import ConfigError, DataError, of_the_machine
 from kd.core.files import content_of, opened, publish, sha256
 from kd.data.arrays import check_range, npy
 from kd.data.mix import mix, stream
@@ -126,7 +126,22 @@ def from_file(labels: np.ndarray, path: str | Path, seed: int, class_names: Sequ
     if len(noisy) != len(labels):
         raise DataError(f"{path}: got {len(noisy):,} labels for {len(labels):,} training examples, in dataset order")
     check_range(noisy, len(class_names), str(path))
+    _check_order(labels, noisy, path)
     return noisy.astype(np.int64)
+
+
+def _check_order(labels: np.ndarray, noisy: np.ndarray, path: Path) -> None:
+    """Raise DataError where a file agrees with the true labels [N] as chance does: it tells nothing of them."""
+    classes = int(max(labels.max(), noisy.max())) + 1
+    one, other = (np.bincount(some, minlength=classes) / len(some) for some in (labels, noisy))
+    chance, agreement = float(one @ other), float((labels == noisy).mean())
+    deviation = (chance * (1 - chance) / len(labels)) ** 0.5
+    if abs(agreement - chance) <= 4 * deviation <= (1 - chance) / 4:  # of a handful of examples nobody can tell
+        raise DataError(
+            f"{path}: agrees with the true labels in {agreement:.1%} of the examples, as chance would ({chance:.1%}): "
+            "the labels stand in another order than the dataset's, or their classes are numbered otherwise; put them "
+            f"in the order of the training examples (labels that are random on purpose: symmetric: {1 - chance:.2g})"
+        )
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -162,6 +177,8 @@ def _read(path: Path) -> np.ndarray:
     try:
         return read(path)
     except Exception as error:  # what damaged files raise has no common type
+        if known := of_the_machine(error):
+            raise known from error
         raise DataError(f"{path}: cannot read labels: {error}; expected {expected}") from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kd.core.errors import DataError
+from kd.core.errors import DataError, of_the_machine
 from kd.core.files import file_digest
 from kd.data.arrays import Images, normalisation
 
@@ -88,6 +88,8 @@ def _explained(name: str, published: type, archive: Path) -> Iterator[None]:
     except DataError as error:
         raise DataError(f"{error}; {fix}") from error
     except Exception as error:  # what networks, tar and pickle raise has no common type
+        if known := of_the_machine(error):
+            raise known from error
         raise DataError(f"{archive}: {type(error).__name__}: {error}; {fix}") from error
 
 

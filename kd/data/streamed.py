@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from kd.core.errors import DataError, OutOfMemory, StorageError, understood
+from kd.core.errors import DataError, OutOfMemory, StorageError, of_the_machine
 from kd.core.files import content_of, free_bytes
 from kd.data import views
 from kd.data.arrays import Dataset
@@ -182,7 +182,7 @@ class Reader:
             for row, number in enumerate(index):
                 image = self.image(part, number)
                 images[row] = middle(image, size) if view is None else self.crop(image, int(view[row]))
-        except (DataError, OutOfMemory) as error:
+        except (DataError, OutOfMemory, StorageError) as error:
             return error
         return _handed_over(torch.from_numpy(images))
 
@@ -203,8 +203,7 @@ class Reader:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 return rgb(image)
         except Exception as error:  # what decoders raise on damaged files has no common type
-            known = understood(error)
-            if isinstance(known, OutOfMemory):
+            if known := of_the_machine(error):
                 raise known from error
             raise DataError(
                 f"{path}: cannot read this image: {error}; put back the file that was listed, or list the folder anew: "

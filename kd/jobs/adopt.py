@@ -272,7 +272,9 @@ def _scratch(one: Candidate) -> Iterator[Path]:
 
 def difference(published: Path, again: Path, exact: bool) -> str | None:
     """Return where, and in what, a network that was trained again differs from the published one; None if nowhere."""
-    then, now = (list(csv.DictReader((folder / METRICS).open(newline=""))) for folder in (published, again))
+    then, now = (
+        list(csv.DictReader((folder / METRICS).open(newline="", encoding="utf-8"))) for folder in (published, again)
+    )
     for before, after in zip_longest(then, now, fillvalue={}):
         for key in {**before, **after}:
             was, became = before.get(key), after.get(key)

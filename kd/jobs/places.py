@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from kd.core.errors import ConfigError
 from kd.machine import kernels
 from kd.machine.footprint import gpu_bytes
 from kd.machine.processor import processor
@@ -21,6 +23,8 @@ from kd.train.arithmetic import compiling_pays
 from kd.train.device import Place, place
 from kd.train.material import Prepared
 from kd.train.peers import ALONE, Peers
+
+log = logging.getLogger("kd")
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,13 @@ def place_of(
     pixels = math.prod(have.examples.shape[1:]) * len(have.examples.train) * cell.epochs(protocol)
     compiles = trains and compiling_pays(pixels, protocol.compile, peers.count)
     if compiles:
-        held.enter_context(kernels.kept(processor()))
+        try:
+            held.enter_context(kernels.kept(processor()))
+        except ConfigError as error:
+            if protocol.compile == "always":
+                raise
+            log.warning("not compiled: %s", error)
+            compiles = False
     return dataclasses.replace(where, compiles=compiles)
 
 

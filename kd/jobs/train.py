@@ -29,7 +29,7 @@ from kd.study.leftovers import forget_states, state_of
 from kd.study.recipes import brief, since
 from kd.train.device import Place
 from kd.train.fit import History, Row, fit
-from kd.train.lesson import begun, demand_examples, plan_of
+from kd.train.lesson import begun, demand_examples, demand_pixels, plan_of
 from kd.train.material import Prepared, prepared
 from kd.train.peers import joined
 from kd.train.published import MODEL, status_of
@@ -104,6 +104,7 @@ def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: Sta
     plan = plan_of(cell, cell.protocol_of(recipe.protocol), have, where.device)
     demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     network = begun(cell, have)
+    demand_pixels(network, have.examples.shape, len(have.examples.train), plan.batch)
     _demand_room(cell, nn.ModuleList([network, plan.objective]), state)
     teacher = teacher_of(cell, recipe, have, where) if cell.teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
@@ -143,7 +144,7 @@ def _summary(network: nn.Module | None, history: History) -> dict:
     summary = {"epochs": len(history.timings), "seconds": round(seconds, 3)}
     if network is None:
         return summary
-    best = max(history.rows, key=lambda row: row["test_top1"])
+    best = max((row for row in history.rows if "test_top1" in row), key=lambda row: row["test_top1"])
     return summary | {
         "last": history.rows[-1],
         "best_on_test": {"epoch": best["epoch"], "test_top1": best["test_top1"]},
@@ -157,7 +158,11 @@ def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
     # By these digests the file, and so whoever is taught, knows when a member is another.
     members = {one.path: manifest["inputs"][one.path]["digest"] for one in cell.members if cell.is_ensemble}
-    about = files.canonical_json({"cell": cell.path, "members": members}) if members else cell.path
+    # So it is with imported weights that see images otherwise: their answers are others.
+    claimed = manifest["recipe"].get("weights", {})
+    sees = {key: claimed[key] for key in ("mean", "std") if claimed.get(key)}
+    more = {"members": members} if members else sees
+    about = files.canonical_json({"cell": cell.path, **more}) if more else cell.path
     artefacts = {
         # one entry of metadata: the format keeps no order among several, and equal runs give equal bytes
         MODEL: safetensors.torch.save(tensors, {"cell": about}),
@@ -169,9 +174,13 @@ def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: 
 
 
 def _csv(rows: list[Row]) -> bytes:
-    """Spell rows as CSV, the shortest digits that read back as the same number: equal runs give equal bytes."""
+    """Spell rows as CSV, the shortest digits that read back as the same number: equal runs give equal bytes.
+
+    What is lacking in a row, of an epoch that was not evaluated, is empty.
+    """
     text = io.StringIO()
     if rows:
-        text.write(",".join(rows[0]) + "\n")
-        text.writelines(",".join(map(repr, row.values())) + "\n" for row in rows)
+        columns = list(rows[-1] if len(rows[-1]) > len(rows[0]) else rows[0])
+        text.write(",".join(columns) + "\n")
+        text.writelines(",".join(repr(row[name]) if name in row else "" for name in columns) + "\n" for row in rows)
     return text.getvalue().encode()

@@ -25,13 +25,16 @@ def ls(student: Tensor, teacher: Tensor | None, labels: Tensor, *, smoothing: fl
     return -(1 - smoothing) * right - smoothing * log_probabilities.mean(-1)
 
 
-def blend(student: Tensor, labels: Tensor, alpha: float, soft: Tensor) -> Tensor:
-    """Return (1 - alpha) CE + alpha * soft, [B]; exactly one of the two at alpha 0 and 1."""
-    if alpha == 1:  # a term that does not count must not pass on its infinities as 0 * inf
-        return soft
-    hard = ce(student, None, labels)
-    return hard if alpha == 0 else (1 - alpha) * hard + alpha * soft
+def blend(student: Tensor, labels: Tensor, alpha: float, soft: Tensor, weight: float | None = None) -> Tensor:
+    """Return weight * CE + alpha * soft, [B]; the weight is 1 - alpha unless given. What weighs 0 is left out."""
+    weight = 1 - alpha if weight is None else weight
+    # A term that does not count must not pass on its infinities as 0 * inf, and one that counts once is not multiplied.
+    hard = ce(student, None, labels) if weight else None
+    terms = [term if share == 1 else share * term for share, term in ((weight, hard), (alpha, soft)) if share]
+    return sum(terms[1:], terms[0]) if terms else 0 * soft
 
+
+CE = Number(None, low=0, optional=True)  # the weight of CE beside a distilled term
 
 LOSSES = {
     "ce": Loss(ce, "cross-entropy against the labels", needs=LABELS_ALONE),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from kd.losses.hard import blend
+from kd.losses.hard import CE, blend
 from kd.losses.spec import Choice, Loss, Number
 
 if TYPE_CHECKING:
@@ -22,11 +22,13 @@ def kl(
     alpha: float = 1.0,
     scale: str = "tau2",
     weight: float = 1.0,
+    ce: float | None = None,
 ) -> Tensor:
     """Return (1 - alpha) CE + alpha * weight * scale * KL(softmax(t/tau) || softmax(s/tau)), [B].
 
     `scale` is tau^2 (gradients of one size at every large tau; arXiv 1503.02531 sec. 2), tau (the same for small
-    tau; arXiv 2105.08919), or 1. At tau = inf it is the limit of tau^2 KL (`half_variance`).
+    tau; arXiv 2105.08919), or 1. At tau = inf it is the limit of tau^2 KL (`half_variance`). `ce`, if given, weighs CE
+    in the place of 1 - alpha.
     """
     if math.isinf(tau):
         soft = half_variance(student, teacher)
@@ -35,7 +37,7 @@ def kl(
         # digit from 1e4, in gradients wrong by 6e-2 at 1e6. B * K numbers in float64 are no cost beside a network.
         gap = divergence((teacher.double() / tau).log_softmax(-1), (student.double() / tau).log_softmax(-1))
         soft = (gap * {"tau2": tau * tau, "tau": tau, "one": 1.0}[scale]).to(student.dtype)
-    return blend(student, labels, alpha, weight * soft)
+    return blend(student, labels, alpha, weight * soft, ce)
 
 
 def divergence(target: Tensor, student: Tensor) -> Tensor:
@@ -43,9 +45,10 @@ def divergence(target: Tensor, student: Tensor) -> Tensor:
 
     Adds q - p to each summand p (log p - log q). It sums to zero but for rounding, and with it every summand is
     of second order in the difference: a hundredfold more exact where the distributions are close (large tau).
+    A class that the target rules out (a logit of -inf) adds its q alone.
     """
     p = target.exp()
-    return (student.exp() - p + p * (target - student)).sum(-1)
+    return (student.exp() - p + (p * (target - student)).where(p > 0, 0)).sum(-1)
 
 
 def half_variance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -70,6 +73,7 @@ LOSSES = {
             "alpha": Number(1.0, low=0, high=1),
             "scale": Choice("tau2", ("tau2", "tau", "one")),
             "weight": Number(1.0),
+            "ce": CE,
         },
         check=_check,
         zero_at_teacher=True,

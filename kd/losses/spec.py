@@ -31,6 +31,7 @@ class Number:
     high: float = 1e6
     infinite: bool = False
     since: float | None = None
+    optional: bool = False  # may be left out without a default: the loss itself says what it does then
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
@@ -71,6 +72,7 @@ class Whole:
     low: int = 1
     high: int = 1_000_000
     since: int | None = None
+    optional: ClassVar[bool] = False
     words: ClassVar[tuple[str, ...]] = ()
     schema: ClassVar[dict] = {"type": "integer"}
 
@@ -102,6 +104,7 @@ class Choice:
     default: str
     options: tuple[str, ...]
     since: str | None = None
+    optional: ClassVar[bool] = False
 
     @property
     def schema(self) -> dict:
@@ -191,7 +194,8 @@ class Loss:
     def since(self) -> dict[str, float | str]:
         """The value with which each hyperparameter was introduced: what one that a recipe lacks counts as."""
         first = {name: p.default if p.since is None else p.since for name, p in self.parameters.items()}
-        return {**self.removed, **{name: value for name, value in first.items() if value is not None}}
+        known = {name: v for name, v in first.items() if v is not None or self.parameters[name].optional}
+        return {**self.removed, **known}
 
     @property
     def module(self) -> str:
@@ -252,6 +256,8 @@ def _number(value: object) -> float:
 
 def _resolved(name: str, parameter: Parameter, given: Mapping[str, object]) -> float | str:
     value = given.get(name, parameter.default)
+    if value is None and parameter.optional:
+        return None
     if value is None:
         raise ValueError(f"{name}: required; allowed: {parameter.allowed}")
     try:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kd.core import files
-from kd.core.errors import StorageError
+from kd.core.errors import ConfigError, StorageError
 
 log = logging.getLogger("kd")
 
@@ -31,9 +31,12 @@ _LOCK = "kd-digests.lock"
 def kept(processor: str) -> Iterator[None]:
     """Have torch keep kernels for this processor in the user's cache while the block runs.
 
-    Where that cannot be, or would have others' code run: in a new folder that is removed afterwards.
+    Where that cannot be, or would have others' code run: in a new folder that is removed afterwards. Raises ConfigError
+    where there is no folder from which code can be run.
     """
     if _NAMED:
+        Path(_NAMED).mkdir(parents=True, exist_ok=True)
+        _demand_runnable(Path(_NAMED))
         os.environ[VARIABLE] = _NAMED
         yield
         return
@@ -42,6 +45,7 @@ def kept(processor: str) -> Iterator[None]:
         folder = folder or Path(
             held.enter_context(tempfile.TemporaryDirectory(prefix="kd-kernels-", ignore_cleanup_errors=True))
         )
+        _demand_runnable(folder)
         os.environ[VARIABLE] = str(folder)
         held.callback(os.environ.pop, VARIABLE, None)
         _discard_damaged(folder)
@@ -61,6 +65,18 @@ def discard() -> None:
     else:
         os.environ[VARIABLE] = tempfile.mkdtemp(prefix="kd-kernels-")
         log.warning("%s: the kernels kept there cannot be used; %s is used instead", folder, os.environ[VARIABLE])
+
+
+def _demand_runnable(folder: Path) -> None:
+    if _is_noexec(folder):
+        raise ConfigError(
+            f"protocol.compile: {folder} is on a file system that is mounted noexec, from which no kernel can be run; "
+            f"set compile: never, or name another folder in {VARIABLE}"
+        )
+
+
+def _is_noexec(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
 
 
 def _root() -> Path | None:
@@ -86,6 +102,8 @@ def _own(processor: str) -> Path | None:
                 made.mkdir(mode=0o700)
         if why := _others_may_write(folder):
             raise PermissionError(0, why)
+        if _is_noexec(folder):
+            raise PermissionError(0, "it is mounted noexec, so that no kernel can be run from there")
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -12,7 +12,7 @@ import zlib
 def peak_resident() -> int:
     """Return the most bytes that this process had in memory, pages of mapped files included."""
     # Not ru_maxrss where it can be helped: a program inherits that of the process that started it.
-    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
         for line in file:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -32,7 +32,7 @@ def cpu_name() -> str:
 
 def cpu_info(key: str) -> str:
     """Return what Linux says of the processor under a key, nothing elsewhere."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
             if line.startswith(key):
                 return line.partition(":")[2].strip()

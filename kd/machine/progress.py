@@ -34,11 +34,10 @@ class Progress:
         """Show the numbers of an epoch that ended."""
         text = (
             f"epoch {row['epoch']}/{self._epochs}  lr {row['lr']:g}  "
-            f"train {row['train_loss']:.4f} {row['train_top1']:.2f} %  "
-            f"test {row['test_loss']:.4f} {row['test_top1']:.2f} %  {images_per_second:,.0f} images/s"
+            f"train {row['train_loss']:.4f} {row['train_top1']:.2f} %  {_tested(row)}{images_per_second:,.0f} images/s"
         )
         if self._bar:
-            self._bar.set_postfix_str(f"test {row['test_top1']:.2f} %")
+            self._bar.set_postfix_str(_tested(row).strip())
         else:
             log.info(text)
 
@@ -46,3 +45,8 @@ class Progress:
         """Take the bar off the terminal."""
         if self._bar:
             self._bar.close()
+
+
+def _tested(row: Mapping[str, float]) -> str:
+    """Say what an epoch reached on the test set, nothing where it was not evaluated."""
+    return f"test {row['test_loss']:.4f} {row['test_top1']:.2f} %  " if "test_top1" in row else ""

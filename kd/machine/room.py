@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kd.core.errors import StorageError
 from kd.core.files import read_manifest
-from kd.data import source_of
+from kd.data import DATASETS, source_of
 from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell, analysed, augmentation, taught_by
 from kd.study.config import Study
 from kd.study.needs import FILES
@@ -26,8 +26,9 @@ def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, in
     """Return the bytes that training `cells` will add below results/, banks/ and answers/, by top folder.
 
     `published` has the bytes of cells that are trained. A new cell of the same shape takes as much; another has its
-    network built without memory, which takes torch. Banks and answers count where the data are prepared, which is when
-    the number of examples is known, and where there are none yet: what a bank lacks of an output that it has is little.
+    network built without memory, which takes torch. Banks and answers count where the number of examples is known
+    (`unknown` names the datasets of which it is not), and where there are none yet: what a bank lacks of an output that
+    it has is little.
     """
     cells = list(cells)
     shapes = Counter(shape_of(cell) for cell in cells if not cell.is_ensemble)
@@ -36,11 +37,25 @@ def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, in
     needed = Counter(
         {RESULTS: sum(n * (known.get(shape) or _weight_bytes(shape[0], classes[shape])) for shape, n in shapes.items())}
     )
-    for teacher, students in taught_by(cell for cell in cells if cell.reads_banks(study.protocol)).items():
-        if not teacher.is_ensemble:
-            needed[BANKS] += _bank_bytes(teacher, students, study)
-    needed[ANSWERS] = sum(_answer_bytes(c) for c in analysed(study) if not Path(ANSWERS, c.name).exists())
+    for teacher, students in _with_banks(cells, study).items():
+        needed[BANKS] += _bank_bytes(teacher, students, study)
+    needed[ANSWERS] = sum(map(_answer_bytes, _unanswered(study)))
     return needed
+
+
+def unknown(cells: Iterable[Cell], study: Study) -> list[str]:
+    """Return the datasets whose banks or answers `disk_bytes` leaves out: how many examples they have is not known."""
+    counted = [*_with_banks(cells, study), *_unanswered(study)]
+    return sorted({cell.dataset.name for cell in counted if _counts(cell) is None})
+
+
+def _with_banks(cells: Iterable[Cell], study: Study) -> dict[Cell, list[Cell]]:
+    taught = taught_by(cell for cell in cells if cell.reads_banks(study.protocol))
+    return {teacher: students for teacher, students in taught.items() if not teacher.is_ensemble}
+
+
+def _unanswered(study: Study) -> list[Cell]:
+    return [cell for cell in analysed(study) if not Path(ANSWERS, cell.name).exists()]
 
 
 def _weight_bytes(network: str, classes: int) -> int:
@@ -50,9 +65,10 @@ def _weight_bytes(network: str, classes: int) -> int:
 
 
 def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
-    manifest = _prepared(teacher)
-    if manifest is None:
+    counts = _counts(teacher)
+    if counts is None:
         return 0
+    train, _, classes = counts
     declared = study.datasets.get(teacher.dataset.name)
     pad, flip = augmentation(source_of(teacher.dataset.name, declared and declared.model_dump()), study.protocol)
     views = (2 * pad + 1) ** 2 * (1 + flip)  # kd.data.views, which counts them too, imports torch
@@ -63,8 +79,8 @@ def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
     for output, epochs in longest.items():
         if not any(Path(BANKS, teacher.name).glob(f"*{FILES[output]}-*")):
             seen = views * (1 - (1 - 1 / views) ** sum(epochs.values()))  # views that are drawn, on average
-            total += seen * view_bytes(teacher.stage.network, _classes(teacher), output)
-    return round(manifest["counts"]["train"] * teacher.dataset.fraction * total)
+            total += seen * view_bytes(teacher.stage.network, classes, output)
+    return round(train * teacher.dataset.fraction * total)
 
 
 def view_bytes(network: str, classes: int, output: str) -> int:
@@ -77,25 +93,29 @@ def view_bytes(network: str, classes: int, output: str) -> int:
 
 
 def _answer_bytes(cell: Cell) -> int:
-    manifest = _prepared(cell)
-    if manifest is None:
+    counts = _counts(cell)
+    if counts is None:
         return 0
     from kd.data.splits import SAMPLE
     from kd.machine.footprint import width
 
-    counts, classes = manifest["counts"], _classes(cell)
+    train, test, classes = counts
     inside = 0 if cell.is_ensemble else width(cell.stage.network, classes)
     row = 4 * classes + 2 * inside + 24  # float32 logits, float16 pre-logits, an index and two labels
-    return round((counts["test"] + min(SAMPLE, counts["train"] * cell.fraction)) * row)
+    return round((test + min(SAMPLE, train * cell.fraction)) * row)
 
 
 def _classes(cell: Cell) -> int:
-    manifest = _prepared(cell)
-    return len(manifest["class_names"]) if manifest else 100  # it decides the last layer only
+    counts = _counts(cell)
+    return counts[2] if counts else 100  # it decides the last layer only
 
 
-def _prepared(cell: Cell) -> dict | None:
-    """Return the manifest of a cell's data, None where they are not prepared, or will be anew: theirs is damaged."""
+def _counts(cell: Cell) -> tuple[int, int, int] | None:
+    """Return how many examples there are to train and to test on, and classes; None where nobody knows yet.
+
+    The manifest of the data says so, and kd of built-in ones; a damaged manifest does not, for they will be made anew.
+    """
     with contextlib.suppress(StorageError):
-        return read_manifest(Path(DATA, cell.dataset.name))
-    return None
+        if manifest := read_manifest(Path(DATA, cell.dataset.name)):
+            return manifest["counts"]["train"], manifest["counts"]["test"], len(manifest["class_names"])
+    return DATASETS[cell.dataset.name].counts if cell.dataset.name in DATASETS else None

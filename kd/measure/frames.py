@@ -54,7 +54,7 @@ def with_hyperparameters(frame: pd.DataFrame, cells: Iterable[Cell]) -> pd.DataF
     whose loss has no such hyperparameter has NaN in it.
     """
     named = set(frame["cell"])
-    resolved = {cell.path: cell.stage.objective.resolved for cell in cells if cell.path in named}
+    resolved = {cell.path: _given(cell) for cell in cells if cell.path in named}
     columns = {
         f"loss.{name}" if name in frame else name: frame["cell"].map(
             {path: values.get(name, math.nan) for path, values in resolved.items()}
@@ -64,6 +64,11 @@ def with_hyperparameters(frame: pd.DataFrame, cells: Iterable[Cell]) -> pd.DataF
     place = frame.columns.get_loc("objective") + 1
     parts = frame.iloc[:, :place], pd.DataFrame(columns, index=frame.index), frame.iloc[:, place:]
     return pd.concat(parts, axis=1)
+
+
+def _given(cell: Cell) -> dict:
+    """Return the hyperparameters of a cell's loss, without those that are left to the loss itself."""
+    return {name: value for name, value in cell.stage.objective.resolved.items() if value is not None}
 
 
 def frame_files(frame: pd.DataFrame, name: str) -> Artefacts:

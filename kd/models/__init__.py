@@ -60,10 +60,10 @@ NETWORKS = [
         _check_wrn,
     ),
     Family(
-        re.compile(r"resnet(?P<depth>8|14|20|32|44|56|110)(x(?P<width>4))?"),
+        re.compile(r"resnet(?P<depth>8|14|20|26|32|44|56|110)(x(?P<width>4))?"),
         "kd.models.resnet_cifar",
         "CifarResNet",
-        ("resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4"),
+        (*(f"resnet{depth}" for depth in (8, 14, 20, 26, 32, 44, 56, 110)), "resnet8x4", "resnet32x4"),
         "residual network for 32x32 images, as in the KD benchmarks",
     ),
     Family(

@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from kd.core import reproduce
 from kd.core.errors import ConfigError, StorageError, nearest
 from kd.measure.frames import Artefacts, read_frame
 from kd.report import verdict
@@ -35,8 +36,8 @@ def render(
     """Return the page as HTML that needs no other file.
 
     `study` holds `name`, `lines` (sentences about the study), `counts` (what: how many) and may hold `sentences`
-    (experiment: what was run; else told from `rows`) and `commands` (how to reproduce). `figures` are (experiment,
-    figure, path of its PNG, caption); an SVG beside the PNG is shown instead, since it stays sharp.
+    (experiment: what was run; else told from `rows`), `commands` (how to reproduce) and `versions`. `figures` are
+    (experiment, figure, path of its PNG, caption); an SVG beside the PNG is shown instead, since it stays sharp.
     `judged` is the verdict's picture and its caption.
     """
     environment = jinja2.Environment(
@@ -50,7 +51,7 @@ def render(
     names = dict.fromkeys([*(figure[0] for figure in figures), *rows["experiment"]])
     cells = rows.drop_duplicates("cell")  # a cell may serve several experiments
     return environment.get_template("page.html").render(
-        study={"lines": [], "counts": {}, "commands": ["snakemake --cores all"]} | study,
+        study={"lines": [], "counts": {}, "commands": [], "versions": ""} | study,
         verdict=_verdict(rows, *judged) if judged else None,
         experiments=[_experiment(name, rows, figures, sentences.get(name)) for name in names],
         environments=environments(cells),
@@ -273,14 +274,15 @@ def means_and_comparisons(folder: Path) -> Artefacts:
     return {f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode() for name, frame in frames.items()}
 
 
-def page(study: Study, folder: Path) -> Artefacts:
-    """Return `report.html` of a study, from the table and the drawn figures in `folder`."""
+def page(study: Study, folder: Path, command: str) -> Artefacts:
+    """Return `report.html` of a study, from the table and the drawn figures in `folder`; `command` makes it again."""
     rows = read_frame(folder / "table.parquet")
     paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in study.drawn]
     captions = [path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in paths]
     shown = [(*pair, path, caption) for pair, path, caption in zip(study.drawn, paths, captions, strict=True)]
     counts = {"experiments": len(study.experiments), "networks": rows["cell"].nunique()}
     about = {"name": study.study, "counts": counts, "lines": [how_trained(study.protocol)]}
+    about |= {"commands": [reproduce.commit(), command], "versions": reproduce.versions()}
     judged = folder / "figures" / "verdict.png"
     caption = judged.with_suffix(".txt").read_text(encoding="utf-8").strip()
     return {"report.html": render(about, rows, shown, (judged, caption)).encode()}

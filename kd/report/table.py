@@ -70,7 +70,7 @@ def _read(study: Study, cell: Cell) -> Result:
     manifest = files.verified(Path(cell.path), "metrics.csv")
     epochs = _metrics(Path(cell.path, "metrics.csv"))
     if manifest["status"] == "ok":
-        _check_sound(cell, epochs, cell.epochs(study.protocol))
+        _check_sound(cell, epochs, cell.epochs(study.protocol), study.protocol.evaluate)
         if epochs.iloc[-1].to_dict() != manifest["last"]:
             raise DataError(f"{cell}: its manifest and its metrics.csv do not agree on the last epoch")
     return Result(cell, manifest, epochs)
@@ -78,15 +78,21 @@ def _read(study: Study, cell: Cell) -> Result:
 
 def _metrics(path: Path) -> pd.DataFrame:
     content = files.content_of(path)
-    return pd.read_csv(io.BytesIO(content), keep_default_na=False) if content else pd.DataFrame({"epoch": []})
+    return (
+        pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""])
+        if content
+        else pd.DataFrame({"epoch": []})
+    )
 
 
-def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int) -> None:
+def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int, every: int | str) -> None:
     # Imported weights and ensembles, of no epoch, have one row: that of epoch 0.
     if list(epochs["epoch"]) != list(range(min(1, expected), expected + 1)):
         raise DataError(f"{cell}: its metrics are not one row for each of {expected} epochs")
+    evaluated = epochs["epoch"].eq(expected) | (False if every == "last" else epochs["epoch"] % every == 0)
     for column in epochs:
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in epochs[column].tolist()):
+        values = epochs.loc[evaluated, column] if column.startswith(("test_", "heldout_")) else epochs[column]
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in values.tolist()):
             raise DataError(f"{cell}: {column} is not a finite number in every epoch, though the cell is not diverged")
 
 

@@ -102,7 +102,8 @@ def _number(value: object) -> float:
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"got {_shown(value)}, expected a number") from None
+        several = "; several are a list: [0, 1, 2]" if isinstance(value, str) and "," in value else ""
+        raise ValueError(f"got {_shown(value)}, expected a number{several}") from None
     if not math.isfinite(number):
         raise ValueError(f"got {_shown(value)}, expected a finite number")
     return number
@@ -123,6 +124,22 @@ def _cells_per_gpu(value: object) -> int:
     if not 1 <= number <= 48:
         raise ValueError(f"got {_shown(value)}, expected 1 to 48, or auto")
     return number
+
+
+def _channels(value: object) -> tuple[float, ...]:
+    """Read a number for each channel."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"got {_shown(value)}, expected a number for each channel: [0.5071, 0.4867, 0.4408]")
+    return tuple(map(_number, value))
+
+
+def _evaluate(value: object) -> int | str:
+    """Read after how many epochs networks are evaluated, or `last`."""
+    if value == "last":
+        return "last"
+    if (epochs := _whole(value)) < 1:
+        raise ValueError(f"got {_shown(value)}, expected a number of epochs, or last")
+    return epochs
 
 
 def _name(value: object) -> str:
@@ -307,7 +324,7 @@ def _loss_schema() -> dict:
             "type": ["object", "null"],
             "description": spec.description,
             "properties": {key: parameter(p.schema) for key, p in spec.parameters.items()},
-            "required": [key for key, p in spec.parameters.items() if p.default is None],
+            "required": [key for key, p in spec.parameters.items() if p.default is None and not p.optional],
             "additionalProperties": False,
         }
         for name, spec in losses.LOSSES.items()
@@ -355,6 +372,16 @@ CellsPerGpu = Annotated[
     int,
     BeforeValidator(_cells_per_gpu),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 48}]}),
+]
+Channels = Annotated[
+    tuple[Annotated[float, Field(ge=0)], ...],
+    BeforeValidator(_channels),
+    WithJsonSchema({"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 1}),
+]
+Evaluate = Annotated[
+    int | Literal["last"],
+    BeforeValidator(_evaluate),
+    WithJsonSchema({"anyOf": [{"const": "last"}, {"type": "integer", "minimum": 1}]}),
 ]
 Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
 Sha256 = Annotated[str, BeforeValidator(_sha256), WithJsonSchema({"type": "string", "pattern": f"^{SHA256}$"})]
@@ -432,8 +459,24 @@ class _Model(BaseModel):
             known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in values:
                 if key not in known:
-                    raise ValueError(f"{key}: unknown key{nearest(str(key), known)}")
+                    raise ValueError(f"{key}: unknown key{_belongs(str(key), cls) or nearest(str(key), known)}")
         return values
+
+
+def _belongs(key: str, model: type[_Model]) -> str:
+    """Say of a key that stands in the wrong place where it belongs, where that is known."""
+    places = {
+        Study: "the study itself, the top level",
+        Protocol: "protocol",
+        Experiment: "an experiment: experiments.NAME",
+        DeclaredDataset: "a dataset: datasets.NAME",
+        Weights: "weights.NAME",
+    }
+    for place, where in places.items():
+        if key in place.model_fields and place is not model:
+            return f"; {key} belongs to {where}"
+    takes = [name for name, loss in losses.LOSSES.items() if key in loss.parameters]
+    return f"; {key} belongs to a loss: loss: {{{takes[0]}: {{{key}: ...}}}}" if takes else ""
 
 
 _M = TypeVar("_M", bound=_Model)
@@ -441,7 +484,7 @@ _N = TypeVar("_N", int, float)
 
 
 class Protocol(_Model):
-    """How every network of a study is trained. The defaults are the paper's; the values go into every manifest."""
+    """How every network of a study is trained. The defaults are the paper's, except the precision."""
 
     name: Name = Field(description="stands in the path of every cell trained this way")
     epochs: Epochs = 200
@@ -449,7 +492,8 @@ class Protocol(_Model):
     lr: LearningRate = 0.1
     momentum: Share = 0.9
     nesterov: bool = True
-    weight_decay: WeightDecay = Field(5e-4, description="not applied to 1-D parameters")
+    weight_decay: WeightDecay = Field(5e-4, description="not applied to 1-D parameters, unless decay_1d")
+    decay_1d: bool = Field(False, description="decay biases and batch normalisation too, as mdistiller and others do")
     schedule: Schedule = "multistep"
     milestones: Milestones | None = Field(
         None, description="epochs at which lr is multiplied by gamma; by default at 1/2 and 3/4 of the epochs"
@@ -464,6 +508,9 @@ class Protocol(_Model):
     )
     flip: bool | None = Field(None, description="random horizontal flip; by default where mirror images are the same")
     heldout: Share = Field(0.0, description="share of the training set kept for evaluation; the paper has none")
+    evaluate: Evaluate = Field(
+        1, description="after every so many epochs, and the last, or `last`: a small training set pays most for it"
+    )
     teacher: Literal["bank", "online"] = Field("bank", description="read stored logits, or run the teacher each step")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of training; auto: bf16 where it is native")
     teacher_precision: Literal["fp32", "tf32", "bf16"] = Field(
@@ -490,7 +537,8 @@ class Protocol(_Model):
         """Epochs after which the learning rate is multiplied by gamma."""
         if self.milestones is not None:
             return self.milestones
-        return tuple(max(1, round(share * self.epochs)) for share in PAPER_DROPS)
+        first, second = (max(1, round(share * self.epochs)) for share in PAPER_DROPS)
+        return min(first, max(1, second - 1)), second  # of three epochs too, one after the other
 
 
 class OwnTraining(_Model):
@@ -552,11 +600,25 @@ class Weights(_Model):
     top1: Annotated[Number, Field(ge=0, le=100)] | None = Field(
         None, description="expected test accuracy in %; more than half a point off is refused"
     )
+    mean: Channels | None = Field(
+        None, description="of each channel, in 0 to 1, with std: the images it was trained on; by default the dataset's"
+    )
+    std: Channels | None = None
+
+    @model_validator(mode="after")
+    def _in_its_units(self) -> Weights:
+        if self.top1 is not None and 0 < self.top1 <= 1:
+            raise ValueError(f"top1: got {self.top1:g}, expected %: did you mean {100 * self.top1:g}?")
+        if (self.mean and len(self.mean)) != (self.std and len(self.std)):
+            raise ValueError("mean and std: give one number of each for every channel, or neither")
+        if any(value > 1 for value in self.mean or ()) or not all(self.std or (1,)):
+            raise ValueError("mean and std are those of pixels from 0 to 1, and no std is 0")
+        return self
 
     @property
     def claim(self) -> dict[str, Any]:
         """What is claimed of the weights, wherever their file lies."""
-        return self.model_dump(exclude={"file"})
+        return self.model_dump(mode="json", exclude={"file"})
 
 
 class Experiment(_Model):
@@ -864,9 +926,17 @@ def _checked(model: type[_M], values: object) -> _M:
         raise ConfigError("lists or keys within each other, too deep to read") from None
 
 
+_WORDS = {  # in the place of pydantic's own
+    "missing": "missing",
+    "model_type": "expected keys and their values, as in {teacher: wrn-28-4, student: wrn-16-2, loss: [ce, mse]}",
+}
+
+
 def _explain(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"])
-    what = item["msg"].removeprefix("Value error, ")
+    what = _WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
+    if item["type"] == "missing" and len(item["loc"]) == 2:
+        what += f"; who gives {item['loc'][0]} replaces the whole of it: give all keys that are no defaults"
     got = "" if item["type"] in ("value_error", "missing") else f" (got {_shown(item['input'])})"
     # A key that the message itself starts with belongs to the path: `protocol` + `lrr: unknown key`.
     glue = "." if re.match(r"[A-Za-z0-9_.]+: ", what) else ": "

@@ -58,6 +58,8 @@ class Plan:
     schedule: str
     drops: tuple[int, ...]
     gamma: float
+    decay_1d: bool = False  # whether biases and batch normalisation are decayed too
+    evaluate: int = 1  # after every so many epochs, and the last; 0: after the last alone
     recordable: bool = True  # whether a step can be recorded on a GPU and replayed
 
     def lr_at(self, epoch: int) -> float:
@@ -65,6 +67,10 @@ class Plan:
         if self.schedule == "cosine":
             return self.lr * (1 + math.cos(math.pi * epoch / self.schedule_epochs)) / 2
         return self.lr * self.gamma ** sum(epoch >= drop for drop in self.drops)
+
+    def evaluates(self, epoch: int) -> bool:
+        """Say whether the network is evaluated after an epoch, counted from 1."""
+        return epoch == self.epochs or (self.evaluate > 0 and epoch % self.evaluate == 0)
 
 
 @dataclass
@@ -157,14 +163,15 @@ def fit(
             network.eval()
             row = {"epoch": epoch + 1, "lr": plan.lr_at(epoch), **position.means("train", peers)}
             row |= _logged(objective, peers)
-            for part in ("test", *(["heldout"] if len(examples.heldout) else [])):
+            parts = ("test", *(["heldout"] if len(examples.heldout) else []))
+            for part in parts if plan.evaluates(epoch + 1) else ():
                 measured = evaluate(forward, examples, part, place, arrived)
                 if measured is None:  # as after the last step: what is evaluated is evaluated again
                     position.seconds += time.monotonic() - resumed_at
                     _save(state, run)
                     raise _stopped(arrived[0], position)
                 row |= measured
-            if not math.isfinite(row["test_loss"]):
+            if not math.isfinite(row.get("test_loss", 0.0)):
                 raise Diverged(f"the test loss after epoch {epoch + 1} is {row['test_loss']}")
 
             seconds = position.seconds + time.monotonic() - resumed_at
@@ -282,7 +289,7 @@ class Position:
 
 
 class Sgd:
-    """SGD with momentum, as torch.optim.SGD computes it, but no decay of 1-D parameters (biases, batch norm).
+    """SGD with momentum, as torch.optim.SGD computes it, but no decay of 1-D parameters unless asked for.
 
     Written out because importing torch.optim's machinery takes a second, which is a third of a short cell.
     """
@@ -290,7 +297,7 @@ class Sgd:
     def __init__(self, parameters: Iterable[nn.Parameter], plan: Plan) -> None:
         # Decayed parameters first: what the decay touches is then a slice.
         self._parameters = sorted(parameters, key=lambda p: p.ndim <= 1)
-        self._decayed = sum(p.ndim > 1 for p in self._parameters)
+        self._decayed = sum(p.ndim > 1 or plan.decay_1d for p in self._parameters)
         self._momenta = [torch.zeros_like(p, memory_format=torch.preserve_format) for p in self._parameters]
         self._plan = plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
@@ -26,6 +27,7 @@ log = logging.getLogger("kd")
 
 _CPU = torch.device("cpu")
 _TOLD = 256  # images at a time of which a teacher says something before the first step
+_OF_THE_PROTOCOL = {"batch", "lr", "momentum", "nesterov", "weight_decay", "decay_1d", "schedule", "gamma"}
 
 
 def begun(cell: Cell, have: Prepared) -> nn.Module:
@@ -47,7 +49,8 @@ def plan_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.device
         epochs=cell.epochs(protocol),
         schedule_epochs=protocol.epochs,
         drops=protocol.drops,
-        **protocol.model_dump(include={"batch", "lr", "momentum", "nesterov", "weight_decay", "schedule", "gamma"}),
+        evaluate=0 if protocol.evaluate == "last" else protocol.evaluate,
+        **protocol.model_dump(include=_OF_THE_PROTOCOL),
     )
 
 
@@ -106,9 +109,30 @@ def _told(cell: Cell, have: Prepared, device: torch.device, more: str) -> Iterat
 
 def demand_examples(train: int, batch: int, processes: int) -> None:
     """Raise ConfigError unless each of several processes has two examples, for batch normalisation, of every batch."""
-    least = min(batch, train % batch or batch)
+    least = _least(train, batch)
     if processes > 1 and least < 2 * processes:
         raise ConfigError(
             f"protocol.batch: {train} examples in batches of {batch} leave one of {least}, of which {processes} "
             "processes cannot have two each; set another batch, or fewer gpus_per_cell"
         )
+
+
+def demand_pixels(network: nn.Module, images: tuple[int, int, int], train: int, batch: int) -> None:
+    """Raise ConfigError unless batch normalisation has two values of each channel in every batch, without computing.
+
+    Of a batch of one image [C, H, W], `images`, it has none to compare where the last maps are of one pixel.
+    """
+    if _least(train, batch) > 1:
+        return
+    try:
+        copy.deepcopy(network).to("meta").train()(torch.empty(1, *images, device="meta"))
+    except ValueError as error:  # torch's "Expected more than 1 value per channel when training"
+        raise ConfigError(
+            f"protocol.batch: {train} examples in batches of {batch} leave one of 1, of which a network whose last "
+            "maps have one pixel cannot learn (batch normalisation needs two values); set another batch"
+        ) from error
+
+
+def _least(train: int, batch: int) -> int:
+    """Return how many examples the smallest batch of an epoch has."""
+    return min(batch, train % batch or batch)

@@ -25,7 +25,7 @@ from kd.study.config import Recipe, Weights
 from kd.train.device import Place
 from kd.train.fit import History, Row, evaluate
 from kd.train.material import Prepared
-from kd.train.published import load_network, status_of
+from kd.train.published import load_network, seeing_its_own, status_of
 from kd.train.teachers import Ensemble, LiveTeacher
 
 TOLERANCE = 0.5  # points of top-1: data, preprocessing and precision differ a little between codes
@@ -137,6 +137,7 @@ def imported(cell: Cell, recipe: Recipe, have: Prepared, where: Place, history: 
         raise ConfigError(f"{cell}: this recipe does not say what the weights {cell.stage.weights!r} are")
     network = models.build(cell.stage.network, have.classes, have.channels)
     load(network, cell.stage.network, recipe.weights)
+    network = seeing_its_own(network, have, recipe.weights.claim)
     history.rows.append(measure(network, have.examples, where, recipe.weights))
     return network
 

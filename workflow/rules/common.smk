@@ -9,7 +9,7 @@ import sys
 
 from snakemake_interface_executor_plugins.settings import SharedFSUsage
 
-from kd.core import patches
+from kd.core import patches, reproduce
 from kd.core.errors import KdError
 from kd.core.startup import KEEP_MEMORY, VARIABLE
 from kd.jobs import making
@@ -17,13 +17,18 @@ from kd.report import figures as kd_figures
 from kd.study import controllers, stamps
 from kd.study.judge import replaced, told
 
+if set("{}") & set(str(workflow.basedir)):
+    raise SystemExit(
+        f"kd: {workflow.basedir}: braces in this path are wildcards to Snakemake; move or link it elsewhere"
+    )
+
 # Jobs keep their memory (kd/core/startup.py says why), and run the Python that runs Snakemake, activated or not. They
 # end well when their cell diverged (65), which is published as such; one that was killed (137) cannot say so itself.
 PREFIX = f"export {VARIABLE}={shlex.quote(os.environ.get(VARIABLE, KEEP_MEMORY))}; "
 PREFIX += """ended() ( case $1 in 65) exit 0 ;; 137) echo 'kd: killed (137), most often for lack of memory; \
 the next attempt goes on from the saved state' >> "$2" ;; esac; exit $1 ); """
 if not workflow.deployment_settings.deployment_method:
-    PREFIX += f"export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; "
+    PREFIX += f'python() ( exec {shlex.quote(sys.executable)} "$@" ); '  # whatever it is called: python3.11 alone
 PREFIX += "export PYTHONUTF8=1; "  # whatever the locale
 shell.prefix(PREFIX)
 

@@ -116,5 +116,6 @@ rule report:
         "../envs/kd.yaml"
     params:
         study=lambda w: json.dumps(VALUES),
+        command=lambda w: reproduce.command(workflow.overwrite_configfiles, workflow.config_settings.config),
     shell:
-        "python -m kd report --study-json {params.study:q} --stamp {output.stamp:q} &>> {log:q}"
+        "python -m kd report --study-json {params.study:q} --command {params.command:q} --stamp {output.stamp:q} &>> {log:q}"

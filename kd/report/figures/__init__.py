@@ -9,6 +9,7 @@ Reading this list imports neither pandas nor matplotlib, so that a study can be 
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,11 @@ from kd.core.errors import ConfigError, nearest
 if TYPE_CHECKING:
     import matplotlib.figure
     import pandas as pd
+
+
+# A notebook exports a backend that only its own Python has to all that it starts. Here, because whoever draws comes by
+# before matplotlib is imported, which reads it then.
+os.environ["MPLBACKEND"] = "agg"
 
 
 @dataclass(frozen=True)
@@ -88,4 +94,5 @@ def draw(name: str, rows: pd.DataFrame, more: pd.DataFrame) -> tuple[matplotlib.
     style = importlib.import_module("kd.report.figures.style")
     rows = rows.assign(look=style.looks(rows))
     with style.paper():
-        return getattr(module, figure.draw)(rows, more), getattr(module, figure.caption)(rows, more)
+        drawn, caption = getattr(module, figure.draw)(rows, more), getattr(module, figure.caption)(rows, more)
+        return drawn, caption + style.boxes(drawn)

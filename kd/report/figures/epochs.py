@@ -129,7 +129,7 @@ def _draw_panel(axis: Axes, table: pd.DataFrame, view: View) -> None:
 
 
 def _draw_line(axis: Axes, epochs: pd.DataFrame, line: dict, value: str, shift: float) -> None:
-    seeds = epochs.astype({value: float}).groupby("epoch")[value].agg(["mean", "min", "max"])
+    seeds = epochs.astype({value: float}).groupby("epoch")[value].agg(["mean", "min", "max"]).dropna()
     look = line["look"]
     counted = wording.count(line["n"], line["diverged"]).replace(", ", "\n") if line["diverged"] else ""
     name = f"{line['objective_name']}\n{counted}".strip()

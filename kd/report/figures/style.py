@@ -21,9 +21,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from kd.core.files import write_atomic
 
@@ -33,8 +35,8 @@ AXES = {"test_top1": TEST, "train_top1": TRAIN}
 GREY = "#6b6b6b"
 
 _RC = {
-    "font.family": "DejaVu Sans",
-    "mathtext.fontset": "dejavusans",  # bundled with matplotlib: same everywhere
+    "font.family": "DejaVu Sans",  # bundled with matplotlib: same everywhere
+    "text.parse_math": False,  # names are a user's: US$ is no formula
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -62,6 +64,9 @@ _RC = {
     "svg.hashsalt": "kd",
 }
 
+# For what DejaVu lacks, where they are installed.
+_FALLBACKS = ("Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "Unifont")
+
 
 @contextlib.contextmanager
 def paper() -> Iterator[None]:
@@ -69,7 +74,18 @@ def paper() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(seaborn.axes_style("ticks") | _RC)
+        installed = set(font_manager.get_font_names())
+        matplotlib.rcParams["font.family"] = [_RC["font.family"], *(one for one in _FALLBACKS if one in installed)]
         yield
+
+
+def boxes(figure: Figure) -> str:
+    """Say which characters of `figure` no font here has, where there are such: boxes stand for them."""
+    names = matplotlib.rcParams["font.family"]
+    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in names]
+    used = {character for text in figure.findobj(Text) for character in text.get_text() if not character.isspace()}
+    unknown = sorted(one for one in used if not any(font.get_char_index(ord(one)) for font in fonts))
+    return f" No font here has {', '.join(unknown)}: boxes stand for them (Noto Sans CJK has most)." if unknown else ""
 
 
 def canvas(width: float, height: float) -> Figure:

@@ -16,7 +16,7 @@ def published() -> pd.DataFrame:
     `value` (percent), source and doubt.
 
     Those of the authors' 2020 draft are the best of 3 runs, each at its best epoch on the test set, whatever seed the
-    cell has. Of the IJCAI paper's own tables no number is known but what `doubt` calls unverified.
+    cell has. Of the IJCAI paper's own numbers none is known but what `doubt` calls retold.
     """
     with files(__name__).joinpath("published.csv").open(encoding="utf-8") as file:
         rows = pd.read_csv(file, keep_default_na=False)
