@@ -38,6 +38,7 @@ DEFAULT = Path("config.yaml")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_]*"  # no dot, dash, plus or slash: those separate the parts of a path
 SHA256 = r"[0-9a-f]{64}"
 WEIGHTS = "weights"  # stands where a loss does in the path of a network that comes from a file
+MATCHED = "matched"  # teacher seeds: each student learns from the teacher of its own seed
 PAPER_DROPS = (0.5, 0.75)  # the paper's 100 and 150 of 200 epochs, as shares of a protocol's epochs
 
 
@@ -170,7 +171,9 @@ def _teacher(value: object) -> str:
 
 
 def _seeds_of_one(value: object) -> tuple[object, ...]:
-    """Read the seed of a teacher, or of several that teach as one: 0, or `0+1+2`."""
+    """Read the seed of a teacher, or of several that teach as one: 0, or `0+1+2`; of `matched` none."""
+    if value == MATCHED:
+        return ()
     texts = value.split("+") if isinstance(value, str) else [value]
     seeds = sorted(map(_whole, texts))
     if len(set(seeds)) < len(seeds):
@@ -354,10 +357,18 @@ Seeds = Annotated[
     BeforeValidator(_several),
     _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}),
 ]
+_TEACHER_SEEDS = f"0+1+2 is an ensemble of three seeds; with {MATCHED}, student s learns from teacher s"
 TeacherSeeds = Annotated[
     tuple[Annotated[tuple[Seed, ...], BeforeValidator(_seeds_of_one)], ...],
     BeforeValidator(_several),
-    _one_or_more({"type": ["integer", "string"], "minimum": 0, "exclusiveMaximum": 10**9, "pattern": r"^\d+(\+\d+)*$"}),
+    _one_or_more(
+        {
+            "type": ["integer", "string"],
+            "minimum": 0,
+            "exclusiveMaximum": 10**9,
+            "pattern": rf"^(\d+(\+\d+)*|{MATCHED})$",
+        }
+    ),
 ]
 Combinations = Annotated[
     tuple[Annotated[str, BeforeValidator(_combination)], ...],
@@ -554,7 +565,7 @@ class Experiment(_Model):
         ((),), description="lr, batch and weight_decay of all but the first teacher, where they are not the protocol's"
     )
     seeds: Seeds | None = None
-    teacher_seeds: TeacherSeeds | None = Field(None, description="0+1+2 is an ensemble of three seeds")
+    teacher_seeds: TeacherSeeds | None = Field(None, description=_TEACHER_SEEDS)
     ensemble: Combinations | None = Field(None, description="what an ensemble answers; by default mean_logit")
     teacher_epochs: Annotated[Whole, Field(ge=1, lt=10**9)] | None = Field(
         None, description="stop the first teacher early"
@@ -614,7 +625,7 @@ class Study(_Model):
     weights: dict[Name, Weights] = Field({}, description="networks that were trained elsewhere, by name")
     protocol: Protocol
     seeds: Seeds = Field((0, 1, 2), description="of the last network of each lineage")
-    teacher_seeds: TeacherSeeds = Field(((0,),), description="of the networks that teach; 0+1+2 is an ensemble")
+    teacher_seeds: TeacherSeeds = Field(((0,),), description=f"of the networks that teach; {_TEACHER_SEEDS}")
     noise_seed: Seed = 0
     experiments: dict[Name, Experiment]
     keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
