@@ -403,7 +403,9 @@ LabelNoise = Annotated[
 # -- models -----------------------------------------------------------------------------------------------------------
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """Keys and values that a user may write; what is not known is refused with the nearest that is."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
 
     REMOVED: ClassVar[Mapping[str, object]] = {}  # keys that are no more, each with the value that the code goes by
@@ -434,11 +436,11 @@ class _Model(BaseModel):
         return values
 
 
-_M = TypeVar("_M", bound=_Model)
+_M = TypeVar("_M", bound=Model)
 _N = TypeVar("_N", int, float)
 
 
-class Protocol(_Model):
+class Protocol(Model):
     """How every network of a study is trained. The defaults are the paper's; the values go into every manifest."""
 
     name: Name = Field(description="stands in the path of every cell trained this way")
@@ -491,7 +493,7 @@ class Protocol(_Model):
         return tuple(max(1, round(share * self.epochs)) for share in PAPER_DROPS)
 
 
-class OwnTraining(_Model):
+class OwnTraining(Model):
     """Values of the protocol that a stage may have of its own."""
 
     lr: LearningRate | None = None
@@ -508,7 +510,7 @@ def own_training(values: Mapping[str, object]) -> tuple[tuple[str, float], ...]:
     return tuple((key, value) for key, value in made.model_dump().items() if value is not None)
 
 
-class DeclaredDataset(_Model):
+class DeclaredDataset(Model):
     """A dataset of one's own: a folder of images, or a local copy of a built-in one."""
 
     folder: str | None = Field(None, description="holds train/CLASS/*.jpg and val|test/CLASS/*")
@@ -532,7 +534,7 @@ class DeclaredDataset(_Model):
         return self
 
 
-class Weights(_Model):
+class Weights(Model):
     """A network that was trained elsewhere."""
 
     file: str = Field(description="safetensors, or a PyTorch checkpoint that holds tensors alone")
@@ -547,7 +549,7 @@ class Weights(_Model):
         return self.model_dump(exclude={"file"})
 
 
-class Experiment(_Model):
+class Experiment(Model):
     """A product over axes, and the figures that show it."""
 
     teacher: Teachers | None = Field(None, description="the networks that teach; A+B is an ensemble of networks")
@@ -611,7 +613,7 @@ class Experiment(_Model):
         return tuple((*teacher, student) for teacher in ahead for student in self.student or ())
 
 
-class Study(_Model):
+class Study(Model):
     """Everything that one `snakemake` command trains and draws."""
 
     # First, because fields are read in order, and the others may name what plug-ins add.
@@ -701,7 +703,7 @@ class Study(_Model):
             )
 
 
-class Recipe(_Model):
+class Recipe(Model):
     """What, beside its path, decides a cell's numbers, or the data's: what the study says of the names in the path."""
 
     plugins: Plugins = ()  # on command lines alone: no manifest names code to run
@@ -718,7 +720,7 @@ class Recipe(_Model):
     @classmethod
     def parse(cls, values: object) -> Recipe:
         """Read what `kd.study.cells.recipe` or `kd.study.cells.data_recipe` wrote. Raises ConfigError."""
-        return _checked(cls, values)
+        return checked(cls, values)
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------
@@ -825,14 +827,15 @@ def merged(overlay: Mapping[str, object], base: Path = DEFAULT) -> dict:
 
 def validate(values: object) -> Study:
     """Return the Study that `values` describe. Raises ConfigError with the key path, what was got and the fix."""
-    return _checked(Study, values)
+    return checked(Study, values)
 
 
 _MOST_ERRORS = 20  # that one message shows
 _LONGEST = 2000  # characters of one
 
 
-def _checked(model: type[_M], values: object) -> _M:
+def checked(model: type[_M], values: object) -> _M:
+    """Return the `model` that `values` describe. Raises ConfigError with the key path, what was got and the fix."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
