@@ -121,4 +121,4 @@ def _legend(figure: Figure, lines: pd.DataFrame) -> None:
     ]
     if lines["published_difference"].notna().any():
         marks.append(Line2D([], [], label="published", **_PUBLISHED))
-    figure.legend(handles=marks, loc="outside upper center", ncols=5, handletextpad=0.4, columnspacing=1.4)
+    figure.legend(handles=marks, loc="outside upper center", ncols=6, handletextpad=0.4, columnspacing=1.4)

@@ -162,9 +162,7 @@ def _teachers(rows: pd.DataFrame) -> str:
     if (taught["teacher_seed"] == taught["seed"]).all():
         return ", student s taught by teacher s, so that n counts teachers, too"
     listed = ", ".join(map(str, found))
-    return (
-        f", taught by teachers of seeds {listed}: students under each of them, both as random effects in every interval"
-    )
+    return f" and in that of their teachers ({listed}): the two are random effects in every interval"
 
 
 def _diverged(rows: pd.DataFrame) -> str:
