@@ -182,6 +182,6 @@ def _epochs(row: dict, epochs: int) -> pd.DataFrame:
     share[-1] = 1.0
     shared = ["experiment", "cell", "networks", "objectives", "lineage", "objective", "student", "noise_rate", "seed"]
     identity = {key: row[key] for key in shared}
-    numbers = {"epoch": epoch, "lr": lr, "train_loss": 2 - share, "train_top1": row["train_top1"] * share}
+    numbers = {"epoch": epoch, "lr": lr, "train_loss": 2 - share, "train_top1_running": row["train_top1"] * share}
     numbers |= {of: row[of] * share for of in ("train_memorised", "train_recovered") if row["noise_rate"]}
     return pd.DataFrame(identity | numbers | {"test_loss": 3 - share, "test_top1": row["test_top1"] * share})

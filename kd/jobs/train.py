@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 from pathlib import Path
 
 import safetensors.torch
@@ -129,8 +130,10 @@ def _summary(network: nn.Module | None, history: History) -> dict:
     if network is None:
         return summary
     best = max(history.rows, key=lambda row: row["test_top1"])
+    trained = {} if math.isnan(history.train_top1) else {"train_top1": history.train_top1}
     return summary | {
         "last": history.rows[-1],
+        **trained,
         "best_on_test": {"epoch": best["epoch"], "test_top1": best["test_top1"]},
         "parameters": sum(p.numel() for p in network.parameters()),
     }

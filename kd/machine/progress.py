@@ -34,7 +34,7 @@ class Progress:
         """Show the numbers of an epoch that ended."""
         text = (
             f"epoch {row['epoch']}/{self._epochs}  lr {row['lr']:g}  "
-            f"train {row['train_loss']:.4f} {row['train_top1']:.2f} %  "
+            f"train {row['train_loss']:.4f} {row['train_top1_running']:.2f} %  "
             f"test {row['test_loss']:.4f} {row['test_top1']:.2f} %  {images_per_second:,.0f} images/s"
         )
         if self._bar:
