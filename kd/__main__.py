@@ -148,6 +148,10 @@ def _parser() -> argparse.ArgumentParser:
         if function is report.figure:
             added.add_argument("experiment")
             added.add_argument("figure")
+        elif function is report.verdict:
+            added.add_argument(
+                "--claims", type=Path, metavar="FILE", help="claims of one's own, YAML, instead of the paper's"
+            )
     verb(report.report).add_argument("--command", help="the snakemake command of this study, for the page to tell")
     added = verb(keep.adopt, study=False)
     added.add_argument("--cells", type=int, default=1, help="to train again of each kind, the cheapest (default 1)")

@@ -72,6 +72,13 @@ def test_a_teacher_stopped_early_is_another_teacher() -> None:
     assert parse_cell(found[0]).teacher.stage.epochs == 10
 
 
+def test_matched_students_learn_from_the_teacher_of_their_own_seed() -> None:
+    found = paths(loss="mse", seeds=[0, 1], teacher_seeds="matched")
+    assert found == [f"results/cifar100/paper/wrn-16-2.ce.s{seed}/wrn-10-1.mse.s{seed}" for seed in (0, 1)]
+    both = paths(loss="mse", seeds=[0, 1], teacher_seeds=[0, "matched"])
+    assert both == [found[0], found[0].replace("mse.s0", "mse.s1"), found[1]]
+
+
 def test_students_may_learn_from_less_than_their_teacher() -> None:
     """Without a teacher that is less data for all there is, so the two are one cell."""
     assert paths(loss=["ce", "mse"], student_fraction=[0.1, 1]) == [

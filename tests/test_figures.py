@@ -367,7 +367,8 @@ def test_the_table_of_contents_imports_nothing_heavy() -> None:
 
 _DRAW = """
 import sys; sys.path[:0] = [{tests!r}]
-import pathlib, made_table as made, pandas as pd
+import pathlib, pandas as pd
+from made import table as made
 from kd.report import figures
 from kd.report.figures import ANALYSES, style
 tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(("wrn-16-2",)),

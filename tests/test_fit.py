@@ -109,7 +109,19 @@ def test_what_is_memorised_of_wrong_labels_is_what_one_counts_by_hand(tmp_path: 
     assert wrong.sum() == 18
     assert row["train_memorised"] == 100 * (answer == made.labels)[wrong].double().mean()
     assert row["train_recovered"] == 100 * (answer == made.clean)[wrong].double().mean()
-    assert row["train_top1"] == pytest.approx(100 * (answer == made.labels).double().mean().item())
+    assert row["train_top1_running"] == pytest.approx(100 * (answer == made.labels).double().mean().item())
+
+
+def test_train_accuracy_is_of_the_network_after_the_last_epoch_and_the_same_after_a_stop(tmp_path: Path) -> None:
+    made, trained, history = mislabelled_examples(), network(), History()
+    fit(trained, made, plan(), None, CPU, State(tmp_path, HEADER), history)
+    with torch.no_grad():
+        answer = trained.eval()(torch.cat([*made.plain("train", made.train, 64)])).argmax(1)
+    assert history.train_top1 == 100 * (answer == made.labels[made.train]).double().mean()
+    assert history.train_top1 != history.rows[-1]["train_top1_running"]
+    again = History()  # from the state after the last epoch: what a stop while it is evaluated leaves
+    fit(network(), made, plan(), None, CPU, State(tmp_path, HEADER), again)
+    assert vars(again) == vars(history)
 
 
 def test_wrong_labels_change_what_is_counted_and_stopping_changes_nothing(tmp_path: Path) -> None:
@@ -198,7 +210,16 @@ def test_every_example_is_seen_once_an_epoch_last_partial_batch_included() -> No
 def test_the_headline_is_in_every_row_and_held_out_examples_are_not_trained_on() -> None:
     history = History()
     fit(network(), made_examples(heldout=10), plan(), None, CPU, NoState(), history)
-    columns = ["epoch", "lr", "train_loss", "train_top1", "test_loss", "test_top1", "heldout_loss", "heldout_top1"]
+    columns = [
+        "epoch",
+        "lr",
+        "train_loss",
+        "train_top1_running",
+        "test_loss",
+        "test_top1",
+        "heldout_loss",
+        "heldout_top1",
+    ]
     assert [list(row) for row in history.rows] == [columns] * 3
     assert [list(row) for row in history.timings] == [["epoch", "seconds", "images_per_second"]] * 3
 

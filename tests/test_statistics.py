@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from made import table as made
 from scipy import stats
+from statsmodels.stats.weightstats import DescrStatsW
 
 from kd.core.errors import DataError
-from kd.report.statistics import mean_interval, paired, settings, summarise
+from kd.report.statistics import judge, judge_crossed, mean_interval, paired, settings, summarise
 
 
 def test_mean_interval_matches_hand_values() -> None:
@@ -90,30 +91,114 @@ def test_paired_is_antisymmetric() -> None:
     rows = made.losses(("wrn-16-2",))
     one, other = paired(rows, "mse", "ce"), paired(rows, "ce", "mse")
     assert one.effect == pytest.approx(-other.effect)
-    assert (one.verdict, other.verdict) == ("higher", "lower")
+    assert one.p == pytest.approx(other.p)
 
 
-def test_fewer_than_two_pairs_are_undecided() -> None:
+def test_fewer_than_two_pairs_have_no_spread() -> None:
     lost = made.lose(made.losses(("wrn-16-2",)), "mse", 0, 1)
     found = paired(lost, "mse", "ce")
-    assert (found.n, found.left_out, found.verdict) == (1, 2, "undecided")
+    assert (found.n, found.left_out, found.tested) == (1, 2, False)
+    assert math.isnan(found.low)
     none = paired(made.lose(lost, "mse", 2), "mse", "ce")
-    assert (none.n, none.verdict) == (0, "undecided")
+    assert (none.n, none.tested) == (0, False)
 
 
-def test_equal_differences_are_undecided_and_not_certain() -> None:
+def test_equal_differences_have_no_spread_and_are_not_certain() -> None:
     rows = made.losses(("wrn-16-2",), ["ce", "mse"], seeds=(0, 1))
     rows["test_top1"] = [70.0, 71.0, 70.5, 71.5]
     found = paired(rows, "mse", "ce")
-    assert (found.effect, found.verdict) == (0.5, "undecided")
+    assert (found.effect, found.tested) == (0.5, False)
     assert math.isnan(found.p)
+    assert math.isnan(found.p_within(1))
 
 
-def test_a_seed_with_several_teachers_is_one_pair() -> None:
-    rows = [made.cell_row("e", (("wrn-16-2", "ce", seed),)) for seed in (0, 1, 2)]
-    for teacher in (0, 1):
-        rows += [made.cell_row("e", (("wrn-28-4", "ce", teacher), ("wrn-16-2", "mse", seed))) for seed in (0, 1, 2)]
-    assert paired(made.frame(rows), "mse", "ce").n == 3
+def test_two_one_sided_tests_are_those_of_statsmodels() -> None:
+    differences = [0.3, -0.1, 0.2, 0.4, 0.0]
+    assert judge(differences).p_within(0.8) == pytest.approx(DescrStatsW(differences).ttost_mean(-0.8, 0.8)[0])
+
+
+# -- teachers ---------------------------------------------------------------------------------------------------------
+
+
+def taught(teachers: tuple[int, ...], seeds: tuple[int, ...], losses: tuple[str, ...] = ("mse",)) -> pd.DataFrame:
+    """Make each student under each of these teachers, and CE alone."""
+    pairs = [(teacher, seed) for teacher in teachers for seed in seeds]
+    return together(pairs, losses)
+
+
+def together(pairs: list[tuple[int, int]], losses: tuple[str, ...] = ("mse",)) -> pd.DataFrame:
+    rows = [made.cell_row("e", (("wrn-16-2", "ce", seed),)) for seed in dict.fromkeys(seed for _, seed in pairs)]
+    rows += [
+        made.cell_row("e", (("wrn-28-4", "ce", teacher), ("wrn-16-2", loss, seed)))
+        for loss in losses
+        for teacher, seed in pairs
+    ]
+    return made.frame(rows)
+
+
+def test_matched_seeds_are_independent_pairs() -> None:
+    rows = together([(seed, seed) for seed in range(5)], ("mse", "kl-tau3"))
+    for other in ("ce", "kl-tau3"):
+        found = paired(rows, "mse", other)
+        assert (found.n, found.teachers, found.independent, found.df) == (5, 1, 5, 4)
+    line = summarise(rows, ["objective"]).set_index("objective").loc["mse"]
+    assert tuple(line[["mean", "low", "high"]]) == mean_interval(rows[rows["objective"] == "mse"]["test_top1"])[:3]
+
+
+def test_students_that_share_teachers_are_not_independent_pairs() -> None:
+    rows = taught((0, 1, 2), (0, 1, 2, 3), ("mse", "kl-tau3"))
+    for other in ("ce", "kl-tau3"):
+        found = paired(rows, "mse", other)
+        assert (found.n, found.teachers, found.independent) == (12, 3, 3)
+    values = rows[rows["objective"] == "mse"].pivot(index="teacher_seed", columns="seed", values="test_top1")
+    alone = judge_crossed(values.to_numpy(dtype=float))
+    line = summarise(rows, ["objective"]).set_index("objective").loc["mse"]
+    assert (line["low"], line["high"]) == pytest.approx((alone.low, alone.high))
+    assert (line["n"], line["teachers"]) == (12, 3)
+
+
+def test_a_student_that_lacks_one_of_the_teachers_is_left_out() -> None:
+    rows = taught((0, 1), (0, 1, 2))
+    rows.loc[(rows["teacher_seed"] == 1) & (rows["seed"] == 2), ["status", "test_top1"]] = "diverged", math.nan
+    found = paired(rows, "mse", "ce")
+    assert (found.n, found.teachers, found.left_out) == (4, 2, 2)
+
+
+def test_students_of_one_teacher_each_count_as_their_teachers() -> None:
+    rows = together([(teacher, 3 * teacher + n) for teacher in range(4) for n in range(3)])
+    assert paired(rows, "mse", "ce")[2:5] == (3, 4, 0)  # degrees of freedom, pairs, left out
+
+
+def test_crossed_effects_match_hand_values() -> None:
+    # MS_T = 2 x 1 = 2, MS_S = 2 x 4 = 8, MS_E = 0: (2 + 8 - 0) / 4, and 10^2 / (2^2 + 8^2) degrees of freedom
+    differences = np.array([[0.0, 2 * math.sqrt(2)], [math.sqrt(2), 3 * math.sqrt(2)]])
+    found = judge_crossed(differences)
+    assert (found.se**2, found.df) == pytest.approx((2.5, 100 / 68))
+    assert found.effect == pytest.approx(1.5 * math.sqrt(2))
+    # MS_T = MS_S = 0 and MS_E = 1: no less than the larger of the two, here nothing to judge by
+    assert not judge_crossed(np.array([[0.5, -0.5], [-0.5, 0.5]])).tested
+
+
+@pytest.mark.parametrize("spreads", [(1, 1, 1), (1, 0.2, 0.3), (0.1, 1, 1)], ids=["even", "teachers", "students"])
+@pytest.mark.parametrize("students", [3, 5])
+@pytest.mark.parametrize("teachers", [3, 5])
+def test_crossed_teachers_and_students_claim_a_difference_where_none_is_in_at_most_6_of_100(
+    teachers: int, students: int, spreads: tuple[float, float, float]
+) -> None:
+    """A paired t test of all pairs does so in 10 to 50 of 100."""
+    rng = np.random.default_rng(0)
+    of_teachers, of_students, rest = (math.sqrt(spread) for spread in spreads)
+    wrong, naive, runs = 0, 0, 2000
+    for _ in range(runs):
+        differences = (
+            rng.normal(0, of_teachers, (teachers, 1))
+            + rng.normal(0, of_students, (1, students))
+            + rng.normal(0, rest, (teachers, students))
+        )
+        wrong += judge_crossed(differences).p < 0.05
+        naive += judge(differences.ravel()).p < 0.05
+    assert wrong / runs <= 0.06
+    assert naive / runs > 0.1
 
 
 def test_objectives_of_different_settings_are_not_compared() -> None:

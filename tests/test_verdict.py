@@ -16,7 +16,7 @@ from kd.report.comparisons import holm
 from kd.report.figures import style
 from kd.report.figures import verdict as figure
 from kd.report.paper import published
-from kd.report.paper.claims import CLAIMS
+from kd.report.paper.claims import CLAIMS, MOST_CONFIRMED
 from kd.report.verdict import COLUMNS, caption, judged, latex, markdown, shown
 from kd.study.cells import parse_cell
 
@@ -33,7 +33,7 @@ TRUE = {
 TRUE |= {"mse-weight0.5": 6, "kl-tauinf-weight2": 5}
 
 
-def built(effects: dict[str, float], seeds: tuple[int, ...] = (0, 1, 2), **more: object) -> pd.DataFrame:
+def built(effects: dict[str, float], seeds: tuple[int, ...] = (0, 1, 2, 3, 4), **more: object) -> pd.DataFrame:
     """Make students whose accuracy is 70 + effect, with a spread over seeds a hundredth as large."""
     rows = made.frame(made.students("losses", "wrn-16-2", list(effects), seeds, **more))
     wobble = [0.01 * math.sin(7 * place) for place in range(len(rows))]
@@ -74,7 +74,7 @@ def test_a_teacher_that_was_stopped_early_is_judged_apart() -> None:
 
 
 def test_chains_are_judged_against_their_ends_and_their_last_two() -> None:
-    rows = made.chains(("kl-tau3", "mse"))
+    rows = made.chains(("kl-tau3", "mse"), seeds=range(5))
     wobble = pd.Series([0.01 * math.sin(7 * place) for place in range(len(rows))])
     far, near = rows["networks"] == "wrn-28-4 > wrn-16-2", rows["networks"] == "wrn-16-4 > wrn-16-2"
     mixed = rows["objectives"].isin(["ce > mse > kl-tau3", "ce > kl-tau3 > mse"])
@@ -101,21 +101,43 @@ def test_every_claim_has_its_line_whatever_the_study() -> None:
 
 def test_a_diverged_network_takes_its_partner_out() -> None:
     lines = judged(made.lose(built(TRUE), "mse", 1)).set_index("claim")
-    assert lines.loc["mse_kl1", ["pairs", "left_out"]].tolist() == [2, 1]
-    assert lines.loc["taught", "pairs"] == 3
-    lost = judged(made.lose(built(TRUE), "mse", 0, 1, 2)).set_index("claim").loc["mse_kl1"]
+    assert lines.loc["mse_kl1", ["pairs", "left_out"]].tolist() == [4, 1]
+    assert lines.loc["taught", "pairs"] == 5
+    lost = judged(made.lose(built(TRUE), "mse", 0, 1, 2, 3, 4)).set_index("claim").loc["mse_kl1"]
     assert (lost["verdict"], lost["pairs"]) == ("undecided", 0)
     assert lost["measured"].startswith("diverged against")
     every = judged(made.lose_all(built(TRUE)))
     assert not set(every["verdict"]) & {"holds", "does not hold"}
 
 
-def test_holm_corrects_over_the_lines_of_one_verdict_and_never_decides_more() -> None:
-    lines = judged(pd.concat([made.grid(), made.noise()]))
-    assert lines["p_holm"].tolist() == pytest.approx(holm(lines["p"]), nan_ok=True)
-    assert (lines["family"] == lines["p"].notna().sum()).all()
+def test_each_family_is_corrected_by_itself_and_never_decides_more() -> None:
+    lines = judged(pd.concat([made.grid(seeds=range(5)), made.noise(seeds=range(5))]))
+    assert set(lines["kind"]) == {"confirmatory", "exploratory", "descriptive"}
+    for _, family in lines[lines["kind"] != "descriptive"].groupby("kind"):
+        assert family["p_holm"].tolist() == pytest.approx(holm(family["p"]), nan_ok=True)
+        assert family["p_small_holm"].tolist() == pytest.approx(holm(family["p_small"]), nan_ok=True)
+        assert (family["family"] == family["p"].notna().sum()).all()
     decided = lines["verdict"].isin(["holds", "does not hold"])
     assert (lines.loc[decided, "p"] < 0.05).all()
+    assert decided.any()
+
+
+def test_at_most_eight_claims_are_confirmatory_and_selection_is_none_that_is_tested() -> None:
+    assert 1 <= sum(claim.confirmatory for claim in CLAIMS) <= MOST_CONFIRMED
+    line = judged(built(TRUE)).set_index("claim").loc["selection"]
+    assert (line["kind"], line["verdict"], line["family"]) == ("descriptive", "measured", 0)
+    assert math.isnan(line["p"])
+    assert 0 <= line["low"] < line["high"]
+
+
+def test_three_seeds_decide_no_claim() -> None:
+    assert set(judged(built(TRUE, seeds=(0, 1, 2)))["verdict"]) == {"undecided", "measured", "not measured"}
+
+
+def test_what_is_as_good_as_equal_is_small() -> None:
+    lines = judged(built(TRUE | {"mse": 5.02})).set_index("claim")
+    assert lines.loc["mse_klinf", "verdict"] in ("small", "holds")
+    assert lines.loc["mse_klinf", "p_small_holm"] < 0.05
 
 
 def test_a_cell_of_two_experiments_counts_once() -> None:
@@ -203,7 +225,9 @@ def test_the_caption_counts_and_says_how() -> None:
     lines = judged(built(TRUE))
     counts = lines["verdict"].value_counts()
     assert f"{counts['holds']} holds, 0 does not hold" in caption(lines)
-    assert f"Holm's correction over the {lines['p'].notna().sum()} tests" in caption(lines)
+    for kind in ("confirmatory", "exploratory"):
+        tests = lines.loc[lines["kind"] == kind, "p"].notna().sum()
+        assert f"{tests} {kind} tests" in caption(lines)
 
 
 @pytest.mark.parametrize(

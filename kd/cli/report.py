@@ -74,14 +74,22 @@ def tables(options: argparse.Namespace) -> None:
 
 
 def verdict(options: argparse.Namespace) -> None:
-    """Judge the paper's claims by a table: published against measured."""
+    """Judge the paper's claims by a table, published against measured; or claims of one's own by any tidy table."""
 
     def judged(folder: Path) -> dict:
         from kd.report import verdict
 
         return verdict.verdict(folder)
 
-    _from_table(options, products.verdict, judged)
+    if not options.claims:
+        _from_table(options, products.verdict, judged)
+        return
+    from kd.report.verdict import verdict_on
+
+    folder = options.table.parent / "verdicts" / options.claims.stem
+    for name, content in verdict_on(options.table, options.claims).items():
+        files.write_atomic(folder / name, content)
+    print(f"{folder}/verdict.md")
 
 
 def report(options: argparse.Namespace) -> None:

@@ -80,9 +80,13 @@ class Examples:
             yield self.normalise(images[some].permute(0, 3, 1, 2))
 
     def evaluated(self, part: str) -> tuple[str, Tensor, Tensor]:
-        """Return of `test` or `heldout` whether its images are those of `train` or `test`, indices [N], labels [N]."""
-        if part == "heldout":
-            return "train", self.heldout, self.labels[self.heldout]
+        """Return of a part, `train`, `heldout` or `test`: the split that holds its images, indices [N], labels [N].
+
+        The images of `heldout` lie in the split `train`.
+        """
+        if part != "test":
+            index = self.heldout if part == "heldout" else self.train
+            return "train", index, self.labels[index]
         return "test", torch.arange(len(self.test_labels), device=self.test_labels.device), self.test_labels
 
 

@@ -89,9 +89,10 @@ class StreamedExamples:
             yield self.normalise(images.permute(0, 3, 1, 2))
 
     def evaluated(self, part: str) -> tuple[str, Tensor, Tensor]:
-        """Return of `test` or `heldout` the split of its images, their indices [N] in memory, and labels [N]."""
-        if part == "heldout":
-            return "train", self.heldout, self.labels[self.heldout.to(self._device)]
+        """Return of a part the split of its images, indices [N] in memory, labels [N]; see `Examples.evaluated`."""
+        if part != "test":
+            index = self.heldout if part == "heldout" else self.train
+            return "train", index, self.labels[index.to(self._device)]
         return "test", torch.arange(len(self.test_labels)), self.test_labels
 
     def truth(self, index: Tensor) -> Tensor | None:

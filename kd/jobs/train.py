@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,8 +146,10 @@ def _summary(network: nn.Module | None, history: History) -> dict:
     if network is None:
         return summary
     best = max((row for row in history.rows if "test_top1" in row), key=lambda row: row["test_top1"])
+    trained = {} if math.isnan(history.train_top1) else {"train_top1": history.train_top1}
     return summary | {
         "last": history.rows[-1],
+        **trained,
         "best_on_test": {"epoch": best["epoch"], "test_top1": best["test_top1"]},
         "parameters": sum(p.numel() for p in network.parameters()),
     }

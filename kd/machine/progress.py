@@ -34,7 +34,8 @@ class Progress:
         """Show the numbers of an epoch that ended."""
         text = (
             f"epoch {row['epoch']}/{self._epochs}  lr {row['lr']:g}  "
-            f"train {row['train_loss']:.4f} {row['train_top1']:.2f} %  {_tested(row)}{images_per_second:,.0f} images/s"
+            f"train {row['train_loss']:.4f} {row['train_top1_running']:.2f} %  "
+            f"{_tested(row)}{images_per_second:,.0f} images/s"
         )
         if self._bar:
             self._bar.set_postfix_str(_tested(row).strip())

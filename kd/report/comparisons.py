@@ -1,7 +1,4 @@
-"""All pairs of objectives compared, corrected for how many there are; and how many seeds would decide.
-
-Apart from `kd.report.statistics`, which figures import: statsmodels takes a second to load.
-"""
+"""What may be said of a family of differences, by one rule; and all pairs of objectives compared."""
 
 from __future__ import annotations
 
@@ -13,16 +10,24 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from statsmodels.stats.power import TTestPower
+from scipy import optimize, special
 
-from kd.report.statistics import LEVEL, SETTING, UNDECIDED, Paired, against, side
+from kd.report.statistics import LEVEL, SETTING, Paired, against, side
 
+HIGHER, LOWER, SMALL, UNDECIDED = "higher", "lower", "small", "undecided"
 ALPHA = 1 - LEVEL
 POWER = 0.8
+LEAST = 5  # independent pairs; fewer decide nothing, because three or four that happen to agree look certain
+PILOT = 6  # independent pairs; fewer know their spread so badly that the number of seeds is a range
+SMALLEST = 1.0  # points: the smallest difference of interest where nothing else is said
+NARROW = 0.1  # of its family's median spread: a spread that chance may have made
 MOST = 1000  # seeds; a difference that takes more is as good as none
 
 COMPARED = ["experiment", *SETTING, "noise_name", "networks", "networks_name", "stopped"]
+TESTED = ["difference", "low", "high", "half_width", "sd", "pairs", "teachers", "left_out", "p", "p_holm"]
+TESTED += ["smallest", "p_small", "p_small_holm", "family", "verdict", "narrow", "seeds_from", "seeds_needed"]
+TESTED += ["statement"]
+WHOLE = {"seeds_from": "Int64", "seeds_needed": "Int64"}
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -36,75 +41,148 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def verdict(found: Paired, corrected: float) -> str:
-    """Return "higher", "lower" or "undecided" by the corrected p."""
-    if not corrected < ALPHA:  # NaN decides nothing
+def verdict(found: Paired, corrected: float, corrected_small: float = math.nan) -> str:
+    """Return "higher", "lower", "small" (no difference of interest) or "undecided" by the corrected p values."""
+    if found.independent < LEAST:
         return UNDECIDED
-    return "higher" if found.effect > 0 else "lower"
+    if corrected < ALPHA:  # NaN decides nothing
+        return HIGHER if found.effect > 0 else LOWER
+    return SMALL if corrected_small < ALPHA else UNDECIDED
 
 
-@cache
-def seeds_needed(effect: float, sd: float, alpha: float = ALPHA) -> int | None:
-    """Return the least number of seeds with which a paired t test at `alpha`, two-sided, has 80 % power.
+def seeds_to_show(found: Paired, smallest: float, alpha: float) -> tuple[int | None, int | None]:
+    """Return how many independent pairs show a difference of `smallest`: the fewest and the most that it may take.
 
-    `effect` and `sd` are the mean and the standard deviation of the differences. None: no number up to 1000 will do,
-    or there is no spread to reckon with.
+    They belong to the lower and the upper 80 % limit of the spread, of which few pairs know little. From six pairs on
+    the upper alone counts. None: more than 1000, or there is no spread to reckon with.
     """
-    if not sd > 0:
-        return None
-    seeds = range(2, MOST + 1)
-    place = bisect.bisect_left(seeds, POWER, key=lambda n: power(abs(effect) / sd, n, alpha))
+    if not found.tested:
+        return None, None
+    df = found.independent - 1
+    least, most = (found.sd * math.sqrt(df / special.chdtri(df, 1 - share)) for share in (POWER, 1 - POWER))
+    needed = seeds_needed(smallest, most, alpha)
+    return (seeds_needed(smallest, least, alpha) if found.independent < PILOT else needed), needed
+
+
+def seeds_needed(effect: float, sd: float, alpha: float = ALPHA) -> int | None:
+    """Return with how many seeds, five or more, a paired t test at `alpha`, two-sided, has 80 % power.
+
+    `effect` and `sd` are the mean and the standard deviation of the differences. None: no number up to 1000 will do.
+    """
+    seeds = range(LEAST, MOST + 1)
+    place = bisect.bisect_left(seeds, -abs(effect) / sd, key=lambda n: -_shown(n, alpha))
     return seeds[place] if place < len(seeds) else None
 
 
+@cache  # of a grid's thousand comparisons, most ask for the same few n
+def _shown(n: int, alpha: float) -> float:
+    """Return what `n` pairs show with 80 % power, in standard deviations."""
+    return float(optimize.brentq(lambda size: power(size, n, alpha) - POWER, 1e-6, 1e4, xtol=1e-9))
+
+
 def power(size: float, n: int, alpha: float) -> float:
-    """Return how probable it is that `n` pairs show a difference of `size` standard deviations."""
-    found = float(TTestPower().power(size, n, alpha))
-    if not math.isnan(found):
-        return found
-    # scipy's noncentral t gives NaN in its tails: average the normal's over the quantiles of the sd that is seen.
-    seen = np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, n - 1) / (n - 1))
-    limit, centre = stats.t.isf(alpha / 2, n - 1) * seen, size * math.sqrt(n)
-    return float(np.mean(stats.norm.sf(limit - centre) + stats.norm.cdf(-limit - centre)))
+    """Return how probable it is that `n` pairs show a difference of `size` standard deviations.
 
-
-def needed(found: Paired, corrected: float, family: int) -> int | None:
-    """Return the number of seeds that would decide what is undecided, None where it is decided or cannot be said.
-
-    Where only the correction stands in the way, the test must reach the level of Holm's first step.
+    It is the normal's power, averaged over the standard deviations that may be seen: scipy's noncentral t takes
+    milliseconds, and gives NaN in its tails.
     """
-    if verdict(found, corrected) != UNDECIDED:
-        return None
-    return seeds_needed(found.effect, found.sd, ALPHA / family if found.p < ALPHA else ALPHA)
+    limit, centre = float(special.stdtrit(n - 1, 1 - alpha / 2)) * _seen(n), size * math.sqrt(n)
+    return float(np.mean(special.ndtr(centre - limit) + special.ndtr(-limit - centre)))
 
 
-def undecided_words(found: Paired, corrected: float, family: int) -> str:
-    """Say why a difference is undecided, and how many seeds would decide one as large."""
+@cache
+def _seen(n: int) -> np.ndarray:
+    """Return 4000 quantiles of the standard deviation that `n` values with one of 1 show."""
+    return np.sqrt(special.chdtri(n - 1, 1 - (np.arange(4000) + 0.5) / 4000) / (n - 1))
+
+
+def judge_family(found: Sequence[Paired], smallest: Sequence[float], units: Sequence[str] = ()) -> list[dict]:
+    """Return the columns `TESTED` of the differences of one family.
+
+    Each is tested for being other than 0 and for being smaller than `smallest` (in `units`: points); Holm's correction
+    is over the family in each of the two questions.
+    """
+    corrected = holm([one.p for one in found])
+    small = [one.p_within(least) for one, least in zip(found, smallest, strict=True)]
+    corrected_small = holm(small)
+    family = sum(one.tested for one in found)
+    usual = float(np.median([one.sd for one in found if one.tested])) if family else math.nan
+    lines = []
+    for n, (one, least) in enumerate(zip(found, smallest, strict=True)):
+        few, many = seeds_to_show(one, least, ALPHA / max(family, 1))
+        line = {
+            "difference": one.effect,
+            "low": one.low,
+            "high": one.high,
+            "half_width": one.half,
+            "sd": one.sd,
+            "pairs": one.n,
+            "teachers": one.teachers,
+            "left_out": one.left_out,
+            "p": one.p,
+            "p_holm": corrected[n],
+            "smallest": least,
+            "p_small": small[n],
+            "p_small_holm": corrected_small[n],
+            "family": family,
+            "verdict": verdict(one, corrected[n], corrected_small[n]),
+            "narrow": one.tested and one.sd < NARROW * usual,
+            "seeds_from": few,
+            "seeds_needed": many,
+        }
+        lines.append({**line, "statement": _statement(one, line, amount(least, units[n] if units else "points"))})
+    return lines
+
+
+def amount(smallest: float, unit: str = "points") -> str:
+    """Spell a smallest difference of interest: 1 point, 0.1."""
+    return " ".join(filter(None, [f"{smallest:g}", "point" if (smallest, unit) == (1, "points") else unit]))
+
+
+def _statement(found: Paired, line: dict, least: str) -> str:
+    """Say in words what may be said of a against b, or why nothing may and what it would take."""
+    narrow = "; its spread is less than a tenth of its family's median, as chance can have it" if line["narrow"] else ""
+    if line["verdict"] == SMALL:
+        return f"no difference larger than {least}{narrow}"
+    if line["verdict"] != UNDECIDED:
+        by = f", by less than {least}" if line["p_small_holm"] < ALPHA else ""
+        return f"{line['verdict']}{by}{narrow}"
+    return f"{UNDECIDED}{_undecided_words(found, line, least)}{narrow}"
+
+
+def _undecided_words(found: Paired, line: dict, least: str) -> str:
     if not found.n:
-        return f"{UNDECIDED}; no seed in common"
+        return "; no seed in common"
     if found.n == 1:
-        return f"{UNDECIDED}; one pair has no spread to judge by"
-    if math.isnan(found.p):
+        return "; one pair has no spread to judge by"
+    if not found.tested:
         if abs(found.effect) < 1e-9:
-            return f"{UNDECIDED}; no difference in any of {found.n} pairs"
-        return f"{UNDECIDED}; all {found.n} differences are equal, which leaves no spread to judge by"
-    after = f" after Holm's correction over {family}" if found.p < ALPHA else ""
-    seeds = needed(found, corrected, family)
+            return f"; no difference in any of {found.n} pairs"
+        return f"; all {found.n} differences are equal, which leaves no spread to judge by"
+    few, seeds = line["seeds_from"], line["seeds_needed"]
+    if found.independent < LEAST:
+        crossed = f" of {found.teachers} teachers count as {found.independent}, which" if found.teachers > 1 else ""
+        why = f"; {found.n} pairs{crossed} are fewer than the {LEAST} that decide"
+    else:
+        why = f" after Holm's correction over {line['family']}" if found.p < ALPHA else ""
     if seeds is None:
-        return f"{UNDECIDED}{after}; more than {MOST} seeds would be needed for a difference as small as this"
-    return f"{UNDECIDED}{after}; {seeds} seeds would decide a difference as large as this"
+        many = f"more than {MOST}" if few in (None, seeds) else f"{few} to more than {MOST}"
+    elif seeds <= found.independent:
+        return f"{why}; {found.n} pairs would have shown a difference of {least}"
+    else:
+        many = f"{seeds}" if few == seeds else f"{few} to {seeds}"
+    own = ", each with its own teacher," if found.teachers > 1 else ""
+    return f"{why}; {many} seeds{own} would show a difference of {least}"
 
 
 def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
     """Compare every two objectives of the same networks and data, experiment by experiment.
 
-    Along a chain it is the mixes that are compared; the student alone is compared with each. Holm corrects within
-    one experiment and setting: `family` says over how many tests.
+    Along a chain it is the mixes that are compared; the student alone is compared with each. The comparisons of one
+    experiment and setting are a family of their own: `family` says how many tests it has.
     """
     lines = [line for key, frame in _groups(rows) for line in _compared(key, frame)]
-    columns = [*COMPARED, "a", "b", "difference", "low", "high", "sd", "pairs", "left_out"]
-    columns += ["p", "p_holm", "family", "verdict", "seeds_needed", "statement"]
-    return pd.DataFrame(lines, columns=columns).astype({"seeds_needed": "Int64"})
+    return pd.DataFrame(lines, columns=[*COMPARED, "a", "b", *TESTED]).astype(WHOLE)
 
 
 def _groups(rows: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
@@ -120,32 +198,5 @@ def _compared(key: dict, frame: pd.DataFrame) -> list[dict]:
     sides = {name: side(rows) for name, rows in frame.groupby("objectives", sort=False)}
     pairs = list(itertools.combinations(sides, 2))
     found = [against(sides[a], sides[b], f"{a} against {b}") for a, b in pairs]
-    corrected = holm([one.p for one in found])
-    family = sum(not math.isnan(p) for p in corrected)
-    return [
-        {**key, "a": a, "b": b, **numbers(one, p, family), "statement": statement(one, p, family)}
-        for (a, b), one, p in zip(pairs, found, corrected, strict=True)
-    ]
-
-
-def numbers(found: Paired, corrected: float, family: int) -> dict:
-    """Return the columns of one tested difference."""
-    return {
-        "difference": found.effect,
-        "low": found.low,
-        "high": found.high,
-        "sd": found.sd,
-        "pairs": found.n,
-        "left_out": found.left_out,
-        "p": found.p,
-        "p_holm": corrected,
-        "family": family,
-        "verdict": verdict(found, corrected),
-        "seeds_needed": needed(found, corrected, family),
-    }
-
-
-def statement(found: Paired, corrected: float, family: int) -> str:
-    """Say in words what may be said of a against b."""
-    decided = verdict(found, corrected)
-    return undecided_words(found, corrected, family) if decided == UNDECIDED else f"a is {decided}"
+    tested = judge_family(found, [SMALLEST] * len(found))
+    return [{**key, "a": a, "b": b, **line} for (a, b), line in zip(pairs, tested, strict=True)]

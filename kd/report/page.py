@@ -19,7 +19,7 @@ from kd.report import verdict
 from kd.report.comparisons import COMPARED, comparisons
 from kd.report.figures import ANALYSES, naming, style, wording
 from kd.report.figures import draw as draw_figure
-from kd.report.statistics import SETTING, UNDECIDED, paired, settings, summarise
+from kd.report.statistics import SETTING, paired, settings, summarise
 from kd.study.config import Protocol, Study
 
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -202,7 +202,7 @@ def _pairs(group: pd.DataFrame, names: dict[str, str]) -> list[dict]:
             "difference": wording.interval_words(line["difference"], line["low"], line["high"]),
             "p": wording.p_words(line["p_holm"]),
             "n": line["pairs"],
-            "says": line["statement"] if line["verdict"] == UNDECIDED else line["verdict"],
+            "says": line["statement"],
         }
         for line in group.to_dict("records")
     ]

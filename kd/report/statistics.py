@@ -7,7 +7,7 @@ its place in a mean is the word "diverged", and in a pair it takes its partner o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,10 @@ from scipy import stats
 from kd.core.errors import DataError
 
 LEVEL = 0.95
-UNDECIDED = "undecided"
 
 # What two networks must share before their accuracies may be compared.
 SETTING = ["dataset", "noise", "noise_rate", "fraction", "protocol", "student", "epochs"]
+_PATH = ["noise_name", "networks", "networks_name", "teacher_lineage"]
 
 
 class Interval(NamedTuple):
@@ -33,16 +33,54 @@ class Interval(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """The mean of a - b over pairs of equal seeds; `left_out` seeds lack a value on one side or both."""
+    """A mean of differences a - b (points), its standard error and degrees of freedom; NaN where nothing tells them.
 
-    effect: float
-    low: float
-    high: float
-    p: float
-    n: int
-    left_out: int
-    verdict: str  # "higher", "lower" or "undecided": what may be said of a against b
-    sd: float = math.nan  # of the differences
+    `n` counts pairs. Of independent pairs `teachers` is 1: all from one teacher, or each from its own. Otherwise every
+    student seed stands under each of that many teachers. `left_out` pairs lack a value on one side or both, or stand
+    under some of the teachers only. `sd` is of one difference of a new student, and a new teacher if they are crossed.
+    """
+
+    effect: float = math.nan
+    se: float = math.nan
+    df: float = math.nan
+    n: int = 0
+    left_out: int = 0
+    sd: float = math.nan
+    teachers: int = 1
+
+    @property
+    def independent(self) -> int:
+        """How many pairs are independent: of crossed ones the fewer of teachers and students."""
+        return self.n if self.teachers == 1 else min(self.teachers, self.n // self.teachers)
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a spread to judge by. Equal differences are a coarse measure (few test images), not one."""
+        return self.se > 1e-10
+
+    @property
+    def half(self) -> float:
+        """Half the width of the 95 % interval."""
+        return float(stats.t.ppf((1 + LEVEL) / 2, self.df)) * self.se
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval."""
+        return self.effect - self.half
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95 % interval."""
+        return self.effect + self.half
+
+    @property
+    def p(self) -> float:
+        """Two-sided p of the t test that the mean is 0."""
+        return 2 * float(stats.t.sf(abs(self.effect) / self.se, self.df)) if self.tested else math.nan
+
+    def p_within(self, smallest: float) -> float:
+        """Return p of the two one-sided t tests that the mean lies between -smallest and smallest."""
+        return float(stats.t.sf((smallest - abs(self.effect)) / self.se, self.df)) if self.tested else math.nan
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -74,22 +112,31 @@ def finished(rows: pd.DataFrame, value: str = "test_top1", by: Sequence[str] = (
 
 
 def summarise(rows: pd.DataFrame, by: Sequence[str], value: str = "test_top1") -> pd.DataFrame:
-    """Return one line per group of `by`: mean, sd, low, high, n, diverged and best_gap (mean of best - last).
+    """Return one line per group of `by`: mean, sd, low, high, n, teachers, diverged and best_gap (mean of best - last).
 
-    Groups keep the order of `rows`. A group whose networks all diverged has n = 0 and NaN for its mean.
+    `n` counts networks, `teachers` the seeds of their teachers. Where every student seed stands under several teachers
+    the interval is that of `judge_crossed`. Groups keep the order of `rows`. A group whose networks all diverged has
+    n = 0 and NaN for its mean.
     """
     finished(rows, value, by)
-    groups = rows[[*by, *dict.fromkeys([value, "best_gap"]), "status"]].groupby(list(by), dropna=False, sort=False)
+    columns = dict.fromkeys([*by, value, "best_gap", "status", "seed", "teacher_seed"])
+    groups = rows[[*columns]].groupby(list(by), dropna=False, sort=False)
     lines = [dict(zip(by, key, strict=True)) | _summary(group, value) for key, group in groups]
-    return pd.DataFrame(lines, columns=[*by, "mean", "sd", "low", "high", "n", "diverged", "best_gap"])
+    return pd.DataFrame(lines, columns=[*by, "mean", "sd", "low", "high", "n", "teachers", "diverged", "best_gap"])
 
 
 def _summary(group: pd.DataFrame, value: str) -> dict:
     ok = group[group["status"] == "ok"]
     mean, low, high, n = mean_interval(ok[value]) if len(ok) else Interval(math.nan, math.nan, math.nan, 0)
+    teachers = int(ok["teacher_seed"].nunique())
+    if teachers > 1 and not ok.duplicated(["teacher_seed", "seed"]).any():
+        half = judge_seeds(dict(zip(_seeds(ok), ok[value], strict=True)), n).half
+        low, high = mean - half, mean + half
     gap = float(ok["best_gap"].mean()) if n else math.nan
     sd = float(ok[value].std(ddof=1)) if n > 1 else math.nan
-    return {"mean": mean, "sd": sd, "low": low, "high": high, "n": n, "diverged": len(group) - n, "best_gap": gap}
+    diverged = len(group) - n
+    about = {"n": n, "teachers": teachers, "diverged": diverged, "best_gap": gap}
+    return {"mean": mean, "sd": sd, "low": low, "high": high, **about}
 
 
 def paired(rows: pd.DataFrame, a: str, b: str, column: str = "objective", value: str = "test_top1") -> Paired:
@@ -98,56 +145,86 @@ def paired(rows: pd.DataFrame, a: str, b: str, column: str = "objective", value:
 
 
 def contrast(left: pd.DataFrame, right: pd.DataFrame, value: str = "test_top1", name: str = "a contrast") -> Paired:
-    """Compare the rows `left` with the rows `right`, paired by seed; a side of several objectives is their mean."""
+    """Compare the rows `left` with the rows `right`, paired by seeds; a side of several objectives is their mean."""
     return against(side(left, value), side(right, value), name)
 
 
+Seeds = tuple[int, int]  # of the teacher (-1: none) and of the student
+
+
 class Side(NamedTuple):
-    """One side of a comparison: its settings and teachers, and its value for each seed, with its teacher's or without.
+    """One side of a comparison: its settings, its teachers' lineages, and its value for each seed.
 
     A seed with a network that diverged is `wanted` and has no value.
     """
 
     settings: dict[str, set]
-    teachers: set[str]  # lineages
-    wanted: list[set]
-    values: list[dict]
+    lineages: set[str]
+    wanted: set[Seeds]
+    values: dict[Seeds, float]
+
+    def beside(self, other: Side) -> Side:
+        """Return this side, which has one teacher or none, with each student once for each teacher in `other`."""
+        own = {seed: value for (_, seed), value in self.values.items()}
+        seeds = {seed for _, seed in self.wanted}
+        partners = {pair for pair in other.wanted if pair[1] in seeds}
+        alone = {(-1, seed) for seed in seeds - {seed for _, seed in partners}}
+        values = {pair: own[pair[1]] for pair in partners if pair[1] in own}
+        return self._replace(wanted=partners | alone, values=values)
+
+    @property
+    def teachers(self) -> set[int]:
+        """Seeds of its teachers."""
+        return {teacher for teacher, _ in self.wanted}
 
 
 def side(rows: pd.DataFrame, value: str = "test_top1") -> Side:
     """Return `rows` as one side of a comparison."""
-    wanted = [set(rows[keys].itertuples(index=False, name=None)) for keys in _KEYS]
-    values = [_by_seed(rows, keys, value) for keys in _KEYS]
-    return Side({column: set(rows[column]) for column in SETTING}, set(rows["teacher_lineage"]), wanted, values)
+    taught = set(rows["teacher_seed"].dropna())
+    if len(taught) and rows["teacher_seed"].isna().any():  # who learnt alone stands beside the students of each teacher
+        parts = [rows[rows["teacher_seed"].isna() | (rows["teacher_seed"] == seed)] for seed in sorted(taught)]
+        rows = pd.concat([part.assign(teacher_seed=seed) for part, seed in zip(parts, sorted(taught), strict=True)])
+    settings = {column: set(rows[column]) for column in SETTING}
+    return Side(settings, set(rows["teacher_lineage"]), set(_seeds(rows)), _by_seed(rows, value))
 
 
-def against(left: Side, right: Side, name: str = "a contrast") -> Paired:
-    """Compare two sides over the seeds that both have.
+def _seeds(rows: pd.DataFrame) -> list[Seeds]:
+    return list(zip(rows["teacher_seed"].fillna(-1).astype(int), rows["seed"].astype(int), strict=True))
 
-    A pair shares the seed, and the teacher's seed too where both have the same teacher. The test is Student's t on
-    the differences, in points. With fewer than two pairs, or no spread to judge by, the verdict is "undecided".
+
+def against(left: Side, right: Side, name: str = "a contrast", apart: Collection[str] = ()) -> Paired:
+    """Compare two sides over the seeds that both have; of the settings only those named by `apart` may differ.
+
+    A pair shares the seed of the student and that of the teacher. Where only one side has several teachers, or the
+    two have different ones, of one seed each, the seed of the student is enough.
     """
     for column in SETTING:
-        _comparable(name, column, left.settings[column] | right.settings[column])
-    keys = _pairing(left.teachers | right.teachers)
-    a, b = left.values[keys], right.values[keys]
-    differences = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
-    return judge(np.array(differences, dtype=float), len(left.wanted[keys] | right.wanted[keys]) - len(differences))
+        if column not in apart:
+            _comparable(name, column, left.settings[column] | right.settings[column])
+    if left.lineages != right.lineages or "" in left.lineages:
+        if len(right.teachers) == 1:
+            right = right.beside(left)
+        elif len(left.teachers) == 1:
+            left = left.beside(right)
+    both = left.values.keys() & right.values.keys()
+    differences = {seeds: left.values[seeds] - right.values[seeds] for seeds in both}
+    return judge_seeds(differences, len(left.wanted | right.wanted))
 
 
-def trend(rows: pd.DataFrame, over: str, value: str = "test_top1") -> Paired:
+def trend(rows: pd.DataFrame, over: str, value: str = "test_top1", apart: Collection[str] = ()) -> Paired:
     """Judge how far `value` rises from the least to the greatest `over` (tau, alpha), seed by seed.
 
     The rise of a seed is that of the straight line fitted to its values against the ranks of `over`: it has a place
     for tau = inf, and no single step decides. A seed that lacks a value at any point is left out.
     """
     for column in SETTING:
-        _comparable(f"a trend over {over}", column, set(rows[column]))
-    keys = _KEYS[_pairing(set(rows["teacher_lineage"]))]
-    values = finished(rows, value).groupby([*keys, over])[value].mean().unstack()
+        if column not in apart:
+            _comparable(f"a trend over {over}", column, set(rows[column]))
+    ok = finished(rows, value)
+    values = ok.groupby([ok["teacher_seed"].fillna(-1).astype(int), "seed", over])[value].mean().unstack()
     values = values.reindex(columns=sorted(rows[over].unique())).dropna()
     rises = values.to_numpy(dtype=float) @ rise_weights(values.shape[1])
-    return judge(rises, len(rows[keys].drop_duplicates()) - len(rises))
+    return judge_seeds(dict(zip(values.index, rises, strict=True)), len(set(_seeds(rows))))
 
 
 def rise_weights(points: int) -> np.ndarray:
@@ -156,19 +233,13 @@ def rise_weights(points: int) -> np.ndarray:
     return (points - 1) * ranks / (ranks**2).sum()
 
 
-_KEYS = [["seed"], ["seed", "teacher_seed"]]  # what pairs share
-
-
-def _pairing(teachers: set[str]) -> int:
-    return int(len(teachers) == 1 and "" not in teachers)
-
-
-def _by_seed(rows: pd.DataFrame, keys: list[str], value: str) -> dict:
+def _by_seed(rows: pd.DataFrame, value: str) -> dict[Seeds, float]:
     """Return the value of `rows` for each seed; a seed that lacks one of their objectives has none."""
-    # Where they have several teachers' students of a seed, their mean is that seed's value.
-    values = finished(rows, value).groupby([*keys, "objectives"])[value].mean().unstack()
+    ok = finished(rows, value)
+    # Where they have several kinds of teachers, the mean of their students of a seed is that seed's value.
+    values = ok.groupby([ok["teacher_seed"].fillna(-1).astype(int), "seed", "objectives"])[value].mean().unstack()
     whole = values.reindex(columns=rows["objectives"].unique()).dropna().mean(axis=1)
-    return {seed if isinstance(seed, tuple) else (seed,): found for seed, found in whole.items()}
+    return {(int(teacher), int(seed)): found for (teacher, seed), found in whole.items()}
 
 
 def _comparable(name: str, column: str, found: set) -> None:
@@ -176,33 +247,70 @@ def _comparable(name: str, column: str, found: set) -> None:
         raise DataError(f"{name}: {column} differs ({', '.join(sorted(map(str, found)))}); compare within one")
 
 
-def judge(differences: np.ndarray, left_out: int) -> Paired:
-    """Test whether the mean of paired `differences` (points) is other than 0, by Student's t, at 0.05."""
+def judge(differences: Sequence[float], left_out: int = 0) -> Paired:
+    """Return the mean of independent paired `differences` (points), judged by Student's t."""
     n = len(differences)
-    if n == 0:
-        return Paired(math.nan, math.nan, math.nan, math.nan, 0, left_out, UNDECIDED)
-    effect, low, high, _ = mean_interval(differences)
-    # Equal differences are a coarse measure (few test images), not certainty: t would be infinite.
-    if n == 1 or np.ptp(differences) < 1e-9:
-        return Paired(effect, low, high, math.nan, n, left_out, UNDECIDED, math.nan if n == 1 else 0.0)
-    p = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    verdict = "higher" if low > 0 else "lower" if high < 0 else UNDECIDED
-    return Paired(effect, low, high, p, n, left_out, verdict, float(np.std(differences, ddof=1)))
+    if n < 2:
+        return Paired(effect=float(differences[0]) if n else math.nan, n=n, left_out=left_out)
+    sd = float(np.std(differences, ddof=1))
+    sd = sd if np.ptp(differences) >= 1e-9 else 0.0
+    return Paired(float(np.mean(differences)), sd / math.sqrt(n), n - 1, n, left_out, sd)
 
 
-def settings(rows: pd.DataFrame) -> list[tuple[dict, pd.DataFrame]]:
+def judge_seeds(found: dict[Seeds, float], wanted: int) -> Paired:
+    """Judge differences by the seeds of their teacher and student, of which `wanted` should have one.
+
+    One teacher, or student s from teacher s: the pairs are independent. Several students, each of one teacher of
+    several: each teacher's mean is one value. Every student under each teacher: `judge_crossed`.
+    """
+    teachers, students = (sorted({seeds[which] for seeds in found}) for which in (0, 1))
+    if min(len(teachers), len(students)) <= 1:
+        return judge([found[seeds] for seeds in sorted(found)], wanted - len(found))
+    if len(found) == len(students):
+        own = [[value for (t, _), value in found.items() if t == teacher] for teacher in teachers]
+        return judge([float(np.mean(values)) for values in own], wanted - len(found))
+    whole = [student for student in students if all((teacher, student) in found for teacher in teachers)]
+    values = np.array([[found[teacher, student] for student in whole] for teacher in teachers])
+    if len(whole) < 2:
+        return judge(values.mean(axis=1) if whole else (), wanted - values.size)
+    return judge_crossed(values, wanted - values.size)
+
+
+def judge_crossed(differences: np.ndarray, left_out: int = 0) -> Paired:
+    """Return the mean of paired `differences` [teachers, students], of which each of either stands in several.
+
+    Teachers and students are random effects: the variance of the mean is (MS_T + MS_S - MS_E) / (T S), at least the
+    larger of MS_T / (T S) and MS_S / (T S), with Satterthwaite's degrees of freedom.
+    """
+    t, s = differences.shape
+    by_teacher, by_student = differences.mean(axis=1, keepdims=True), differences.mean(axis=0, keepdims=True)
+    rest = differences - by_teacher - by_student + differences.mean()
+    free = np.array([t - 1, s - 1, (t - 1) * (s - 1)])
+    squares = np.array([s * by_teacher.var(ddof=1), t * by_student.var(ddof=1), (rest**2).sum() / free[2]])
+    larger = int(squares[1] > squares[0])
+    total, df = squares[larger], free[larger]
+    if (summed := squares[0] + squares[1] - squares[2]) > total:
+        total, df = summed, summed**2 / (squares**2 / free).sum()
+    parts = max(squares[0] - squares[2], 0) / s + max(squares[1] - squares[2], 0) / t + squares[2]
+    se, sd = math.sqrt(total / (t * s)), math.sqrt(parts)
+    return Paired(float(differences.mean()), se, float(df), t * s, left_out, sd, t)
+
+
+def settings(rows: pd.DataFrame, apart: Collection[str] = ()) -> list[tuple[dict, pd.DataFrame]]:
     """Split `rows` into what may be compared: the students of one network, data and teacher, as (setting, rows).
 
     Networks of the same kind trained without a teacher join each setting of theirs as its baseline. A network that
-    only teaches is no part of any setting. The order is that of `rows`, noise rates rising.
+    only teaches is no part of any setting. Columns `apart` tell no settings apart. The order is that of `rows`, noise
+    rates rising.
     """
     rows = rows.sort_values("noise_rate", kind="stable")
     alone = rows[rows["stages"] == 1]
     students = rows[rows["stages"] > 1]
-    keys = [*SETTING, "noise_name", "networks", "networks_name", "teacher_lineage"]
+    shared = [column for column in SETTING if column not in apart]
+    keys = [column for column in [*shared, *_PATH] if column not in apart]
     found = []
     for key, group in (students if len(students) else alone).groupby(keys, dropna=False, sort=False):
         setting = dict(zip(keys, key, strict=True))
-        baseline = alone[(alone[SETTING] == pd.Series(setting)[SETTING]).all(axis=1)]
+        baseline = alone[(alone[shared] == pd.Series(setting)[shared]).all(axis=1)]
         found.append((setting, pd.concat([baseline, group] if len(students) else [group], ignore_index=True)))
     return found

@@ -121,8 +121,9 @@ def _numbers(manifest: dict) -> dict:
     last = manifest.get("last", {}) if manifest["status"] == "ok" else {}
     best = manifest.get("best_on_test", {}) if last else {}
     measured = [f"{of}_{what}" for of in ("train", "test", "heldout") for what in ("loss", "top1")]
-    measured += ["train_memorised", "train_recovered"]  # of mislabelled examples
-    numbers = {key: last.get(key, math.nan) for key in measured}
+    measured += ["train_top1_running", "train_memorised", "train_recovered"]  # the last two of mislabelled examples
+    after = {"train_top1": manifest["train_top1"]} if last and "train_top1" in manifest else {}
+    numbers = {key: (last | after).get(key, math.nan) for key in measured}
     best_top1 = best.get("test_top1", math.nan)
     return numbers | {
         "best_test_top1": best_top1,

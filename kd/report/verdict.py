@@ -1,7 +1,8 @@
 """The verdict: each claim of the paper, what was published, what was measured, and whether it holds.
 
-A claim is judged wherever a study has both its sides: by a test paired over seeds, corrected by Holm over all lines of
-the verdict. `difference` (points) is in the direction of the claim: above 0 speaks for it.
+A claim is judged wherever a study has both its sides: by a test paired over seeds, corrected by Holm over the lines of
+its family, confirmatory or exploratory. `difference` is in the direction of the claim: above 0 speaks for it. Claims of
+one's own are judged by the same rule (`kd.report.own_claims`).
 """
 
 from __future__ import annotations
@@ -13,44 +14,61 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kd.core.errors import ConfigError, nearest
 from kd.measure.frames import Artefacts, read_frame
-from kd.report.comparisons import ALPHA, POWER, UNDECIDED, holm, numbers, undecided_words
+from kd.report import statistics
+from kd.report.comparisons import ALPHA, HIGHER, LEAST, LOWER, POWER, SMALL, UNDECIDED, WHOLE, amount, judge_family
 from kd.report.figures import naming, style, wording
 from kd.report.figures import verdict as figure
+from kd.report.own_claims import one_each, read_claims, read_table, with_analysis
 from kd.report.paper import published
 from kd.report.paper.claims import CLAIMS, Claim
 from kd.report.statistics import SETTING, Paired, against, finished, judge, rise_weights, side, trend
 from kd.study.cells import TEACHERS
 
-HOLDS, FAILS, MISSING = "holds", "does not hold", "not measured"
+HOLDS, FAILS, MEASURED, MISSING = "holds", "does not hold", "measured", "not measured"
+CONFIRMATORY, EXPLORATORY, DESCRIPTIVE = "confirmatory", "exploratory", "descriptive"
 COLUMNS = ["claim", "setting", "published", "measured", "difference", "verdict"]
-_WORDS = {"higher": HOLDS, "lower": FAILS, UNDECIDED: UNDECIDED}
+_WORDS = {HIGHER: HOLDS, LOWER: FAILS}
 _KEY = [*SETTING, "noise_name", "stages", "first", "teacher", "networks", "networks_name", "stopped"]
 _TREND = 3  # points; two are a comparison
 _PAPER = {"dataset": "cifar100", "noise": "none", "fraction": 1.0, "epochs": 200, "stopped": ""}
 _NOTHING = {"published": "no number known", "published_difference": math.nan, "doubt": ""}
-_UNMEASURED = {"measured": "–", "found": Paired(math.nan, math.nan, math.nan, math.nan, 0, 0, UNDECIDED)}
+_UNMEASURED = {"measured": "–", "found": Paired()}
+# Who names one of these as what differs says that the networks on the way do, or the labels.
+_OF_PATHS = {"student", "networks", "networks_name", "teacher", "teacher_lineage", "teacher_members", "stages", "first"}
+_OF_PATHS |= {"first_loss", "stopped", "lineage", "objectives", "mix", "mix_families"}
+_OF_LABELS = {"noise", "noise_rate", "noise_name", "realised_rate"}
 
 
-def judged(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one line per claim and setting that can speak to it, or that says that none can."""
+def judged(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, folder: Path = Path()) -> pd.DataFrame:
+    """Return one line per claim and setting that can speak to it, or that says that none can.
+
+    Analyses that claims are about lie in `folder`.
+    """
     rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
     scenes, known = list(_scenes(rows)), published()
-    lines = [line for claim in CLAIMS for line in _lines(claim, rows, scenes, known)]
-    corrected = holm([line["found"].p for line in lines])
-    family = sum(not math.isnan(p) for p in corrected)
-    table = pd.DataFrame([_judged(line, p, family) for line, p in zip(lines, corrected, strict=True)])
-    return table.astype({"seeds_needed": "Int64"})
+    lines = [line for claim in claims for line in _lines(claim, rows, scenes, known, folder)]
+    for kind in (CONFIRMATORY, EXPLORATORY, DESCRIPTIVE):
+        own = [line for line in lines if line["kind"] == kind]
+        tested = judge_family(*([line[key] for line in own] for key in ("found", "smallest", "unit")))
+        for line, more in zip(own, tested, strict=True):
+            line |= more | _said_of(line, more)
+    return pd.DataFrame(lines).drop(columns="found").astype(WHOLE)
 
 
-def _judged(line: dict, corrected: float, family: int) -> dict:
-    found: Paired = line.pop("found")
-    tested = numbers(found, corrected, family)
+def _said_of(line: dict, tested: dict) -> dict:
+    """Return what a line says of its claim."""
     if line["measured"] == _UNMEASURED["measured"]:
-        return {**line, **tested, "verdict": MISSING, "number": "", "statement": MISSING}
-    said = _WORDS[tested["verdict"]]
-    words = undecided_words(found, corrected, family) if said == UNDECIDED else said
-    return {**line, **tested, "verdict": said, "number": _number(line, found), "statement": words}
+        return {"verdict": MISSING, "number": "", "statement": MISSING}
+    number = _number(line, line["found"])
+    if line["kind"] == DESCRIPTIVE:
+        untested = dict.fromkeys(("p", "p_holm", "p_small", "p_small_holm"), math.nan)
+        nobody = {"family": 0, "seeds_from": None, "seeds_needed": None, "low": max(tested["low"], 0.0)}
+        return {**untested, **nobody, "verdict": MEASURED, "number": number, "statement": MEASURED}
+    said = _WORDS.get(tested["verdict"], tested["verdict"])
+    words = tested["statement"].replace(tested["verdict"], said, 1)
+    return {"verdict": said, "number": number, "statement": words}
 
 
 def _number(line: dict, found: Paired) -> str:
@@ -102,17 +120,37 @@ def _is_the_papers(key: dict, rows: pd.DataFrame) -> bool:
 # -- lines ------------------------------------------------------------------------------------------------------------
 
 
-def _lines(claim: Claim, rows: pd.DataFrame, scenes: Sequence, known: pd.DataFrame) -> list[dict]:
+def _lines(claim: Claim, rows: pd.DataFrame, scenes: Sequence, known: pd.DataFrame, folder: Path) -> list[dict]:
     if claim.where == "all":
         found = [({}, _gap(rows), _NOTHING)] if len(finished(rows)) else []
     else:
-        tried = [_line(claim, key, frame, known) for kind, key, frame in scenes if kind == claim.where]
+        places = _places(claim, rows, folder) if claim.where == "any" else scenes
+        tried = [_line(claim, key, frame, known) for kind, key, frame in places if kind == claim.where]
         found = [line for line in tried if line]
     if not found:
         found = [({}, _UNMEASURED, _elsewhere(claim, known))]
-    texts = {"claim": claim.id, "sentence": claim.sentence, "source": claim.source}
+    kind = DESCRIPTIVE if claim.where == "all" else CONFIRMATORY if claim.confirmatory else EXPLORATORY
+    texts = {"claim": claim.id, "sentence": claim.sentence, "source": claim.source, "kind": kind, "value": claim.value}
+    about = {**texts, "smallest": claim.smallest, "unit": claim.unit}
     named = [{column: key.get(column, "") for column in _KEY} for key, _, _ in found]
-    return [{**texts, **name, **theirs, **ours} for name, (_, ours, theirs) in zip(named, found, strict=True)]
+    return [{**about, **name, **theirs, **ours} for name, (_, ours, theirs) in zip(named, found, strict=True)]
+
+
+def _places(claim: Claim, rows: pd.DataFrame, folder: Path) -> Iterator[tuple[str, dict, pd.DataFrame]]:
+    """Yield ("any", key, rows) for each setting of a claim of one's own, which says what differs within it."""
+    if claim.analysis:
+        rows = with_analysis(rows, claim.analysis, folder)
+    for column in (claim.value, claim.over if claim.points else "seed"):
+        if column not in rows:
+            raise ConfigError(f"claim {claim.id}: the table has no column {column}{nearest(column, rows.columns)}")
+    for key, frame in statistics.settings(rows, _apart(claim)):
+        alike = {column: frame[column].iloc[0] for column in _KEY if column in frame and frame[column].nunique() == 1}
+        yield "any", alike | key, frame
+
+
+def _apart(claim: Claim) -> frozenset[str]:
+    paths = _OF_PATHS if claim.apart & _OF_PATHS else frozenset()
+    return claim.apart | paths | (_OF_LABELS if claim.apart & _OF_LABELS else frozenset())
 
 
 def _line(claim: Claim, key: dict, rows: pd.DataFrame, known: pd.DataFrame) -> tuple[dict, dict, dict] | None:
@@ -120,41 +158,45 @@ def _line(claim: Claim, key: dict, rows: pd.DataFrame, known: pd.DataFrame) -> t
     if ours is None:
         return None
     points = ours.pop("points", None)
-    theirs = _published(claim, key, known, points) if _is_the_papers(key, rows) else _NOTHING
+    theirs = _published(claim, key, known, points) if claim.where != "any" and _is_the_papers(key, rows) else _NOTHING
     return key, ours, _elsewhere(claim, known, points) if theirs is _NOTHING else theirs
 
 
 def _contrast(claim: Claim, rows: pd.DataFrame) -> dict | None:
-    left, right = claim.sides(rows)
-    if left.empty or right.empty:
+    parts = [_measured(claim, part) for part in claim.sides(rows)]
+    if any(part.empty for part in parts):
         return None
-    sides = [side(part, claim.value) for part in (left, right)]
-    values = [list(one.values[0].values()) for one in sides]
-    means = [f"{np.mean(value):.2f}" if value else "diverged" for value in values]
-    return {"found": against(*sides, claim.id), "measured": " against ".join(means)}
+    sides = [side(part, claim.value) for part in parts]
+    means = [f"{np.mean([*one.values.values()]):.2f}" if one.values else "diverged" for one in sides]
+    return {"found": against(*sides, claim.id, _apart(claim)), "measured": " against ".join(means)}
+
+
+def _measured(claim: Claim, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each network; an analysis may have several."""
+    return one_each(rows, claim.value) if claim.analysis else rows
 
 
 def _trend(claim: Claim, rows: pd.DataFrame) -> dict | None:
-    points = claim.points(rows)
+    points = _measured(claim, claim.points(rows))
     if points[claim.over].nunique() < _TREND:
         return None
     turned = points.assign(**{claim.over: -points[claim.over]}) if claim.falls else points
     places = sorted(points[claim.over].unique())
     means = finished(points, claim.value).groupby(claim.over)[claim.value].mean().reindex(places)
     words = ["diverged" if math.isnan(mean) else f"{mean:.2f}" for mean in means]
-    found = trend(turned, claim.over, claim.value)
+    found = trend(turned, claim.over, claim.value, _apart(claim))
     return {"found": found, "measured": _along(claim, words, places), "points": places}
 
 
 def _along(claim: Claim, words: Sequence[str], places: Sequence[float]) -> str:
-    symbol = {"tau": "τ", "alpha": "α"}[claim.over]
+    symbol = {"tau": "τ", "alpha": "α"}.get(claim.over, claim.over)
     return f"{', '.join(words)} ({symbol} = {', '.join(map(naming.number, places))})"
 
 
 def _gap(rows: pd.DataFrame) -> dict:
-    """Judge the mean over networks of their best epoch on the test set less their last, seed by seed."""
+    """Return the mean over networks of their best epoch on the test set less their last, and its spread over seeds."""
     gaps = finished(rows, "best_gap").groupby("seed")["best_gap"].mean()
-    return {"found": judge(gaps.to_numpy(dtype=float), 0), "measured": f"{wording.signed(gaps.mean())} points"}
+    return {"found": judge(gaps.tolist()), "measured": f"{wording.signed(gaps.mean())} points"}
 
 
 # -- what was published -----------------------------------------------------------------------------------------------
@@ -231,45 +273,69 @@ def shown(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _said(line: dict) -> str:
-    if line["verdict"] in (HOLDS, FAILS):
-        number = {"inside": "; the published number in the interval", "outside": "; the published number outside"}.get(
-            line["number"], ""
-        )
-        return f"{line['verdict']} ({wording.p_words(line['p_holm'])}{number})"
-    return line["statement"]
+    number = {"inside": "the published number in the interval", "outside": "the published number outside"}
+    p = {HOLDS: line["p_holm"], FAILS: line["p_holm"], SMALL: line["p_small_holm"]}.get(line["verdict"])
+    if p is None:
+        return line["statement"]
+    also = [number[line["number"]]] if line["number"] else []
+    return f"{line['statement']} ({'; '.join([wording.p_words(p), *also])})"
 
 
 def _settings(lines: pd.DataFrame) -> list[str]:
-    measured = lines[lines["networks"] != ""]
+    measured = lines[lines["dataset"] != ""]
     varied = {column for column in SETTING if measured[column].nunique() > 1} | {"networks"}
     varied |= {"noise"} if (measured["noise"] != "none").any() else set()
     return [_setting(line, varied) for line in lines.to_dict("records")]
 
 
 def _setting(line: dict, varied: set[str]) -> str:
-    if not line["networks"]:
+    if not line["dataset"]:
         return "–" if line["verdict"] == MISSING else "all networks"
     early = f", teacher stopped after {line['stopped']} epochs" if line["stopped"] else ""
     clean = line["noise"] == "none"  # what goes without saying
     return naming.title(line, varied - {"noise", "noise_rate", "student"} if clean else varied - {"student"}) + early
 
 
-def caption(lines: pd.DataFrame) -> str:
+def caption(lines: pd.DataFrame, of: str = "Kim et al. (IJCAI 2021)") -> str:
     """Say how the claims were judged, how many hold, and what stands in the way of comparing numbers."""
     counts = lines["verdict"].value_counts()
-    tested = lines["p"].notna().sum()
-    found = ", ".join(f"{counts.get(word, 0)} {word}" for word in (HOLDS, FAILS, UNDECIDED, MISSING))
+    found = ", ".join(f"{counts.get(word, 0)} {word}" for word in (HOLDS, FAILS, SMALL, UNDECIDED, MISSING))
+    tested = lines.groupby("kind")["family"].max()
+    families = " and ".join(
+        f"{tested.get(kind, 0)} {kind} {'test' if tested.get(kind, 0) == 1 else 'tests'}"
+        for kind in (CONFIRMATORY, EXPLORATORY)
+    )
+    points = "points of top-1 after the last epoch" if figure.of_top1(lines) else "what each claim is about"
+    smallest = " or ".join(dict.fromkeys(map(amount, *(lines[lines["kind"] != DESCRIPTIVE][key] for key in _SMALLEST))))
     return "\n".join(
         [
-            f"The claims of Kim et al. (IJCAI 2021) against what this study measured, in {len(lines)} lines: {found}.",
-            "Differences are in points of top-1 after the last epoch, in the direction of the claim, so that above 0 "
+            f"The claims of {of} against what this study measured, in {len(lines)} lines: {found}.",
+            f"Differences are in {points}, in the direction of the claim, so that above 0 "
             "speaks for it: a mean over seeds, paired, with its 95 % interval, which is not corrected. Of a trend it "
-            "is the rise (or fall) of a line fitted over the ranks of τ or α, from the first to the last.",
-            f"A claim holds, or does not, by a two-sided paired t test at {ALPHA:.2g} with Holm's correction over the "
-            f"{tested} tests of this verdict; the seeds that would decide what is undecided are those with "
-            f"{100 * POWER:.0f} % power, were the difference and its spread as they are here.",
-            _about_numbers(lines),
+            "is the rise (or fall) of a line fitted over the ranks of what it is over, from the first to the last. "
+            f"Pairs share the student's seed, and the teacher's; {_about_teachers(lines)}",
+            f"A claim holds, or does not, by a two-sided paired t test at {ALPHA:.2g}; a difference is small, not "
+            f"larger than the smallest of interest ({smallest}), by two one-sided ones. Holm's correction is over each "
+            f"of the two families, {families}; fewer than {LEAST} independent pairs decide nothing. How many seeds "
+            f"would show the smallest difference of interest is said for {100 * POWER:.0f} % power at {ALPHA:.2g} "
+            "divided by the family, with the upper 80 % limit of the spread that was seen, from fewer than six pairs "
+            "as a range that begins at its lower 80 % limit; the difference that was seen plays no part in it.",
+            *([_about_numbers(lines)] if "published" in lines else []),
         ]
+    )
+
+
+_SMALLEST = ("smallest", "unit")
+
+
+def _about_teachers(lines: pd.DataFrame) -> str:
+    """Say how the pairs of these lines hang together."""
+    crossed = lines.loc[lines["teachers"] > 1, "teachers"]
+    if crossed.empty:
+        return "they are independent."
+    return (
+        f"where every student seed stands under each of up to {crossed.max()} teacher seeds, teachers and students are "
+        "random effects (Satterthwaite's degrees of freedom), and the fewer of the two counts as independent pairs."
     )
 
 
@@ -292,14 +358,25 @@ def _about_numbers(lines: pd.DataFrame) -> str:
 def verdict(folder: Path) -> Artefacts:
     """Return the verdict on the table in `folder`: verdict.csv, .md and .tex, and the figure with its caption."""
     lines = judged(read_frame(folder / "table.parquet"))
+    return _written(lines, caption(lines))
+
+
+def verdict_on(table: Path, claims: Path) -> Artefacts:
+    """Return the same on any tidy table, by the claims of a file."""
+    lines = judged(read_table(table), read_claims(claims), table.parent).assign(published="–")
+    return _written(lines, caption(lines.drop(columns="published"), claims.name))
+
+
+def _written(lines: pd.DataFrame, about: str) -> Artefacts:
     words = shown(lines)
+    lines = lines.assign(setting=words["setting"])
     with style.paper():
-        drawn = figure.draw(lines.assign(setting=words["setting"]))
+        drawn = figure.draw(lines)
     return {
-        "verdict.csv": lines.assign(setting=words["setting"]).to_csv(index=False, lineterminator="\n").encode(),
-        "verdict.md": markdown(words, caption(lines)).encode(),
-        "verdict.tex": latex(words, caption(lines)).encode(),
-        "figures/verdict.txt": f"{caption(lines)}\n".encode(),
+        "verdict.csv": lines.to_csv(index=False, lineterminator="\n").encode(),
+        "verdict.md": markdown(words, about).encode(),
+        "verdict.tex": latex(words, about).encode(),
+        "figures/verdict.txt": f"{about}\n".encode(),
         **style.pictures(drawn, "figures/verdict"),
     }
 

@@ -478,7 +478,8 @@ def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -
         stages = []
         for n, (network, chosen) in enumerate(teach):
             stop, share, its_own = (None, part, own) if n else (early, 1.0, ())
-            stages.append(stage(network.split("+"), chosen, from_seeds, stop, ensemble, share, its_own))
+            # Seeds that are matched have none of their own: student s learns from teacher s.
+            stages.append(stage(network.split("+"), chosen, from_seeds or (seed,), stop, ensemble, share, its_own))
         yield (*stages, Stage(*last, seed, fraction=part, own=own))
 
 

@@ -38,6 +38,7 @@ DEFAULT = Path("config.yaml")
 NAME = r"[A-Za-z0-9][A-Za-z0-9_]*"  # no dot, dash, plus or slash: those separate the parts of a path
 SHA256 = r"[0-9a-f]{64}"
 WEIGHTS = "weights"  # stands where a loss does in the path of a network that comes from a file
+MATCHED = "matched"  # teacher seeds: each student learns from the teacher of its own seed
 PAPER_DROPS = (0.5, 0.75)  # the paper's 100 and 150 of 200 epochs, as shares of a protocol's epochs
 
 
@@ -187,7 +188,9 @@ def _teacher(value: object) -> str:
 
 
 def _seeds_of_one(value: object) -> tuple[object, ...]:
-    """Read the seed of a teacher, or of several that teach as one: 0, or `0+1+2`."""
+    """Read the seed of a teacher, or of several that teach as one: 0, or `0+1+2`; of `matched` none."""
+    if value == MATCHED:
+        return ()
     texts = value.split("+") if isinstance(value, str) else [value]
     seeds = sorted(map(_whole, texts))
     if len(set(seeds)) < len(seeds):
@@ -396,10 +399,18 @@ Seeds = Annotated[
     BeforeValidator(_several),
     _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}),
 ]
+_TEACHER_SEEDS = f"0+1+2 is an ensemble of three seeds; with {MATCHED}, student s learns from teacher s"
 TeacherSeeds = Annotated[
     tuple[Annotated[tuple[Seed, ...], BeforeValidator(_seeds_of_one)], ...],
     BeforeValidator(_several),
-    _one_or_more({"type": ["integer", "string"], "minimum": 0, "exclusiveMaximum": 10**9, "pattern": r"^\d+(\+\d+)*$"}),
+    _one_or_more(
+        {
+            "type": ["integer", "string"],
+            "minimum": 0,
+            "exclusiveMaximum": 10**9,
+            "pattern": rf"^(\d+(\+\d+)*|{MATCHED})$",
+        }
+    ),
 ]
 Combinations = Annotated[
     tuple[Annotated[str, BeforeValidator(_combination)], ...],
@@ -432,7 +443,9 @@ LabelNoise = Annotated[
 # -- models -----------------------------------------------------------------------------------------------------------
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """Keys and values that a user may write; what is not known is refused with the nearest that is."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
 
     REMOVED: ClassVar[Mapping[str, object]] = {}  # keys that are no more, each with the value that the code goes by
@@ -463,7 +476,7 @@ class _Model(BaseModel):
         return values
 
 
-def _belongs(key: str, model: type[_Model]) -> str:
+def _belongs(key: str, model: type[Model]) -> str:
     """Say of a key that stands in the wrong place where it belongs, where that is known."""
     places = {
         Study: "the study itself, the top level",
@@ -479,11 +492,11 @@ def _belongs(key: str, model: type[_Model]) -> str:
     return f"; {key} belongs to a loss: loss: {{{takes[0]}: {{{key}: ...}}}}" if takes else ""
 
 
-_M = TypeVar("_M", bound=_Model)
+_M = TypeVar("_M", bound=Model)
 _N = TypeVar("_N", int, float)
 
 
-class Protocol(_Model):
+class Protocol(Model):
     """How every network of a study is trained. The defaults are the paper's, except the precision."""
 
     name: Name = Field(description="stands in the path of every cell trained this way")
@@ -541,7 +554,7 @@ class Protocol(_Model):
         return min(first, max(1, second - 1)), second  # of three epochs too, one after the other
 
 
-class OwnTraining(_Model):
+class OwnTraining(Model):
     """Values of the protocol that a stage may have of its own."""
 
     lr: LearningRate | None = None
@@ -556,7 +569,7 @@ class OwnTraining(_Model):
 @cache
 def with_own(protocol: Protocol, own: Own) -> Protocol:
     """Return a protocol with the values that a stage has of its own. Raises ConfigError where they do not agree."""
-    return _checked(Protocol, {**protocol.model_dump(), **dict(own)}) if own else protocol
+    return checked(Protocol, {**protocol.model_dump(), **dict(own)}) if own else protocol
 
 
 def own_training(values: Mapping[str, object]) -> Own:
@@ -568,7 +581,7 @@ def own_training(values: Mapping[str, object]) -> Own:
     return tuple((key, value) for key, value in made.model_dump().items() if value is not None)
 
 
-class DeclaredDataset(_Model):
+class DeclaredDataset(Model):
     """A dataset of one's own: a folder of images, or a local copy of a built-in one."""
 
     folder: str | None = Field(None, description="holds train/CLASS/*.jpg and val|test/CLASS/*")
@@ -592,7 +605,7 @@ class DeclaredDataset(_Model):
         return self
 
 
-class Weights(_Model):
+class Weights(Model):
     """A network that was trained elsewhere."""
 
     file: str = Field(description="safetensors, or a PyTorch checkpoint that holds tensors alone")
@@ -621,7 +634,7 @@ class Weights(_Model):
         return self.model_dump(mode="json", exclude={"file"})
 
 
-class Experiment(_Model):
+class Experiment(Model):
     """A product over axes, and the figures that show it."""
 
     teacher: Teachers | None = Field(None, description="the networks that teach; A+B is an ensemble of networks")
@@ -640,7 +653,7 @@ class Experiment(_Model):
         description="values of the protocol that all but the first teacher have of their own, as lr or epochs",
     )
     seeds: Seeds | None = None
-    teacher_seeds: TeacherSeeds | None = Field(None, description="0+1+2 is an ensemble of three seeds")
+    teacher_seeds: TeacherSeeds | None = Field(None, description=_TEACHER_SEEDS)
     ensemble: Combinations | None = Field(None, description="what an ensemble answers; by default mean_logit")
     teacher_epochs: Annotated[Whole, Field(ge=1, lt=10**9)] | None = Field(
         None, description="stop the first teacher early"
@@ -686,7 +699,7 @@ class Experiment(_Model):
         return tuple((*teacher, student) for teacher in ahead for student in self.student or ())
 
 
-class Study(_Model):
+class Study(Model):
     """Everything that one `snakemake` command trains and draws."""
 
     # First, because fields are read in order, and the others may name what plug-ins add.
@@ -700,7 +713,7 @@ class Study(_Model):
     weights: dict[Name, Weights] = Field({}, description="networks that were trained elsewhere, by name")
     protocol: Protocol
     seeds: Seeds = Field((0, 1, 2), description="of the last network of each lineage")
-    teacher_seeds: TeacherSeeds = Field(((0,),), description="of the networks that teach; 0+1+2 is an ensemble")
+    teacher_seeds: TeacherSeeds = Field(((0,),), description=f"of the networks that teach; {_TEACHER_SEEDS}")
     noise_seed: Seed = 0
     experiments: dict[Name, Experiment]
     keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
@@ -784,7 +797,7 @@ class Study(_Model):
             )
 
 
-class Recipe(_Model):
+class Recipe(Model):
     """What, beside its path, decides a cell's numbers, or the data's: what the study says of the names in the path."""
 
     plugins: Plugins = ()  # on command lines alone: no manifest names code to run
@@ -801,7 +814,7 @@ class Recipe(_Model):
     @classmethod
     def parse(cls, values: object) -> Recipe:
         """Read what `kd.study.cells.recipe` or `kd.study.cells.data_recipe` wrote. Raises ConfigError."""
-        return _checked(cls, values)
+        return checked(cls, values)
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------
@@ -908,14 +921,15 @@ def merged(overlay: Mapping[str, object], base: Path = DEFAULT) -> dict:
 
 def validate(values: object) -> Study:
     """Return the Study that `values` describe. Raises ConfigError with the key path, what was got and the fix."""
-    return _checked(Study, values)
+    return checked(Study, values)
 
 
 _MOST_ERRORS = 20  # that one message shows
 _LONGEST = 2000  # characters of one
 
 
-def _checked(model: type[_M], values: object) -> _M:
+def checked(model: type[_M], values: object) -> _M:
+    """Return the `model` that `values` describe. Raises ConfigError with the key path, what was got and the fix."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

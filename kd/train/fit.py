@@ -75,10 +75,15 @@ class Plan:
 
 @dataclass
 class History:
-    """What a run has to show: one row of metrics and one of timings for each finished epoch."""
+    """What a run has to show: one row of metrics and one of timings for each finished epoch.
+
+    `train_top1` (%) is of the network after the last epoch, in evaluation mode, on what it learnt from as it is; NaN
+    before. That of a row is running: of each batch before its step.
+    """
 
     rows: list[Row] = field(default_factory=list)
     timings: list[Row] = field(default_factory=list)
+    train_top1: float = math.nan
 
 
 def fit(
@@ -187,6 +192,12 @@ def fit(
             if save:
                 _save(state, run)
 
+        network.eval()
+        trained = evaluate(forward, examples, "train", place, arrived)
+        if trained is None:  # all of it is evaluated again
+            raise _stopped(arrived[0], position)
+        history.train_top1 = trained["train_top1"]
+
 
 def _runners(network: nn.Module, plan: Plan, place: Place) -> tuple[Callable, Callable]:
     """Return what gives the logits of images [B, C, H, W], and what says all of them that the objective looks at.
@@ -214,7 +225,7 @@ def _stopped(number: int, position: Position) -> Terminated:
 def evaluate(
     forward: Callable[[Tensor], Tensor], examples: Examples, part: str, place: Place, arrived: Sequence[int] = ()
 ) -> Row | None:
-    """Return the mean cross-entropy and the top-1 accuracy (%) on `part` of the examples, `test` or `heldout`.
+    """Return the mean cross-entropy and the top-1 accuracy (%) on `part` of the examples.
 
     `forward` is a network in evaluation mode, or what runs one: images [B, C, H, W] to logits [B, K]. None is returned
     as soon as a signal has `arrived`, but not where several processes evaluate: each waits for the others' sums.
@@ -276,7 +287,7 @@ class Position:
         with their true one, recovered.
         """
         loss, right, mislabelled, memorised, recovered = peers.all_gather(self.sums).sum(0).tolist()
-        row = {f"{prefix}_loss": loss / self.seen, f"{prefix}_top1": 100 * (right / self.seen)}
+        row = {f"{prefix}_loss": loss / self.seen, f"{prefix}_top1_running": 100 * (right / self.seen)}
         if mislabelled:
             row[f"{prefix}_memorised"] = 100 * memorised / mislabelled
             row[f"{prefix}_recovered"] = 100 * recovered / mislabelled

@@ -17,7 +17,7 @@ DTYPES = {"f64": (torch.float64, 1e-10), "f32": (torch.float32, 1e-5)}  # and th
 
 def vectors(name: str) -> dict:
     """Return the reference values of a file in tests/vectors."""
-    return json.loads((Path(__file__).parent / "vectors" / f"{name}.json").read_text())
+    return json.loads((Path(__file__).parent.parent / "vectors" / f"{name}.json").read_text())
 
 
 def logits_of(inputs: dict, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:

@@ -182,7 +182,7 @@ def _epochs(row: dict, epochs: int) -> pd.DataFrame:
     share[-1] = 1.0
     shared = ["experiment", "cell", "networks", "objectives", "lineage", "objective", "student", "noise_rate", "seed"]
     identity = {key: row[key] for key in shared}
-    numbers = {"epoch": epoch, "lr": lr, "train_loss": 2 - share, "train_top1": row["train_top1"] * share}
+    numbers = {"epoch": epoch, "lr": lr, "train_loss": 2 - share, "train_top1_running": row["train_top1"] * share}
     numbers |= {of: row[of] * share for of in ("train_memorised", "train_recovered") if row["noise_rate"]}
     numbers |= {"head_gap": 1.5 - share, "tail_gap": 1.3 - share * row["test_top1"] / 100}  # as akl logs them
     return pd.DataFrame(identity | numbers | {"test_loss": 3 - share, "test_top1": row["test_top1"] * share})

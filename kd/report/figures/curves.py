@@ -32,7 +32,7 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     shows = (
         f"Top-1 per epoch by objective ({wording.where(used)}): test{enlarged} train. Lines are "
         f"means over the seeds of the networks that did not diverge, bands the range of those seeds."
-        f"{epochs.falls(panels)}"
+        f"{epochs.falls(panels)} Train is running: of each batch before its step."
     )
     cut = wording.cut(view.limits[0] for panel in panels for view in _views(panel.epochs))
     return wording.compose(shows, naming.titles([key for key, _ in found]), said, used, cut)
@@ -43,7 +43,7 @@ def _views(shown: pd.DataFrame) -> list[View]:
     last = shown["epoch"].max()
     begin = max([_END * last, *(step for step in epochs.steps(shown) if step < 0.9 * last)])
     end = shown[shown["epoch"] >= begin]
-    views = [("test", shown, "test_top1"), ("test, the end", end, "test_top1"), ("train", shown, "train_top1")]
+    views = [("test", shown, "test_top1"), ("test, the end", end, "test_top1"), ("train", shown, "train_top1_running")]
     if end["epoch"].nunique() < _FEWEST:
         del views[1]
     return [View(title, of, value, style.AXES[value], _limits(of, value)) for title, of, value in views]

@@ -30,7 +30,7 @@ def titles(keys: Sequence[dict]) -> list[str]:
 
 def title(key: dict, varied: set[str]) -> str:
     """Name a setting by those of its columns that are `varied`."""
-    return ", ".join(_words(key, varied))
+    return ", ".join(filter(None, _words(key, varied)))
 
 
 def _words(key: dict, varied: set[str]) -> Iterator[str]:

@@ -31,7 +31,7 @@ from kd.core.files import write_atomic
 
 SINGLE, DOUBLE = 3.4, 7.0  # inches: one column of a paper, and two
 TEST, TRAIN = "test top-1 (%)", "train top-1 (%)"
-AXES = {"test_top1": TEST, "train_top1": TRAIN}
+AXES = {"test_top1": TEST, "train_top1": TRAIN, "train_top1_running": TRAIN}
 GREY = "#6b6b6b"
 
 _RC = {

@@ -22,7 +22,9 @@ _LINEAR = 1.0  # points either side of 0 that are drawn in proportion; beyond, t
 _MARKS = {
     "holds": {"marker": "o", "color": "#0072B2", "markerfacecolor": "#0072B2"},
     "does not hold": {"marker": "X", "color": "#D55E00", "markerfacecolor": "#D55E00"},
+    "small": {"marker": "s", "color": "#009E73", "markerfacecolor": "#009E73"},
     "undecided": {"marker": "o", "color": style.GREY, "markerfacecolor": "white"},
+    "measured": {"marker": "^", "color": style.GREY, "markerfacecolor": style.GREY},
 }
 _PUBLISHED = {"marker": "D", "color": "#202020", "markerfacecolor": "none", "linestyle": "none", "markersize": 4.2}
 
@@ -47,6 +49,11 @@ def draw(lines: pd.DataFrame) -> Figure:
     return figure
 
 
+def of_top1(lines: pd.DataFrame) -> bool:
+    """Say whether all lines are of accuracies of the table."""
+    return lines["value"].isin(["test_top1", "train_top1"]).all()
+
+
 def _rows(lines: pd.DataFrame) -> list[dict]:
     """Return what stands in each row: a sentence with its one line, or a sentence and then its settings."""
     rows = []
@@ -54,7 +61,7 @@ def _rows(lines: pd.DataFrame) -> list[dict]:
         sentence = textwrap.fill(group["sentence"].iloc[0], _LETTERS)
         records = group.to_dict("records")
         alone = len(records) == 1
-        if alone and records[0]["networks"]:
+        if alone and records[0]["dataset"] and records[0]["setting"]:
             sentence += f"\n{textwrap.fill(records[0]['setting'], _LETTERS)}"
         rows.append(_row(sentence, records[0] if alone else None, True))
         rows += [] if alone else [_row(record["setting"], record, False) for record in records]
@@ -78,11 +85,12 @@ def _mark(axis: Axes, line: dict, place: float) -> None:
 
 
 def _words(line: dict) -> str:
-    """Say the verdict at the right of a row, and where it is undecided, how many seeds would decide."""
-    pairs = f", n = {line['pairs']}" if line["pairs"] else ""
-    if line["verdict"] == "undecided" and not pd.isna(line["seeds_needed"]):
-        return f"undecided{pairs}; {line['seeds_needed']} would do"
-    return f"{line['verdict']}{pairs}"
+    """Say the verdict at the right of a row; if undecided, how many seeds would show a difference of interest."""
+    pairs = f", {line['pairs']} {'pair' if line['pairs'] == 1 else 'pairs'}" if line["pairs"] else ""
+    few, seeds = line["seeds_from"], line["seeds_needed"]
+    if line["verdict"] == "undecided" and not pd.isna(seeds) and seeds > line["pairs"]:
+        return f"undecided{pairs}; {seeds if few == seeds else f'{few}–{seeds}'} would do"
+    return f"{line['verdict']}{pairs.replace('pair', 'seed') if line['verdict'] == 'measured' else pairs}"
 
 
 def _frame(axis: Axes, lines: pd.DataFrame, ticks: list[tuple[float, dict]], bottom: float) -> None:
@@ -95,7 +103,8 @@ def _frame(axis: Axes, lines: pd.DataFrame, ticks: list[tuple[float, dict]], bot
     places = [*(-end for end in reversed(ends)), 0, *ends]
     axis.set_xticks(places, [f"{value:+g}".replace("-", "−") if value else "0" for value in places])
     axis.set_xticks([], minor=True)
-    axis.set_xlabel("difference in the direction of the claim (points of top-1;\nlogarithmic beyond ±1)")
+    points = "points of top-1" if of_top1(lines) else "in the unit of its column"
+    axis.set_xlabel(f"difference in the direction of the claim ({points};\nlogarithmic beyond ±1)")
     axis.set_ylim(bottom, 0)
     axis.set_yticks([place for place, _ in ticks], [row["label"] for _, row in ticks])
     for label, (_, row) in zip(axis.get_yticklabels(), ticks, strict=True):
@@ -112,4 +121,4 @@ def _legend(figure: Figure, lines: pd.DataFrame) -> None:
     ]
     if lines["published_difference"].notna().any():
         marks.append(Line2D([], [], label="published", **_PUBLISHED))
-    figure.legend(handles=marks, loc="outside upper center", ncols=4, handletextpad=0.4, columnspacing=1.4)
+    figure.legend(handles=marks, loc="outside upper center", ncols=6, handletextpad=0.4, columnspacing=1.4)

@@ -47,17 +47,20 @@ def half_words(line: pd.Series, digits: int = 2) -> str:
 
 
 def paired_words(found: Paired, other: str) -> str:
-    """Spell a paired difference: +1.87 points over CE [1.20, 2.54] (3 pairs, p = 0.010)."""
+    """Spell a paired difference: +1.87 points against CE [+1.20, +2.54] (3 pairs); what is decided says the verdict."""
     if not found.n:
-        return f"no seed in common with {other}: undecided"
-    verdict = ": undecided" if found.verdict == "undecided" else ""
+        return f"no seed in common with {other}"
+    equal = ", all equal" if found.n > 1 and not found.tested else ""
     missing = f", {found.left_out} left out" if found.left_out else ""
-    if math.isnan(found.p):
-        pairs = "1 pair" if found.n == 1 else f"{found.n} pairs, all equal"
-        return f"{signed(found.effect)} points against {other} ({pairs}{missing}){verdict}"
-    ends = f"[{signed(found.low)}, {signed(found.high)}]"
-    p = p_words(found.p)
-    return f"{signed(found.effect)} points against {other} {ends} ({found.n} pairs{missing}, {p}){verdict}"
+    ends = f" [{signed(found.low)}, {signed(found.high)}]" if found.tested else ""
+    return f"{signed(found.effect)} points against {other}{ends} ({pairs_words(found)}{equal}{missing})"
+
+
+def pairs_words(found: Paired) -> str:
+    """Say how many pairs there are: 3 pairs; 9 pairs of 3 teachers and 3 students."""
+    if found.teachers > 1:
+        return f"{found.n} pairs of {found.teachers} teachers and {found.n // found.teachers} students"
+    return f"{found.n} {'pair' if found.n == 1 else 'pairs'}"
 
 
 def p_words(p: float) -> str:
@@ -75,11 +78,10 @@ def interval_words(effect: float, low: float, high: float) -> str:
 
 
 def paired_short(found: Paired) -> str:
-    """Spell a paired difference for a table: +1.87 [+1.20, +2.54], with "undecided" where it is."""
+    """Spell a paired difference for a table: +1.87 [+1.20, +2.54]."""
     if not found.n:
-        return "undecided (no pair)"
-    ends = (math.nan, math.nan) if math.isnan(found.p) else (found.low, found.high)
-    return interval_words(found.effect, *ends) + (" undecided" if found.verdict == "undecided" else "")
+        return "no pair"
+    return interval_words(found.effect, *((found.low, found.high) if found.tested else (math.nan, math.nan)))
 
 
 def best_words(
@@ -142,20 +144,25 @@ def fine_print(rows: pd.DataFrame) -> str:
     return (
         "Intervals are 95 % Student t intervals of the mean, differences are paired by seed; "
         f"{counted}{_teachers(rows)}. "
-        f"Neither intervals nor p are corrected for picking the highest mean. {_diverged(rows)}. "
+        "Intervals are not corrected for picking the highest mean, and decide nothing: the verdict does. "
+        f"{_diverged(rows)}. "
         f"Every number is of the last epoch{gap if len(ok) else ''}."
     )
 
 
 def _teachers(rows: pd.DataFrame) -> str:
-    """Say what the intervals leave out: the spread of teachers, or that students of one teacher are alike."""
-    found = sorted(rows.loc[rows["stages"] > 1, "teacher_seed"].dropna().unique())
+    """Say what the intervals leave out: the spread of teachers; or how they hold it, and what n counts then."""
+    taught = rows[rows["stages"] > 1].dropna(subset="teacher_seed")
+    found = sorted(taught["teacher_seed"].unique())
     if not found:
         return ""
     if len(found) == 1:
         first = ", of an ensemble the first" if (rows["teacher_members"] > 1).any() else ""
         return f", every student of a setting from one teacher (seed {found[0]}{first}), whose own spread is not in it"
-    return f", taught by teachers of seeds {', '.join(map(str, found))}, students of one counting as independent"
+    if (taught["teacher_seed"] == taught["seed"]).all():
+        return ", student s taught by teacher s, so that n counts teachers, too"
+    listed = ", ".join(map(str, found))
+    return f" and in that of their teachers ({listed}): the two are random effects in every interval"
 
 
 def _diverged(rows: pd.DataFrame) -> str:
