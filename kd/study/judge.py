@@ -31,7 +31,7 @@ from kd.study import adopted, cells, products
 from kd.study.adopted import Adopted
 from kd.study.cells import Cell, DatasetChoice, parse_cell, parse_dataset
 from kd.study.config import Protocol, Recipe, Study
-from kd.study.needs import Need, lacking
+from kd.study.needs import Need, unmet
 from kd.study.products import READ_BY_PEOPLE, SPARED, Product
 from kd.study.recipes import UNREADABLE, changed, plain, since
 
@@ -245,7 +245,7 @@ class Judge:
     def _lacks_views(self, product: Product, manifest: dict) -> str | None:
         if manifest["status"] != "ok":
             return None
-        return "lacks views that its students will see" if lacking(manifest, self.needs(product)) else None
+        return "lacks views that its students will see" if unmet(manifest, self.needs(product)) else None
 
     # -- what lies on the disk ----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What students read of the bank of their teacher, and what of it a bank lacks."""
+"""What students need of the bank of their teacher, and which of these needs a bank does not meet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Need(NamedTuple):
         return f"seed {self.seed}, {self.epochs} epochs" + (f", {self.output}" if self.output != "logits" else "")
 
 
-def lacking(manifest: Mapping, needs: Iterable[Need]) -> list[Need]:
+def unmet(manifest: Mapping, needs: Iterable[Need]) -> list[Need]:
     """Return which of these needs the bank of a manifest does not meet."""
     longest = {output: dict(part["holds"]) for output, part in manifest.get("outputs", {}).items()}
     return [need for need in needs if longest.get(need.output, {}).get(need.seed, 0) < need.epochs]

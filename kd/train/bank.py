@@ -32,7 +32,7 @@ from kd.core.errors import Damaged
 from kd.data.arrays import load_array, npy
 from kd.data.examples import Examples
 from kd.data.views import Grid
-from kd.study.needs import FILES, Need, lacking
+from kd.study.needs import FILES, Need, unmet
 from kd.train.device import Place
 from kd.train.teachers import FILL_BATCH, LiveTeacher, StoredTeacher, keys_seen
 
@@ -92,7 +92,7 @@ def _refusal(manifest: dict | None, identity: Identity, needs: Iterable[Need]) -
     ]
     if wrong:
         return f"this bank is of another teacher, data or code ({'; '.join(wrong)})"
-    missing = lacking(manifest, needs)
+    missing = unmet(manifest, needs)
     return f"this bank lacks the views of {'; '.join(map(str, missing))}" if missing else None
 
 
