@@ -45,7 +45,7 @@ def test_plan_counts_what_a_study_trains(small: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "results/digits/quick/resnet15.ce.s0"], "did you mean 'resnet"),
+        (["train", "results/digits/quick/resnet15.ce.s0"], "unknown; known: resnet101"),
         (["train", "results/digits/other/resnet8.ce.s0"], "protocol 'other' is not the study's (quick)"),
         (["plan", "--config", "sedes=[1]"], "sedes: unknown key; did you mean 'seeds'"),
         (["plan", "--config", "seeds"], "expected KEY=VALUE"),
