@@ -33,6 +33,7 @@ from made.disk import Disk  # noqa: E402
 from made.faults import EARLIER, NOW, POINTS, TREES, Whole, fill, make_undisturbed  # noqa: E402
 
 from kd.study import products  # noqa: E402
+from kd.study.products import SPARED  # noqa: E402
 
 RULES = tuple(products.RULES.values())
 SIGNALS = ("KILL", "KILL", "KILL", "TERM", "INT", "STOP", "USR1")  # one that is stopped goes on a little later
@@ -286,13 +287,14 @@ class Storm:
         if code:
             raise Failure(f"exit {code}\n{self.project.output()[-8000:]}{self.project.logs()[-8000:]}")
         with contextlib.chdir(self.home):
-            if to_do := self.project.judge().all_to_do:
-                raise Failure(f"to do after exit 0: {to_do}")
+            judge = self.project.judge()
+            if judge.all_to_do:
+                raise Failure(f"to do after exit 0: {judge.all_to_do}")
+            gone = tuple(f"{one}/" for one in judge.everything if one.kind in SPARED and not judge.manifest(one))
         wanted = (self.undisturbed.now if self.size == NOW else self.undisturbed.earlier).published_bytes()
         found = self.project.published_bytes()
         wrong = {name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)}
-        # Data and answers may be gone: nobody asked for them.
-        wrong = {name for name in wrong if name in found or not name.startswith(("data/", "answers/"))}
+        wrong = {name for name in wrong if not name.startswith(gone)}  # nobody asked for them
         if wrong:
             raise Failure(f"other bytes: {sorted(wrong)}")
         again = self.project.start()

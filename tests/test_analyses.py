@@ -213,7 +213,7 @@ def test_real_logits_show_both_limits_and_every_student_a_row_for_each_tau(here:
     assert (hot.logit_cosine > 0.999).all()
     assert (hot.logit_error < 0.02).all()
     assert (cold.label_cosine > 0.99).all()
-    assert (cold.label_error < 0.1).all()
+    assert (cold.label_error < 0.15).all()
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

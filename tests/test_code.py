@@ -128,9 +128,9 @@ def test_a_module_that_moves_changes_nothing(copy) -> None:
 
 def test_another_source_of_a_name_is_another_code(copy) -> None:
     folder, digest = copy
-    (folder / "losses" / "other.py").write_text("def blend(): pass\n")
+    (folder / "losses" / "other.py").write_text("def blend(): pass\nCE = {}\n")
     before = digest("kd.losses.kl")
-    edit(folder / "losses" / "kl.py", "from kd.losses.hard import blend", "from kd.losses.other import blend")
+    edit(folder / "losses" / "kl.py", "from kd.losses.hard import CE, blend", "from kd.losses.other import CE, blend")
     assert digest("kd.losses.kl") != before
 
 

@@ -187,7 +187,7 @@ def test_a_job_that_is_killed_leaves_no_stamp(
     first.hold(TABLE, "published")
     first.start()
     first.comes_to(TABLE)
-    (victim,) = project.processes("^python -m kd collect")
+    (victim,) = project.processes(r"^\S*python\S* -m kd collect")
     os.kill(victim, signal.SIGKILL)
     first.ends(1)
     assert not first.stamps() & {TABLE, DOTS, FIDELITY, TABLES, VERDICT, PAGE}

@@ -255,7 +255,7 @@ def test_a_network_is_evaluated_when_asked_for_and_after_the_last_epoch(every: i
     one, other, history = network(), network(), History()
     fit(one, made_examples(), plan(5, evaluate=every), None, CPU, NoState(), history)
     assert [row["epoch"] for row in history.rows if "test_top1" in row] == evaluated
-    assert [row["epoch"] for row in history.rows if "train_top1" in row] == [1, 2, 3, 4, 5]
+    assert [row["epoch"] for row in history.rows if "train_top1_running" in row] == [1, 2, 3, 4, 5]
     whole = History()
     fit(other, made_examples(), plan(5), None, CPU, NoState(), whole)
     assert same(one.state_dict(), other.state_dict())

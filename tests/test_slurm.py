@@ -138,7 +138,7 @@ def test_a_cell_that_is_killed_is_retried_with_more_memory(project: OnSlurm) -> 
     """Fault 12, on SLURM: no memory is enforced on this cluster, so the test kills as the kernel would."""
     snakemake = project.start()
     project.running()
-    (python,) = project.processes("^python -m kd train")  # not the shell that started it
+    (python,) = project.processes(r"^\S*python\S* -m kd train")  # not the shell that started it
     os.kill(python, 9)
     wait_for(lambda: len(project.jobs()) == 2)
     asked = project.slurm("squeue", "--noheader", "--states=all", f"--jobs={project.jobs()[-1]}", "--format=%m")
@@ -239,7 +239,7 @@ def test_with_accounting_status_says_what_became_of_old_jobs(project: OnSlurm) -
     project.profile(retries=0)
     snakemake = project.start()
     job = project.running()
-    (python,) = project.processes("^python -m kd train")
+    (python,) = project.processes(r"^\S*python\S* -m kd train")
     os.kill(python, 9)
     project.ended(snakemake, code=1)
     assert job in project.slurm("sacct", "--noheader", "--allocations", "--format=JobIDRaw")

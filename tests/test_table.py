@@ -64,7 +64,7 @@ def test_epochs_that_were_not_evaluated_are_empty_and_the_last_never_is(project:
     best = train(cell, made)["best_on_test"]
     read = table._read(made, cell).epochs
     assert read["test_top1"].isna().tolist() == [True, True, False]
-    assert read["train_top1"].notna().all()
+    assert read["train_top1_running"].notna().all()
     assert best == {"epoch": 3, "test_top1": read["test_top1"].iloc[-1]}
     text = Path(cell.path, "metrics.csv").read_text()
     with pytest.raises(DataError, match="test_loss is not a finite number"):

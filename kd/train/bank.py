@@ -210,7 +210,7 @@ class _Rows:
         whole = there.offset + there.nbytes == self._partial.stat().st_size  # else its header is not what was written
         return whole and there.shape == self._shape and there.dtype == np.float16
 
-    def open(self, mode: str) -> None:
+    def map(self, mode: str) -> None:
         """Open the file, "r+" or "w+", and copy the rows that the bank of before has."""
         with files.storage(self._partial, 2 * math.prod(self._shape)):
             self._rows = np.lib.format.open_memmap(self._partial, mode=mode, dtype=np.float16, shape=self._shape)
@@ -265,7 +265,7 @@ class _Filling:
         self._note = folder / f"filling-{'+'.join(each.part['rows'] for each in rows)}.note"
         self._stretches = self._written_before()
         for each in rows:
-            each.open("r+" if self._stretches else "w+")
+            each.map("r+" if self._stretches else "w+")
         self._check()
         self._begin_stretch()
 

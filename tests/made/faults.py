@@ -141,6 +141,8 @@ class Whole(Project):
     def verb(self, product: Product, *options: str) -> int:
         """Make a product as its rule does; return the exit code, of a killed process minus the signal."""
         arguments = [*command(product), "--study-json", json.dumps(self.values)]
+        if product.kind == "page":  # tells what Snakemake was asked for
+            arguments += ["--command", "snakemake --cores all --configfile study.yaml"]
         arguments += ["--stamp", str(self.stamp(product)), *options]
         process = _SERVER.Process(target=_verb, args=(str(self.folder), arguments, str(self.faults)))
         process.start()

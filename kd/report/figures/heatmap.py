@@ -30,9 +30,10 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     figure = style.canvas(style.DOUBLE, sum(heights) * (1 if across else 2))
     axes = figure.subplots(*shape, squeeze=False).reshape(len(grids), 2)
     for pair, (title, grid, _) in zip(axes, grids, strict=True):
-        for axis, (value, label) in zip(pair, style.AXES.items(), strict=True):
+        for axis, value in zip(pair, ("test_top1", "train_top1"), strict=True):
             usual = style.usual_n(grid, ["alpha", "tau"])
-            _grid(axis, summarise(grid, ["alpha", "tau"], value), f"{label}, n = {usual}", usual)
+            label = f"{style.AXES[value]}, n = {usual}"
+            _grid(axis, summarise(grid, ["alpha", "tau"], value), label, usual)
         style.head(pair[0], title, 2)
         if across:
             pair[1].set_ylabel("")
