@@ -76,7 +76,7 @@ class Controller:
 
     def ends(self, code: int = 0) -> str:
         """Wait for its end and return what it printed."""
-        assert self.running.wait(300) == code, self.said()[-6000:] + self.project.logs()
+        assert self.running.wait(600) == code, self.said()[-6000:] + self.project.logs()
         return self.said()
 
     def said(self) -> str:

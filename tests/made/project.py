@@ -143,7 +143,7 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
-def wait_for(condition: object, running: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition: object, running: subprocess.Popen, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert running.poll() is None
