@@ -107,8 +107,8 @@ def understood(error: BaseException) -> BaseException:
     return error
 
 
-def of_the_machine(error: BaseException) -> BaseException | None:
-    """Return what the machine did that was taken for a fault of a file, or None where the file is at fault.
+def of_the_machine(error: BaseException, path: object) -> BaseException | None:
+    """Return what the machine did that was taken for a fault of `path`, or None where that file is at fault.
 
     No memory, a signal, too many open files, a disk or a network file system that fails, no permission: the file is as
     it was, so nobody may be told to replace it. Whoever catches all that a decoder raises asks this first.
@@ -119,7 +119,7 @@ def of_the_machine(error: BaseException) -> BaseException | None:
     # A decoder that calls a file damaged raises OSError too, without a number.
     if isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_THE_FILE:
         advice = _ADVICE.get(error.errno, "nothing is known of what it holds; the same command may well succeed")
-        return StorageError(f"{error.filename or 'storage'}: cannot read: {error.strerror}; {advice}")
+        return StorageError(f"{error.filename or path}: cannot read: {error.strerror}; {advice}")
     return None
 
 

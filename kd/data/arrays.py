@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from kd.core.errors import Damaged, DataError, OutOfMemory, StorageError, understood
+from kd.core.errors import Damaged, DataError, of_the_machine
 from kd.core.files import AGAIN, MANIFEST, canonical_json, publish, sha256, verified
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -182,10 +182,9 @@ def load_array(path: Path, mapped: bool = False) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except Exception as error:  # what a damaged file raises has no common type
-        if isinstance(known := understood(error), OutOfMemory):  # nothing is wrong with the file
-            raise
-        unread = isinstance(known, StorageError) and not isinstance(error, FileNotFoundError)
-        raise (StorageError if unread else Damaged)(f"{path}: {error}; {_rebuild(path.parent)}") from error
+        if known := of_the_machine(error, path):
+            raise known from error
+        raise Damaged(f"{path}: {error}; {_rebuild(path.parent)}") from error
     array.flags.writeable = False
     return array
 

@@ -305,7 +305,7 @@ def _decode(path: str, size: int, convert: str | None) -> tuple[str, bool, np.nd
                 return mode, turned, None
             return mode, turned, np.asarray(_square(rgb(image), size))
     except Exception as error:  # what decoders raise on damaged files has no common type
-        if known := of_the_machine(error):
+        if known := of_the_machine(error, path):
             raise known from error
         raise DataError(f"{path}: cannot read this image: {error}; replace or remove the file") from error
 

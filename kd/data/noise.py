@@ -177,7 +177,7 @@ def _read(path: Path) -> np.ndarray:
     try:
         return read(path)
     except Exception as error:  # what damaged files raise has no common type
-        if known := of_the_machine(error):
+        if known := of_the_machine(error, path):
             raise known from error
         raise DataError(f"{path}: cannot read labels: {error}; expected {expected}") from error
 

@@ -88,7 +88,7 @@ def _explained(name: str, published: type, archive: Path) -> Iterator[None]:
     except DataError as error:
         raise DataError(f"{error}; {fix}") from error
     except Exception as error:  # what networks, tar and pickle raise has no common type
-        if known := of_the_machine(error):
+        if known := of_the_machine(error, archive):
             raise known from error
         raise DataError(f"{archive}: {type(error).__name__}: {error}; {fix}") from error
 

@@ -204,7 +204,7 @@ class Reader:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 return rgb(image)
         except Exception as error:  # what decoders raise on damaged files has no common type
-            if known := of_the_machine(error):
+            if known := of_the_machine(error, path):
                 raise known from error
             raise DataError(
                 f"{path}: cannot read this image: {error}; put back the file that was listed, or list the folder anew: "
