@@ -200,7 +200,7 @@ def test_an_ensemble_publishes_its_members_digests_and_accuracy_and_no_weights(d
     def mean(inputs: torch.Tensor) -> torch.Tensor:
         return torch.stack([logits_of(member, inputs) for member in MEMBERS]).mean(0)
 
-    with place("fp32", 1, 1, 0) as where:
+    with place("fp32", 1) as where:
         row = evaluate(mean, have, "test", where)
     assert manifest["last"] == pytest.approx({"epoch": 0, **row}, rel=1e-5)
     assert manifest["last"]["test_loss"] <= max(manifests[m]["last"]["test_loss"] for m in MEMBERS)

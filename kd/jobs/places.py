@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from kd.core.errors import ConfigError
@@ -47,14 +46,16 @@ def place_of(
     objective: Callable[[], nn.Module] | None = None,
 ) -> Place:
     """Hold a place where `cell` is trained, with this objective, or teaches, until `held` closes."""
-    protocol, need = cell.protocol_of(recipe.protocol), 0
+    protocol = cell.protocol_of(recipe.protocol)
     threads = max(1, resources.threads // peers.count - resources.workers)
-    if torch.cuda.is_available():
+
+    def need() -> int:
         batch, banks = math.ceil(protocol.batch / peers.count), _bytes_of_banks(cell, protocol, have)
         built = objective() if objective else None
-        need = max(
+        return max(
             gpu_bytes(network, have.classes, have.examples, batch, banks, built) for network in cell.stage.networks
         )
+
     where = held.enter_context(
         place(protocol.precision, threads, resources.cells_per_gpu, need, peers, protocol.deterministic)
     )

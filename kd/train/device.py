@@ -147,13 +147,13 @@ def place(
     precision: str,
     threads: int,
     cells_per_gpu: int = 1,
-    gpu_bytes: int = 0,
+    gpu_bytes: Callable[[], int] = lambda: 0,
     peers: Peers = ALONE,
     deterministic: bool = False,
 ) -> Iterator[Place]:
     """Hold a place to compute: a share of a GPU if there is one (or what KD_DEVICE names), else the CPU.
 
-    The share is 1 / `cells_per_gpu`, or more if `gpu_bytes`, what the cell needs, are more. It is one of the GPUs that
+    The share is 1 / `cells_per_gpu`, or more if `gpu_bytes()`, what the cell needs, is more. It is one of the GPUs that
     are visible: all of a workstation, or those that SLURM gave to the job. Of `peers` each has a share of its own GPU.
     `deterministic` takes no GPU kernels but those that give the same bits each time, as all of a CPU's do.
     """
@@ -170,7 +170,7 @@ def place(
             # By UUID: two jobs of one node may both call their GPU 0, and nodes share the folder of the locks.
             memories = {str(card.uuid): card.total_memory for card in cards}
             # The first takes a share for each at once: two cells that took one by one could wait for each other.
-            shares = gpu_shares(memories, gpu_bytes, cells_per_gpu, held, peers.count) if peers.is_first else []
+            shares = gpu_shares(memories, gpu_bytes(), cells_per_gpu, held, peers.count) if peers.is_first else []
             yield _place(f"cuda:{peers.broadcast(shares)[peers.rank]}", precision, peers)
 
 
