@@ -30,23 +30,20 @@ def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, in
     (`unknown` names the datasets of which it is not), and where there are none yet: what a bank lacks of an output that
     it has is little.
     """
-    cells = list(cells)
-    shapes = Counter(shape_of(cell) for cell in cells if not cell.is_ensemble)
-    classes = {shape_of(cell): _classes(cell) for cell in cells}
-    known = published or {}
-    needed = Counter(
-        {RESULTS: sum(n * (known.get(shape) or _weight_bytes(shape[0], classes[shape])) for shape, n in shapes.items())}
-    )
+    cells, counts = list(cells), _Counts()
+    needed = Counter()
+    for shape, number in Counter(shape_of(cell) for cell in cells if not cell.is_ensemble).items():
+        needed[RESULTS] += number * ((published or {}).get(shape) or _weight_bytes(shape, counts))
     for teacher, students in _with_banks(cells, study).items():
-        needed[BANKS] += _bank_bytes(teacher, students, study)
-    needed[ANSWERS] = sum(map(_answer_bytes, _unanswered(study)))
+        needed[BANKS] += _bank_bytes(teacher, students, study, counts)
+    needed[ANSWERS] = sum(_answer_bytes(cell, counts) for cell in _unanswered(study))
     return needed
 
 
 def unknown(cells: Iterable[Cell], study: Study) -> list[str]:
     """Return the datasets whose banks or answers `disk_bytes` leaves out: how many examples they have is not known."""
-    counted = [*_with_banks(cells, study), *_unanswered(study)]
-    return sorted({cell.dataset.name for cell in counted if _counts(cell) is None})
+    names, counts = {cell.dataset.name for cell in (*_with_banks(cells, study), *_unanswered(study))}, _Counts()
+    return sorted(name for name in names if counts[name] is None)
 
 
 def _with_banks(cells: Iterable[Cell], study: Study) -> dict[Cell, list[Cell]]:
@@ -58,17 +55,18 @@ def _unanswered(study: Study) -> list[Cell]:
     return [cell for cell in analysed(study) if not Path(ANSWERS, cell.name).exists()]
 
 
-def _weight_bytes(network: str, classes: int) -> int:
+def _weight_bytes(shape: Shape, counts: _Counts) -> int:
     from kd.machine import footprint
 
+    network, dataset = shape
+    classes = counts[dataset][2] if counts[dataset] else 100  # it decides the last layer only
     return footprint.weight_bytes(network, classes)
 
 
-def _bank_bytes(teacher: Cell, students: list[Cell], study: Study) -> int:
-    counts = _counts(teacher)
-    if counts is None:
+def _bank_bytes(teacher: Cell, students: list[Cell], study: Study, counts: _Counts) -> int:
+    if counts[teacher.dataset.name] is None:
         return 0
-    train, _, classes = counts
+    train, _, classes = counts[teacher.dataset.name]
     declared = study.datasets.get(teacher.dataset.name)
     pad, flip = augmentation(source_of(teacher.dataset.name, declared and declared.model_dump()), study.protocol)
     views = (2 * pad + 1) ** 2 * (1 + flip)  # kd.data.views, which counts them too, imports torch
@@ -92,30 +90,28 @@ def view_bytes(network: str, classes: int, output: str) -> int:
     return 2 * width(network, classes) + 8
 
 
-def _answer_bytes(cell: Cell) -> int:
-    counts = _counts(cell)
-    if counts is None:
+def _answer_bytes(cell: Cell, counts: _Counts) -> int:
+    if counts[cell.dataset.name] is None:
         return 0
     from kd.data.splits import SAMPLE
     from kd.machine.footprint import width
 
-    train, test, classes = counts
+    train, test, classes = counts[cell.dataset.name]
     inside = 0 if cell.is_ensemble else width(cell.stage.network, classes)
     row = 4 * classes + 2 * inside + 24  # float32 logits, float16 pre-logits, an index and two labels
     return round((test + min(SAMPLE, train * cell.fraction)) * row)
 
 
-def _classes(cell: Cell) -> int:
-    counts = _counts(cell)
-    return counts[2] if counts else 100  # it decides the last layer only
-
-
-def _counts(cell: Cell) -> tuple[int, int, int] | None:
-    """Return how many examples there are to train and to test on, and classes; None where nobody knows yet.
+class _Counts(dict[str, tuple[int, int, int] | None]):
+    """How many examples a dataset has to train and to test on, and classes, by its name; None where nobody knows yet.
 
     The manifest of the data says so, and kd of built-in ones; a damaged manifest does not, for they will be made anew.
+    Each is read once.
     """
-    with contextlib.suppress(StorageError):
-        if manifest := read_manifest(Path(DATA, cell.dataset.name)):
-            return manifest["counts"]["train"], manifest["counts"]["test"], len(manifest["class_names"])
-    return DATASETS[cell.dataset.name].counts if cell.dataset.name in DATASETS else None
+
+    def __missing__(self, name: str) -> tuple[int, int, int] | None:
+        self[name] = DATASETS[name].counts if name in DATASETS else None
+        with contextlib.suppress(StorageError):
+            if manifest := read_manifest(Path(DATA, name)):
+                self[name] = manifest["counts"]["train"], manifest["counts"]["test"], len(manifest["class_names"])
+        return self[name]
