@@ -134,6 +134,12 @@ def test_three_seeds_decide_no_claim() -> None:
     assert set(judged(built(TRUE, seeds=(0, 1, 2)))["verdict"]) == {"undecided", "measured", "not measured"}
 
 
+def test_the_caption_counts_every_line() -> None:
+    lines = judged(built(TRUE, seeds=(0, 1, 2)))
+    total, counts = re.search(r"in (\d+) lines: ([^.]*)\.", caption(lines)).groups()
+    assert sum(map(int, re.findall(r"\d+", counts))) == int(total) == len(lines)
+
+
 def test_what_is_as_good_as_equal_is_small() -> None:
     lines = judged(built(TRUE | {"mse": 5.02})).set_index("claim")
     assert lines.loc["mse_klinf", "verdict"] in ("small", "holds")

@@ -299,7 +299,7 @@ def _setting(line: dict, varied: set[str]) -> str:
 def caption(lines: pd.DataFrame, of: str = "Kim et al. (IJCAI 2021)") -> str:
     """Say how the claims were judged, how many hold, and what stands in the way of comparing numbers."""
     counts = lines["verdict"].value_counts()
-    found = ", ".join(f"{counts.get(word, 0)} {word}" for word in (HOLDS, FAILS, SMALL, UNDECIDED, MISSING))
+    found = ", ".join(f"{counts.get(word, 0)} {word}" for word in (HOLDS, FAILS, SMALL, UNDECIDED, MEASURED, MISSING))
     tested = lines.groupby("kind")["family"].max()
     families = " and ".join(
         f"{tested.get(kind, 0)} {kind} {'test' if tested.get(kind, 0) == 1 else 'tests'}"
