@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from made.supervised import refusal, supervised
 from made.tiny import FILES, PUBLISHED, STUDY, TEACHER, VERBS, Folder, Tree, Verb, published, tree
-from storage_sweep import prepared
+from storage_sweep import part_of, prepared
 
 from kd.__main__ import main as kd
 from kd.core import files
@@ -324,6 +324,9 @@ def main() -> int:
     parser.add_argument("--most", type=int, help="flips of each reader and file; by default all")
     parser.add_argument("--seconds", type=float, help="make no flip after so many")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--part", type=part_of, default=slice(None), metavar="K/N", help="the K-th of N parts of the flips"
+    )
     parser.add_argument("--readers", nargs="+", help="only these")
     parser.add_argument("--quick", action="store_true", help="without readers that draw, which take most of the time")
     options = parser.parse_args()
@@ -341,9 +344,8 @@ def main() -> int:
         flipped, count, taken = gates(sweep, generator)
         print(f"{flipped} bits of {count} files with a digest of their own: {len(taken)} taken {taken[:5]}", flush=True)
         made, wrong, bad = Counter(), len(taken), Counter()
-        for flip in itertools.chain.from_iterable(itertools.zip_longest(*pairs)):
-            if flip is None:
-                continue
+        rounds = itertools.chain.from_iterable(itertools.zip_longest(*pairs))
+        for flip in [flip for flip in rounds if flip is not None][options.part]:
             if options.seconds and time.monotonic() - began > options.seconds:
                 break
             made[flip.reader, flip.path] += 1

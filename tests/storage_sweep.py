@@ -174,6 +174,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, help="begin no trial after so many; by default all are made")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--part", type=part_of, default=slice(None), metavar="K/N", help="the K-th of N parts of the trials"
+    )
     parser.add_argument("--verbs", nargs="+", help="only these")
     parser.add_argument("--quick", action="store_true", help="without verbs that draw, which take most of the time")
     options = parser.parse_args()
@@ -186,6 +189,7 @@ def main() -> int:
         sweep = Sweep(project, verbs)
         trials = [trial for trial in sweep.trials() if not options.verbs or trial.verb.name in options.verbs]
         random.Random(options.seed).shuffle(trials)
+        trials = trials[options.part]
         began, wrong, made = time.monotonic(), [], Counter()
         for trial in trials:
             if options.seconds and time.monotonic() - began > options.seconds:
@@ -208,6 +212,12 @@ def _print_counts(sweep: Sweep, trials: list[Trial], made: Counter, wrong: list[
         print(
             f"{verb.name:28}{made[verb.name]:5} of {every[verb.name]:5} trials, {bad[verb.name]} wrong; calls: {kinds}"
         )
+
+
+def part_of(said: str) -> slice:
+    """Return which trials are those of part "K/N"; of one seed, the N parts together are all."""
+    number, _, count = said.partition("/")
+    return slice(int(number) - 1, None, int(count))
 
 
 @contextlib.contextmanager
