@@ -10,6 +10,8 @@ import argparse
 import contextlib
 import errno
 import importlib
+import io
+import itertools
 import os
 import random
 import re
@@ -24,11 +26,14 @@ from typing import NamedTuple
 
 import torch
 from made.supervised import KILL, Call, Ended, refusal, supervised
-from made.tiny import FILES, VERBS, Folder, Tree, Verb, published, tree
+from made.tiny import FILES, ONLINE, STUDY, VERBS, Folder, Tree, Verb, published, tree
+from matplotlib.figure import Figure
 
 from kd.__main__ import main as kd
 from kd.machine import state
 from kd.study import status
+from kd.study.config import validate
+from kd.study.judge import Judge
 from kd.study.products import owner
 from kd.train import bank
 
@@ -86,7 +91,11 @@ class Sweep:
             self.met = call  # threads have no order: it may be about another file than when calls were counted
             return trial.how
 
-        return supervised(lambda: kd(list(verb.arguments)), self.folder.path, decide)
+        def work() -> int:
+            with drawn_once(Path(f"{self.folder.path}.drawn"), verb.name):
+                return kd(list(verb.arguments))
+
+        return supervised(work, self.folder.path, decide)
 
     def trials(self) -> Iterator[Trial]:
         """Return every trial."""
@@ -228,9 +237,37 @@ def prepared() -> Iterator[Path]:
     state._PATIENCE_SECONDS = bank._FLUSH_SECONDS = 0.0
     bank.FILL_BATCH["cpu"] = 16
     import_all()
+    for values in (STUDY, ONLINE):  # digests of code, so that no child has to find them
+        judge = Judge.of_study(validate(values))
+        for product in judge.everything:
+            judge.expected(product)
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder) / "project"
+
+
+@contextlib.contextmanager
+def drawn_once(folder: Path, verb: str) -> Iterator[None]:
+    """Have a verb draw its pictures when it is run first, and copy them later: to draw takes longer than all the rest.
+
+    They are told apart by their order. A picture in the place of another would be found as a wrong one.
+    """
+    folder.mkdir(exist_ok=True)
+    draw, numbers = Figure.savefig, itertools.count()
+
+    def savefig(figure: Figure, to: io.BytesIO, **options: object) -> None:
+        kept = folder / f"{verb}-{next(numbers)}"
+        if not kept.exists():
+            draw(figure, to, **options)
+            kept.write_bytes(to.getbuffer())
+        else:
+            to.write(kept.read_bytes())
+
+    Figure.savefig = savefig
+    try:
+        yield
+    finally:
+        Figure.savefig = draw
 
 
 def import_all() -> None:
