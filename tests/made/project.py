@@ -41,6 +41,8 @@ CE = {f"digits/quick/resnet8.ce.s{seed}" for seed in (0, 1)}
 class Project:
     """A copy of the project in which a test may run, edit and break things."""
 
+    forks = True  # whether `run` and `kd` fork processes that have imported torch already (made/starting.py)
+
     def __init__(self, folder: Path, copy: bool = True) -> None:
         self.folder = folder
         folder.mkdir(exist_ok=True)
@@ -64,13 +66,13 @@ class Project:
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run snakemake to its end and return what it printed."""
         _, _, _, *given = self.command(*arguments)  # after `python -m snakemake`
-        ended, output = STARTER.run(given, self.folder, self.environment)
+        ended, output = STARTER.run(given, self.folder, self.environment, self.forks)
         assert ended == code, output[-6000:] + self.logs()
         return output
 
     def kd(self, *arguments: str, code: int = 0) -> str:
         """Run a verb to its end and return what it printed."""
-        command = [sys.executable, "-m", "kd", *arguments]
+        command = [STARTER.python if self.forks else sys.executable, "-m", "kd", *arguments]
         run = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         assert run.returncode == code, run.stdout + run.stderr
         return run.stdout + run.stderr

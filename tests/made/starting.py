@@ -1,40 +1,82 @@
-"""Snakemake, started from a process that has imported it already: the same code in less than half the time.
+"""Snakemake and kd, started from processes that have imported already what they import: the same code in far less time.
 
-A test asks `Starter.run`. Its server, this file run as a program, imports Snakemake and forks for each order: the child
-is what `python -m snakemake` would be, with the folder, environment and arguments of the order.
+`STARTER.run` runs Snakemake; `STARTER.python` is a program to start instead of Python, as the jobs of that Snakemake
+do. Behind each is a server, this file run as a program, that forks for each order: the child is what
+`python -m snakemake` or `python -m kd` would be, with the folder, environment and arguments of the order. A server has
+imported none of kd's own code, because that is of the folder.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
+import runpy
+import select
+import shlex
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 
 class Starter:
-    """A process that has Snakemake imported and starts it for others, one after the other."""
+    """The servers of this process; they are started at the first order, and end when this process does."""
 
     def __init__(self) -> None:
-        self._server: subprocess.Popen | None = None
+        self._snakemake: subprocess.Popen | None = None
+        self._python: str | None = None
 
-    def run(self, arguments: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str]:
-        """Run Snakemake to its end; return its exit code and what it printed."""
-        if self._server is None:
+    def run(
+        self, arguments: list[str], folder: Path, environment: dict[str, str], forks: bool = True
+    ) -> tuple[int, str]:
+        """Run Snakemake to its end; return its exit code and what it printed. Its jobs are forked, if they may be."""
+        if self._snakemake is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            self._server = subprocess.Popen([sys.executable, __file__], **pipes)  # it ends when this process does
+            self._snakemake = subprocess.Popen([sys.executable, __file__], **pipes)
         with tempfile.NamedTemporaryFile("r", suffix=".log", errors="replace") as log:
             order = {"arguments": arguments, "folder": str(folder), "environment": environment, "log": log.name}
-            print(json.dumps(order), file=self._server.stdin, flush=True)
-            return int(self._server.stdout.readline()), log.read()
+            order["python"] = self.python if forks else sys.executable
+            print(json.dumps(order), file=self._snakemake.stdin, flush=True)
+            return int(self._snakemake.stdout.readline()), log.read()
+
+    @property
+    def python(self) -> str:
+        """A program that does what Python would with the same arguments, in a process that is forked for it."""
+        if self._python is None:
+            folder = tempfile.mkdtemp(prefix="kd-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            where, program = os.path.join(folder, "socket"), Path(folder, "python")
+            server = subprocess.Popen([sys.executable, __file__, where], stdin=subprocess.PIPE, env=_tuned())
+            while not os.path.exists(where):
+                assert server.poll() is None
+                time.sleep(0.01)
+            client = shlex.join([sys.executable, "-IS", __file__, "--ask", where])  # -IS: a start of 15 ms
+            program.write_text(f'#!/bin/sh\nexec {client} "$@"\n')
+            program.chmod(0o755)
+            self._python = str(program)
+            self._server = server
+        return self._python
 
 
 STARTER = Starter()
 
 
-def serve() -> None:
+def _tuned() -> dict[str, str]:
+    from kd.core.startup import KEEP_MEMORY, VARIABLE
+
+    return {VARIABLE: KEEP_MEMORY, **os.environ}
+
+
+# -- Snakemake --------------------------------------------------------------------------------------------------------
+
+
+def serve_snakemake() -> None:
     """Start Snakemake for each line that is read."""
     import smart_open  # noqa: F401
     import snakemake.cli
@@ -47,25 +89,128 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             order = json.loads(line)
-            become(order)
+            log = os.open(order["log"], os.O_WRONLY | os.O_APPEND)
+            become(order, [0, log, log])
+            sys.argv, sys.executable = ["snakemake", *order["arguments"]], order["python"]
             Workflow._rundir = order["folder"]  # as it would be when Snakemake is imported there
             snakemake.cli.main()
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-def become(order: dict) -> None:
+def become(order: dict, streams: list[int]) -> None:
     """Have what an order says that a process has from its start."""
-    log = os.open(order["log"], os.O_WRONLY | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
     os.chdir(order["folder"])
     os.environ.clear()
     os.environ.update(order["environment"])
     for folder in reversed(order["environment"].get("PYTHONPATH", "").split(os.pathsep)):
         sys.path.insert(0, folder)
-    sys.argv = ["snakemake", *order["arguments"]]
+
+
+# -- kd ---------------------------------------------------------------------------------------------------------------
+
+# What kd imports, whatever the verb.
+_IMPORTED = [
+    "torch",
+    "torch.nn",
+    "torch.func",
+    "torchvision",
+    "numpy",
+    "pandas",
+    "pyarrow.parquet",
+    "scipy.stats",
+    "seaborn",
+    "sklearn.datasets",
+    "PIL.Image",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_pdf",
+    "safetensors.torch",
+    "pydantic",
+    "yaml",
+    "jinja2",
+    "tqdm",
+    "multiprocessing",
+    "argparse",
+]
+
+
+def serve_python(where: str) -> None:
+    """Run Python for each connection, in a process of its own with a keeper beside it, until stdin ends."""
+    for name in _IMPORTED:
+        __import__(name)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(where + ".new")
+        server.listen()
+        os.rename(where + ".new", where)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers
+        while server not in (ready := select.select([server, 0], [], [])[0]) or 0 not in ready:
+            if server not in ready:
+                return
+            connection, _ = server.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                server.close()
+                keep(connection)
+            connection.close()
+
+
+def keep(connection: socket.socket) -> None:
+    """Run what a client asks for; hand its signals on, and its death; tell it how the process ended."""
+    text, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+    while not text.endswith(b"\n"):
+        text += connection.recv(1 << 20)
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        run(json.loads(text), streams)
+    for stream in streams:
+        os.close(stream)
+    process = os.pidfd_open(child)
+    while process not in (ready := select.select([connection, process], [], [])[0]):
+        if connection in ready:
+            os.kill(child, next(iter(connection.recv(1)), signal.SIGKILL))
+    with contextlib.suppress(OSError):  # nobody is there any more
+        connection.sendall(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    os._exit(0)
+
+
+def run(order: dict, streams: list[int]) -> None:
+    """Be `python ARGUMENTS`."""
+    os.setpgid(0, 0)
+    become(order, streams)
+    option, module, *_ = order["arguments"]
+    assert option == "-m"
+    sys.path.insert(0, order["folder"])
+    sys.orig_argv = [sys.executable, *order["arguments"]]
+    sys.argv = order["arguments"][1:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.exit()
+
+
+def ask(where: str, arguments: list[str]) -> int:
+    """Have the server run Python with these arguments; return its exit code, or end by the signal that ended it."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(where)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            signal.signal(number, lambda number, frame: connection.send(bytes([number])))
+        order = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+        text = json.dumps(order).encode() + b"\n"
+        sent = socket.send_fds(connection, [text], [0, 1, 2])
+        connection.sendall(text[sent:])
+        code = int(connection.recv(16) or 1)
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--ask"]:
+        sys.exit(ask(sys.argv[2], sys.argv[3:]))
     sys.path.pop(0)
-    serve()
+    if sys.argv[1:]:
+        serve_python(sys.argv[1])
+    else:
+        serve_snakemake()
