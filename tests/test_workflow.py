@@ -356,7 +356,9 @@ def test_a_disk_too_small_for_the_study_is_refused_before_anything_is_trained(tm
     """Fault 7."""
     project = Project(tmp_path)
     project.edit("workflow/rules/common.smk", "WORTH_A_LOOK = 200", "WORTH_A_LOOK = 1")
-    project.edit("kd/machine/room.py", "needed = Counter()", "needed = Counter({RESULTS: 10**15})")  # more than any disk has
+    project.edit(
+        "kd/machine/room.py", "needed = Counter()", "needed = Counter({RESULTS: 10**15})"
+    )  # more than any disk has
     said = project.run(code=74)
     assert "bytes are needed" in said
     assert not project.published()
