@@ -27,7 +27,7 @@ def enter(folder: str | Path) -> contextlib.ExitStack:
 
     To close what is returned, as `with` does, brings back the root of before. Raises NotADirectoryError.
     """
-    before, root = _root, here() / Path(folder).expanduser()
+    before, root = _root, (here() / Path(folder).expanduser()).resolve()
     if not root.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "no such folder", str(folder))
     left = contextlib.ExitStack()
