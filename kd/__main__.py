@@ -24,7 +24,7 @@ from pathlib import Path
 
 from kd import __version__
 from kd.cli import keep, look, make, report
-from kd.core import signals
+from kd.core import project, signals
 from kd.core.errors import STOPS, ConfigError, Damaged, Terminated, Unheard, understood
 from kd.core.startup import flush, leave, speak_utf8
 from kd.study.products import RULES
@@ -59,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _answer(options: argparse.Namespace) -> int:
+    """Run a verb in the project that it is asked for."""
+    with project.enter(options.directory) if options.directory else contextlib.nullcontext():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     """Run a verb; say in one line why it could not do what it was asked."""
     try:
         _demand_counts(options)
@@ -82,6 +88,12 @@ def _answer(options: argparse.Namespace) -> int:
         return known.exit_code
 
 
+def _folder(path: str) -> str:
+    if not project.on_disk(Path(path).expanduser()).is_dir():
+        raise argparse.ArgumentTypeError(f"{path}: no such folder")
+    return path
+
+
 def _demand_counts(options: argparse.Namespace) -> None:
     for name, least in _LEAST.items():
         given = getattr(options, name, least)
@@ -97,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="kd", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"kd {__version__}")
+    parser.add_argument(
+        "-d", "--directory", type=_folder, metavar="DIR", help="the project's folder: paths are relative to it"
+    )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(function: Callable, *, study: bool = True) -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kd.core import reproduce
 from kd.core.errors import ConfigError
+from kd.core.project import on_disk
 from kd.study.cells import Cell, DatasetChoice, data_recipe, recipe
 from kd.study.config import Recipe, Study, merged, parse_yaml, read_yaml, validate
 
@@ -44,7 +45,7 @@ def _named(study: str | None) -> list[Path]:
     if study is None:
         return []
     shipped = Path("workflow/studies", f"{study}.yaml")
-    return [shipped if shipped.exists() else Path(study)]
+    return [shipped if on_disk(shipped).exists() else Path(study)]
 
 
 def _json(option: str, text: str) -> object:

@@ -10,6 +10,7 @@ from pathlib import Path
 from kd.cli.options import command_of, study_of
 from kd.core import files
 from kd.core.errors import ConfigError, nearest
+from kd.core.project import on_disk
 from kd.jobs import making
 from kd.report.figures import ANALYSES, FIGURES
 from kd.study import products
@@ -123,7 +124,7 @@ def _from_table(options: argparse.Namespace, product: Callable[[str], Product], 
         _publish(study, product(study.study), options.stamp, lambda study, judge: make(folder))
         return
     manifest = folder / products.MANIFESTS / "table.json"
-    if manifest.exists():
+    if on_disk(manifest).exists():
         files.verified(folder, at=manifest)
     ours = product(folder.name)
     with contextlib.ExitStack() as held:

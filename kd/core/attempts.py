@@ -19,6 +19,7 @@ from pathlib import Path
 
 from kd.core import files, signals
 from kd.core.errors import STOPS, StorageError, Terminated, understood
+from kd.core.project import on_disk
 
 _RESERVE = 2 << 20  # bytes of address space, let go of where memory has run out: to write the note takes some, too
 
@@ -57,7 +58,7 @@ def _noted(path: Path) -> Iterator[None]:
         traceback.clear_frames(error.__traceback__)  # and with it of what training held
         ended(understood(error))
         raise
-    path.unlink(missing_ok=True)
+    on_disk(path).unlink(missing_ok=True)
 
 
 def last_attempt(lock: Path) -> dict | None:
@@ -66,7 +67,7 @@ def last_attempt(lock: Path) -> dict | None:
     Raises StorageError that names it when it is damaged.
     """
     note = _note(lock)
-    return files.unseal(note)[0] if note.exists() else None
+    return files.unseal(note)[0] if on_disk(note).exists() else None
 
 
 def _note(lock: Path) -> Path:

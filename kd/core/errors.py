@@ -9,6 +9,9 @@ import difflib
 import errno
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from kd.core.project import named
 
 
 class KdError(Exception):
@@ -101,7 +104,7 @@ def understood(error: BaseException) -> BaseException:
     if isinstance(error, BrokenPipeError):
         return Unheard("nobody reads what is printed")
     if isinstance(error, OSError):
-        return StorageError(f"{error.filename or 'storage'}: {error.strerror or error}")
+        return StorageError(f"{_file(error) or 'storage'}: {error.strerror or error}")
     if isinstance(error, KeyboardInterrupt):
         return Terminated(2, "interrupted")
     return error
@@ -119,8 +122,13 @@ def of_the_machine(error: BaseException, path: object) -> BaseException | None:
     # A decoder that calls a file damaged raises OSError too, without a number.
     if isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_THE_FILE:
         advice = _ADVICE.get(error.errno, "nothing is known of what it holds; the same command may well succeed")
-        return StorageError(f"{error.filename or path}: cannot read: {error.strerror}; {advice}")
+        return StorageError(f"{_file(error) or path}: cannot read: {error.strerror}; {advice}")
     return None
+
+
+def _file(error: OSError) -> object:
+    """Return which file an error is of, spelled as elsewhere, or None."""
+    return named(Path(error.filename)) if isinstance(error.filename, str) else error.filename
 
 
 _OF_THE_FILE = frozenset({errno.ENOENT, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})

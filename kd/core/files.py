@@ -3,6 +3,8 @@
 Publishing order (promise 1): every artefact to a temporary name, fsync, rename; then the directory; then the manifest,
 which names the artefacts with their digests and sizes, in the same way. What has no manifest does not exist.
 A manifest ends with a digest of itself, so that a changed bit in any of its numbers is found when it is read.
+
+All paths here are names (kd.core.project): what is given relative is looked for below the project's root.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kd.core.errors import Busy, Damaged, StorageError
+from kd.core.project import on_disk
 
 MANIFEST = "manifest.json"
 FORMAT = 2  # of manifests; one of another format is made anew
@@ -40,7 +43,7 @@ def sha256(content: bytes) -> str:
 def opened(path: str | Path) -> BinaryIO:
     """Open a file to be read. Raises OSError for what is none: the other end of a pipe could be waited for for ever."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        handle = os.open(on_disk(path), os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
@@ -103,7 +106,7 @@ def free_bytes(path: Path) -> int:
 
 
 def _nearest_folder(path: Path) -> Path:
-    folder = Path(path).resolve()  # where a link points to, which may not be there yet
+    folder = on_disk(path).resolve()  # where a link points to, which may not be there yet
     while not folder.is_dir():
         folder = folder.parent
     return folder
@@ -127,7 +130,7 @@ def demand_room(path: Path, needed: int) -> None:
 
 
 def _sync_directory(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(on_disk(folder), os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -142,7 +145,7 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> str:
     """
     path = Path(path)
     with _written(path, content) as (pending, digest), storage(path):
-        os.replace(pending, path)
+        os.replace(pending, on_disk(path))
         _sync_directory(path.parent)
     return digest
 
@@ -154,11 +157,11 @@ def pending_name(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _written(path: Path, content: bytes | Callable[[Path], object]) -> Iterator[tuple[Path, str]]:
-    """Write `content` to a temporary file beside `path` and give its name and digest; afterwards it is gone."""
-    pending = pending_name(path)
+    """Write `content` to a temporary file beside `path` and give its place and digest; afterwards it is gone."""
+    pending = pending_name(on_disk(path))
     try:
         with storage(path, 0 if callable(content) else len(content)):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            pending.parent.mkdir(parents=True, exist_ok=True)
             if callable(content):
                 content(pending)
             else:
@@ -179,9 +182,15 @@ def is_pending(name: str) -> bool:
 
 def sweep(folder: Path, names: str = "*") -> None:
     """Remove what dead writers left unfinished of files of these names. Call it while holding the lock of them."""
-    for pending in Path(folder).glob(f"{_PENDING}*-{names}"):
+    for pending in below(folder, f"{_PENDING}*-{names}"):
         with storage(pending, verb="remove"):
-            pending.unlink(missing_ok=True)
+            on_disk(pending).unlink(missing_ok=True)
+
+
+def below(folder: Path, pattern: str) -> Iterator[Path]:
+    """Return the paths below a folder that match a pattern, spelled as the folder is."""
+    place = on_disk(folder)
+    return (folder / found.relative_to(place) for found in place.glob(pattern))
 
 
 def publish(
@@ -203,12 +212,12 @@ def publish(
         manifest = {**manifest, "files": {name: digest for name, (_, digest) in pending.items()}, "sizes": sizes}
         if not _are_there(folder, manifest["files"], at):
             with storage(at):
-                folder.mkdir(parents=True, exist_ok=True)
-                at.unlink(missing_ok=True)  # never an old manifest beside new artefacts
+                on_disk(folder).mkdir(parents=True, exist_ok=True)
+                on_disk(at).unlink(missing_ok=True)  # never an old manifest beside new artefacts
                 for number, (name, (path, _)) in enumerate(pending.items()):
                     crash_point(f"publish:{number}", of)
                     with storage(folder / name):
-                        os.replace(path, folder / name)
+                        os.replace(path, on_disk(folder / name))
                 for changed in {(folder / name).parent for name in pending} | {folder}:
                     _sync_directory(changed)
         crash_point(f"publish:{len(pending)}", of)
@@ -279,7 +288,7 @@ def read_manifest(folder: Path, at: Path | None = None) -> dict | None:
 def discard(manifest: Path) -> None:
     """Make what this manifest is of count as absent, so that it is made anew."""
     with storage(manifest):
-        manifest.unlink(missing_ok=True)
+        on_disk(manifest).unlink(missing_ok=True)
 
 
 def parsed_manifest(content: bytes, path: Path) -> dict:
@@ -298,9 +307,10 @@ def parsed_manifest(content: bytes, path: Path) -> dict:
 
 def lacking(folder: Path, manifest: dict) -> str | None:
     """Return which file that a manifest names is not there with the size that it names, or None: no file is read."""
+    place = on_disk(folder)
     for name, size in manifest["sizes"].items():
         try:
-            found = os.stat(os.path.join(folder, name)).st_size
+            found = os.stat(os.path.join(place, name)).st_size
         except (FileNotFoundError, NotADirectoryError):
             return f"{name} is gone"
         if found != size:
@@ -322,7 +332,7 @@ def verified(folder: Path, *names: str, at: Path | None = None) -> dict:
     for name in names or manifest["files"]:
         path = folder / name
         with storage(path, verb="read"):
-            found = file_digest(path) if path.exists() else "no such file"
+            found = file_digest(path) if on_disk(path).exists() else "no such file"
         if found != manifest["files"].get(name):
             raise Damaged(
                 f"{path}: damaged: its manifest says sha256 {manifest['files'].get(name)}, found {found}; "
@@ -356,7 +366,7 @@ def _seal_of(line: bytes, payload: bytes) -> bytes:
 def is_locked(path: Path) -> bool:
     """Say whether some process holds `path` locked alone, without waiting for it. To read the file is enough."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        handle = os.open(on_disk(path), os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -389,8 +399,9 @@ def _locked(path: Path, how: int) -> int:
     """Return a handle that holds the file that is at `path` now: one that is deleted meanwhile keeps nobody out."""
     while True:
         with storage(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask: a group may share the folder
+            place = on_disk(path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask: a group may share the folder
         _OPEN_LOCKS.add(handle)
         held = False
         try:
@@ -408,7 +419,7 @@ def _locked(path: Path, how: int) -> int:
 
 def _is_at(handle: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
+        return os.path.samestat(os.fstat(handle), os.stat(on_disk(path)))
     except FileNotFoundError:
         return False
 

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from kd import __version__
+from kd.core.project import here
 
 _PACKAGES = ("torch", "snakemake")
 
@@ -34,9 +35,9 @@ def _spelled(value: object) -> str:
 
 
 def _shown(path: str | Path) -> str:
-    """Return a path as it is typed in the repository's root."""
-    here = Path.cwd()
-    return str(Path(path).relative_to(here) if Path(path).is_relative_to(here) else path)
+    """Return a path as it is typed in the project's root."""
+    root = here()
+    return str(Path(path).relative_to(root) if Path(path).is_relative_to(root) else path)
 
 
 def commit() -> str:

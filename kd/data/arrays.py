@@ -15,6 +15,7 @@ import numpy as np
 
 from kd.core.errors import Damaged, DataError, of_the_machine
 from kd.core.files import AGAIN, MANIFEST, canonical_json, publish, sha256, verified
+from kd.core.project import on_disk
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _ALWAYS_CHECKED = 256 << 20  # bytes of a file that is read whole whenever it is opened: half a second at most
@@ -174,13 +175,14 @@ def open_dataset(folder: Path, verify: bool = False) -> Dataset:
 
 
 def _is_quickly_read(path: Path) -> bool:
-    return "labels" in path.name or not path.exists() or path.stat().st_size <= _ALWAYS_CHECKED
+    place = on_disk(path)
+    return "labels" in path.name or not place.exists() or place.stat().st_size <= _ALWAYS_CHECKED
 
 
 def load_array(path: Path, mapped: bool = False) -> np.ndarray:
     """Return the read-only array in a .npy file of ours. Raises Damaged when it is none, StorageError unread."""
     try:
-        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        array = np.load(on_disk(path), mmap_mode="r" if mapped else None, allow_pickle=False)
     except Exception as error:  # what a damaged file raises has no common type
         if known := of_the_machine(error, path):
             raise known from error

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 
 from kd.core.errors import ConfigError, DataError, of_the_machine
 from kd.core.files import content_of, kind_of_file, opened
+from kd.core.project import here, on_disk
 from kd.core.threads import each
 from kd.data.arrays import Files, Images, normalisation
 
@@ -61,7 +62,7 @@ def image_folder(folder: str | Path, size: int, convert: str | None = None, stre
     if streamed:
         (train_files, train_labels), (test_files, test_labels) = (_listed(split, names) for split in (train, test))
         provenance = {"source": str(folder), "test": test.name, **_passed_over(train, test, names)}
-        at = Files(str(folder.absolute()), size)
+        at = Files(str(here() / folder), size)
         return Images(train_files, train_labels, test_files, test_labels, names, *_IMAGENET, provenance, at)
     train_images, train_labels, odd, turned = _read(train, names, size, convert)
     test_images, test_labels, odd_test, turned_test = _read(test, names, size, convert)
@@ -80,13 +81,13 @@ def image_folder(folder: str | Path, size: int, convert: str | None = None, stre
 
 def _splits(folder: Path) -> tuple[Path, Path]:
     layout = "expected train/CLASS/*.jpg and either val/CLASS/* or test/CLASS/*"
-    if not folder.is_dir():
+    if not on_disk(folder).is_dir():
         raise DataError(
             f"{folder}: no such folder; {layout}; set `datasets: {{NAME: {{folder: PATH}}}}` to where it is"
         )
-    if not (folder / "train").is_dir():
+    if not on_disk(folder / "train").is_dir():
         raise DataError(f"{folder / 'train'}: no such folder; {layout}{_under_another_name(folder, 'train')}")
-    tests = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
+    tests = [folder / name for name in ("val", "test") if on_disk(folder / name).is_dir()]
     if not tests:
         raise DataError(
             f"{folder}: neither val/ nor test/ is there; {layout}{_under_another_name(folder, 'val', 'test')}"
@@ -101,7 +102,7 @@ def _splits(folder: Path) -> tuple[Path, Path]:
 def _under_another_name(folder: Path, *wanted: str) -> str:
     """Say what to rename where a split is there under a name that others use."""
     for name in wanted:
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        for entry in sorted(os.scandir(on_disk(folder)), key=lambda entry: entry.name):
             if entry.is_dir() and entry.name.lower() in (name, *_OTHER_SPLITS[name]):
                 return f"; {entry.name}/ is there: rename it to {name}/, or link it: ln -s {entry.name} {folder / name}"
     return ""
@@ -109,15 +110,16 @@ def _under_another_name(folder: Path, *wanted: str) -> str:
 
 def _is_labelled(split: Path) -> bool:
     """Say whether labels are known of a split: its images lie in class folders, or a file names their classes."""
-    return (split / _ANNOTATIONS).is_file() or _folders(split) not in ([], ["images"])
+    return on_disk(split / _ANNOTATIONS).is_file() or _folders(split) not in ([], ["images"])
 
 
 def _folders(split: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(split) if e.is_dir() and not e.name.startswith(".") and e.name not in JUNK)
+    found = (entry.name for entry in os.scandir(on_disk(split)) if entry.is_dir())
+    return sorted(name for name in found if not name.startswith(".") and name not in JUNK)
 
 
 def _class_names(split: Path) -> list[str]:
-    names = sorted(_annotated(split)) if (split / _ANNOTATIONS).is_file() else _folders(split)
+    names = sorted(_annotated(split)) if on_disk(split / _ANNOTATIONS).is_file() else _folders(split)
     if len(names) < 2:
         raise DataError(
             f"{split}: got {len(names)} class folders, expected at least 2: {split.name}/CLASS/*.jpg{_unsorted(split)}"
@@ -128,7 +130,8 @@ def _class_names(split: Path) -> list[str]:
 def _unsorted(split: Path) -> str:
     """Say how to sort images that lie in no class folder, where there are any."""
     for folder in (split, split / "images"):
-        count = sum(e.name.lower().endswith(SUFFIXES) for e in os.scandir(folder)) if folder.is_dir() else 0
+        place = on_disk(folder)
+        count = sum(e.name.lower().endswith(SUFFIXES) for e in os.scandir(place)) if place.is_dir() else 0
         if count:
             return (
                 f"; {count:,} images lie in {folder} without a class: sort them into class folders (those of ImageNet "
@@ -151,21 +154,21 @@ def _annotated(split: Path) -> dict[str, list[str]]:
 
 
 def _check_same_classes(train: Path, names: list[str], test: Path, test_names: list[str]) -> None:
-    for here, there, only in (
+    for split, other, only in (
         (train, test, sorted(set(names) - set(test_names))),
         (test, train, sorted(set(test_names) - set(names))),
     ):
         if only:
             more = f" and {len(only) - 5} more" if len(only) > 5 else ""
             raise DataError(
-                f"{there / only[0]}: no such class folder, but {here} has {', '.join(only[:5])}{more}; "
+                f"{other / only[0]}: no such class folder, but {split} has {', '.join(only[:5])}{more}; "
                 f"give {train.name}/ and {test.name}/ the same class folders"
             )
 
 
 def _files(folder: Path) -> tuple[list[str], Counter]:
     """Return the paths of the images of one class, sorted by name, and how many other files there are, by suffix."""
-    entries = {e.name: e for e in os.scandir(folder) if not e.name.startswith(".") and e.name not in JUNK}
+    entries = {e.name: e for e in os.scandir(on_disk(folder)) if not e.name.startswith(".") and e.name not in JUNK}
     found = sorted(name for name, entry in entries.items() if _is_image(entry))
     below = [name for name, entry in entries.items() if entry.is_dir() and _holds_images(Path(entry))]
     if below == ["images"] and not found:
@@ -211,14 +214,14 @@ def _passed_over(train: Path, test: Path, names: list[str]) -> dict:
 def _what_it_is(path: Path) -> str:
     """Say of what is neither file nor folder what it is."""
     try:
-        return f"not a file but {kind_of_file(path.stat().st_mode)}"
+        return f"not a file but {kind_of_file(on_disk(path).stat().st_mode)}"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
 
 
 def _members(split: Path, names: list[str]) -> tuple[list[list[str]], Counter]:
     """Return the paths of the images of each class, by name, and how many other files there are, by suffix."""
-    if not (split / _ANNOTATIONS).is_file():
+    if not on_disk(split / _ANNOTATIONS).is_file():
         found = [_files(split / name) for name in names]
         return [paths for paths, _ in found], sum((others for _, others in found), Counter())
     annotated = _annotated(split)
@@ -240,7 +243,7 @@ def _labelled(split: Path, names: list[str]) -> tuple[list[str], np.ndarray]:
 def _listed(split: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return records [N] of a split's images, (name from the folder that holds the split, bytes), and labels [N]."""
     paths, labels = _labelled(split, names)
-    sizes = np.array([os.path.getsize(path) for path in paths], np.int64)
+    sizes = np.array([os.path.getsize(on_disk(path)) for path in paths], np.int64)
     if not sizes.all():
         raise DataError(f"{paths[sizes.argmin()]}: an empty file; replace or remove it")
     encoded = [os.fsencode(path)[len(os.fsencode(split.parent)) + 1 :] for path in paths]
@@ -253,9 +256,9 @@ def files_of(folder: Path) -> list[tuple[str, int]]:
     """Return (name from `folder`, bytes) of every image of a folder of images."""
     found = []
     for split in _splits(folder):
-        annotations = [split / _ANNOTATIONS] if (split / _ANNOTATIONS).is_file() else []
+        annotations = [split / _ANNOTATIONS] if on_disk(split / _ANNOTATIONS).is_file() else []
         for path in [*_labelled(split, _class_names(split))[0], *annotations]:
-            found.append((os.path.relpath(path, folder), os.path.getsize(path)))
+            found.append((os.path.relpath(path, folder), os.path.getsize(on_disk(path))))
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kd.core.errors import ConfigError, nearest
 from kd.core.files import sha256
+from kd.core.project import on_disk
 from kd.data import NOISES, load, source_of
 from kd.data.arrays import open_dataset, write_dataset
 from kd.data.noise import write_labels
@@ -34,7 +35,7 @@ def prepare_dataset(name: str, declared: dict | None, folder: Path, download_roo
 def holds_other_files(manifest: dict, folder: str) -> bool:
     """Say whether a folder of images, where it is there, holds other files than those a dataset was made from."""
     path = Path(folder).expanduser()
-    return "listing" in manifest and path.is_dir() and listed(path) != manifest["listing"]
+    return "listing" in manifest and on_disk(path).is_dir() and listed(path) != manifest["listing"]
 
 
 def listed(folder: Path) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from kd.core.errors import DataError, of_the_machine
 from kd.core.files import file_digest
+from kd.core.project import on_disk
 from kd.data.arrays import Images, normalisation
 
 
@@ -65,11 +66,11 @@ def _cifar(name: str, source: str | Path | None, download_root: str | Path) -> I
 
     published = getattr(datasets, name.upper())
     place = Path(source or download_root).expanduser()
-    if place.name == published.base_folder and place.is_dir():
+    if place.name == published.base_folder and on_disk(place).is_dir():
         place = place.parent
-    archive = place if source and not place.is_dir() else place / published.filename
+    archive = place if source and not on_disk(place).is_dir() else place / published.filename
     with _explained(name, published, archive):
-        if source and (place / published.base_folder).is_dir():
+        if source and on_disk(place / published.base_folder).is_dir():
             return _from_folder(name, published, place, {"source": str(place / published.base_folder)})
         if not source:
             _download(published, archive)
@@ -97,27 +98,27 @@ def _download(published: type, archive: Path) -> None:
     """Fetch the archive unless it is there and whole."""
     from torchvision.datasets.utils import download_url
 
-    download_url(published.url, archive.parent, archive.name, published.tgz_md5)
+    download_url(published.url, on_disk(archive.parent), archive.name, published.tgz_md5)
 
 
 def _from_archive(name: str, published: type, archive: Path) -> Images:
     """Read an archive once its digests are right: its members are pickles, and nothing else may be unpickled."""
     from torchvision.datasets.utils import check_integrity, extract_archive
 
-    if not archive.is_file():
+    if not on_disk(archive).is_file():
         raise DataError(f"{archive}: no such file")
     sha256 = file_digest(archive)
-    if sha256 != _ARCHIVE_SHA256[name] or not check_integrity(archive, published.tgz_md5):
+    if sha256 != _ARCHIVE_SHA256[name] or not check_integrity(on_disk(archive), published.tgz_md5):
         raise DataError(f"{archive}: damaged or not {name}: its sha256 is {sha256}, not {_ARCHIVE_SHA256[name]}")
     with tempfile.TemporaryDirectory(prefix="kd-") as unpacked:  # the archive's own folder may be read-only
-        extract_archive(archive, unpacked)
+        extract_archive(on_disk(archive), unpacked)
         return _from_folder(name, published, Path(unpacked), {"source": str(archive), "sha256": sha256})
 
 
 def _from_folder(name: str, published: type, root: Path, provenance: dict) -> Images:
     """Read the unpacked dataset below `root`. torchvision unpickles a file only after its MD5 agrees."""
     try:
-        train, test = (published(root, train=train) for train in (True, False))
+        train, test = (published(on_disk(root), train=train) for train in (True, False))
     except RuntimeError as error:
         raise DataError(f"{_damaged(published, root)}: missing, damaged or not {name}") from error
     return Images(
@@ -137,4 +138,4 @@ def _damaged(published: type, root: Path) -> Path:
 
     folder = root / published.base_folder
     files = [*published.train_list, *published.test_list, (published.meta["filename"], published.meta["md5"])]
-    return next((folder / file for file, md5 in files if not check_integrity(folder / file, md5)), folder)
+    return next((folder / file for file, md5 in files if not check_integrity(on_disk(folder / file), md5)), folder)

@@ -23,6 +23,7 @@ from pathlib import Path
 import kd
 from kd.core import files
 from kd.core.errors import ConfigError, KdError, StorageError
+from kd.core.project import here, on_disk
 from kd.jobs.train import METRICS
 from kd.study import products
 from kd.study.adopted import CLOSE, EQUAL, FILE, NONE, Adopted, Kind, described, kind_of
@@ -167,7 +168,7 @@ def _stale() -> list[list[Candidate]]:
     """Return the trained networks that are stale by their code alone, or count without a proof, kind by kind."""
     judges: dict[str, Judge] = {}
     kinds: dict[str, list[Candidate]] = {}
-    for path in sorted(Path(RESULTS).rglob(files.MANIFEST)):
+    for path in sorted(files.below(Path(RESULTS), f"**/{files.MANIFEST}")):
         with contextlib.suppress(ConfigError, StorageError):  # of no cell that this kd knows; damaged
             cell, manifest = parse_cell(path.parent), files.read_manifest(path.parent)
             if cell.is_ensemble or cell.stage.weights:
@@ -195,7 +196,7 @@ def _recipe_of(cell: Cell, manifest: Mapping) -> dict:
     claim = began.get("weights")
     return {
         # Where no size is declared it is a built-in dataset, and where that came from plays no part.
-        "dataset": {**dataset, "folder": str(Path(folder).expanduser().absolute())} if dataset["size"] else None,
+        "dataset": {**dataset, "folder": str(here() / Path(folder).expanduser())} if dataset["size"] else None,
         # Of a stage with values of its own the protocol is that of its first teacher, which has none.
         "protocol": _known(Protocol, (began if cell.stage.own else manifest["recipe"])["protocol"]),
         "weights": claim and {**claim, "file": "gone"},
@@ -238,7 +239,7 @@ def _train(one: Candidate, folder: Path) -> int:
     package = str(Path(kd.__file__).parent.parent)
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     sys.stdout.flush()
-    with subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}) as child:
+    with subprocess.Popen(command, cwd=here() / folder, env={**os.environ, "PYTHONPATH": path}) as child:
         try:
             return child.wait()
         except BaseException:
@@ -252,19 +253,19 @@ def _scratch(one: Candidate) -> Iterator[Path]:
 
     It has links to single files, because what replaces a file there replaces the link alone.
     """
-    shutil.rmtree(SCRATCH, ignore_errors=True)  # of one that was killed
+    shutil.rmtree(on_disk(SCRATCH), ignore_errors=True)  # of one that was killed
     banks = [products.bank(cell) for cell in one.cell.teacher.members] if one.cell.teacher else []
     try:
         for product in (*one.made_from, *banks):
-            (SCRATCH / product.folder).mkdir(parents=True, exist_ok=True)
-            for path in product.folder.glob("*"):
-                if path.is_file():
-                    (SCRATCH / path).symlink_to(path.absolute())
+            on_disk(SCRATCH / product.folder).mkdir(parents=True, exist_ok=True)
+            for path in files.below(product.folder, "*"):
+                if on_disk(path).is_file():
+                    on_disk(SCRATCH / path).symlink_to(here() / path)
         codes = {(one.judge.manifest(made)["code"], one.judge.expected(made).code) for made in one.made_from}
         Adopted({"old": old, "new": new, "kind": None, "proof": NONE} for old, new in codes).write(SCRATCH)
         yield SCRATCH
     finally:
-        shutil.rmtree(SCRATCH, ignore_errors=True)
+        shutil.rmtree(on_disk(SCRATCH), ignore_errors=True)
 
 
 # -- compared ---------------------------------------------------------------------------------------------------------
@@ -273,7 +274,8 @@ def _scratch(one: Candidate) -> Iterator[Path]:
 def difference(published: Path, again: Path, exact: bool) -> str | None:
     """Return where, and in what, a network that was trained again differs from the published one; None if nowhere."""
     then, now = (
-        list(csv.DictReader((folder / METRICS).open(newline="", encoding="utf-8"))) for folder in (published, again)
+        list(csv.DictReader(on_disk(folder / METRICS).open(newline="", encoding="utf-8")))
+        for folder in (published, again)
     )
     for before, after in zip_longest(then, now, fillvalue={}):
         for key in {**before, **after}:

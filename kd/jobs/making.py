@@ -16,6 +16,7 @@ from pathlib import Path
 from kd.core import files
 from kd.core.attempts import at_work
 from kd.core.errors import Busy, StorageError, itemised
+from kd.core.project import on_disk
 from kd.study import stamps
 from kd.study.judge import Judge
 from kd.study.leftovers import forget_what_is_published, left_by, sweep
@@ -130,7 +131,7 @@ def with_inputs(judge: Judge, product: Product) -> Judge:
 def _remove_unnamed(bank: Product, manifest: dict) -> None:
     """Remove the rows and keys of the bank before this one, where whoever published this one ended before it could."""
     for name in (*FILES.values(), "keys"):
-        for path in bank.folder.glob(f"{name}-*.npy"):
+        for path in files.below(bank.folder, f"{name}-*.npy"):
             if path.name not in manifest["files"]:
                 with files.storage(path, verb="remove"):
-                    path.unlink(missing_ok=True)
+                    on_disk(path).unlink(missing_ok=True)

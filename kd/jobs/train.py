@@ -17,6 +17,7 @@ from kd import __version__
 from kd.core import files
 from kd.core.attempts import at_work
 from kd.core.errors import Diverged
+from kd.core.project import on_disk
 from kd.jobs import making
 from kd.jobs.bank import teacher_of
 from kd.jobs.places import Resources, place_of
@@ -115,8 +116,8 @@ def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: Sta
 def _demand_room(cell: Cell, network: nn.Module, state: State) -> None:
     """Raise StorageError unless the disk has room for the cell's states (two, weights and momenta) and its weights."""
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    saved = sum(path.stat().st_size for path in state.folder.glob("*"))  # of this run alone: it will be replaced
-    files.demand(state.folder, max(0, 4 * weights - saved))
+    saved = on_disk(state.folder).glob("*")  # of this run alone: it will be replaced
+    files.demand(state.folder, max(0, 4 * weights - sum(path.stat().st_size for path in saved)))
     files.demand(Path(cell.path), weights)
 
 

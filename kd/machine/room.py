@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kd.core.errors import StorageError
 from kd.core.files import read_manifest
+from kd.core.project import on_disk
 from kd.data import DATASETS, source_of
 from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell, analysed, augmentation, taught_by
 from kd.study.config import Study
@@ -52,7 +53,7 @@ def _with_banks(cells: Iterable[Cell], study: Study) -> dict[Cell, list[Cell]]:
 
 
 def _unanswered(study: Study) -> list[Cell]:
-    return [cell for cell in analysed(study) if not Path(ANSWERS, cell.name).exists()]
+    return [cell for cell in analysed(study) if not on_disk(Path(ANSWERS, cell.name)).exists()]
 
 
 def _weight_bytes(shape: Shape, counts: _Counts) -> int:
@@ -75,7 +76,7 @@ def _bank_bytes(teacher: Cell, students: list[Cell], study: Study, counts: _Coun
         longest[output][seed] = epochs
     total = 0.0
     for output, epochs in longest.items():
-        if not any(Path(BANKS, teacher.name).glob(f"*{FILES[output]}-*")):
+        if not any(on_disk(Path(BANKS, teacher.name)).glob(f"*{FILES[output]}-*")):
             seen = views * (1 - (1 - 1 / views) ** sum(epochs.values()))  # views that are drawn, on average
             total += seen * view_bytes(teacher.stage.network, classes, output)
     return round(train * teacher.dataset.fraction * total)

@@ -16,6 +16,7 @@ import torch
 
 from kd.core import files
 from kd.core.errors import Damaged, StorageError, first_line
+from kd.core.project import on_disk
 
 log = logging.getLogger("kd")
 
@@ -44,7 +45,7 @@ class State:
         unread = None
         for name in _GENERATIONS:
             path = self.folder / name
-            if not path.exists():
+            if not on_disk(path).exists():
                 continue
             try:
                 header, payload = files.unseal(path)
@@ -68,9 +69,9 @@ class State:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         last, previous = (self.folder / name for name in _GENERATIONS)
-        if last.exists():
+        if on_disk(last).exists():
             with files.storage(previous):
-                os.replace(last, previous)
+                os.replace(on_disk(last), on_disk(previous))
         files.seal(last, self.header, buffer.getvalue())
         self._saved_at = time.monotonic()
         self._cost = self._saved_at - began
@@ -83,7 +84,7 @@ class State:
     def clear(self) -> None:
         """Remove the saved generations."""
         for name in _GENERATIONS:
-            (self.folder / name).unlink(missing_ok=True)
+            on_disk(self.folder / name).unlink(missing_ok=True)
 
 
 def _unpacked(path: Path, payload: bytes) -> dict:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kd.core import files
 from kd.core.errors import StorageError
+from kd.core.project import on_disk
 from kd.data.examples import Examples
 from kd.data.splits import SAMPLE, subset
 from kd.losses.ensembles import ENSEMBLES
@@ -105,7 +106,7 @@ def read(cell: Cell) -> Answers:
     """Return the published answers of a cell that did not diverge. Raises StorageError where they cannot be read."""
     path = Path(ANSWERS, cell.name, FILE)
     try:
-        tensors = safetensors.torch.load_file(path)
+        tensors = safetensors.torch.load_file(on_disk(path))
     except (OSError, safetensors.SafetensorError) as error:
         raise StorageError(f"{path}: cannot read these answers: {error}; {files.AGAIN}") from error
     keys = [field.name for field in fields(Split)]

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from kd.core import files
 from kd.core.errors import StorageError, first_line
+from kd.core.project import on_disk
 from kd.study.cells import Cell, spell_objective
 
 # A key of a parquet file's metadata, the bytes by which parquet says that a text of 64 follows, and a text of 64.
@@ -101,7 +102,7 @@ def _with_seal(content: bytes, seal: Callable[[bytes], bytes]) -> bytes:
 def read_frame(path: Path) -> pd.DataFrame:
     """Read a frame that was written as parquet. Raises StorageError that says what to do."""
     try:
-        content = path.read_bytes()
+        content = on_disk(path).read_bytes()
         if _with_seal(content, lambda unsealed: files.sha256(unsealed).encode()) != content:
             raise ValueError("damaged (it does not match its own digest)")
         frame = pd.read_parquet(io.BytesIO(content))

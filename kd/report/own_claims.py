@@ -21,6 +21,8 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from kd.core.errors import ConfigError, DataError, StorageError, first_line, nearest
+from kd.core.files import below
+from kd.core.project import on_disk
 from kd.measure.frames import AXES, read_frame
 from kd.report.paper.claims import MOST_CONFIRMED, Claim, Sides
 from kd.study.config import Model, Name, Number, checked, read_yaml
@@ -136,7 +138,7 @@ def read_table(path: Path) -> pd.DataFrame:
     rows differ in nothing but measured numbers.
     """
     try:
-        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        frame = (pd.read_csv if path.suffix == ".csv" else pd.read_parquet)(on_disk(path))
     except (OSError, ValueError) as error:
         raise StorageError(f"{path}: cannot read this table: {first_line(error)}") from error
     if path.suffix != ".csv" and "lineage" in frame:
@@ -172,7 +174,7 @@ def with_analysis(rows: pd.DataFrame, name: str, folder: Path) -> pd.DataFrame:
     Where it has several splits they are of the test set. Networks that diverged have rows without its columns, those
     that it does not know have none.
     """
-    paths = sorted(folder.glob(f"analyses/*.{name}.parquet"))
+    paths = sorted(below(folder, f"analyses/*.{name}.parquet"))
     if not paths:
         raise ConfigError(f"{name}: no such analysis in {folder}/analyses; ask the study for a figure that shows it")
     found = pd.concat([read_frame(path) for path in paths])

@@ -14,6 +14,7 @@ import pandas as pd
 
 from kd.core import reproduce
 from kd.core.errors import ConfigError, StorageError, nearest
+from kd.core.project import on_disk
 from kd.measure.frames import Artefacts, read_frame
 from kd.report import verdict
 from kd.report.comparisons import COMPARED, comparisons
@@ -90,9 +91,9 @@ def _verdict(rows: pd.DataFrame, path: Path, caption: str) -> dict:
 def _embedded(path: Path) -> str:
     """Return a picture as a data URI."""
     sharp = path.with_name(path.name.removesuffix(".png") + ".svg")
-    path = sharp if sharp.exists() else path
+    path = sharp if on_disk(sharp).exists() else path
     try:
-        content = base64.b64encode(path.read_bytes()).decode()
+        content = base64.b64encode(on_disk(path).read_bytes()).decode()
     except OSError as error:
         raise StorageError(f"{path}: cannot read the figure: {error.strerror}; run snakemake to draw it") from error
     return f"data:{_KINDS[path.suffix]};base64,{content}"
@@ -278,11 +279,14 @@ def page(study: Study, folder: Path, command: str) -> Artefacts:
     """Return `report.html` of a study, from the table and the drawn figures in `folder`; `command` makes it again."""
     rows = read_frame(folder / "table.parquet")
     paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in study.drawn]
-    captions = [path.with_suffix(".txt").read_text(encoding="utf-8").strip() for path in paths]
+    captions = list(map(_caption, paths))
     shown = [(*pair, path, caption) for pair, path, caption in zip(study.drawn, paths, captions, strict=True)]
     counts = {"experiments": len(study.experiments), "networks": rows["cell"].nunique()}
     about = {"name": study.study, "counts": counts, "lines": [how_trained(study.protocol)]}
     about |= {"commands": [reproduce.commit(), command], "versions": reproduce.versions()}
     judged = folder / "figures" / "verdict.png"
-    caption = judged.with_suffix(".txt").read_text(encoding="utf-8").strip()
-    return {"report.html": render(about, rows, shown, (judged, caption)).encode()}
+    return {"report.html": render(about, rows, shown, (judged, _caption(judged))).encode()}
+
+
+def _caption(picture: Path) -> str:
+    return on_disk(picture.with_suffix(".txt")).read_text(encoding="utf-8").strip()

@@ -31,6 +31,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from kd import data, losses, models
 from kd.core.errors import ConfigError, nearest
+from kd.core.project import on_disk
 from kd.report import figures
 from kd.study import plugins
 
@@ -823,7 +824,7 @@ class Recipe(Model):
 def read_yaml(path: Path) -> dict:
     """Read a YAML file of plain values. Raises ConfigError with file, line and fix."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = on_disk(Path(path)).read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a study with --configfile") from error
     except UnicodeDecodeError as error:

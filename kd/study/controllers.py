@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kd.core import files
 from kd.core.errors import ConfigError, StorageError
+from kd.core.project import on_disk
 from kd.study.cells import STATE, Cell, memberships, taught_by
 from kd.study.config import DeclaredDataset, Protocol, Study, Weights
 from kd.study.judge import data_recipe
@@ -30,10 +31,10 @@ def enter(study: Study, every: Sequence[Cell]) -> contextlib.ExitStack:
     """
     mine, held = _presence(study, every), contextlib.ExitStack()
     with files.lock(_GATE):
-        for path in sorted(FOLDER.glob("*.json")):
+        for path in sorted(files.below(FOLDER, "*.json")):
             if not files.is_locked(path):
                 with files.storage(path, verb="remove"):
-                    path.unlink(missing_ok=True)  # of one that has ended
+                    on_disk(path).unlink(missing_ok=True)  # of one that has ended
                 continue
             other = _said(path)
             conflict = _conflict(mine, other)
@@ -48,7 +49,7 @@ def enter(study: Study, every: Sequence[Cell]) -> contextlib.ExitStack:
 
 def alive() -> bool:
     """Say whether a Snakemake is at work here."""
-    return any(map(files.is_locked, FOLDER.glob("*.json")))
+    return any(map(files.is_locked, files.below(FOLDER, "*.json")))
 
 
 def _presence(study: Study, every: Sequence[Cell]) -> dict:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kd.core import files
 from kd.core.errors import Busy, ConfigError
+from kd.core.project import on_disk
 from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, STATE, demand_cell
 from kd.study.config import NAME
 from kd.study.products import RELEASED, Product
@@ -29,7 +30,7 @@ def delete(what: str, dry: bool = False, yes: bool = False) -> None:
     if not trees:
         print(f"{what}: there is nothing to delete")
         return
-    size = sum(path.stat().st_size for tree in trees for path in _files(tree))
+    size = sum(path.stat().st_size for tree in trees for path in _files(on_disk(tree)))
     published = [path for tree in trees for path in _manifests(tree)]
     print(f"{what}: {len(published)} published products, {size / 1e6:,.1f} MB, in")
     print("\n".join(f"  {tree}" for tree in trees))
@@ -48,7 +49,8 @@ def delete(what: str, dry: bool = False, yes: bool = False) -> None:
             files.discard(manifest)
         for tree in trees:
             with files.storage(tree, verb="remove"):
-                shutil.rmtree(tree) if tree.is_dir() else tree.unlink(missing_ok=True)
+                place = on_disk(tree)
+                shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
     print("deleted")
 
 
@@ -65,7 +67,7 @@ def release_bank(bank: Product) -> None:
     size = 0
     files.discard(bank.manifest)  # first: a bank without its rows must not look whole
     files.crash_point("publish:1", f"{RELEASED}/{bank.name.partition('/')[2]}")
-    for path in bank.folder.glob("*"):
+    for path in on_disk(bank.folder).glob("*"):
         if path.is_file():
             size += path.stat().st_size
             path.unlink(missing_ok=True)
@@ -87,9 +89,9 @@ def _trees(what: str) -> list[Path]:
         stamped = [what]
     else:
         raise ConfigError(f"{what}: not a cell ({RESULTS}/...) nor a study's folder ({REPORTS}/STUDY)")
-    for question in Path(TOP).glob("q-*"):
+    for question in files.below(Path(TOP), "q-*"):
         trees += [path for one in stamped for path in (question / one, question / f"{one}.stamp")]
-    return [tree for tree in trees if tree.exists()]
+    return [tree for tree in trees if on_disk(tree).exists()]
 
 
 def _files(tree: Path) -> Iterable[Path]:
@@ -98,14 +100,15 @@ def _files(tree: Path) -> Iterable[Path]:
 
 def _manifests(tree: Path) -> Iterable[Path]:
     if tree.parts[0] in (RESULTS, BANKS, ANSWERS):
-        yield from tree.rglob(files.MANIFEST)
+        yield from files.below(tree, f"**/{files.MANIFEST}")
     elif tree.parts[0] == REPORTS:
-        yield from (tree / "manifests").rglob("*.json")
+        yield from files.below(tree / "manifests", "**/*.json")
 
 
 def _locked(trees: Iterable[Path], published: Iterable[Path]) -> list[Path]:
     """Return the locks of all that is deleted: those that are there, and those of what is published."""
-    locks = {path for tree in trees if tree.parts[0] == STATE for path in tree.rglob("*lock") if path.is_file()}
+    found = (path for tree in trees if tree.parts[0] == STATE for path in files.below(tree, "**/*lock"))
+    locks = {path for path in found if on_disk(path).is_file()}
     for manifest in published:
         with contextlib.suppress(Exception):  # a damaged one names nothing
             found = files.read_manifest(manifest.parent, manifest)

@@ -25,6 +25,7 @@ from kd import data
 from kd.core import files
 from kd.core.code import code_digest
 from kd.core.errors import Damaged
+from kd.core.project import on_disk
 from kd.core.threads import each
 from kd.report import figures
 from kd.study import adopted, cells, products
@@ -502,7 +503,7 @@ def _read(product: Product) -> Seen:
 
 
 def _is_gone(product: Product) -> bool:
-    return not product.manifest.exists()
+    return not on_disk(product.manifest).exists()
 
 
 def _digest(product: Product, one: Product, manifest: dict) -> str:
@@ -566,7 +567,7 @@ def _bank_of(product: Product) -> Product:
 def _takes_room(bank: Product) -> bool:
     """Say whether any file of a bank is there: who was killed while it released one left rows without a manifest."""
     try:
-        return any(entry.is_file() for entry in os.scandir(bank.folder))
+        return any(entry.is_file() for entry in os.scandir(on_disk(bank.folder)))
     except FileNotFoundError:
         return False
 

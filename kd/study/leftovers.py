@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from kd.core import files
+from kd.core.project import on_disk
 from kd.study.products import READ_BY_PEOPLE, Product
 
 
@@ -27,7 +28,7 @@ def forget_states(product: Product) -> None:
     """Remove all states of a network: one that is published goes on from none. Call it while holding its lock."""
     for run in states(product):
         with files.storage(run, verb="remove"):
-            shutil.rmtree(run)
+            shutil.rmtree(on_disk(run))
 
 
 def left_by(product: Product, manifest: dict) -> Path | None:
@@ -35,13 +36,13 @@ def left_by(product: Product, manifest: dict) -> Path | None:
     if product.kind != "network":
         return None
     run = state_of(product, manifest["fingerprint"])
-    return run if run.is_dir() else None
+    return run if on_disk(run).is_dir() else None
 
 
 def forget_what_is_published(product: Product, manifest: dict) -> None:
     """Remove the state of what is published; others may be of who changes back. Call it while holding its lock."""
     if run := left_by(product, manifest):
-        shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(on_disk(run), ignore_errors=True)
 
 
 def state_of(product: Product, fingerprint: str) -> Path:
@@ -51,4 +52,4 @@ def state_of(product: Product, fingerprint: str) -> Path:
 
 def states(product: Product) -> list[Path]:
     """Return the folders of the states of a network."""
-    return sorted(product.lock.parent.glob("run-*"))
+    return sorted(files.below(product.lock.parent, "run-*"))

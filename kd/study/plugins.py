@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 from kd import data, losses, models
 from kd.core import code
 from kd.core.errors import ConfigError, OutOfMemory, Terminated, understood
+from kd.core.project import here
 from kd.report import figures
 
 _SAID = "KD_SAID_PLUGINS"
@@ -41,6 +42,7 @@ class Plugin(NamedTuple):
     """A file as it was read."""
 
     path: str
+    place: Path  # on the disk: two projects may have files of one name
     source: bytes
 
     @property
@@ -70,7 +72,7 @@ def load(paths: Sequence[str]) -> Sequence[str]:
             plugin.refuse("another plug-in has the same name; rename one of the two")
     _forget()
     _loaded[:] = wanted
-    _say(", ".join(paths))
+    _say(wanted)
     try:
         for plugin in wanted:
             _register(plugin, _run(plugin))
@@ -81,11 +83,12 @@ def load(paths: Sequence[str]) -> Sequence[str]:
     return paths
 
 
-def _say(paths: str) -> None:
+def _say(wanted: Sequence[Plugin]) -> None:
     """Say whose code runs: once, whatever other processes of kd this one starts or becomes."""
-    if paths and os.environ.get(_SAID) != paths:
-        os.environ[_SAID] = paths
-        print(f"kd: runs code from {paths}", file=sys.stderr)
+    places = ", ".join(str(plugin.place) for plugin in wanted)
+    if places and os.environ.get(_SAID) != places:
+        os.environ[_SAID] = places
+        print(f"kd: runs code from {', '.join(plugin.path for plugin in wanted)}", file=sys.stderr)
 
 
 def _read(path: str) -> Plugin:
@@ -94,7 +97,8 @@ def _read(path: str) -> Plugin:
             f"plugins: {reprlib.repr(path)}: not a Python file named with letters, digits and underscores"
         )
     try:
-        return Plugin(path, Path(path).expanduser().read_bytes())
+        place = here() / Path(path).expanduser()
+        return Plugin(path, place, place.read_bytes())
     except OSError as error:
         raise ConfigError(f"plugins: {path}: {error.strerror}") from error
     except ValueError as error:  # a character that no file's name can have
@@ -113,7 +117,7 @@ def _forget() -> None:
 
 
 def _run(plugin: Plugin) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(plugin.module, Path(plugin.path).expanduser().absolute())
+    spec = importlib.util.spec_from_file_location(plugin.module, plugin.place)
     module = importlib.util.module_from_spec(spec)
     package = sys.modules.setdefault(code.PLUGINS, ModuleType(code.PLUGINS))  # so that one can import another
     sys.modules[plugin.module] = module

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from kd.core import code, files
 from kd.core.errors import Busy, StorageError, nearest
+from kd.core.project import on_disk
 from kd.study.cells import STATE
 from kd.study.judge import Judge
 from kd.study.leftovers import forget_what_is_published
@@ -67,13 +68,13 @@ def make(path: Path) -> None:
     files.sweep(path.parent, path.name)
     if _date(path) == DATE:
         return
-    pending = files.pending_name(path)  # another user's stamp cannot be dated, but replaced
+    pending = files.pending_name(on_disk(path))  # another user's stamp cannot be dated, but replaced
     try:
         with files.storage(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            pending.parent.mkdir(parents=True, exist_ok=True)
             pending.touch()
             os.utime(pending, (DATE, DATE))
-            os.replace(pending, path)
+            os.replace(pending, on_disk(path))
     except StorageError:
         with contextlib.suppress(OSError):
             pending.unlink(missing_ok=True)
@@ -83,7 +84,7 @@ def make(path: Path) -> None:
 def remove(path: Path) -> None:
     """Remove a stamp. Call it while holding the lock of its product, before replacing that."""
     with files.storage(path):
-        path.unlink(missing_ok=True)
+        on_disk(path).unlink(missing_ok=True)
 
 
 # -- projection -------------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def _project(product: Product, judge: Judge, stamp: Path, deadline: float) -> No
         except Busy:
             # Somebody is at work on it: the job of a thing without a stamp waits for the lock, and looks. Who asks the
             # same removes the stamp at once; who asks something else does not, and may be at work for hours.
-            if not stamp.exists() or time.monotonic() > deadline:
+            if not on_disk(stamp).exists() or time.monotonic() > deadline:
                 return
             time.sleep(0.05)
 
@@ -129,7 +130,7 @@ def _settle(product: Product, judge: Judge, stamp: Path) -> None:
 
 def _date(stamp: Path) -> float | None:
     try:
-        return os.stat(stamp).st_mtime
+        return os.stat(on_disk(stamp)).st_mtime
     except OSError:
         return None
 
@@ -148,7 +149,7 @@ def living(folder: str) -> Iterator[None]:
 
 def _sweep(mine: Path) -> None:
     # a folder, too, that has no lock: a job has outlived its Snakemake, and another start the folder
-    for path in {found.with_suffix(".lock") for found in Path(TOP).glob(f"{PREFIX}*")} - {mine}:
+    for path in {found.with_suffix(".lock") for found in files.below(Path(TOP), f"{PREFIX}*")} - {mine}:
         with contextlib.suppress(StorageError, OSError, Busy), files.lock(path, wait=False):
-            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-            path.unlink(missing_ok=True)  # last, and while it is held: who waits for it looks whether it is there still
+            shutil.rmtree(on_disk(path.with_suffix("")), ignore_errors=True)
+            on_disk(path).unlink(missing_ok=True)  # last, and while it is held: who waits looks whether it is there

@@ -12,6 +12,7 @@ from pathlib import Path
 from kd.core import files, slurm
 from kd.core.attempts import last_attempt
 from kd.core.errors import Damaged, StorageError
+from kd.core.project import named, on_disk
 from kd.core.threads import each
 from kd.study import adopted, products
 from kd.study.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, Cell, all_cells, analysed, taught_by
@@ -69,7 +70,7 @@ def _of_cell(judge: Judge, cell: Cell) -> Standing:
 def _work(product: Product, log: str) -> Standing | None:
     """Return what the note beside its lock tells: work that is going on, or that failed; None where there is none."""
     name, lock = product.name, product.lock
-    log = log if Path(log).exists() else ""
+    log = log if on_disk(Path(log)).exists() else ""
     try:
         note = last_attempt(lock)
     except StorageError as error:
@@ -124,39 +125,39 @@ def _blocked(cells: Sequence[Cell], standings: list[Standing]) -> list[Standing]
 # -- what is damaged --------------------------------------------------------------------------------------------------
 
 
-def faulty(root: Path = Path()) -> tuple[int, list[tuple[Path, StorageError]]]:
-    """Return how many products are published below `root`, and (manifest, what is wrong) for each that is not whole.
+def faulty() -> tuple[int, list[tuple[Path, StorageError]]]:
+    """Return how many products are published, and (manifest, what is wrong) for each that is not whole.
 
     Every byte is read and compared with the digests in the manifests; folders of images with the list of their files.
     """
-    manifests = [path for top in (RESULTS, DATA, BANKS, ANSWERS, REPORTS) for path in _manifests(root / top)]
-    manifests += [path for path in [root / adopted.FILE] if path.exists()]
-    wrong = each(lambda path: _wrong_with(path, root), manifests, _THREADS)  # hashing lets go of the interpreter
+    manifests = [path for top in (RESULTS, DATA, BANKS, ANSWERS, REPORTS) for path in _manifests(Path(top))]
+    manifests += [path for path in [adopted.FILE] if on_disk(path).exists()]
+    wrong = each(_wrong_with, manifests, _THREADS)  # hashing lets go of the interpreter
     return len(manifests), [(path, what) for path, what in zip(manifests, wrong, strict=True) if what]
 
 
 def _manifests(top: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(top, onerror=_unread):
+    for folder, _, names in os.walk(on_disk(top), onerror=_unread):
         in_reports = f"/{MANIFESTS}" in folder
         for name in names:
             if name == files.MANIFEST or (in_reports and name.endswith(".json") and not files.is_pending(name)):
-                yield Path(folder, name)
+                yield named(Path(folder, name))
 
 
 def _unread(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
-        raise StorageError(f"{error.filename}: cannot read this folder: {error.strerror}") from error
+        raise StorageError(f"{named(Path(error.filename))}: cannot read this folder: {error.strerror}") from error
 
 
-def _wrong_with(path: Path, root: Path) -> StorageError | None:
+def _wrong_with(path: Path) -> StorageError | None:
     try:
         manifest = files.read_manifest(path.parent, path)
-        if path == root / adopted.FILE:
+        if path == adopted.FILE:
             return None
         product = Product(manifest["kind"], manifest["name"])
-        if root / product.manifest != path:
+        if product.manifest != path:
             return Damaged(f"{path.parent}: a copy of {product}; remove {path} and {files.AGAIN}")
-        files.verified(root / product.folder, at=path)
+        files.verified(product.folder, at=path)
         return _other_images(manifest, path)
     except StorageError as error:
         return error

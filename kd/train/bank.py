@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from kd.core import files
 from kd.core.errors import Damaged
+from kd.core.project import on_disk
 from kd.data.arrays import load_array, npy
 from kd.data.examples import Examples
 from kd.data.views import Grid
@@ -155,7 +156,7 @@ def fill(
             files.write_atomic(folder / rows.part["keys"], npy(rows.keys))
     names = list(dict.fromkeys(part[kind] for part in outputs.values() for kind in ("rows", "keys")))
     manifest["files"] = {name: files.file_digest(folder / name) for name in names}
-    manifest["sizes"] = {name: (folder / name).stat().st_size for name in names}
+    manifest["sizes"] = {name: on_disk(folder / name).stat().st_size for name in names}
     files.crash_point("publish:1", str(folder))
     manifest = files.write_manifest(folder / files.MANIFEST, manifest)
     _remove_others(folder, names)
@@ -207,14 +208,16 @@ class _Rows:
             there = load_array(self._partial, mapped=True)
         except Damaged:
             return False
-        whole = there.offset + there.nbytes == self._partial.stat().st_size  # else its header is not what was written
+        size = on_disk(self._partial).stat().st_size
+        whole = there.offset + there.nbytes == size  # else its header is not what was written
         return whole and there.shape == self._shape and there.dtype == np.float16
 
     def map(self, mode: str) -> None:
         """Open the file, "r+" or "w+", and copy the rows that the bank of before has."""
         with files.storage(self._partial, 2 * math.prod(self._shape)):
-            self._rows = np.lib.format.open_memmap(self._partial, mode=mode, dtype=np.float16, shape=self._shape)
-            _occupy(self._partial)
+            place = on_disk(self._partial)
+            self._rows = np.lib.format.open_memmap(place, mode=mode, dtype=np.float16, shape=self._shape)
+            _occupy(place)
         if self._kept:
             places, old_rows, found = self._kept
             for part in np.array_split(np.arange(len(places)), max(1, len(places) // 100_000)):
@@ -245,9 +248,10 @@ class _Rows:
         """Give the file its final name."""
         with files.storage(self._final):
             self._rows.flush()
-            with open(self._partial, "rb+") as file:
+            place = on_disk(self._partial)
+            with open(place, "rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(self._partial, self._final)
+            os.replace(place, on_disk(self._final))
 
 
 class _Filling:
@@ -258,7 +262,7 @@ class _Filling:
 
     def __init__(self, folder: Path, rows: Sequence[_Rows]) -> None:
         with files.storage(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            on_disk(folder).mkdir(parents=True, exist_ok=True)
         self.keys = functools.reduce(np.union1d, (each.lacking for each in rows))
         self.done = 0
         self._rows = rows
@@ -310,7 +314,7 @@ class _Filling:
         for each in self._rows:
             each.finish()
         with files.storage(self._note):
-            self._note.unlink(missing_ok=True)
+            on_disk(self._note).unlink(missing_ok=True)
 
 
 def _occupy(path: Path) -> None:
@@ -354,12 +358,12 @@ def _still_good(folder: Path, identity: Identity) -> dict[str, dict]:
 
 
 def _remove_others(folder: Path, keep: Iterable[str]) -> None:
-    for path in folder.glob("*-*.npy*"):
+    for path in files.below(folder, "*-*.npy*"):
         if path.name not in keep:
             with files.storage(path, verb="remove"):
-                path.unlink(missing_ok=True)
+                on_disk(path).unlink(missing_ok=True)
 
 
 def _mapped(path: Path) -> np.ndarray:
     # copy-on-write: never written, but torch wants an array that says it could be
-    return np.load(path, mmap_mode="c")
+    return np.load(on_disk(path), mmap_mode="c")

@@ -12,6 +12,7 @@ import torch
 
 from kd import data
 from kd.core.errors import StorageError
+from kd.core.project import here
 from kd.data.arrays import open_dataset, open_labels
 from kd.data.examples import Examples, tensor
 from kd.data.splits import hold_out, subset
@@ -53,7 +54,7 @@ def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers:
             f"`kd data {cell.dataset.name}`, or snakemake"
         )
     if dataset.files:  # read where the study says that they are now
-        folder = str(Path(recipe.declared["folder"]).expanduser().absolute())
+        folder = str(here() / Path(recipe.declared["folder"]).expanduser())
         dataset = dataclasses.replace(dataset, files=dataclasses.replace(dataset.files, folder=folder))
     given = open_labels(Path(DATA, cell.dataset.labelled)) if cell.dataset.noise else dataset.train_labels
     realised_rate = float((given != dataset.train_labels).mean())

@@ -13,6 +13,7 @@ from torch import nn
 from kd import models
 from kd.core import files
 from kd.core.errors import ConfigError, Damaged
+from kd.core.project import on_disk
 from kd.study.cells import Cell
 from kd.train.material import Prepared
 
@@ -29,7 +30,7 @@ def load_network(cell: Cell, have: Prepared) -> nn.Module:
     manifest = files.verified(Path(cell.path), MODEL)
     network = models.build(cell.stage.network, have.classes, have.channels)
     try:
-        network.load_state_dict(safetensors.torch.load_file(Path(cell.path, MODEL)))
+        network.load_state_dict(safetensors.torch.load_file(on_disk(Path(cell.path, MODEL))))
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise Damaged(f"{Path(cell.path, MODEL)}: not the weights of a {cell.stage.network}: {error}") from error
     return seeing_its_own(network, have, manifest["recipe"].get("weights", {}))
