@@ -75,9 +75,12 @@ def course_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.devi
             built = models.build(network, have.classes, have.channels).eval()
             return built.outputs(torch.empty(1, *have.examples.shape), OUTPUTS)
 
-    def begun_apart() -> nn.Module:
+    def begun_apart(number: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            return begun(cell, have)
+            network = begun(cell, have)
+            for _ in range(number):  # with the weights that the same generator gives next
+                network = models.build(student, have.classes, have.channels)
+            return network
 
     return Course(
         seed=cell.stage.seed,
