@@ -1,0 +1,210 @@
+"""ONE: the vectors, what its branches and gate learn, and cells that begin a lineage by it (arXiv 1806.04606)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from made.course import DTYPES, built, course, random_logits, vectors
+from made.fitting import CPU, HEADER, made_examples, network, plan, same
+from torch import Tensor, nn
+
+from kd import losses, models
+from kd.core.errors import ConfigError
+from kd.losses.hard import ce
+from kd.losses.objective import Batch, Course
+from kd.losses.one import One, ensemble
+from kd.machine.state import State
+from kd.models.output import Output
+from kd.train.fit import History, fit
+
+VECTORS = vectors("one")
+NEEDS = losses.LOSSES["one"].needs
+
+
+def of_network(name: str, classes: int, epochs: int = 300) -> Course:
+    """Return a course of a student that has parts to copy."""
+    with torch.device("meta"):
+        shapes = models.build(name, classes, 1).outputs(torch.empty(2, 1, 8, 8), ("maps",))
+
+    def student(number: int = 0) -> nn.Module:
+        torch.manual_seed(number)
+        return models.build(name, classes, 1)
+
+    return dataclasses.replace(course(classes, epochs), student=student, student_shapes=lambda: shapes)
+
+
+def made(classes: int = 4, **given: object) -> One:
+    return built("one", of_network("resnet8", classes), **{"tau": 3, "branches": 3} | given)
+
+
+def valued(objective: One, branches: Tensor, scores: Tensor | None, labels: Tensor, epoch: float) -> tuple:
+    """Return the mean value, and its gradient by the logits of the branches [M, B, K] and by the gate's scores."""
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in (branches, scores) if leaf is not None]
+    first, *others = leaves[0]
+    said = Output(first, added=(*others, *leaves[1:]))
+    value = objective(Batch((said,), (), labels, labels, torch.tensor(epoch))).mean()
+    return value.detach(), *torch.autograd.grad(value, leaves)
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["id"])
+def test_value_and_gradient_equal_the_vectors(case: dict, precision: str) -> None:
+    dtype, tolerance = DTYPES[precision]
+    branches, scores = (torch.tensor(VECTORS["inputs"][key], dtype=dtype) for key in ("branch_logits", "gate_pre_relu"))
+    labels = torch.tensor(VECTORS["inputs"]["labels"])
+    value, *gradients = valued(made(), branches, scores, labels, case["epoch"] + 1.0)
+    assert value.item() == pytest.approx(case["expected"], rel=tolerance)
+    for found, key in zip(gradients, ("grad_branch_logits", "grad_gate_pre_relu"), strict=True):
+        expected = torch.tensor(case[key], dtype=dtype)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * expected.abs().max().item())
+    torch.testing.assert_close(
+        ensemble(branches, torch.tensor(VECTORS["gate"], dtype=dtype)),
+        torch.tensor(VECTORS["ensemble_logits"], dtype=dtype),
+        rtol=tolerance,
+        atol=tolerance,
+    )
+
+
+def test_kl_counts_as_published_over_its_share_of_the_epochs_and_to_the_end_of_a_short_run() -> None:
+    objective = made()
+    for epoch, expected in VECTORS["rampup"].items():
+        assert float(objective.rising(torch.tensor(float(epoch) + 1))) == pytest.approx(expected, rel=1e-12)
+    short = built("one", of_network("resnet8", 4, epochs=10), tau=3, branches=2)
+    counted = [float(short.rising(torch.tensor(float(epoch)))) for epoch in range(1, 11)]
+    assert counted[0] == pytest.approx(0.00674, abs=1e-5)
+    assert counted == sorted(counted)
+    assert counted[3:] == [1.0] * 7  # three epochs of ten
+    assert made(rampup=0).rising(torch.tensor(1.0)) == 1.0
+
+
+def test_equal_branches_have_nothing_to_learn_from_their_ensemble() -> None:
+    logits, labels = random_logits(0, 6, 4), torch.arange(6) % 4
+    branches, scores = logits.expand(3, -1, -1), random_logits(1, 6, 3)
+    value, by_logits, _ = valued(made(), branches, scores, labels, 100.0)
+    assert value.item() == pytest.approx(4 * ce(logits, None, labels).mean().item())
+    without = valued(made(w=0), branches, scores, labels, 100.0)
+    torch.testing.assert_close(by_logits, without[1])
+
+
+def test_the_ensemble_that_teaches_has_no_gradient_of_the_kl() -> None:
+    """The gate learns from cross-entropy alone."""
+    branches, scores = random_logits(0, 18, 4).reshape(3, 6, 4), random_logits(1, 6, 3)
+    labels = torch.arange(6) % 4
+    found, without = (valued(made(w=w), branches, scores, labels, 100.0) for w in (1, 0))
+    assert found[2].equal(without[2])
+    assert found[2].abs().max() > 0
+    assert not found[1].equal(without[1])
+
+
+def test_a_gate_that_is_a_mean_holds_nothing_and_counts_branches_alike() -> None:
+    objective, branches = made(gate="mean"), random_logits(0, 18, 4).reshape(3, 6, 4)
+    labels = torch.arange(6) % 4
+    value, _ = valued(objective, branches, None, labels, 100.0)
+    assert value.item() == pytest.approx(valued(made(), branches, torch.zeros(6, 3), labels, 100.0)[0].item())
+    assert {name.split(".")[0] for name, _ in objective.named_parameters()} == {"branches"}
+
+
+def test_values_and_gradients_are_finite_at_logits_of_60_and_where_all_branches_agree() -> None:
+    large = torch.tensor([[60.0, -60.0], [-60.0, 60.0], [0.0, 200.0]])
+    for others in (large, -large, torch.zeros(3, 2)):
+        for scores in (torch.zeros(3, 3), 60 * torch.eye(3)):
+            found = valued(made(2), torch.stack([large, others, large]), scores, torch.tensor([0, 1, 0]), 100.0)
+            assert all(each.isfinite().all() for each in found)
+
+
+# -- branches ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_resnet32_of_three_branches_has_as_many_parameters_as_published() -> None:
+    objective = built("one", of_network("resnet32", 100), tau=3, branches=3)
+    plain, more = (sum(p.numel() for p in each.parameters()) for each in (models.build("resnet32", 100, 3), objective))
+    assert (round(plain / 1e6, 3), round((plain + more) / 1e6, 3)) == (0.473, 1.193)
+
+
+def test_branches_begin_with_weights_of_their_own_and_differ_after_training(tmp_path: Path) -> None:
+    _, _, objective, student = trained(tmp_path)
+    for heads in (
+        [network().head(), *made(2).branches],  # as they begin
+        [student.head(), *objective.branches],
+    ):
+        for one_, other in itertools.combinations([head[-1].weight for head in heads], 2):
+            assert (one_ - other).abs().max() > 0.01
+
+
+def trained(folder: Path, kind: type[One] = One, **given: object) -> tuple[dict, list, One, nn.Module]:
+    """Train resnet8 by it on made images; return weights, rows, objective and network."""
+    hyper = losses.LOSSES["one"].resolve({"tau": 3, "branches": 3} | given)
+    torch.manual_seed(7)
+    objective, student, history = kind(of_network("resnet8", 2, epochs=3), **hyper), network(), History()
+    planned = plan(objective=objective, needs=NEEDS)
+    fit(student, made_examples(heldout=10), planned, None, CPU, State(folder, HEADER), history)
+    return student.state_dict(), history.rows, objective, student
+
+
+class WithoutKl(One):
+    """The cross-entropies alone, written apart."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        said, labels = batch.student[0], batch.labels
+        branches, gate = [said.logits, *said.added[:2]], said.added[2].relu().softmax(-1)
+        return sum(ce(each, None, labels) for each in (*branches, ensemble(branches, gate)))
+
+
+def test_w_0_trains_the_bytes_of_a_run_without_the_kl_and_w_1_others(tmp_path: Path) -> None:
+    without = trained(tmp_path / "without", WithoutKl)
+    none, some = (trained(tmp_path / str(w), w=w) for w in (0, 1))
+    assert same(none[0], without[0])
+    assert same(none[2].state_dict(), without[2].state_dict())
+    assert none[1] == without[1]
+    assert not same(some[0], without[0])
+
+
+def test_what_branches_ensemble_and_gate_say_of_evaluated_images_are_columns(tmp_path: Path) -> None:
+    _, rows, objective, student = trained(tmp_path)
+    examples = made_examples(heldout=10)
+    names = ["branch2_top1", "branch3_top1", "ensemble_top1", "gate1", "gate2", "gate3"]
+    columns = [f"{part}_{name}" for part in ("test", "heldout") for name in ("loss", "top1", *names)]
+    assert [name for name in rows[0] if name.startswith(("test_", "heldout_"))] == columns
+    assert all(sum(row[f"test_gate{n}"] for n in (1, 2, 3)) == pytest.approx(1, abs=1e-6) for row in rows)
+    assert rows[0]["test_gate1"] != rows[-1]["test_gate1"]
+    with torch.no_grad():
+        images = next(iter(examples.plain("test", torch.arange(40), 40)))
+        said = objective.eval().adapted(student.eval().outputs(images, {"logits", "maps"}))
+    second, third, scores = said.added
+    gate = scores.relu().softmax(-1)
+    together = sum(g[:, None] * z for g, z in zip(gate.T, (said.logits, second, third), strict=True))
+    answers = {"": said.logits, "branch2_": second, "branch3_": third, "ensemble_": together}
+    for name, logits in answers.items():
+        right = (logits.argmax(1) == examples.test_labels).double().mean().item()
+        assert rows[-1][f"test_{name}top1"] == pytest.approx(100 * right)
+    for n, mean in enumerate(gate.mean(0).tolist(), 1):
+        assert rows[-1][f"test_gate{n}"] == pytest.approx(mean, abs=1e-6)
+
+
+class Headless(nn.Module):
+    """A network that a plug-in might have."""
+
+
+def test_a_network_that_cannot_be_branched_is_refused() -> None:
+    of = dataclasses.replace(course(4), student=lambda number: Headless())
+    with pytest.raises(ConfigError, match=r"loss one: got a network, Headless, .*; allowed: kd's own"):
+        built("one", of, tau=3, branches=3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"branches": 1}, "branches: got 1; allowed: a whole number from 2 to 16"),
+        ({"branches": 2.5}, "branches: got 2.5; allowed: a whole number from 2 to 16"),
+        ({"gate": "sum"}, "gate: got 'sum'; allowed: one of learned, mean"),
+        ({"tau": "inf"}, "tau: got 'inf'; allowed: a number from"),
+        ({"rampup": 80}, "rampup: got 80; allowed: a number from 0 to 1"),
+    ],
+)
+def test_what_it_cannot_be_is_refused_with_what_is_allowed(given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        losses.LOSSES["one"].resolve({"tau": 3, "branches": 3} | given)
