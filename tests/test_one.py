@@ -6,19 +6,27 @@ import dataclasses
 import itertools
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import safetensors.torch
 import torch
+from conftest import prepare, recipe, study, train, written
 from made.course import DTYPES, built, course, random_logits, vectors
-from made.fitting import CPU, HEADER, made_examples, network, plan, same
+from made.fitting import CPU, HEADER, StopAt, made_examples, network, plan, same
 from torch import Tensor, nn
 
 from kd import losses, models
-from kd.core.errors import ConfigError
+from kd.core.errors import ConfigError, Terminated
 from kd.losses.hard import ce
 from kd.losses.objective import Batch, Course
 from kd.losses.one import One, ensemble
+from kd.machine.footprint import gpu_bytes
 from kd.machine.state import State
 from kd.models.output import Output
+from kd.report import table
+from kd.study.cells import all_cells, parse_cell
+from kd.study.judge import Judge
+from kd.train import lesson, material
 from kd.train.fit import History, fit
 
 VECTORS = vectors("one")
@@ -208,3 +216,95 @@ def test_a_network_that_cannot_be_branched_is_refused() -> None:
 def test_what_it_cannot_be_is_refused_with_what_is_allowed(given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         losses.LOSSES["one"].resolve({"tau": 3, "branches": 3} | given)
+
+
+# -- cells ------------------------------------------------------------------------------------------------------------
+
+FIRST = "results/digits/quick/resnet8.one-tau3-branches3.s0"
+
+
+def test_a_path_spells_it_and_it_begins_a_lineage() -> None:
+    cell = parse_cell(FIRST)
+    assert cell.stage.objective.resolved == {"tau": 3, "branches": 3, "gate": "learned", "rampup": 0.267, "w": 1}
+    assert not cell.reads_banks(study().protocol)
+    ablated = parse_cell("results/digits/quick/resnet8.one-tau3-branches2-gatemean-w0.s0/resnet8.mse.s1")
+    assert ablated.teacher.stage.objective.resolved["gate"] == "mean"
+    for path in (f"{FIRST}/resnet8.one-tau3-branches3.s0", FIRST.replace("-branches3", "-branches3-w1")):
+        with pytest.raises(ConfigError, match=f"this recipe's path is {FIRST}"):
+            parse_cell(path)
+    with pytest.raises(ConfigError, match="branches: got '1'; allowed: a whole number from 2 to 16"):
+        parse_cell(FIRST.replace("branches3", "branches1"))
+
+
+def test_a_study_compares_it_with_networks_that_have_a_teacher_and_lets_it_teach() -> None:
+    hyper = {"tau": 3, "branches": 3}
+    two = {"teacher": "resnet14", "student": "resnet8", "loss": ["ce", {"kl": {"tau": 3}}, {"one": hyper}]}
+    found = [cell.path for cell in all_cells(study(seeds=[0], experiments={"a": two}))]
+    assert FIRST in found
+    taught = {"teacher": "resnet8", "teacher_loss": {"one": hyper}, "student": "resnet8", "loss": "mse"}
+    assert f"{FIRST}/resnet8.mse.s0" in [cell.path for cell in all_cells(study(seeds=[0], experiments={"a": taught}))]
+    with pytest.raises(ConfigError, match="branches: required; allowed: a whole number from 2 to 16"):
+        study(experiments={"a": {**two, "loss": {"one": {"tau": 3}}}})
+
+
+def test_what_is_published_is_a_plain_network_that_may_teach_and_its_table_has_branches_and_gate(
+    project: Path,
+) -> None:
+    hyper = {"tau": 3, "branches": 3}
+    of = {"student": "resnet8", "loss": [{"one": hyper}, {"one": {**hyper, "gate": "mean"}}, "ce"]}
+    taught = {"teacher": "resnet8", "teacher_loss": {"one": hyper}, "student": "resnet8", "loss": "mse"}
+    made_study = study(seeds=[0], experiments={"a": of, "b": taught})
+    prepare()
+    manifests = {cell.path: train(cell, made_study) for cell in all_cells(made_study)}
+    first = manifests[FIRST]
+    plain = models.build("resnet8", 10, 1)
+    weights = safetensors.torch.load_file(f"{FIRST}/model.safetensors")
+    assert weights.keys() == plain.state_dict().keys()
+    plain.load_state_dict(weights)
+    assert first["parameters"] == sum(p.numel() for p in plain.parameters())
+    head = sum(p.numel() for p in plain.head().parameters())
+    assert first["objective_parameters"] == 2 * head + 3 * 32 + 3 + 6
+    assert manifests[f"{FIRST}/resnet8.mse.s0"]["objective_parameters"] == 0
+    assert manifests[f"{FIRST}/resnet8.mse.s0"]["status"] == "ok"
+    epochs = pd.read_csv(f"{FIRST}/metrics.csv")
+    names = ["test_branch2_top1", "test_branch3_top1", "test_ensemble_top1", "test_gate1", "test_gate2", "test_gate3"]
+    assert set(names) <= set(epochs)
+    rows = pd.read_csv(written(table.collect(made_study, Judge.of_study(made_study)), project) / "table.csv")
+    rows = rows[rows["experiment"] == "a"].set_index("objective")
+    one = rows.loc["one-tau3-branches3"]
+    assert one[names].tolist() == epochs[names].iloc[-1].tolist()
+    assert (one["branches"], one["gate"], one["w"]) == (3, "learned", 1)
+    assert (one["parameters"], one["objective_parameters"]) == (first["parameters"], first["objective_parameters"])
+    assert rows.loc["one-tau3-branches3-gatemean", names[3:]].tolist() == pytest.approx([1 / 3] * 3)
+    assert rows.loc["ce", names].isna().all()
+
+
+def test_a_stopped_cell_goes_on_to_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare()
+    train(FIRST)
+    straight = {name: Path(FIRST, name).read_bytes() for name in ("model.safetensors", "metrics.csv")}
+    Path("results").rename("straight")
+    forward, stop = One.forward, StopAt(20)  # in the second of three epochs
+
+    def stopping(self: One, batch: Batch) -> Tensor:
+        stop(batch.student[0].logits, None, batch.labels)
+        return forward(self, batch)
+
+    monkeypatch.setattr(One, "forward", stopping)
+    with pytest.raises(Terminated):
+        train(FIRST)
+    assert not Path(FIRST).exists()
+    train(FIRST)
+    assert {name: Path(FIRST, name).read_bytes() for name in straight} == straight
+
+
+def test_its_branches_count_in_the_share_of_a_gpu(project: Path) -> None:
+    prepare()
+    cell = parse_cell(FIRST)
+    have = material.prepared(cell, recipe(cell))
+    planned = lesson.plan_of(cell, study().protocol, have)
+    objective, batch = planned.objective.to("meta"), planned.batch
+    plain, more = (gpu_bytes("resnet8", 10, have.examples, batch, 0, held, NEEDS.student) for held in (None, objective))
+    last = 4 * batch * 64 * 2 * 2  # bytes of a map of the last group: digits are 8x8
+    learned = sum(p.numel() for p in objective.parameters())
+    assert more - plain > 3 * 4 * learned + 2 * 6 * last
