@@ -11,14 +11,14 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import prepare, recipe, study, train, written
-from made.course import DTYPES, built, course, random_logits, vectors
+from made.course import DTYPES, built, course, of_network, random_logits, vectors
 from made.fitting import CPU, HEADER, StopAt, made_examples, network, plan, same
 from torch import Tensor, nn
 
 from kd import losses, models
 from kd.core.errors import ConfigError, Terminated
 from kd.losses.hard import ce
-from kd.losses.objective import Batch, Course
+from kd.losses.objective import Batch
 from kd.losses.one import One, ensemble
 from kd.machine.footprint import gpu_bytes
 from kd.machine.state import State
@@ -31,18 +31,6 @@ from kd.train.fit import History, fit
 
 VECTORS = vectors("one")
 NEEDS = losses.LOSSES["one"].needs
-
-
-def of_network(name: str, classes: int, epochs: int = 300) -> Course:
-    """Return a course of a student that has parts to copy."""
-    with torch.device("meta"):
-        shapes = models.build(name, classes, 1).outputs(torch.empty(2, 1, 8, 8), ("maps",))
-
-    def student(number: int = 0) -> nn.Module:
-        torch.manual_seed(number)
-        return models.build(name, classes, 1)
-
-    return dataclasses.replace(course(classes, epochs), student=student, student_shapes=lambda: shapes)
 
 
 def made(classes: int = 4, **given: object) -> One:
