@@ -14,11 +14,14 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, prepare, read_until
+from made.course import built, of_network
+from made.fitting import plan
 from made.project import SMALL
 from made.together import trained
 
 from kd.core.errors import ConfigError
 from kd.core.files import verified
+from kd.losses import LOSSES
 from kd.models import build
 from kd.train.lesson import demand_examples, demand_pixels
 from kd.train.peers import Team
@@ -57,17 +60,19 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "size", "train", "fits"),
+    ("network", "size", "train", "loss", "fits"),
     [
-        ("resnet18", 32, 33, False),
-        ("resnet18", 64, 33, True),
-        ("resnet8", 4, 33, False),
-        ("resnet8", 8, 33, True),
-        ("resnet18", 32, 34, True),
+        ("resnet18", 32, 33, "ce", False),
+        ("resnet18", 64, 33, "ce", True),
+        ("resnet8", 4, 33, "ce", False),
+        ("resnet8", 8, 33, "ce", True),
+        ("resnet18", 32, 34, "ce", True),
+        ("resnet8", 8, 33, "one", False),  # its gate has one mean over the image
+        ("resnet8", 8, 34, "one", True),
     ],
 )
 def test_a_batch_of_one_that_batch_normalisation_cannot_train_on_is_refused_before_training(
-    network: str, size: int, train: int, fits: bool
+    network: str, size: int, train: int, loss: str, fits: bool
 ) -> None:
     refused = (
         contextlib.nullcontext()
@@ -75,7 +80,9 @@ def test_a_batch_of_one_that_batch_normalisation_cannot_train_on_is_refused_befo
         else pytest.raises(ConfigError, match="33 examples in batches of 32 leave one of 1")
     )
     with refused:
-        demand_pixels(build(network, 10), (3, size, size), train, 32)
+        objective = built("one", of_network(network, 10), tau=3, branches=3) if loss == "one" else LOSSES["ce"].function
+        made = plan(batch=32, objective=objective, needs=LOSSES[loss].needs)
+        demand_pixels(build(network, 10), made, (3, size, size), train)
 
 
 def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_path: Path) -> None:

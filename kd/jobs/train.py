@@ -108,7 +108,7 @@ def _fitted(
     plan = plan_of(cell, cell.protocol_of(recipe.protocol), have, where.device)
     demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     network = begun(cell, have)
-    demand_pixels(network, have.examples.shape, len(have.examples.train), plan.batch)
+    demand_pixels(network, plan, have.examples.shape, len(have.examples.train))
     _demand_room(cell, nn.ModuleList([network, plan.objective]), state)
     teacher = teacher_of(cell, recipe, have, where) if cell.teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
