@@ -14,6 +14,7 @@ from conftest import prepare, recipe, study, train, written
 from made.course import DTYPES, built, course, of_network, random_logits, vectors
 from made.fitting import CPU, HEADER, StopAt, made_examples, network, plan, same
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kd import losses, models
 from kd.core.errors import ConfigError, Terminated
@@ -265,6 +266,42 @@ def test_what_is_published_is_a_plain_network_that_may_teach_and_its_table_has_b
     assert (one["parameters"], one["objective_parameters"]) == (first["parameters"], first["objective_parameters"])
     assert rows.loc["one-tau3-branches3-gatemean", names[3:]].tolist() == pytest.approx([1 / 3] * 3)
     assert rows.loc["ce", names].isna().all()
+
+
+def test_what_is_published_is_run_by_code_without_kd_to_the_accuracy_that_is_recorded(project: Path) -> None:
+    prepare()
+    manifest, cell = train(FIRST), parse_cell(FIRST)
+    examples = material.prepared(cell, recipe(cell)).examples
+    images = torch.cat(list(examples.plain("test", torch.arange(len(examples.test_labels)), 100)))
+    weights = safetensors.torch.load_file(f"{FIRST}/model.safetensors")
+    logits = resnet8(weights, images)
+    right = (logits.argmax(1) == examples.test_labels).double().mean().item()
+    assert manifest["last"]["test_top1"] == pytest.approx(100 * right)
+    student = models.build("resnet8", 10, 1)
+    student.load_state_dict(weights)
+    with torch.no_grad():
+        torch.testing.assert_close(student.eval()(images), logits, rtol=1e-4, atol=1e-4)
+
+
+def resnet8(weights: dict[str, Tensor], images: Tensor) -> Tensor:
+    """Return the logits of a plain ResNet8, written without kd."""
+
+    def convolved(x: Tensor, name: str, norm: str, stride: int = 1) -> Tensor:
+        weight = weights[f"{name}.weight"]
+        x = functional.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+        mean, variance, scale, shift = (
+            weights[f"{norm}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        return functional.batch_norm(x, mean, variance, scale, shift)
+
+    x = convolved(images, "stem", "norm").relu()
+    for block, stride in (("stage1.0", 1), ("stage2.0", 2), ("stage3.0", 2)):
+        residual = convolved(x, f"{block}.conv1", f"{block}.norm1", stride).relu()
+        residual = convolved(residual, f"{block}.conv2", f"{block}.norm2")
+        if stride > 1:
+            x = convolved(x, f"{block}.shortcut.0", f"{block}.shortcut.1", stride)
+        x = (x + residual).relu()
+    return functional.linear(x.mean((2, 3)), weights["classifier.weight"], weights["classifier.bias"])
 
 
 def test_a_stopped_cell_goes_on_to_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
