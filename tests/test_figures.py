@@ -68,6 +68,12 @@ TABLES = {
         made.losses(("resnet8",), ["akl", "akl-ratioforward", "akl-ratioreverse", "akl-tau4"], **SMALL),
         made.lose(made.losses(("wrn-16-2", "resnet8"), ["akl", "akl-ratioforward"]), "akl", 0, 1, 2),
     ],
+    "cost": [
+        made.losses(("wrn-16-2",), ["ce", "kl-tau3", "mse", "one-tau3-branches3", "one-tau3-branches3-gatemean"]),
+        made.lose(made.lose(made.losses(("wrn-16-2", "wrn-16-4")), "mse", 0, 1, 2), "kl-tau3", 1),
+        made.losses(("resnet8",), ["ce", "one-tau3-branches3"], seeds=(0,)),
+        made.chains(),
+    ],
     "selection": [
         made.losses(("wrn-16-2",)),
         made.lose(made.lose(made.losses(("wrn-16-2", "wrn-16-4")), "mse", 0, 1, 2), "kl-tau3", 1),
@@ -375,7 +381,7 @@ tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(
           "tau": made.noise(rates=(0.4,), taus=(1, 3)), "chains": made.chains(("mse",)),
           "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1)),
           "memorised": made.noise(rates=(0.4,), taus=(1, 3)), "gaps": made.losses(("resnet8",), ["akl", "akl-tau4"]),
-          "selection": made.losses(("wrn-16-2",))}}
+          "cost": made.losses(("wrn-16-2",)), "selection": made.losses(("wrn-16-2",))}}
 for name, rows in tables.items():
     figure, _ = figures.draw(name, rows, made.curves(rows, 20))
     style.save(figure, pathlib.Path({folder!r}) / f"{{name}}.tau0.5")

@@ -14,8 +14,10 @@ from kd.core import files
 from kd.data import source_of
 from kd.data.views import Grid
 from kd.losses.objective import Objective, Pure
-from kd.machine.footprint import _FIXED, _kept_by_a_step, gpu_bytes
+from kd.machine.footprint import _FIXED, _SLACK, _kept_by_a_step, gpu_bytes
 from kd.machine.room import disk_bytes, unknown
+from kd.models.network import conv1x1
+from kd.models.output import Output
 from kd.study.cells import all_cells, augmentation, taught_by
 
 
@@ -52,6 +54,23 @@ def test_what_an_objective_learns_and_remembers_counts_apart_from_the_student() 
     assert gpu_bytes("resnet8", 10, have, 16, objective=Pure(lambda *_: None)) == alone
     learned, held = 4 * 64 * 128, 4 * 50_000 * 128
     assert gpu_bytes("resnet8", 10, have, 16, objective=Contrasting()) == alone + 3 * learned + held
+
+
+def test_what_the_adapters_of_an_objective_keep_of_a_batch_counts_too() -> None:
+    class Widened(Objective):
+        """A convolution of the student's last map, 64 channels of 2x2, and its square."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.adapter = conv1x1(64, 256)
+
+        def adapted(self, student: Output) -> Output:
+            return student._replace(added=(self.adapter(student.maps[-1]).square(),))
+
+    have, made = made_examples(), Widened().to("meta")
+    without, added = (gpu_bytes("resnet8", 10, have, 16, 0, one, ("maps",)) for one in (Pure(lambda *_: None), made))
+    kept = 4 * 16 * 256 * 2 * 2  # what is squared; the map is kept for the classifier already
+    assert added - without == 3 * 4 * 64 * 256 + _SLACK * kept
 
 
 def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,6 +136,7 @@ LITERATURE = {name: {} for name in BUILT} | {
     "ikl": {"prior": "class", "wmse": 1},
     "dkl": {"wmse": 0.01},
     "gkl": {"wmse": 1},
+    "one": {"tau": 3, "branches": 3},
 }
 
 
@@ -183,6 +185,9 @@ class Stopping(Objective):
 
     def adapted(self, student: Output) -> Output:
         return self.inner.adapted(student)
+
+    def measured(self, student: Output, labels: Tensor) -> dict[str, Tensor]:
+        return self.inner.measured(student, labels)
 
     def epoch_begins(self, epoch: int) -> None:
         self.inner.epoch_begins(epoch)
@@ -246,6 +251,31 @@ def test_two_views_of_an_image_differ_and_neither_changes_the_other(tmp_path: Pa
     assert [len(step) for step in both] == [2] * 5
     assert alone[0][0].equal(both[0][0])  # in later steps batch normalisation has seen more
     assert not both[0][0].equal(both[0][1])
+
+
+def test_what_an_objective_measures_of_evaluated_images_is_a_column_and_changes_no_other(tmp_path: Path) -> None:
+    class Measuring(Pure):
+        """Cross-entropy, whose adapter passes the logits on, and what these say."""
+
+        def adapted(self, student: Output) -> Output:
+            return student._replace(added=(student.logits,))
+
+        def measured(self, student: Output, labels: Tensor) -> dict[str, Tensor]:
+            assert not self.training
+            (logits,) = student.added
+            return {"same_top1": logits.argmax(1) == labels, "largest": logits.amax(1)}
+
+    rows = {}
+    for kind in (Pure, Measuring):
+        history, made = History(), plan(objective=kind(ce), needs=Needs(teacher=frozenset()), evaluate=2)
+        fit(network(), made_examples(heldout=10), made, None, CPU, State(tmp_path / kind.__name__, HEADER), history)
+        rows[kind] = history.rows
+    names = [f"{part}_{name}" for part in ("test", "heldout") for name in ("same_top1", "largest")]
+    assert [{name: row[name] for name in row if name not in names} for row in rows[Measuring]] == rows[Pure]
+    assert [[name in row for name in names] for row in rows[Measuring]] == [[False] * 4, [True] * 4, [True] * 4]
+    last = rows[Measuring][-1]
+    assert last["test_same_top1"] == last["test_top1"]
+    assert 0 < last["test_largest"] < 20
 
 
 # -- laws -------------------------------------------------------------------------------------------------------------
@@ -314,7 +344,7 @@ def test_a_loss_that_claims_it_is_zero_where_the_student_says_what_the_teacher_s
     assert made(Batch(said, said, labels, labels, torch.tensor(1.0))).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", [name for name, loss in BUILT.items() if loss.needs_teacher])
 def test_values_and_gradients_are_finite_at_the_teacher_at_logits_of_60_and_where_a_class_has_no_probability(
     name: str,
 ) -> None:
@@ -460,6 +490,15 @@ def test_the_maps_of_a_network_end_in_its_pre_logits_whoever_asks() -> None:
         assert [edge.shape for edge in said.edges] == [map_.shape for map_ in said.maps]
 
 
+@pytest.mark.parametrize("name", ["wrn-10-2", "resnet8", "resnet8x4", "resnet18", "resnet50"])
+def test_the_head_of_a_network_makes_its_logits_of_its_last_map_but_one(name: str) -> None:
+    torch.manual_seed(0)
+    built = models.build(name, 5, 3).eval()
+    with torch.no_grad():
+        said = built.outputs(torch.randn(2, 3, 64, 64), ("maps",))
+        assert built.head()(said.maps[-2]).equal(said.logits)
+
+
 def test_a_course_says_what_is_known_before_the_first_step(project: Path) -> None:
     prepare()
     cell = parse_cell("results/digits/quick/resnet14.ce.s0/resnet8.mse.s0")
@@ -472,3 +511,7 @@ def test_a_course_says_what_is_known_before_the_first_step(project: Path) -> Non
     student = known.student()
     assert torch.get_rng_state().equal(standing)
     assert same(student.state_dict(), lesson.begun(cell, have).state_dict())
+    others = [known.student(number).state_dict() for number in (1, 1, 2)]
+    assert same(*others[:2])
+    first = [weights["stem.weight"] for weights in (student.state_dict(), *others[1:])]
+    assert not any(one.equal(other) for one, other in itertools.combinations(first, 2))

@@ -14,11 +14,14 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, prepare, read_until
+from made.course import built, of_network
+from made.fitting import plan
 from made.project import SMALL
 from made.together import trained
 
 from kd.core.errors import ConfigError
 from kd.core.files import verified
+from kd.losses import LOSSES
 from kd.models import build
 from kd.train.lesson import demand_examples, demand_pixels
 from kd.train.peers import Team
@@ -57,17 +60,19 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "size", "train", "fits"),
+    ("network", "size", "train", "loss", "fits"),
     [
-        ("resnet18", 32, 33, False),
-        ("resnet18", 64, 33, True),
-        ("resnet8", 4, 33, False),
-        ("resnet8", 8, 33, True),
-        ("resnet18", 32, 34, True),
+        ("resnet18", 32, 33, "ce", False),
+        ("resnet18", 64, 33, "ce", True),
+        ("resnet8", 4, 33, "ce", False),
+        ("resnet8", 8, 33, "ce", True),
+        ("resnet18", 32, 34, "ce", True),
+        ("resnet8", 8, 33, "one", False),  # its gate has one mean over the image
+        ("resnet8", 8, 34, "one", True),
     ],
 )
 def test_a_batch_of_one_that_batch_normalisation_cannot_train_on_is_refused_before_training(
-    network: str, size: int, train: int, fits: bool
+    network: str, size: int, train: int, loss: str, fits: bool
 ) -> None:
     refused = (
         contextlib.nullcontext()
@@ -75,16 +80,14 @@ def test_a_batch_of_one_that_batch_normalisation_cannot_train_on_is_refused_befo
         else pytest.raises(ConfigError, match="33 examples in batches of 32 leave one of 1")
     )
     with refused:
-        demand_pixels(build(network, 10), (3, size, size), train, 32)
+        objective = built("one", of_network(network, 10), tau=3, branches=3) if loss == "one" else LOSSES["ce"].function
+        made = plan(batch=32, objective=objective, needs=LOSSES[loss].needs)
+        demand_pixels(build(network, 10), made, (3, size, size), train)
 
 
 def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_path: Path) -> None:
     """To float32's last digits, which depend on the order of sums; the last batch is divided 4 to 3."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = python(*torchrun, str(ROOT / "tests" / "made" / "together.py"), str(tmp_path))
-    output, _ = run.communicate(timeout=120)
-    assert run.returncode == 0, output
-    alone, *both = trained(), *(torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    alone, *both = trained(), *in_two_processes(tmp_path, "ce")
     assert (alone["count"], both[0]["count"]) == (1, 2)
     for name, tensor in alone["weights"].items():
         torch.testing.assert_close(both[0]["weights"][name], tensor, rtol=1e-5, atol=1e-6)
@@ -92,6 +95,24 @@ def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_pa
     for one, other in zip(alone["rows"], both[0]["rows"], strict=True):
         assert other == pytest.approx(one, rel=1e-5)
     assert both[1]["rows"] == both[0]["rows"]
+
+
+def test_two_processes_have_the_same_branches_and_gate_and_measure_the_same_of_them(tmp_path: Path) -> None:
+    """Not those of one process: batch normalisation takes its statistics from a part of a batch."""
+    one, other = in_two_processes(tmp_path, "one")
+    assert all(tensor.equal(other["held"][name]) for name, tensor in one["held"].items())
+    assert one["rows"] == other["rows"]
+    alone = trained("one")
+    assert one["rows"][-1].keys() == alone["rows"][-1].keys() > {"test_ensemble_top1", "test_gate3"}
+    assert one["rows"][0]["train_loss"] == pytest.approx(alone["rows"][0]["train_loss"], rel=0.2)
+
+
+def in_two_processes(folder: Path, kind: str) -> list[dict]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run = python(*torchrun, str(ROOT / "tests" / "made" / "together.py"), str(folder), kind)
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, output
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
 # -- a cell -----------------------------------------------------------------------------------------------------------

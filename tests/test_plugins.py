@@ -233,7 +233,7 @@ def test_stamps_are_of_the_plug_ins_too(mine: Path) -> None:
 def test_the_code_of_one_plug_in_that_another_imports_counts(project: Path) -> None:
     shared = "import kd_plugins.base\ndef f(student, teacher, labels): return kd_plugins.base.g(student)\n"
     loss = "from kd.losses import Loss\nLOSSES = {%r: Loss(f, '')}\n"
-    Path("base.py").write_text("def g(x): return x.sum(-1)\nf = lambda *logits: g(logits[0])\n" + loss % "one")
+    Path("base.py").write_text("def g(x): return x.sum(-1)\nf = lambda *logits: g(logits[0])\n" + loss % "first")
     Path("user.py").write_text(shared + loss % "two")
     Path("other.py").write_text("def f(student, teacher, labels): return student\n" + loss % "three")
     asked = {"plugins": ["base.py", "user.py", "./other.py"]}
@@ -242,7 +242,7 @@ def test_the_code_of_one_plug_in_that_another_imports_counts(project: Path) -> N
         study(**asked)
         cell = "results/digits/quick/resnet8.ce.s0/resnet8.{}.s0"
         protocol = study(**asked).protocol
-        return [code_behind(parse_cell(cell.format(name)), protocol) for name in ("one", "two", "three", "mse")]
+        return [code_behind(parse_cell(cell.format(name)), protocol) for name in ("first", "two", "three", "mse")]
 
     before = digests()
     Path("base.py").write_text(Path("base.py").read_text().replace("sum", "mean"))
@@ -273,7 +273,7 @@ class C: pass
         ("X = 1\n", "mine.py: adds nothing; it may define LOSSES, DATASETS, NOISES, FIGURES, NETWORKS"),
         (f"{HEAD}LOSSES = [Loss(f, '')]", "mine.py, line 8: LOSSES: expected names and entries, got list"),
         (
-            f"{HEAD}LOSSES = {{\n  'one': Loss(f, ''),\n  'two': f,\n}}",
+            f"{HEAD}LOSSES = {{\n  'first': Loss(f, ''),\n  'two': f,\n}}",
             "line 10: LOSSES: two: expected a Loss, got func",
         ),
         (f"{HEAD}LOSSES = {{'kl': Loss(f, '')}}", "mine.py, line 8: LOSSES: kl: there is one of this name already"),
@@ -281,13 +281,13 @@ class C: pass
         (f"{HEAD}LOSSES = {{'a-b': Loss(f, '')}}", "line 8: LOSSES: a-b: no name that a path can spell"),
         (f"{HEAD}LOSSES = {{3: Loss(f, '')}}", "line 8: LOSSES: 3: no name that a path can spell"),
         (
-            f"{HEAD}LOSSES = {{'one': Loss(re.sub, '')}}",
-            "LOSSES: one: its function must be defined in this file",
+            f"{HEAD}LOSSES = {{'first': Loss(re.sub, '')}}",
+            "LOSSES: first: its function must be defined in this file",
         ),
-        (f"{HEAD}LOSSES = {{'one': Loss(lambda x: x, '')}}", "one: <lambda> cannot be called as kd does: too many"),
+        (f"{HEAD}LOSSES = {{'first': Loss(lambda x: x, '')}}", "first: <lambda> cannot be called as kd does: too many"),
         (
-            f"{HEAD}LOSSES = {{'one': Loss(f, '', {{'how': Choice('a', ('a',))}})}}",
-            "one: f cannot be called as kd does: got an unexpected keyword argument 'how'",
+            f"{HEAD}LOSSES = {{'first': Loss(f, '', {{'how': Choice('a', ('a',))}})}}",
+            "first: f cannot be called as kd does: got an unexpected keyword argument 'how'",
         ),
         (
             f"{HEAD}LOSSES = {{'one': Loss(f, '', {{'how2': Choice('a', ('a',))}})}}",

@@ -126,6 +126,13 @@ def test_rows_stand_in_the_order_in_which_figures_show_them(trained, monkeypatch
     assert rows["seed"].tolist() == [0, 1, 0, 1, 0]
 
 
+def test_the_seconds_of_a_lineage_are_those_of_a_network_and_of_all_that_led_to_it(collected: Path) -> None:
+    rows = pd.read_csv(collected / "table.csv").set_index("cell")
+    student, teacher = (rows.loc[[cell]].iloc[0] for cell in (STUDENT, TEACHER))
+    assert 0 < teacher.lineage_seconds == teacher.seconds
+    assert student.lineage_seconds == pytest.approx(student.seconds + teacher.seconds)
+
+
 def test_networks_that_teach_are_an_experiment_of_their_own(collected: Path) -> None:
     rows = pd.read_parquet(collected / "table.parquet")
     assert rows[rows.experiment == "teachers"].cell.tolist() == [TEACHER]

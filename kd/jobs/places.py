@@ -9,9 +9,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
-
 from kd.core.errors import ConfigError
+from kd.losses.objective import Objective
 from kd.machine import kernels
 from kd.machine.footprint import gpu_bytes
 from kd.machine.processor import processor
@@ -43,7 +42,7 @@ def place_of(
     held: contextlib.ExitStack,
     peers: Peers = ALONE,
     trains: bool = True,
-    objective: Callable[[], nn.Module] | None = None,
+    objective: Callable[[], Objective] | None = None,
 ) -> Place:
     """Hold a place where `cell` is trained, with this objective, or teaches, until `held` closes."""
     protocol = cell.protocol_of(recipe.protocol)
@@ -51,9 +50,10 @@ def place_of(
 
     def need() -> int:
         batch, banks = math.ceil(protocol.batch / peers.count), _bytes_of_banks(cell, protocol, have)
-        built = objective() if objective else None
+        built, says = (objective().to("meta"), cell.stage.objective.needs.student) if objective else (None, ())
         return max(
-            gpu_bytes(network, have.classes, have.examples, batch, banks, built) for network in cell.stage.networks
+            gpu_bytes(network, have.classes, have.examples, batch, banks, built, says)
+            for network in cell.stage.networks
         )
 
     where = held.enter_context(

@@ -22,6 +22,7 @@ from kd.jobs import making
 from kd.jobs.bank import teacher_of
 from kd.jobs.places import Resources, place_of
 from kd.losses import LOSSES
+from kd.losses.objective import Objective
 from kd.machine.state import State
 from kd.study import products
 from kd.study.cells import Cell
@@ -69,14 +70,14 @@ def train(
         state = State(state_of(product, fingerprint), {"cell": cell.path, "fingerprint": fingerprint})
         if fresh:
             state.clear()
-        history, network, cause = History(), None, ""
+        history, network, objective, cause = History(), None, None, ""
         try:
             if cell.is_ensemble:
                 network = combined(cell, recipe, have, where, history)
             elif cell.stage.weights:
                 network = imported(cell, recipe, have, where, history)
             else:
-                network = _fitted(cell, recipe, have, where, state, history)
+                network, objective = _fitted(cell, recipe, have, where, state, history)
         except Diverged as error:
             cause = str(error)
             log.error("%s diverged: %s", cell, cause)
@@ -84,7 +85,7 @@ def train(
         if peers.is_first:
             ended = {"status": status, "cause": cause, "fingerprint": fingerprint, "realised_rate": have.realised_rate}
             machine = where.describe() | {"memory": where.peak_memory(), "kd": __version__}
-            _publish(cell, network, history, about | ended | _summary(network, history) | machine)
+            _publish(cell, network, history, about | ended | _summary(network, objective, history) | machine)
             making.end(now, product, stamp)
         return status
 
@@ -93,24 +94,26 @@ def _may_be_taught(cell: Cell) -> bool:
     return cell.teacher is None or status_of(cell.teacher) == "ok"
 
 
-def _objective_of(cell: Cell, recipe: Recipe, have: Prepared) -> Callable[[], nn.Module] | None:
+def _objective_of(cell: Cell, recipe: Recipe, have: Prepared) -> Callable[[], Objective] | None:
     """Return what builds the objective of a cell on a GPU, to see how large it is; None where it holds nothing."""
     if not cell.epochs(recipe.protocol) or not _may_be_taught(cell) or not LOSSES[cell.stage.objective.loss].build:
         return None
     return lambda: plan_of(cell, cell.protocol_of(recipe.protocol), have, torch.device("cuda")).objective
 
 
-def _fitted(cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History) -> nn.Module:
+def _fitted(
+    cell: Cell, recipe: Recipe, have: Prepared, where: Place, state: State, history: History
+) -> tuple[nn.Module, Objective]:
     if not _may_be_taught(cell):
         raise Diverged(f"its teacher {cell.teacher} diverged")
     plan = plan_of(cell, cell.protocol_of(recipe.protocol), have, where.device)
     demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     network = begun(cell, have)
-    demand_pixels(network, have.examples.shape, len(have.examples.train), plan.batch)
+    demand_pixels(network, plan, have.examples.shape, len(have.examples.train))
     _demand_room(cell, nn.ModuleList([network, plan.objective]), state)
     teacher = teacher_of(cell, recipe, have, where) if cell.teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
-    return network
+    return network, plan.objective
 
 
 def _demand_room(cell: Cell, network: nn.Module, state: State) -> None:
@@ -140,8 +143,11 @@ def _fingerprint(about: dict, have: Prepared, where: Place) -> str:
     return files.sha256(files.canonical_json(identity).encode())
 
 
-def _summary(network: nn.Module | None, history: History) -> dict:
-    """Return a run's results: the last epoch is the headline, the best on test stands beside it."""
+def _summary(network: nn.Module | None, objective: Objective | None, history: History) -> dict:
+    """Return a run's results: the last epoch is the headline, the best on test stands beside it.
+
+    What an objective has learnt is not published, so its parameters are counted apart from the network's.
+    """
     seconds = sum(timing["seconds"] for timing in history.timings)
     summary = {"epochs": len(history.timings), "seconds": round(seconds, 3)}
     if network is None:
@@ -153,6 +159,7 @@ def _summary(network: nn.Module | None, history: History) -> dict:
         **trained,
         "best_on_test": {"epoch": best["epoch"], "test_top1": best["test_top1"]},
         "parameters": sum(p.numel() for p in network.parameters()),
+        "objective_parameters": sum(p.numel() for p in objective.parameters()) if objective else 0,
     }
 
 

@@ -31,6 +31,19 @@ def _parted(wmse: float, wtau: float, **own: Number) -> dict:
 
 
 LOSSES = {
+    "one": Loss(
+        None,
+        "CE of branches and of their gated ensemble, and KL from the ensemble to each branch; without a teacher",
+        {
+            "tau": Number(),
+            "branches": Whole(low=2, high=16),
+            "gate": Choice("learned", ("learned", "mean")),
+            "rampup": Number(0.267, low=0, high=1),  # share of the epochs: 80 of 300
+            "w": Number(1.0, low=0),
+        },
+        needs=Needs(_MAPS, frozenset()),
+        build=Later("kd.losses.one", "One"),
+    ),
     "ikl": Loss(
         None,
         "CE, a squared error between logits weighted by the teacher's probabilities, and a soft cross-entropy",

@@ -44,7 +44,7 @@ class Course:
     batch: int
     steps: int  # an epoch
     epochs: int  # to train
-    student: Callable[[], nn.Module]
+    student: Callable[..., nn.Module]  # and `student(1)`, `student(2)`, ... that begin with other weights
     teacher: Callable[[], nn.Module] | None
     student_shapes: Callable[[], Output]  # of one image: tensors that have shapes and no values
     teacher_shapes: Callable[[], Output] | None
@@ -63,6 +63,13 @@ class Objective(nn.Module):
     def adapted(self, student: Output) -> Output:
         """Return what the student says after adapters of this objective; they run under autocast, as networks do."""
         return student
+
+    def measured(self, student: Output, labels: Tensor) -> dict[str, Tensor]:
+        """Return values [B] by name of what the evaluated student says, after its adapters.
+
+        Their means are columns of metrics.csv, such as test_NAME, in percent where the name ends in top1.
+        """
+        return {}
 
     def epoch_begins(self, epoch: int) -> None:
         """Do what is to be done before an epoch, counted from 1, outside any recording."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from kd import models
 from kd.data.examples import Examples
+from kd.losses.objective import Objective
 from kd.models.network import Network
 
 _FIXED = 1 << 30  # CUDA's context, the libraries' workspaces, the allocator's and the graphs' pools
@@ -19,15 +20,22 @@ _SLACK = 1.25  # fragments, and the gradients of activations that are alive at o
 
 
 def gpu_bytes(
-    network: str, classes: int, examples: Examples, batch: int, bank: int = 0, objective: nn.Module | None = None
+    network: str,
+    classes: int,
+    examples: Examples,
+    batch: int,
+    bank: int = 0,
+    objective: Objective | None = None,
+    says: Collection[str] = (),
 ) -> int:
     """Return the bytes that training `network` on `examples` takes, with a bank of so many bytes and an objective.
 
     Weights with gradients and momenta, what one batch keeps for its backward pass, and the data, which stay on the
-    device. Of the objective its parameters, with gradients and momenta, and its buffers, which may remember every
-    example. Activations count as float32: in bfloat16 it is less.
+    device. Of the objective, which is on the meta device and looks at what the network `says`, its parameters with
+    gradients and momenta, what its adapters keep, and its buffers, which may remember every example. Activations count
+    as float32: in bfloat16 it is less.
     """
-    kept = _kept_by_a_step(network, classes, (batch, *examples.shape))
+    kept = _kept_by_a_step(network, classes, (batch, *examples.shape), objective, says)
     learned, held = (
         sum(tensor.nbytes for tensor in tensors)
         for tensors in ((objective.parameters(), objective.buffers()) if objective else ((), ()))
@@ -62,8 +70,17 @@ def _shaped(network: str, classes: int, channels: int = 3) -> Network:
         return models.build(network, classes, channels)
 
 
-def _kept_by_a_step(network: str, classes: int, shape: tuple[int, ...]) -> int:
-    """Return the bytes of weights, gradients, momenta and saved activations, counted without computing anything."""
+def _kept_by_a_step(
+    network: str,
+    classes: int,
+    shape: tuple[int, ...],
+    objective: Objective | None = None,
+    says: Collection[str] = (),
+) -> int:
+    """Return the bytes of weights, gradients, momenta and saved activations, counted without computing anything.
+
+    Of an objective the activations of its adapters alone.
+    """
     built = _shaped(network, classes, shape[1]).train()
     images = torch.empty(shape, device="meta")
     weights = sum(p.nbytes for p in built.parameters())
@@ -74,6 +91,10 @@ def _kept_by_a_step(network: str, classes: int, shape: tuple[int, ...]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = built(images)
+        said = built.outputs(images, says)
+        if objective is not None:
+            said = objective.adapted(said)
+    for parameter in objective.parameters() if objective is not None else ():
+        saved.pop(parameter.untyped_storage()._cdata, None)
     activations = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-    return activations + logits.nbytes + 2 * weights  # the weights themselves are saved for the backward pass
+    return activations + said.logits.nbytes + 2 * weights  # the weights themselves are saved for the backward pass

@@ -27,6 +27,10 @@ class Network(nn.Module):
         """Return the pre-logits [B, D] of the last map [B, D, H, W]."""
         return average(last)
 
+    def head(self) -> nn.Sequential:
+        """Return what makes logits [B, K] of the last map but one: the last group and all after it, not copied."""
+        raise NotImplementedError
+
     def outputs(self, images: Tensor, names: Collection[str]) -> Output:
         """Return what `names` says of what the network says of images [B, C, H, W]; logits always."""
         if not {"maps", "edges"} & set(names):
@@ -106,6 +110,14 @@ def normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
 def average(x: Tensor) -> Tensor:
     """Return the mean over the image [B, C] of [B, C, H, W]; its gradient has channels last, as what it meets."""
     return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+
+
+class Average(nn.Module):
+    """The mean over the image as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, C] of [B, C, H, W]."""
+        return average(x)
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

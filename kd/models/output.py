@@ -15,6 +15,7 @@ class Output(NamedTuple):
     prelogits: Tensor | None = None  # [B, D]
     maps: tuple[Tensor, ...] = ()  # [B, C, H, W] after each group
     edges: tuple[Tensor, ...] = ()  # the same before their last ReLU
+    added: tuple[Tensor, ...] = ()  # what adapters of an objective make of these
 
     def float(self) -> Output:
         """Return the same in float32."""
@@ -23,6 +24,5 @@ class Output(NamedTuple):
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Output:
         """Return what `function` makes of each tensor."""
         prelogits = None if self.prelogits is None else function(self.prelogits)
-        return Output(
-            function(self.logits), prelogits, tuple(map(function, self.maps)), tuple(map(function, self.edges))
-        )
+        maps, edges, added = (tuple(map(function, each)) for each in (self.maps, self.edges, self.added))
+        return Output(function(self.logits), prelogits, maps, edges, added)

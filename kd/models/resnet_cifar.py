@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kd.models.network import BatchNorm, Network, Stem, average, conv1x1, conv3x3, group, initialise_convolutions
+from kd.models.network import (
+    Average,
+    BatchNorm,
+    Network,
+    Stem,
+    average,
+    conv1x1,
+    conv3x3,
+    group,
+    initialise_convolutions,
+)
 
 
 class Block(nn.Module):
@@ -64,3 +74,7 @@ class CifarResNet(Network):
             maps.append(x)
             before += [edge] if edges else []
         return maps, before
+
+    def head(self) -> nn.Sequential:
+        """Return the third group and all after it."""
+        return nn.Sequential(self.stage3, Average(), self.classifier)

@@ -42,6 +42,10 @@ class ImageNetResNet(Network):
         """Return the pre-logits [B, D] of the last map."""
         return self.avgpool(last).flatten(1)
 
+    def head(self) -> nn.Sequential:
+        """Return the fourth group and all after it."""
+        return nn.Sequential(self.layer4, self.avgpool, nn.Flatten(), self.classifier)
+
 
 def _edge(block: nn.Module, x: Tensor) -> Tensor:
     """Return what a block of torchvision makes of x before its last ReLU."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from kd.models.network import (
+    Average,
     BatchNorm,
     Network,
     Stem,
@@ -64,3 +65,7 @@ class WideResNet(Network):
         if not edges:
             return maps, []
         return maps, [normalised(self.stage2[0].norm1, first), normalised(self.stage3[0].norm1, second), last]
+
+    def head(self) -> nn.Sequential:
+        """Return the third group and all after it."""
+        return nn.Sequential(self.stage3, self.norm, nn.ReLU(inplace=True), Average(), self.classifier)

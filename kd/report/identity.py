@@ -34,6 +34,7 @@ _LOSSES = {
     "gkl": "GKL",
     "wkd_l": "WKD-L",
     "wkd_f": "WKD-F",
+    "one": "ONE",
 }
 _SYMBOLS = {"tau": "τ", "alpha": "α", "beta": "β", "gamma": "γ"}
 _ALWAYS = ("beta",)  # paths leave its default out, readers should not have to

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def collect(study: Study, judge: Judge) -> Artefacts:
     place = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in members))}
     members.sort(key=lambda member: (place[member[0]], order(member[1])))
     unproved = frozenset(judge.unproved)
-    rows = pd.DataFrame([_row(name, results[cell]) | {"unproved": cell.path in unproved} for name, cell in members])
+    rows = pd.DataFrame([_row(name, cell, results) | {"unproved": cell.path in unproved} for name, cell in members])
     rows = rows.astype({"teacher_seed": "Int64"})
     curves = pd.concat([_curve(name, results[cell]) for name, cell in members], ignore_index=True)
     rows, curves = (with_hyperparameters(frame, results) for frame in (rows, curves))
@@ -99,8 +100,8 @@ def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int, every: int | s
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _row(experiment: str, result: Result) -> dict:
-    cell, manifest = result.cell, result.manifest
+def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result]) -> dict:
+    manifest = results[cell].manifest
     return {
         "experiment": experiment,
         "cell": cell.path,
@@ -111,7 +112,9 @@ def _row(experiment: str, result: Result) -> dict:
         "status": manifest["status"],
         **_numbers(manifest),
         "parameters": manifest.get("parameters", 0),
+        "objective_parameters": manifest.get("objective_parameters", 0),
         "seconds": manifest["seconds"],
+        "lineage_seconds": sum(results[one].manifest["seconds"] for one in cell.lineage),
         **{key: manifest[key] for key in ("device", "precision", "compiled", "threads", "code")},
     }
 
@@ -124,6 +127,7 @@ def _numbers(manifest: dict) -> dict:
     measured += ["train_top1_running", "train_memorised", "train_recovered"]  # the last two of mislabelled examples
     after = {"train_top1": manifest["train_top1"]} if last and "train_top1" in manifest else {}
     numbers = {key: (last | after).get(key, math.nan) for key in measured}
+    numbers |= {key: last[key] for key in last if key.startswith(("test_", "heldout_"))}  # of an objective's own
     best_top1 = best.get("test_top1", math.nan)
     return numbers | {
         "best_test_top1": best_top1,

@@ -115,6 +115,9 @@ def fit(
     progress = Progress(name, plan.epochs, steps, peers.is_first)
     progress.at(position.epoch * steps + position.step)
 
+    def adapted(images: Tensor) -> Output:
+        return objective.adapted(output(images))
+
     def step(batch: Tensor, *rest: Tensor | float) -> None:
         *fetched, lr = rest  # what was fetched of the batch, once for each view
         index = peers.own(batch)
@@ -123,7 +126,7 @@ def fit(
         taught = [teacher.output(index, *seen) for seen in zip(fetched, inputs, strict=True)] if teacher else []
 
         with place.autocast():
-            said = [objective.adapted(output(images)) for images in inputs]
+            said = [adapted(images) for images in inputs]
         said = [one.float() for one in said]
         loss = objective(Batch(tuple(said), tuple(taught), labels, index, now))  # [B]
         peers.mean(loss, len(batch)).backward()
@@ -164,13 +167,15 @@ def fit(
                         raise _stopped(stop, position)
 
             position.check_finite(peers)
-            peers.same_buffers(network)
+            for each in (network, *objective.children()):  # what an objective logs is each process's own
+                peers.same_buffers(each)
             network.eval()
+            objective.eval()
             row = {"epoch": epoch + 1, "lr": plan.lr_at(epoch), **position.means("train", peers)}
             row |= _logged(objective, peers)
             parts = ("test", *(["heldout"] if len(examples.heldout) else []))
             for part in parts if plan.evaluates(epoch + 1) else ():
-                measured = evaluate(forward, examples, part, place, arrived)
+                measured = evaluate(adapted, examples, part, place, arrived, objective)
                 if measured is None:  # as after the last step: what is evaluated is evaluated again
                     position.seconds += time.monotonic() - resumed_at
                     _save(state, run)
@@ -223,25 +228,35 @@ def _stopped(number: int, position: Position) -> Terminated:
 
 @torch.inference_mode()
 def evaluate(
-    forward: Callable[[Tensor], Tensor], examples: Examples, part: str, place: Place, arrived: Sequence[int] = ()
+    forward: Callable[[Tensor], Tensor | Output],
+    examples: Examples,
+    part: str,
+    place: Place,
+    arrived: Sequence[int] = (),
+    objective: Objective | None = None,
 ) -> Row | None:
     """Return the mean cross-entropy and the top-1 accuracy (%) on `part` of the examples.
 
-    `forward` is a network in evaluation mode, or what runs one: images [B, C, H, W] to logits [B, K]. None is returned
-    as soon as a signal has `arrived`, but not where several processes evaluate: each waits for the others' sums.
+    `forward` is a network in evaluation mode, or what runs one: images [B, C, H, W] to logits [B, K]. With an objective
+    it gives an Output that is adapted, of which the objective may measure more. None is returned as soon as a signal
+    has `arrived`, but not where several processes evaluate: each waits for the others' sums.
     """
-    sums = torch.zeros(2, dtype=torch.float64, device=place.device)
+    sums = torch.zeros((), dtype=torch.float64, device=place.device)
     split, index, labels = examples.evaluated(part)
     own, size = place.peers.own, place.evaluation_batch
     for inputs, truth in zip(examples.plain(split, own(index), size), own(labels).split(size), strict=True):
         if arrived and place.peers.count == 1:
             return None
         with place.autocast():
-            logits = forward(inputs)
-        logits = logits.float()
-        sums += torch.stack([cross_entropy(logits, truth, reduction="sum"), (logits.argmax(1) == truth).sum()])
-    loss, correct = (place.peers.all_gather(sums).sum(0) / len(labels)).tolist()
-    return {f"{part}_loss": loss, f"{part}_top1": 100 * correct}
+            said = forward(inputs)
+        said = said.float()
+        logits = said.logits if objective else said
+        found = {"loss": cross_entropy(logits, truth, reduction="sum"), "top1": (logits.argmax(1) == truth).sum()}
+        found |= {name: values.sum() for name, values in objective.measured(said, truth).items()} if objective else {}
+        sums = sums + torch.stack(list(found.values())).double()
+    means = (place.peers.all_gather(sums).sum(0) / len(labels)).tolist()
+    percent = {name: 100 * mean if name.endswith("top1") else mean for name, mean in zip(found, means, strict=True)}
+    return {f"{part}_{name}": value for name, value in percent.items()}
 
 
 @dataclass

@@ -75,9 +75,12 @@ def course_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.devi
             built = models.build(network, have.classes, have.channels).eval()
             return built.outputs(torch.empty(1, *have.examples.shape), OUTPUTS)
 
-    def begun_apart() -> nn.Module:
+    def begun_apart(number: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            return begun(cell, have)
+            network = begun(cell, have)
+            for _ in range(number):  # with the weights that the same generator gives next
+                network = models.build(student, have.classes, have.channels)
+            return network
 
     return Course(
         seed=cell.stage.seed,
@@ -117,19 +120,21 @@ def demand_examples(train: int, batch: int, processes: int) -> None:
         )
 
 
-def demand_pixels(network: nn.Module, images: tuple[int, int, int], train: int, batch: int) -> None:
+def demand_pixels(network: nn.Module, plan: Plan, images: tuple[int, int, int], train: int) -> None:
     """Raise ConfigError unless batch normalisation has two values of each channel in every batch, without computing.
 
-    Of a batch of one image [C, H, W], `images`, it has none to compare where the last maps are of one pixel.
+    Of a batch of one image [C, H, W], `images`, it has none to compare where the last maps are of one pixel, nor where
+    an adapter of the objective looks at means over the image.
     """
-    if _least(train, batch) > 1:
+    if _least(train, plan.batch) > 1:
         return
+    student, objective = (copy.deepcopy(module).to("meta").train() for module in (network, plan.objective))
     try:
-        copy.deepcopy(network).to("meta").train()(torch.empty(1, *images, device="meta"))
+        objective.adapted(student.outputs(torch.empty(1, *images, device="meta"), plan.needs.student))
     except ValueError as error:  # torch's "Expected more than 1 value per channel when training"
         raise ConfigError(
-            f"protocol.batch: {train} examples in batches of {batch} leave one of 1, of which a network whose last "
-            "maps have one pixel cannot learn (batch normalisation needs two values); set another batch"
+            f"protocol.batch: {train} examples in batches of {plan.batch} leave one of 1, of which this network cannot "
+            "learn by this objective (batch normalisation needs two values of each channel); set another batch"
         ) from error
 
 

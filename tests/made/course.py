@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kd import losses
+from kd import losses, models
 from kd.losses.objective import Batch, Course, Objective
 from kd.models.output import Output
 
@@ -32,6 +33,18 @@ def course(classes: int, epochs: int = 10, told: Output | None = None, labels: T
     shapes = lambda: Output(torch.empty(1, classes), maps=(torch.empty(1, 6, 4, 4),))  # noqa: E731
     given = {"student_shapes": shapes, "teacher_shapes": shapes, "told": lambda more: iter([(told or said, labels)])}
     return Course(0, labels, classes, 4, 5, epochs, lambda: None, lambda: None, **given)
+
+
+def of_network(name: str, classes: int, epochs: int = 300) -> Course:
+    """Return a course of a student that has parts to copy."""
+    with torch.device("meta"):
+        shapes = models.build(name, classes, 1).outputs(torch.empty(2, 1, 8, 8), ("maps",))
+
+    def student(number: int = 0) -> nn.Module:
+        torch.manual_seed(number)
+        return models.build(name, classes, 1)
+
+    return dataclasses.replace(course(classes, epochs), student=student, student_shapes=lambda: shapes)
 
 
 def built(name: str, of: Course, **given: object) -> Objective:

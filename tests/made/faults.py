@@ -169,9 +169,9 @@ class Whole(Project):
 def _digest(path: Path) -> str:
     match path.name:
         case "table.csv":
-            return sha256(pd.read_csv(path).drop(columns="seconds").to_csv().encode())
+            return sha256(pd.read_csv(path).drop(columns=["seconds", "lineage_seconds"]).to_csv().encode())
         case "table.parquet":
-            return sha256(pd.read_parquet(path).drop(columns="seconds").to_csv().encode())
+            return sha256(pd.read_parquet(path).drop(columns=["seconds", "lineage_seconds"]).to_csv().encode())
         case "report.html":
             return sha256(re.sub(r"\b\d+ (?:s|min)\b", "SECONDS", path.read_text()).encode())
     return file_digest(path)

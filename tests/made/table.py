@@ -16,6 +16,7 @@ from kd.study.cells import parse_cell
 
 TAUS = [0.5, 1, 3, 5, 10, 20, math.inf]
 NOISE_DROP = {0.0: 0, 0.2: 8, 0.4: 16, 0.6: 29, 0.8: 52}
+ALONE = ("ce", "one")
 CODE = "5e0c1b7a9d2f4c36"
 Stage = tuple[str, str, int]
 
@@ -52,6 +53,7 @@ def cell_row(
     seed = stages[-1][-1]
     test = _accuracy(stages, noise_rate) + rng.normal(0, 0.22) + 0.1 * seed
     gap = abs(rng.normal(0.25, 0.12))
+    seconds = 1100 if stages[-1][1].startswith("one-") else 700
     row = {
         "experiment": experiment,
         "cell": path,
@@ -69,12 +71,13 @@ def cell_row(
         "train_memorised": 40 + 3 * rng.random() if noise_rate else math.nan,
         "train_recovered": 30 + 3 * rng.random() if noise_rate else math.nan,
         "parameters": 703_284,
-        "seconds": 700 + 30 * rng.random(),
+        "seconds": seconds + 30 * rng.random(),
         "device": "one GPU",
         "precision": "bf16",
         "threads": 4,
         "code": CODE,
     } | more
+    row["lineage_seconds"] = row["seconds"] + 1800 * (len(stages) - 1)
     if diverged:
         lost = ["train_loss", "train_top1", "test_loss", "test_top1", "best_test_top1", "best_gap"]
         lost += ["train_memorised", "train_recovered"]
@@ -103,10 +106,10 @@ def renamed(table: pd.DataFrame, old: str, new: str) -> pd.DataFrame:
 def students(
     experiment: str, student: str, objectives: list[str], seeds=(0, 1, 2), teacher="wrn-28-4", **more
 ) -> list[dict]:
-    """Make the rows of one student, for each objective and seed; CE has no teacher."""
-    teachers = [(teacher, "ce", 0)]
+    """Make the rows of one student, for each objective and seed; those of `ALONE` have no teacher."""
+    teachers = {objective: [] if objective.split("-")[0] in ALONE else [(teacher, "ce", 0)] for objective in objectives}
     return [
-        cell_row(experiment, (*(teachers if objective != "ce" else []), (student, objective, seed)), **more)
+        cell_row(experiment, (*teachers[objective], (student, objective, seed)), **more)
         for objective in objectives
         for seed in seeds
     ]

@@ -1,17 +1,20 @@
-"""What two processes run that test_peers starts with torchrun: `fit` on a network without batch normalisation."""
+"""What two processes run that test_peers starts with torchrun: `fit`, by cross-entropy or by ONE."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from kd.losses import LOSSES
 from kd.train.device import Place
 from kd.train.fit import History, fit
 from kd.train.peers import joined
-from made.fitting import NoState, made_examples, plan
+from made.course import built, of_network
+from made.fitting import NoState, made_examples, network, plan
 
 
 class Linear(nn.Module):
@@ -27,16 +30,25 @@ class Linear(nn.Module):
         return self.layer(images.flatten(1))
 
 
-def trained() -> dict | None:
-    """Return weights and rows after 71 examples in batches of 16: of the last 7, one process takes 4, the other 3."""
+def trained(kind: str = "ce") -> dict | None:
+    """Return weights and rows after 71 examples in batches of 16: of the last 7, one process takes 4, the other 3.
+
+    By cross-entropy a network without batch normalisation is trained, by ONE a resnet8.
+    """
     torch.set_num_threads(1)
+    made = plan(lr=0.01)
+    if kind == "one":
+        torch.manual_seed(1)
+        objective = built("one", of_network("resnet8", 2), tau=3, branches=3)
+        made = dataclasses.replace(made, objective=objective, needs=LOSSES["one"].needs)
     with joined() as peers:
-        network, history = Linear(), History()
+        student, history = Linear() if kind == "ce" else network(), History()
         where = Place(torch.device("cpu"), "fp32", peers=peers)
-        fit(network, made_examples(71, heldout=10), plan(lr=0.01), None, where, NoState(), history)
-        return {"weights": network.state_dict(), "rows": history.rows, "rank": peers.rank, "count": peers.count}
+        fit(student, made_examples(71, heldout=10), made, None, where, NoState(), history)
+        found = {"weights": student.state_dict(), "rows": history.rows, "rank": peers.rank, "count": peers.count}
+        return found | {"held": made.objective.state_dict()}
 
 
 if __name__ == "__main__":
-    result = trained()
+    result = trained(*sys.argv[2:])
     torch.save(result, Path(sys.argv[1], f"{result['rank']}.pt"))

@@ -49,6 +49,10 @@ FIGURES: dict[str, Figure] = {
         "adaptive KL: how far the student is from the head and the tail of its teacher's classes, per epoch",
         "kd.report.figures.gaps",
     ),
+    "cost": Figure(
+        "test top-1 against the seconds of training, the teachers' included: one phase and two",
+        "kd.report.figures.cost",
+    ),
     "selection": Figure(
         "best epoch on the test set against the last: what selecting on the test set adds",
         "kd.report.figures.selection",

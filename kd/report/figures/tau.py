@@ -32,8 +32,9 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     for axis, (title, frame, line) in zip(grid.flat, panels, strict=False):
         axis.set_ylim(_ends(frame))
         _panel(axis, frame, line, columns, tall - 0.8)
-        style.head(axis, title, columns, *_odd(frame))
-        axis.set(xlabel="temperature τ", ylabel=f"{style.TEST}, n = {style.usual_n(frame, ['objective_name'])}")
+        usual = style.usual_n(frame, ["objective_name"])
+        style.head(axis, title, columns, *wording.odd(frame, usual))
+        axis.set(xlabel="temperature τ", ylabel=f"{style.TEST}, n = {usual}")
     return figure
 
 
@@ -82,16 +83,6 @@ def _ends(frame: pd.DataFrame) -> tuple[float, float]:
     """Return the ends (percent) of a panel's accuracy axis."""
     table = summarise(frame, ["objective_name"])
     return style.limits(finished(frame)["test_top1"], table["low"], table["high"])
-
-
-def _odd(frame: pd.DataFrame) -> list[str]:
-    """Name what diverged or has another n; it goes over the panel, where no interval can run through it."""
-    named: dict[str, list[str]] = {}
-    table = summarise(frame, ["objective_name"])
-    odd = table[(table["diverged"] > 0) | (table["n"] != style.usual_n(frame, ["objective_name"]))]
-    for line in odd.to_dict("records"):
-        named.setdefault(wording.count(line["n"], line["diverged"]), []).append(line["objective_name"])
-    return [f"{', '.join(names)}: {counted}" for counted, names in named.items()]
 
 
 def _panel(axis: Axes, frame: pd.DataFrame, line: pd.DataFrame, columns: int, tall: float) -> None:

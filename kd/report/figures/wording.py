@@ -27,6 +27,15 @@ def count(n: int, diverged: int) -> str:
     return f"n = {n:.0f} of {n + diverged:.0f}, {diverged:.0f} diverged" if diverged else f"n = {n:.0f}"
 
 
+def odd(frame: pd.DataFrame, usual: int) -> list[str]:
+    """Name what diverged or has another n; it goes over the panel, where no interval can run through it."""
+    named: dict[str, list[str]] = {}
+    table = summarise(frame, ["objective_name"])
+    for line in table[(table["diverged"] > 0) | (table["n"] != usual)].to_dict("records"):
+        named.setdefault(count(line["n"], line["diverged"]), []).append(line["objective_name"])
+    return [f"{', '.join(names)}: {counted}" for counted, names in named.items()]
+
+
 def mean_words(line: pd.Series) -> str:
     """Spell one line of `summarise`: 74.24 % [73.93, 74.55] (n = 3)."""
     counted = count(line["n"], line["diverged"])
