@@ -318,7 +318,7 @@ def test_any_text_is_a_dataset_that_reads_back_or_refused_with_a_message(text: s
         ("results/cifar100/paper/wrn-16-2.weights-../x.s0", "not a stage"),
         ("results/cifar100/paper/wrn-17-2.ce.s0", "6n"),
         ("results/cifar100+sym0.40/paper/wrn-16-2.ce.s0", "this recipe's path is results/cifar100.sym0.4/"),
-        ("results/cifar100+sim0.4/paper/wrn-16-2.ce.s0", "known: asym, sym"),
+        ("results/cifar100+sim0.4/paper/wrn-16-2.ce.s0", "known: asym, instance, pair, sym"),
         ("results/cifar100+sym0/paper/wrn-16-2.ce.s0", "not a rate above 0"),
     ],
 )

@@ -84,7 +84,12 @@ def test_networks_have_readable_names() -> None:
 
 
 def test_label_noise_has_a_readable_name() -> None:
-    for data, name in [("", "clean labels"), ("+asym0.4", "40 % asymmetric label noise"), ("+labels-h", "labels 'h'")]:
+    for data, name in [
+        ("", "clean labels"),
+        ("+asym0.4", "40 % asymmetric label noise"),
+        ("+instance0.4", "40 % instance-dependent label noise"),
+        ("+labels-h", "labels 'h'"),
+    ]:
         assert said(f"results/cifar10{data}/paper/wrn-16-2.ce.s0")["noise_name"] == name
 
 

@@ -4,7 +4,8 @@ Read while the Snakefile is parsed, so it imports nothing but the standard libra
 and only who runs it loads it.
 
 To add a dataset, write a function that returns `kd.data.arrays.Images` and give it a line in DATASETS; to add a
-label noise, write a function `(labels [N], amount, seed, class_names) -> labels [N]` and give it a line in NOISES.
+label noise, write a function `(labels [N], amount, seed, class_names) -> labels [N]` and give it a line in NOISES; one
+that `sees_images` is given these, [N, H, W, C], after the class names.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class NoiseKind:
     function: str
     description: str
     takes_file: bool = False
+    sees_images: bool = False
 
     @property
     def module(self) -> str:
@@ -87,6 +89,10 @@ STREAMED = Source(
 NOISES: dict[str, NoiseKind] = {
     "sym": NoiseKind("symmetric", "kd.data.noise:symmetric", "this share of all examples, to any other class"),
     "asym": NoiseKind("asymmetric", "kd.data.noise:asymmetric", "this share of a class, to a class it is mistaken for"),
+    "pair": NoiseKind("pair", "kd.data.noise:pair", "this share of each class, to the class that comes next"),
+    "instance": NoiseKind(
+        "instance", "kd.data.instance:instance", "about this share, by what each image looks like", sees_images=True
+    ),
     "labels": NoiseKind("file", "kd.data.noise:from_file", "labels read from a file, such as human ones", True),
 }
 

@@ -37,7 +37,7 @@ _LOSSES = {
 }
 _SYMBOLS = {"tau": "τ", "alpha": "α", "beta": "β", "gamma": "γ"}
 _ALWAYS = ("beta",)  # paths leave its default out, readers should not have to
-_NOISES = {"sym": "symmetric", "asym": "asymmetric"}
+_NOISES = {"sym": "symmetric", "asym": "asymmetric", "pair": "pair-flip", "instance": "instance-dependent"}
 _ENSEMBLES = {"mean_prob": "mean of probabilities", "sum_logit": "sum of logits"}  # else the mean of logits
 
 

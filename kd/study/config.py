@@ -78,7 +78,7 @@ def imported(name: str) -> LossChoice:
 
 
 class Noise(NamedTuple):
-    """Wrong labels: `kind` sym, asym or labels; `amount` is the rate, or the name of a label file."""
+    """Wrong labels: `kind` is a key of NOISES; `amount` is the rate, or the name of a label file."""
 
     kind: str
     amount: float | str
