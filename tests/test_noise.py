@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made.course import vectors
@@ -34,7 +35,7 @@ from kd.data.prepare import prepare_dataset, prepare_labels
 from kd.jobs import data as job
 from kd.study.cells import DatasetChoice
 from kd.study.config import Noise, Recipe
-from kd.study.judge import Judge
+from kd.study.judge import Judge, labels_recipe
 
 # The coarse label of each fine label, as the dataset's own files have it.
 COARSE = """
@@ -353,11 +354,101 @@ def test_a_label_file_that_cannot_be_read_is_named_with_what_is_expected(tmp_pat
         ("bytes.txt", "one integer a line"),
         ("other.npz", "under the key `labels`"),
         ("array.npz", "under the key `labels`"),
-        ("human.pt", "numpy.save"),
+        ("human.pt", "got no set of labels; name it behind a colon, such as .*human.pt:worse_label"),
+        ("human.pt:worse_label", "No such file"),
+        ("human.dat", "numpy.save"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             from_file(CLEAN, tmp_path / name, 0, TEN)
-        assert str(tmp_path / name) in str(caught.value)
+        assert str(tmp_path / name.partition(":")[0]) in str(caught.value)
+
+
+# -- human labels -----------------------------------------------------------------------------------------------------
+
+HUMAN = {
+    "clean_label": CLEAN,
+    "worse_label": symmetric(CLEAN, 0.4, 0, TEN),
+    "random_label1": symmetric(CLEAN, 0.2, 1, TEN),
+    "noisy_coarse_label": (CLEAN // 5).tolist(),
+    "clean_coarse_label": [*(CLEAN // 5)],  # numpy's own numbers
+}
+
+
+def _zipped(held, path):
+    torch.save(held, path)
+
+
+def _legacy(held, path):
+    torch.save(held, path, _use_new_zipfile_serialization=False)
+
+
+def _pickled(held, path):
+    path.write_bytes(pickle.dumps(held, protocol=2))
+
+
+@pytest.mark.parametrize("save", [_zipped, _legacy, _pickled])
+@pytest.mark.parametrize("key", ["worse_label", "random_label1"])
+def test_human_labels_are_read_as_published_and_each_set_by_its_name(tmp_path, save, key):
+    save(HUMAN, tmp_path / "human.pt")
+    read = from_file(CLEAN, f"{tmp_path}/human.pt:{key}", 0, TEN)
+    assert np.array_equal(read, HUMAN[key])
+    assert read.dtype == np.int64
+
+
+@pytest.mark.parametrize("dtype", [">i4", "<u2", "i8"])
+def test_human_labels_are_read_whatever_their_bytes(tmp_path, dtype):
+    held = {"clean_label": CLEAN.astype(dtype), "noisy_label": HUMAN["worse_label"].astype(dtype)}
+    torch.save(held, tmp_path / "human.pt")
+    assert np.array_equal(from_file(CLEAN, f"{tmp_path}/human.pt:noisy_label", 0, TEN), HUMAN["worse_label"])
+
+
+def test_human_labels_of_another_order_are_refused_by_their_true_labels(tmp_path):
+    """Two examples that changed places are enough, which no share of agreement would tell."""
+    first, second = 0, int(np.flatnonzero(CLEAN[0] != CLEAN)[0])
+    order = np.arange(5000)
+    order[[first, second]] = second, first
+    _zipped({name: np.asarray(labels)[order] for name, labels in HUMAN.items()}, tmp_path / "human.pt")
+    with pytest.raises(DataError, match=r"human\.pt: its clean_label is \d at example 0, .* in 2 of 5,000 .* order of"):
+        from_file(CLEAN, f"{tmp_path}/human.pt:worse_label", 0, TEN)
+
+
+@pytest.mark.parametrize(
+    ("key", "held", "message"),
+    [
+        ("worst_label", HUMAN, "got no worst_label; there are clean_label, worse_label, random_label1, noisy_coarse"),
+        ("worse_label", {"worse_label": CLEAN}, "got no clean_label; there are worse_label"),
+        ("noisy_coarse_label", HUMAN, "its clean_coarse_label is"),
+        ("worse_label", {"clean_label": CLEAN[:-1], "worse_label": CLEAN[:-1]}, "got 4,999 labels for 5,000 training"),
+        ("worse_label", {"clean_label": CLEAN, "worse_label": CLEAN + 1}, "label 10 at example"),
+        ("worse_label", {"clean_label": CLEAN, "worse_label": CLEAN / 2}, "one integer"),
+        ("worse_label", {"clean_label": CLEAN, "worse_label": torch.tensor(CLEAN)}, "cannot read labels"),
+        ("worse_label", {"clean_label": np.array([None, {}])}, "got an array of 'O8', allowed are numbers"),
+        ("worse_label", [1, 2], "got a list"),
+    ],
+)
+def test_human_labels_that_are_not_as_published_are_refused(tmp_path, key, held, message):
+    _zipped(held, tmp_path / "human.pt")
+    with pytest.raises(DataError, match=message) as caught:
+        from_file(CLEAN, f"{tmp_path}/human.pt:{key}", 0, TEN)
+    assert str(tmp_path / "human.pt") in str(caught.value)
+
+
+@pytest.mark.parametrize("save", [_zipped, _legacy, _pickled])
+def test_nothing_in_a_file_of_human_labels_is_run(tmp_path, save):
+    trap = tmp_path / "trap"
+    for place in ({"worse_label": _Payload(trap)}, {"worse_label": np.array([_Payload(trap)], object)}, _Payload(trap)):
+        save(place, tmp_path / "human.pt")
+        with pytest.raises(DataError, match=r"it names .+, allowed are arrays|allowed are numbers"):
+            from_file(CLEAN, f"{tmp_path}/human.pt:worse_label", 0, TEN)
+    assert not trap.exists()
+
+
+def test_two_sets_of_one_file_are_two_recipes(tmp_path):
+    _zipped(HUMAN, tmp_path / "human.pt")
+    choice = DatasetChoice("digits", Noise("labels", "human"))
+    one, other = (labels_recipe(choice, f"{tmp_path}/human.pt:{key}") for key in ("worse_label", "random_label1"))
+    assert one != other
+    assert one["file"] == other["file"]
 
 
 # -- on disk ----------------------------------------------------------------------------------------------------------

@@ -11,8 +11,10 @@ that `sees_images` is given these, [N, H, W, C], after the class names.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from kd.core.errors import ConfigError, nearest
 
@@ -98,6 +100,13 @@ NOISES: dict[str, NoiseKind] = {
 
 # How images are cropped for training, as a protocol says it: what opens a dataset so.
 CROPS: dict[str, str] = {"padded": "kd.data.examples:opened", "resized": "kd.data.streamed:opened"}
+
+
+def label_file(named: str) -> tuple[Path, str | None]:
+    """Return the label file that a study names, and what of it: `CIFAR-10_human.pt:worse_label` says both."""
+    match = re.fullmatch(r"(?P<path>.+\.pt):(?P<key>\w+)", named, re.DOTALL)
+    path, key = match.groups() if match else (named, None)
+    return Path(path).expanduser(), key
 
 
 def source_of(name: str, declared: Mapping | None) -> Source:

@@ -15,7 +15,9 @@ import numpy as np
 
 from kd.core.errors import ConfigError, DataError, of_the_machine
 from kd.core.files import content_of, opened, publish, sha256
+from kd.data import label_file
 from kd.data.arrays import check_range, npy
+from kd.data.human import human_labels
 from kd.data.mix import mix, stream
 from kd.data.splits import by_class
 
@@ -132,10 +134,11 @@ def _first(members: np.ndarray, rate: float, seed: int) -> np.ndarray:
 def from_file(labels: np.ndarray, path: str | Path, seed: int, class_names: Sequence[str]) -> np.ndarray:
     """Return the labels [N] in a .npy, .npz (key `labels`), .csv or .txt (one integer a line) file; no seed enters.
 
-    Raises DataError that names the file and what is wrong with it. Nothing in the file is run.
+    Of a published file of human labels a set is named, as `CIFAR-10_human.pt:worse_label`. Raises DataError that names
+    the file and what is wrong with it. Nothing in the file is run.
     """
-    path = Path(path).expanduser()
-    noisy = _read(path)
+    path, key = label_file(str(path))
+    noisy = human_labels(path, key, labels) if key else _read(path)
     if noisy.ndim != 1 or noisy.dtype.kind not in "iu":
         raise DataError(f"{path}: got {noisy.dtype} {noisy.shape}, expected one integer for each training example")
     if len(noisy) != len(labels):
@@ -186,6 +189,8 @@ _READERS = {
 
 
 def _read(path: Path) -> np.ndarray:
+    if path.suffix == ".pt":
+        raise DataError(f"{path}: got no set of labels; name it behind a colon, such as {path}:worse_label")
     if path.suffix not in _READERS:
         raise DataError(f"{path}: not a label file: expected {', '.join(_READERS)}; save the labels with numpy.save")
     read, expected = _READERS[path.suffix]

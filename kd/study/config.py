@@ -709,7 +709,9 @@ class Study(Model):
     study: Name = Field(description="names the folder under reports/")
     dataset: Name
     datasets: dict[Name, DeclaredDataset] = Field({}, description="datasets of one's own, by name")
-    label_files: dict[Name, str] = Field({}, description="files with one label an example, by name")
+    label_files: dict[Name, str] = Field(
+        {}, description="files with one label an example, by name; of CIFAR-10N: FILE.pt:SET"
+    )
     weights: dict[Name, Weights] = Field({}, description="networks that were trained elsewhere, by name")
     protocol: Protocol
     seeds: Seeds = Field((0, 1, 2), description="of the last network of each lineage")

@@ -531,13 +531,15 @@ def labels_recipe(dataset: DatasetChoice, label_file: str | None) -> dict:
     """Return what decides noisy labels beside those that are right; of a file its content, not its place."""
     noise = dataset.noise
     if noise.kind == "labels":
-        return {"noise": noise.kind, "file": _file_digest(label_file), "seed": dataset.noise_seed}
+        path, key = data.label_file(label_file or "")
+        found = {"noise": noise.kind, "file": _file_digest(path), "seed": dataset.noise_seed}
+        return found | ({"set": key} if key else {})
     return {"noise": noise.kind, "amount": noise.amount, "seed": dataset.noise_seed}
 
 
-def _file_digest(path: str | None) -> str:
+def _file_digest(path: Path) -> str:
     try:
-        return files.file_digest(Path(path or "").expanduser())
+        return files.file_digest(path)
     except OSError:
         return UNREADABLE  # what was made from it is not otherwise for that
 
