@@ -34,6 +34,9 @@ _LOSSES = {
     "gkl": "GKL",
     "wkd_l": "WKD-L",
     "wkd_f": "WKD-F",
+    "gce": "GCE",
+    "symmetric_ce": "symmetric CE",
+    "elr": "ELR",
 }
 _SYMBOLS = {"tau": "τ", "alpha": "α", "beta": "β", "gamma": "γ"}
 _ALWAYS = ("beta",)  # paths leave its default out, readers should not have to

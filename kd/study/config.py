@@ -772,7 +772,7 @@ class Study(Model):
             raise ValueError(f"{key} looks at more of a teacher than its logits, which an ensemble does not have")
         if self.gpus_per_cell > 1 and losses.LOSSES[chosen.loss].batchwise:
             raise ValueError(
-                f"{key} compares examples of one batch, which several processes part; set gpus_per_cell: 1"
+                f"{key} compares or remembers examples, which several processes part; set gpus_per_cell: 1"
             )
 
     @property
