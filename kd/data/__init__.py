@@ -82,6 +82,22 @@ DATASETS: dict[str, Source] = {
     ),
 }
 
+
+@dataclass(frozen=True)
+class Selection:
+    """A way to choose what is learnt from where labels may be wrong, by what the teacher says."""
+
+    function: str
+    description: str
+    sees: str = "prelogits"  # of the teacher; or `losses`, the cross-entropy of what it says against the labels
+    default: float | None = 0.5  # amount, above 0 and below 1; None where it must be given
+
+    @property
+    def module(self) -> str:
+        """Name of the module that makes it."""
+        return module_of(self.function)
+
+
 # What a study declares under `datasets: {NAME: {folder: ..., size: ...}}`.
 FOLDER = Source("kd.data.folder:image_folder", "a folder of images: train/CLASS/*.jpg and val|test/CLASS/*")
 STREAMED = Source(
@@ -96,6 +112,13 @@ NOISES: dict[str, NoiseKind] = {
         "instance", "kd.data.instance:instance", "about this share, by what each image looks like", sees_images=True
     ),
     "labels": NoiseKind("file", "kd.data.noise:from_file", "labels read from a file, such as human ones", True),
+}
+
+SELECTIONS: dict[str, Selection] = {
+    "fine": Selection("kd.data.select:fine", "FINE as its code has it: angles to the first direction of a class"),
+    "fine_printed": Selection("kd.data.select:fine_printed", "FINE as its paper prints it: squared projections"),
+    "loss_gmm": Selection("kd.data.select:loss_gmm", "the lower of two distributions of the losses", "losses"),
+    "small_loss": Selection("kd.data.select:small_loss", "this share, of the smallest losses", "losses", None),
 }
 
 # How images are cropped for training, as a protocol says it: what opens a dataset so.
