@@ -268,11 +268,13 @@ def test_of_clean_labels_fine_keeps_most_and_drops_the_rest_for_nothing(project:
 def test_snakemake_selects_before_it_trains_and_the_table_has_the_quality(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     chosen = {**CHOSEN, "teacher_epochs": 1, "loss": ["ce", "mse"], "student_selection": ["none", "fine"]}
+    chosen["figure"] = "detector"
     project.study({**SMALL, "seeds": [0], "experiments": {"noise": chosen}})
     jobs, _ = project.planned()
     assert jobs["select"] == 1
     project.run()
     assert "Nothing to be done" in project.run()
+    assert "FINE has" in (project.folder / "reports/small/figures/noise.detector.txt").read_text()
     rows = pd.read_parquet(project.folder / "reports" / "small" / "table.parquet").set_index("cell")
     teacher = TEACHER.replace("epochs2", "epochs1")
     selected = rows.loc[f"{teacher}/resnet8.mse.s0-fine"]
