@@ -136,13 +136,15 @@ def _parser() -> argparse.ArgumentParser:
         added = verb(function)
         added.add_argument("dataset", help="such as cifar100 or cifar100+sym0.4")
         added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
-    for function in (make.train, make.bank, make.answers):
+    for function in (make.train, make.select, make.bank, make.answers):
         added = verb(function)
         added.add_argument("cell", help="path of a cell: results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/...")
         added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
         added.add_argument("--threads", type=int, default=1, help="CPU threads, workers among them (default 1)")
         added.add_argument("--cells-per-gpu", type=int, default=1, help="cells to share a GPU (default 1; 0: as fit)")
-        if function is make.train:
+        if function is make.select:
+            added.add_argument("selection", help="as a path spells it, such as fine, fine0.7 or smallloss0.6")
+        elif function is make.train:
             added.add_argument(
                 "--workers", type=int, default=0, help="processes that decode streamed images (default 0)"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from kd import data, losses, models
 from kd.core.errors import ConfigError
 from kd.study import cells
 from kd.study.cells import Cell, DatasetChoice, Stage, all_cells, cells_of, parse_cell, parse_dataset, spell
-from kd.study.config import LossChoice, Noise, imported, loss_choice, own_training
+from kd.study.config import LossChoice, Noise, Selected, imported, loss_choice, own_training
 from kd.study.needs import Need
 
 
@@ -147,6 +148,10 @@ def _cells(draw: st.DrawFn) -> Cell:
     )
     first = st.sampled_from([LossChoice("ce"), imported("borrowed"), imported("0_tau3")])
     stages = [Stage("wrn-16-2", draw(first), 0), *draw(st.lists(stage, max_size=3))]
+    by = st.sampled_from([None, Selected("fine", 0.5), Selected("fine_printed", 0.7), Selected("small_loss", 0.25)])
+    for n in range(1, len(stages)):
+        if not stages[n - 1].is_ensemble:
+            stages[n] = dataclasses.replace(stages[n], selection=draw(by))
     return cells._cell(dataset, "paper", tuple(stages))
 
 
@@ -318,7 +323,7 @@ def test_any_text_is_a_dataset_that_reads_back_or_refused_with_a_message(text: s
         ("results/cifar100/paper/wrn-16-2.weights-../x.s0", "not a stage"),
         ("results/cifar100/paper/wrn-17-2.ce.s0", "6n"),
         ("results/cifar100+sym0.40/paper/wrn-16-2.ce.s0", "this recipe's path is results/cifar100.sym0.4/"),
-        ("results/cifar100+sim0.4/paper/wrn-16-2.ce.s0", "known: asym, sym"),
+        ("results/cifar100+sim0.4/paper/wrn-16-2.ce.s0", "known: asym, instance, pair, sym"),
         ("results/cifar100+sym0/paper/wrn-16-2.ce.s0", "not a rate above 0"),
     ],
 )

@@ -79,7 +79,14 @@ TABLES = {
         made.lose(made.lose(made.losses(("wrn-16-2", "wrn-16-4")), "mse", 0, 1, 2), "kl-tau3", 1),
         pd.concat([made.losses(("wrn-16-2",), seeds=(0,)), made.early(made.losses(("wrn-16-2",), seeds=(0,)))]),
     ],
+    "detector": [
+        made.selections(),
+        made.selections(rates=(0.4,), by=("fine",), seeds=(0,)),
+        made.selections(rates=(0.2, 0.4), stops=(10, 40, 80)),
+        pd.concat([made.noise(), made.selections()]),
+    ],
 }
+OF_SELECTIONS = {"detector"}  # which show neither objectives nor what students reach
 PER_EPOCH = {"curves", "memorised", "gaps"}
 ANSWERED = [
     made_analyses.on_digits(rows)
@@ -134,7 +141,7 @@ def test_every_figure_draws_and_its_caption_says_what_it_owes(name: str, rows: p
 def test_axes_are_labelled_and_accuracy_has_its_unit(name: str, rows: pd.DataFrame) -> None:
     figure, _, _ = drawn(name, rows)
     labels = [label for axis in figure.axes for label in (axis.get_xlabel(), axis.get_ylabel())]
-    assert name in ANALYSES or any("test top-1 (%)" in label for label in labels)
+    assert name in {*ANALYSES, *OF_SELECTIONS} or any("test top-1 (%)" in label for label in labels)
     for label in labels:
         assert "top-1" not in label or "(%)" in label
     for axis in figure.axes:
@@ -206,6 +213,29 @@ def test_figures_are_drawn_whatever_backend_the_environment_asks_for(backend: st
     assert run.stdout == "drawn\n"
 
 
+def test_the_detector_is_drawn_over_the_noise_or_over_the_length_of_its_teachers() -> None:
+    for rows, label, places in (
+        (TABLES["detector"][0], "wrong labels (%)", [20, 40, 60]),
+        (TABLES["detector"][2], "epochs of the teacher", [10, 40, 80]),
+    ):
+        figure, caption, _ = drawn("detector", rows)
+        lines = [line for line in figure.axes[2].lines if not line.get_label().startswith("_")]
+        assert {axis.get_xlabel() for axis in figure.axes} == {label}
+        assert [line.get_label() for line in lines] == ["FINE", "loss mixture", "small loss 0.6"]
+        for line, word in zip(lines, ("fine", "lossgmm", "smallloss0.6"), strict=True):
+            chosen = rows[(rows["selection"] == word) & (rows["noise_rate"] == rows["noise_rate"].iloc[0])]
+            assert line.get_xdata().tolist() == places
+            first = chosen[chosen["selected_after"] == chosen["selected_after"].min()]
+            assert line.get_ydata()[0] == pytest.approx(100 * first["kept_f1"].mean())
+        assert "FINE has" in caption
+        assert "(n = 3)" in caption  # teachers, however many learn from what they selected
+
+
+def test_the_detector_is_refused_where_nothing_was_selected() -> None:
+    with pytest.raises(ConfigError, match="figure detector: needs students with student_selection, under label noise"):
+        figures.draw("detector", made.noise(), pd.DataFrame())
+
+
 def test_infinite_tau_stands_last() -> None:
     figure, _, _ = drawn("tau", TABLES["tau"][0])
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["0.5", "1", "3", "5", "10", "20", "∞"]
@@ -232,7 +262,7 @@ def invented() -> pd.DataFrame:
     return rows
 
 
-@pytest.mark.parametrize("name", [name for name in FIGURES if name not in ANALYSES])
+@pytest.mark.parametrize("name", [name for name in FIGURES if name not in {*ANALYSES, *OF_SELECTIONS}])
 def test_24_objectives_are_drawn_apart_and_none_is_left_out_in_silence(name: str, invented: pd.DataFrame) -> None:
     test_no_text_overlaps_leaves_the_page_or_is_too_small(name, invented)
     figure, caption, words = drawn(name, invented)

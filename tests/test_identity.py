@@ -84,8 +84,24 @@ def test_networks_have_readable_names() -> None:
 
 
 def test_label_noise_has_a_readable_name() -> None:
-    for data, name in [("", "clean labels"), ("+asym0.4", "40 % asymmetric label noise"), ("+labels-h", "labels 'h'")]:
+    for data, name in [
+        ("", "clean labels"),
+        ("+asym0.4", "40 % asymmetric label noise"),
+        ("+instance0.4", "40 % instance-dependent label noise"),
+        ("+labels-h", "labels 'h'"),
+    ]:
         assert said(f"results/cifar10{data}/paper/wrn-16-2.ce.s0")["noise_name"] == name
+
+
+def test_a_student_says_by_what_was_selected_what_it_learnt_from() -> None:
+    for ending, name in (
+        ("fine", "FINE"),
+        ("fineprinted0.7", "FINE as printed 0.7"),
+        ("smallloss0.6", "small loss 0.6"),
+    ):
+        found = said(f"{TEACHER}/wrn-16-2.mse.s0-{ending}")
+        assert found["student_name"] == f"WRN-16-2 on {name}"
+        assert found["objective_name"] == "MSE"
 
 
 def test_a_chain_says_who_began_who_taught_and_by_what_it_learnt() -> None:

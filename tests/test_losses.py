@@ -34,6 +34,7 @@ from kd.losses import (
     kl,
     module_of,
     mse,
+    robust,
 )
 
 VECTORS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "vectors").glob("*.json")}
@@ -483,7 +484,7 @@ def test_defaults_are_allowed_values(loss: Loss):
 
 
 def test_no_two_families_share_a_name():
-    assert len(LOSSES) == sum(len(module.LOSSES) for module in (hard, kl, mse, divergences, built))
+    assert len(LOSSES) == sum(len(module.LOSSES) for module in (hard, kl, mse, divergences, robust, built))
 
 
 def test_family_names_the_module():

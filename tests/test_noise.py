@@ -1,5 +1,6 @@
 """Label noise: exact, nested, the same for whoever asks, and nothing in a label file is run."""
 
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -8,23 +9,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made.course import vectors
+from scipy.special import ndtri
 
 from kd.core.errors import ConfigError, DataError, StorageError
 from kd.core.files import sha256
 from kd.data import NOISES
-from kd.data.arrays import open_dataset, open_labels
+from kd.data.arrays import Files, open_dataset, open_labels
+from kd.data.instance import flip_rates, instance, uniform, wrong_shares
+from kd.data.mix import stream
 from kd.data.noise import (
     CIFAR10,
     CIFAR100_SUPERCLASSES,
     asymmetric,
     from_file,
+    pair,
     pairs,
     symmetric,
     write_labels,
 )
 from kd.data.prepare import prepare_dataset, prepare_labels
+from kd.jobs import data as job
+from kd.study.cells import DatasetChoice
+from kd.study.config import Noise, Recipe
+from kd.study.judge import Judge, labels_recipe
 
 # The coarse label of each fine label, as the dataset's own files have it.
 COARSE = """
@@ -35,6 +46,7 @@ COARSE = """
 CIFAR100 = sorted(name for names in CIFAR100_SUPERCLASSES.values() for name in names.split())
 TEN = [str(i) for i in range(10)]
 CLEAN = np.random.default_rng(0).integers(0, 10, 5000)
+VECTORS = vectors("label_noise")
 
 rates = st.floats(0, 1)
 seeds = st.integers(0, 1000)
@@ -165,7 +177,7 @@ def test_classes_without_known_pairs_are_refused_with_what_is_allowed():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
 def test_a_rate_out_of_range_is_refused(rate):
-    for noise, names in ((symmetric, TEN), (asymmetric, CIFAR10)):
+    for noise, names in ((symmetric, TEN), (asymmetric, CIFAR10), (pair, TEN)):
         with pytest.raises(ConfigError, match="allowed is 0 to 1"):
             noise(CLEAN, rate, 0, names)
 
@@ -176,6 +188,98 @@ def test_a_rate_of_zero_changes_nothing_and_no_noise_changes_its_input():
     symmetric(CLEAN, 0.9, 0, TEN)
     asymmetric(CLEAN, 0.9, 0, CIFAR10)
     assert np.array_equal(CLEAN, before)
+
+
+# -- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def test_pair_flips_have_the_stated_transitions_exactly():
+    rate, stated = VECTORS["pair"]["rate"], np.array(VECTORS["pair"]["transitions"])
+    clean = np.arange(4).repeat(100)
+    noisy = pair(clean, rate, 0, TEN[:4])
+    assert np.allclose(np.bincount(clean * 4 + noisy, minlength=16).reshape(4, 4) / 100, stated)
+
+
+@given(rates, rates, seeds)
+def test_pair_flips_are_exact_in_each_class_and_nested_across_rates(one, other, seed):
+    low, high = (pair(CLEAN, rate, seed, TEN) for rate in sorted((one, other)))
+    assert np.array_equal(low[low != CLEAN], high[low != CLEAN])
+    assert np.array_equal(low[low != CLEAN], (CLEAN[low != CLEAN] + 1) % 10)
+    for label in range(10):
+        members = low[label == CLEAN]
+        assert (members != label).sum() == round(min(one, other) * len(members))
+
+
+# -- by image ---------------------------------------------------------------------------------------------------------
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (5000, 4, 4, 1), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("case", VECTORS["instance"], ids=lambda case: case["id"])
+def test_the_probabilities_of_wrong_labels_by_image_equal_the_vectors(case):
+    pixels, matrix = np.array(case["pixels"]), np.array(case["matrix"])
+    if "drawn" in case:
+        assert np.allclose(flip_rates(case["rate"], np.array(case["drawn"])), case["rates"], rtol=0, atol=1e-12)
+    for row, label, rate, expected in zip(pixels, case["labels"], case["rates"], case["probabilities"], strict=True):
+        found = rate * wrong_shares(row[None], matrix[label] if matrix.ndim == 3 else matrix, label)[0]
+        found[label] = 1 - rate
+        assert np.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_rates_of_examples_equal_the_vectors_in_the_tails_and_stay_in_0_to_1():
+    tail = VECTORS["tail"]
+    assert np.allclose(flip_rates(tail["rate"], np.array(tail["drawn"])), tail["rates"], rtol=0, atol=1e-12)
+    ends = flip_rates(0.02, uniform(0, 1, np.arange(10_000)))
+    assert ends.min() >= 0
+    assert ends.max() <= 1
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(float(r), e) for r, e in VECTORS["expected_rate"].items()])
+def test_the_realised_rate_by_image_lies_within_its_binomial_interval(rate, expected):
+    for seed in range(3):
+        realised = (instance(CLEAN, rate, seed, TEN, IMAGES) != CLEAN).mean()
+        assert abs(realised - expected) < 4 * (expected * (1 - expected) / len(CLEAN)) ** 0.5
+
+
+def test_labels_wrong_by_image_are_nested_across_rates_and_alike_for_whoever_asks():
+    low, high = (instance(CLEAN, rate, 5, TEN, IMAGES) for rate in (0.2, 0.4))
+    assert np.array_equal(low[low != CLEAN], high[low != CLEAN])
+    part = instance(CLEAN[:2000], 0.4, 5, TEN, IMAGES[:2000])
+    assert np.array_equal(part, high[:2000])
+    assert not np.array_equal(high, instance(CLEAN, 0.4, 6, TEN, IMAGES))
+
+
+def test_wrong_labels_by_image_follow_the_image_and_the_class():
+    images = IMAGES[:1].repeat(4000, 0)  # one image: of a class there are the shares of its map, here nearly one label
+    clean = np.arange(2).repeat(2000)
+    noisy = instance(clean, 0.5, 0, TEN, images)
+    counts = [np.bincount(noisy[(clean == label) & (noisy != clean)], minlength=10) for label in range(2)]
+    assert all(count.max() > 0.95 * count.sum() > 900 for count in counts)
+    assert all(count[label] == 0 for label, count in enumerate(counts))
+    others = instance(clean, 0.5, 0, TEN, IMAGES[:4000])
+    assert len(np.unique(others[others != clean])) > 5
+
+
+def test_wrong_labels_by_image_are_drawn_as_often_as_their_shares_say():
+    images, clean = np.full((20_000, 1, 1, 1), 1, np.uint8), np.zeros(20_000, np.int64)  # 1: no label has nearly all
+    noisy = instance(clean, 1.0, 3, TEN, images)
+    shares = wrong_shares(np.ones((1, 1)), ndtri(uniform(3, stream("its map"), np.arange(10)))[None], 0)[0]
+    wrong = np.bincount(noisy[noisy != clean], minlength=10)
+    assert wrong[0] == 0
+    expected = shares[1:] * wrong.sum()
+    assert ((wrong[1:] - expected) ** 2 / expected).sum() < 27.9  # chi-square, 8 degrees of freedom, p = 0.0005
+
+
+def test_the_noise_by_image_of_these_labels_never_changes():
+    labels = instance(np.arange(1000) % 10, 0.4, 0, TEN, IMAGES[:1000])
+    assert sha256(labels.tobytes()) == "51ad855d568a1e3d99e1fc4f0a63dc5dab83491577376e12d06b2a9b9d5aa8fa"
+
+
+def test_noise_by_image_is_refused_for_streamed_images(digits, tmp_path, monkeypatch):
+    streamed = dataclasses.replace(open_dataset(digits), files=Files("/photos", 224))
+    monkeypatch.setattr("kd.data.prepare.open_dataset", lambda folder: streamed)
+    with pytest.raises(DataError, match="label noise instance: got streamed images"):
+        prepare_labels(digits, "instance", 0.4, 0, tmp_path / "out", {})
 
 
 # -- from a file ------------------------------------------------------------------------------------------------------
@@ -250,11 +354,101 @@ def test_a_label_file_that_cannot_be_read_is_named_with_what_is_expected(tmp_pat
         ("bytes.txt", "one integer a line"),
         ("other.npz", "under the key `labels`"),
         ("array.npz", "under the key `labels`"),
-        ("human.pt", "numpy.save"),
+        ("human.pt", "got no set of labels; name it behind a colon, such as .*human.pt:worse_label"),
+        ("human.pt:worse_label", "No such file"),
+        ("human.dat", "numpy.save"),
     ):
         with pytest.raises(DataError, match=message) as caught:
             from_file(CLEAN, tmp_path / name, 0, TEN)
-        assert str(tmp_path / name) in str(caught.value)
+        assert str(tmp_path / name.partition(":")[0]) in str(caught.value)
+
+
+# -- human labels -----------------------------------------------------------------------------------------------------
+
+HUMAN = {
+    "clean_label": CLEAN,
+    "worse_label": symmetric(CLEAN, 0.4, 0, TEN),
+    "random_label1": symmetric(CLEAN, 0.2, 1, TEN),
+    "noisy_coarse_label": (CLEAN // 5).tolist(),
+    "clean_coarse_label": [*(CLEAN // 5)],  # numpy's own numbers
+}
+
+
+def _zipped(held, path):
+    torch.save(held, path)
+
+
+def _legacy(held, path):
+    torch.save(held, path, _use_new_zipfile_serialization=False)
+
+
+def _pickled(held, path):
+    path.write_bytes(pickle.dumps(held, protocol=2))
+
+
+@pytest.mark.parametrize("save", [_zipped, _legacy, _pickled])
+@pytest.mark.parametrize("key", ["worse_label", "random_label1"])
+def test_human_labels_are_read_as_published_and_each_set_by_its_name(tmp_path, save, key):
+    save(HUMAN, tmp_path / "human.pt")
+    read = from_file(CLEAN, f"{tmp_path}/human.pt:{key}", 0, TEN)
+    assert np.array_equal(read, HUMAN[key])
+    assert read.dtype == np.int64
+
+
+@pytest.mark.parametrize("dtype", [">i4", "<u2", "i8"])
+def test_human_labels_are_read_whatever_their_bytes(tmp_path, dtype):
+    held = {"clean_label": CLEAN.astype(dtype), "noisy_label": HUMAN["worse_label"].astype(dtype)}
+    torch.save(held, tmp_path / "human.pt")
+    assert np.array_equal(from_file(CLEAN, f"{tmp_path}/human.pt:noisy_label", 0, TEN), HUMAN["worse_label"])
+
+
+def test_human_labels_of_another_order_are_refused_by_their_true_labels(tmp_path):
+    """Two examples that changed places are enough, which no share of agreement would tell."""
+    first, second = 0, int(np.flatnonzero(CLEAN[0] != CLEAN)[0])
+    order = np.arange(5000)
+    order[[first, second]] = second, first
+    _zipped({name: np.asarray(labels)[order] for name, labels in HUMAN.items()}, tmp_path / "human.pt")
+    with pytest.raises(DataError, match=r"human\.pt: its clean_label is \d at example 0, .* in 2 of 5,000 .* order of"):
+        from_file(CLEAN, f"{tmp_path}/human.pt:worse_label", 0, TEN)
+
+
+@pytest.mark.parametrize(
+    ("key", "held", "message"),
+    [
+        ("worst_label", HUMAN, "got no worst_label; there are clean_label, worse_label, random_label1, noisy_coarse"),
+        ("worse_label", {"worse_label": CLEAN}, "got no clean_label; there are worse_label"),
+        ("noisy_coarse_label", HUMAN, "its clean_coarse_label is"),
+        ("worse_label", {"clean_label": CLEAN[:-1], "worse_label": CLEAN[:-1]}, "got 4,999 labels for 5,000 training"),
+        ("worse_label", {"clean_label": CLEAN, "worse_label": CLEAN + 1}, "label 10 at example"),
+        ("worse_label", {"clean_label": CLEAN, "worse_label": CLEAN / 2}, "one integer"),
+        ("worse_label", {"clean_label": CLEAN, "worse_label": torch.tensor(CLEAN)}, "cannot read labels"),
+        ("worse_label", {"clean_label": np.array([None, {}])}, "got an array of 'O8', allowed are numbers"),
+        ("worse_label", [1, 2], "got a list"),
+    ],
+)
+def test_human_labels_that_are_not_as_published_are_refused(tmp_path, key, held, message):
+    _zipped(held, tmp_path / "human.pt")
+    with pytest.raises(DataError, match=message) as caught:
+        from_file(CLEAN, f"{tmp_path}/human.pt:{key}", 0, TEN)
+    assert str(tmp_path / "human.pt") in str(caught.value)
+
+
+@pytest.mark.parametrize("save", [_zipped, _legacy, _pickled])
+def test_nothing_in_a_file_of_human_labels_is_run(tmp_path, save):
+    trap = tmp_path / "trap"
+    for place in ({"worse_label": _Payload(trap)}, {"worse_label": np.array([_Payload(trap)], object)}, _Payload(trap)):
+        save(place, tmp_path / "human.pt")
+        with pytest.raises(DataError, match=r"it names .+, allowed are arrays|allowed are numbers"):
+            from_file(CLEAN, f"{tmp_path}/human.pt:worse_label", 0, TEN)
+    assert not trap.exists()
+
+
+def test_two_sets_of_one_file_are_two_recipes(tmp_path):
+    _zipped(HUMAN, tmp_path / "human.pt")
+    choice = DatasetChoice("digits", Noise("labels", "human"))
+    one, other = (labels_recipe(choice, f"{tmp_path}/human.pt:{key}") for key in ("worse_label", "random_label1"))
+    assert one != other
+    assert one["file"] == other["file"]
 
 
 # -- on disk ----------------------------------------------------------------------------------------------------------
@@ -294,6 +488,22 @@ def test_teacher_and_student_see_equal_labels_whoever_makes_them(digits, tmp_pat
     teacher, student = open_labels(tmp_path / "teacher"), open_labels(tmp_path / "student")
     assert np.array_equal(teacher[order], student[order])
     assert not student.flags.writeable
+
+
+@pytest.mark.parametrize(("kind", "name"), [("sym", "symmetric"), ("pair", "pair"), ("instance", "instance")])
+def test_kd_labels_says_how_many_are_wrong_in_all_and_by_class(tmp_path, monkeypatch, caplog, kind, name):
+    monkeypatch.chdir(tmp_path)
+    choice = DatasetChoice("digits", Noise(kind, 0.4))
+    recipe = Recipe.parse({})
+    job.data(Judge.of_recipe(recipe), choice, recipe)
+    with caplog.at_level("INFO", "kd"):
+        job.labels(Judge.of_recipe(recipe), choice, recipe)
+    manifest = json.loads(Path("data", str(choice), "manifest.json").read_text())
+    rate, of_classes = manifest["realised_rate"], manifest["realised_rate_by_class"]
+    assert abs(rate - 0.4) < 4 * (0.24 / 898) ** 0.5
+    said = f"{manifest['wrong']} of 898 labels are wrong, {100 * rate:.1f} %"
+    assert f"data/digits+{kind}0.4: {said}, of a class {100 * min(of_classes):.1f} to" in caplog.text
+    assert NOISES[kind].name == name
 
 
 def test_damaged_labels_are_refused(digits, tmp_path):
@@ -340,5 +550,7 @@ def test_an_unknown_noise_is_refused_with_the_nearest(digits, tmp_path):
     assert {key: noise.name for key, noise in NOISES.items()} == {
         "sym": "symmetric",
         "asym": "asymmetric",
+        "pair": "pair",
+        "instance": "instance",
         "labels": "file",
     }

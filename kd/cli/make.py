@@ -1,4 +1,4 @@
-"""Verbs that make what a study is made of: data, networks, banks, answers. Snakemake's rules call them."""
+"""Verbs that make what a study is made of: data, networks, selections, banks, answers. Snakemake's rules call them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kd.core.startup import keep_memory, start_together
 from kd.jobs import making
 from kd.losses.spec import STORED
 from kd.study import products
-from kd.study.cells import parse_cell, parse_dataset
+from kd.study.cells import parse_cell, parse_dataset, parse_selection
 from kd.study.judge import Judge
 from kd.study.needs import Need
 from kd.study.products import Product
@@ -138,6 +138,21 @@ def answers(options: argparse.Namespace) -> None:
         from kd.jobs import answers as job
 
         job.answers(judge, cell, given, resources_of(options), options.stamp)
+
+
+def select(options: argparse.Namespace) -> None:
+    """Choose what who learns from a network learns from, where labels may be wrong."""
+    request = asked(options)
+    cell, by = parse_cell(options.cell), parse_selection(options.selection)
+    if cell.is_ensemble:
+        raise ConfigError(f"{cell}: is an ensemble; one network selects, whose pre-logits mean one thing")
+    given = recipe_of(request, cell)
+    judge = Judge.of_recipe(given)
+    if not making.done(judge, products.selection(cell, by), options.stamp):
+        _prepare_to_train(options)
+        from kd.jobs import select as job
+
+        job.select(judge, cell, by, given, resources_of(options), options.stamp)
 
 
 def release(options: argparse.Namespace) -> None:

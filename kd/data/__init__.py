@@ -4,14 +4,17 @@ Read while the Snakefile is parsed, so it imports nothing but the standard libra
 and only who runs it loads it.
 
 To add a dataset, write a function that returns `kd.data.arrays.Images` and give it a line in DATASETS; to add a
-label noise, write a function `(labels [N], amount, seed, class_names) -> labels [N]` and give it a line in NOISES.
+label noise, write a function `(labels [N], amount, seed, class_names) -> labels [N]` and give it a line in NOISES; one
+that `sees_images` is given these, [N, H, W, C], after the class names.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from kd.core.errors import ConfigError, nearest
 
@@ -53,6 +56,7 @@ class NoiseKind:
     function: str
     description: str
     takes_file: bool = False
+    sees_images: bool = False
 
     @property
     def module(self) -> str:
@@ -78,6 +82,22 @@ DATASETS: dict[str, Source] = {
     ),
 }
 
+
+@dataclass(frozen=True)
+class Selection:
+    """A way to choose what is learnt from where labels may be wrong, by what the teacher says."""
+
+    function: str
+    description: str
+    sees: str = "prelogits"  # of the teacher; or `losses`, the cross-entropy of what it says against the labels
+    default: float | None = 0.5  # amount, above 0 and below 1; None where it must be given
+
+    @property
+    def module(self) -> str:
+        """Name of the module that makes it."""
+        return module_of(self.function)
+
+
 # What a study declares under `datasets: {NAME: {folder: ..., size: ...}}`.
 FOLDER = Source("kd.data.folder:image_folder", "a folder of images: train/CLASS/*.jpg and val|test/CLASS/*")
 STREAMED = Source(
@@ -87,11 +107,29 @@ STREAMED = Source(
 NOISES: dict[str, NoiseKind] = {
     "sym": NoiseKind("symmetric", "kd.data.noise:symmetric", "this share of all examples, to any other class"),
     "asym": NoiseKind("asymmetric", "kd.data.noise:asymmetric", "this share of a class, to a class it is mistaken for"),
+    "pair": NoiseKind("pair", "kd.data.noise:pair", "this share of each class, to the class that comes next"),
+    "instance": NoiseKind(
+        "instance", "kd.data.instance:instance", "about this share, by what each image looks like", sees_images=True
+    ),
     "labels": NoiseKind("file", "kd.data.noise:from_file", "labels read from a file, such as human ones", True),
+}
+
+SELECTIONS: dict[str, Selection] = {
+    "fine": Selection("kd.data.select:fine", "FINE as its code has it: angles to the first direction of a class"),
+    "fine_printed": Selection("kd.data.select:fine_printed", "FINE as its paper prints it: squared projections"),
+    "loss_gmm": Selection("kd.data.select:loss_gmm", "the lower of two distributions of the losses", "losses"),
+    "small_loss": Selection("kd.data.select:small_loss", "this share, of the smallest losses", "losses", None),
 }
 
 # How images are cropped for training, as a protocol says it: what opens a dataset so.
 CROPS: dict[str, str] = {"padded": "kd.data.examples:opened", "resized": "kd.data.streamed:opened"}
+
+
+def label_file(named: str) -> tuple[Path, str | None]:
+    """Return the label file that a study names, and what of it: `CIFAR-10_human.pt:worse_label` says both."""
+    match = re.fullmatch(r"(?P<path>.+\.pt):(?P<key>\w+)", named, re.DOTALL)
+    path, key = match.groups() if match else (named, None)
+    return Path(path).expanduser(), key
 
 
 def source_of(name: str, declared: Mapping | None) -> Source:

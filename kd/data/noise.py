@@ -1,6 +1,7 @@
 """Wrong labels, each a pure function of (seed, example index, label), so that teacher and students see the same.
 
-Rates are exact: a rate of 0.4 is 40 % wrong labels. (Drawing from all K classes, as much published code does, is
+Rates are exact: a rate of 0.4 is 40 % wrong labels. (kd.data.instance, whose rate differs by image, says why not there.
+Drawing from all K classes, as much published code does, is
 wrong only r (K - 1) / K of the time; flipping class after class flips some examples back.) The examples are taken
 in one order per seed, so those wrong at a lower rate are wrong at a higher one, and in the same way.
 """
@@ -14,7 +15,9 @@ import numpy as np
 
 from kd.core.errors import ConfigError, DataError, of_the_machine
 from kd.core.files import content_of, opened, publish, sha256
+from kd.data import label_file
 from kd.data.arrays import check_range, npy
+from kd.data.human import human_labels
 from kd.data.mix import mix, stream
 from kd.data.splits import by_class
 
@@ -52,7 +55,7 @@ CIFAR100_SUPERCLASSES = {
 
 def symmetric(labels: np.ndarray, rate: float, seed: int, class_names: Sequence[str]) -> np.ndarray:
     """Return labels [N] of which exactly round(rate * N) are wrong, each uniform over the other K - 1 classes."""
-    _check_rate(rate)
+    check_rate(rate)
     classes = len(class_names)
     if classes < 2:
         raise DataError(f"label noise: {classes} class leaves no other one to take")
@@ -68,8 +71,21 @@ def asymmetric(labels: np.ndarray, rate: float, seed: int, class_names: Sequence
 
     They are chosen on the clean labels, so cats and dogs trade places at the same rate. Raises DataError as `pairs`.
     """
-    _check_rate(rate)
-    target = pairs(class_names)
+    return _flipped(labels, rate, seed, pairs(class_names))
+
+
+def pair(labels: np.ndarray, rate: float, seed: int, class_names: Sequence[str]) -> np.ndarray:
+    """Return labels [N]: of each class k exactly round(rate * n) of its n examples became k + 1, the last class 0.
+
+    The pair flips of Co-teaching (Han et al. 2018, arXiv 1804.06872). Above a rate of 1/2 a class's wrong label is its
+    most frequent one.
+    """
+    return _flipped(labels, rate, seed, np.roll(np.arange(len(class_names)), -1))
+
+
+def _flipped(labels: np.ndarray, rate: float, seed: int, target: np.ndarray) -> np.ndarray:
+    """Return labels [N] of which the share `rate` of each class took the label `target` [K] has for it."""
+    check_rate(rate)
     noisy = labels.copy()
     for members in by_class(labels, np.arange(len(labels))):
         label = labels[members[0]]
@@ -101,7 +117,8 @@ def _cifar100_pairs() -> dict[str, str]:
     return {name: names[(i + 1) % len(names)] for names in members for i, name in enumerate(names)}
 
 
-def _check_rate(rate: float) -> None:
+def check_rate(rate: float) -> None:
+    """Raise ConfigError unless a rate of wrong labels lies in 0 to 1."""
     if not 0 <= rate <= 1:
         raise ConfigError(f"label noise: got rate {rate}, allowed is 0 to 1")
 
@@ -117,10 +134,11 @@ def _first(members: np.ndarray, rate: float, seed: int) -> np.ndarray:
 def from_file(labels: np.ndarray, path: str | Path, seed: int, class_names: Sequence[str]) -> np.ndarray:
     """Return the labels [N] in a .npy, .npz (key `labels`), .csv or .txt (one integer a line) file; no seed enters.
 
-    Raises DataError that names the file and what is wrong with it. Nothing in the file is run.
+    Of a published file of human labels a set is named, as `CIFAR-10_human.pt:worse_label`. Raises DataError that names
+    the file and what is wrong with it. Nothing in the file is run.
     """
-    path = Path(path).expanduser()
-    noisy = _read(path)
+    path, key = label_file(str(path))
+    noisy = human_labels(path, key, labels) if key else _read(path)
     if noisy.ndim != 1 or noisy.dtype.kind not in "iu":
         raise DataError(f"{path}: got {noisy.dtype} {noisy.shape}, expected one integer for each training example")
     if len(noisy) != len(labels):
@@ -171,6 +189,8 @@ _READERS = {
 
 
 def _read(path: Path) -> np.ndarray:
+    if path.suffix == ".pt":
+        raise DataError(f"{path}: got no set of labels; name it behind a colon, such as {path}:worse_label")
     if path.suffix not in _READERS:
         raise DataError(f"{path}: not a label file: expected {', '.join(_READERS)}; save the labels with numpy.save")
     read, expected = _READERS[path.suffix]

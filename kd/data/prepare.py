@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from kd.core.errors import ConfigError, nearest
+from kd.core.errors import ConfigError, DataError, nearest
 from kd.core.files import sha256
 from kd.core.project import on_disk
 from kd.data import NOISES, load, source_of
@@ -54,6 +54,12 @@ def prepare_labels(
     """
     if kind not in NOISES:
         raise ConfigError(f"label noise {kind!r}: no such kind{nearest(kind, NOISES)}")
-    dataset = open_dataset(dataset_folder)
-    noisy = load(NOISES[kind].function)(dataset.train_labels, rate_or_path, seed, dataset.class_names)
+    dataset, noise = open_dataset(dataset_folder), NOISES[kind]
+    if noise.sees_images and dataset.files:
+        raise DataError(
+            f"label noise {noise.name}: got streamed images, which it would have to decode all at once; allowed is a "
+            "dataset that is not streamed"
+        )
+    seen = (dataset.train_images,) if noise.sees_images else ()
+    noisy = load(noise.function)(dataset.train_labels, rate_or_path, seed, dataset.class_names, *seen)
     return write_labels(folder, noisy, dataset.train_labels, about)

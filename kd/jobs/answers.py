@@ -25,7 +25,8 @@ def answers(judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, stam
     product = products.answers(cell)
 
     def write(judge: Judge) -> None:
-        have, status = prepared(cell, recipe), status_of(cell)
+        # Of all that it may have been given, so that what was selected for it does not decide what it is asked.
+        have, status = prepared(cell, recipe, cell.fraction), status_of(cell)
         about = making.about(judge, product) | {"status": status, "class_names": list(have.class_names)}
         about["realised_rate"] = have.realised_rate
         tensors, in_fp32 = {}, dataclasses.replace(where, precision="fp32")
@@ -38,5 +39,5 @@ def answers(judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, stam
     making.with_inputs(judge, product)
     with contextlib.ExitStack() as held:
         # The place before the lock, as for banks.
-        where = place_of(cell, recipe, prepared(cell, recipe), resources, held, trains=False)
+        where = place_of(cell, recipe, prepared(cell, recipe, cell.fraction), resources, held, trains=False)
         making.make(judge, product, stamp, write)

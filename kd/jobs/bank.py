@@ -42,7 +42,7 @@ def bank(
 
 def teacher_of(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> Teacher:
     """Return what answers for the teacher of `cell`."""
-    have = have if cell.stage.fraction == 1 else _behind_bank(cell, recipe)
+    have = have if cell.stage.fraction == 1 and not cell.stage.selection else _behind_bank(cell, recipe)
     return together([_voice(member, cell, recipe, have, where) for member in cell.teacher.members], cell)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from kd.data.prepare import prepare_dataset, prepare_labels
@@ -10,6 +11,8 @@ from kd.study import products
 from kd.study.cells import DATA, DatasetChoice
 from kd.study.config import Recipe
 from kd.study.judge import Judge
+
+log = logging.getLogger("kd")
 
 
 def data(judge: Judge, dataset: DatasetChoice, recipe: Recipe, stamp: Path | None = None) -> None:
@@ -30,6 +33,14 @@ def labels(judge: Judge, dataset: DatasetChoice, recipe: Recipe, stamp: Path | N
 
     def prepare(judge: Judge) -> None:
         kind, seed = dataset.noise.kind, dataset.noise_seed
-        prepare_labels(Path(DATA, dataset.name), kind, amount, seed, product.folder, making.about(judge, product))
+        made = prepare_labels(
+            Path(DATA, dataset.name), kind, amount, seed, product.folder, making.about(judge, product)
+        )
+        shares = [100 * share for share in (made["realised_rate"], *made["realised_rate_by_class"])]
+        wrong, least, most = shares[0], min(shares[1:]), max(shares[1:])
+        log.info(
+            "%s: %d of %d labels are wrong, %.1f %%, of a class %.1f to %.1f %%",
+            *(product, made["wrong"], made["count"], wrong, least, most),
+        )
 
     making.make(judge, product, stamp, prepare)

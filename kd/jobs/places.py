@@ -76,7 +76,9 @@ def _bytes_of_banks(cell: Cell, protocol: Protocol, have: Prepared) -> int:
     """Return the bytes of all views that `cell` can read of its teachers' banks."""
     if not cell.reads_banks(protocol):
         return 0
-    views = have.grid.count * len(have.examples.train) / cell.stage.fraction
+    # Of a selection a bank has what was left out, too.
+    count = len(have.examples.labels) if cell.stage.selection else len(have.examples.train) / cell.stage.fraction
+    views = have.grid.count * count
     read = [
         view_bytes(teacher.stage.network, have.classes, need.output)
         for teacher in cell.teacher.members

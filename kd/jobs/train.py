@@ -33,7 +33,7 @@ from kd.study.recipes import brief, since
 from kd.train.device import Place
 from kd.train.fit import History, Row, fit
 from kd.train.lesson import begun, demand_examples, demand_pixels, plan_of
-from kd.train.material import Prepared, prepared
+from kd.train.material import QUALITY, Prepared, prepared
 from kd.train.peers import joined
 from kd.train.published import MODEL, status_of
 from kd.train.weights import combined, imported
@@ -84,6 +84,9 @@ def train(
         status = "diverged" if cause else "ok"
         if peers.is_first:
             ended = {"status": status, "cause": cause, "fingerprint": fingerprint, "realised_rate": have.realised_rate}
+            if cell.stage.selection:
+                chosen = now.manifest(products.selection(cell.teacher, cell.stage.selection))
+                ended["selection"] = {key: chosen.get(key) for key in QUALITY}
             machine = where.describe() | {"memory": where.peak_memory(), "kd": __version__}
             _publish(cell, network, history, about | ended | _summary(network, objective, history) | machine)
             making.end(now, product, stamp)
@@ -111,7 +114,7 @@ def _fitted(
     network = begun(cell, have)
     demand_pixels(network, plan, have.examples.shape, len(have.examples.train))
     _demand_room(cell, nn.ModuleList([network, plan.objective]), state)
-    teacher = teacher_of(cell, recipe, have, where) if cell.teacher else None
+    teacher = teacher_of(cell, recipe, have, where) if cell.stage.objective.needs_teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
     return network, plan.objective
 

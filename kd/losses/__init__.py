@@ -6,13 +6,20 @@ Nothing here imports torch: a study is checked against these names while the Sna
 from __future__ import annotations
 
 from kd.core.errors import ConfigError, nearest
-from kd.losses import built, divergences, hard, kl, mse
+from kd.losses import built, divergences, hard, kl, mse, robust
 from kd.losses.ensembles import ENSEMBLES
 from kd.losses.spec import Choice, Later, Loss, Needs, Number, Whole
 
 __all__ = ["ENSEMBLES", "LOSSES", "Choice", "Later", "Loss", "Needs", "Number", "Whole", "module_of"]
 
-LOSSES: dict[str, Loss] = {**hard.LOSSES, **kl.LOSSES, **mse.LOSSES, **divergences.LOSSES, **built.LOSSES}
+LOSSES: dict[str, Loss] = {
+    **hard.LOSSES,
+    **kl.LOSSES,
+    **mse.LOSSES,
+    **divergences.LOSSES,
+    **robust.LOSSES,
+    **built.LOSSES,
+}
 
 
 def module_of(name: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kd.losses.spec import Choice, Later, Loss, Needs, Number, Whole
+from kd.losses.spec import LABELS_ALONE, Choice, Later, Loss, Needs, Number, Whole
 
 _MAPS = frozenset({"logits", "maps"})
 
@@ -102,5 +102,13 @@ LOSSES = {
         {"weight": Number(0.08), "mean": Number(4.0, low=0), "grid": Whole(1, high=16)},
         needs=Needs(_MAPS, _MAPS),
         build=Later("kd.losses.wkd", "WkdF"),
+    ),
+    "elr": Loss(
+        None,
+        "CE, and towards what the student said of the same example in earlier epochs",
+        {"beta": Number(0.9, low=0, high=0.999_999), "weight": Number(7.0)},
+        needs=LABELS_ALONE,
+        build=Later("kd.losses.elr", "Elr"),
+        batchwise=True,  # it remembers each example
     ),
 }

@@ -10,12 +10,13 @@ import re
 
 import pandas as pd
 
+from kd.data import SELECTIONS
 from kd.losses import LOSSES as REGISTERED
 from kd.losses import Choice
 from kd.measure.frames import AXES
 from kd.report.figures.naming import number
-from kd.study.cells import MEAN_LOGIT, Cell, Stage, spell_objective
-from kd.study.config import LossChoice, Noise
+from kd.study.cells import MEAN_LOGIT, Cell, Stage, spell_objective, spell_selection
+from kd.study.config import LossChoice, Noise, Selected
 
 _NETWORKS = {"wrn": "WRN", "resnet": "ResNet", "vgg": "VGG", "mlp": "MLP", "cnn": "CNN"}
 _LOSSES = {
@@ -35,10 +36,19 @@ _LOSSES = {
     "wkd_l": "WKD-L",
     "wkd_f": "WKD-F",
     "one": "ONE",
+    "gce": "GCE",
+    "symmetric_ce": "symmetric CE",
+    "elr": "ELR",
 }
 _SYMBOLS = {"tau": "τ", "alpha": "α", "beta": "β", "gamma": "γ"}
 _ALWAYS = ("beta",)  # paths leave its default out, readers should not have to
-_NOISES = {"sym": "symmetric", "asym": "asymmetric"}
+_NOISES = {"sym": "symmetric", "asym": "asymmetric", "pair": "pair-flip", "instance": "instance-dependent"}
+_SELECTIONS = {
+    "fine": "FINE",
+    "fine_printed": "FINE as printed",
+    "loss_gmm": "loss mixture",
+    "small_loss": "small loss",
+}
 _ENSEMBLES = {"mean_prob": "mean of probabilities", "sum_logit": "sum of logits"}  # else the mean of logits
 
 
@@ -57,6 +67,8 @@ def identity(cell: Cell) -> dict:
         "teacher_members": len(teacher.stage.members) if teacher else 0,
         "teacher_seed": teacher.stage.seed if teacher else pd.NA,
         "stopped": " > ".join(str(stage.epochs) for stage in cell.stages[:-1] if stage.epochs),
+        "selection": spell_selection(cell.stage.selection) if cell.stage.selection else "",
+        "selection_name": selection_name(cell.stage.selection) if cell.stage.selection else "",
         "mix": " + ".join(sorted(map(spell_objective, learnt))),
         "mix_families": " + ".join(sorted({spell_objective(family(one)) for one in learnt})),
         "loss": chosen.loss,
@@ -125,7 +137,14 @@ def network_name(stage: Stage) -> str:
     times = f"{1 + len(stage.more_seeds)} × " if stage.more_seeds else ""
     how = "" if stage.ensemble == MEAN_LOGIT else f" ({_ENSEMBLES[stage.ensemble]})"
     own = "".join(f", {key} {_own_value(value)}" for key, value in stage.own)
-    return " + ".join(times + _member_name(name) for name in stage.networks) + how + own
+    by = f" on {selection_name(stage.selection)}" if stage.selection else ""
+    return " + ".join(times + _member_name(name) for name in stage.networks) + how + own + by
+
+
+def selection_name(chosen: Selected) -> str:
+    """Spell a selection: FINE; small loss 0.6, where its amount is not the default."""
+    name = _SELECTIONS.get(chosen.name, chosen.name)
+    return name if chosen.amount == SELECTIONS[chosen.name].default else f"{name} {number(chosen.amount)}"
 
 
 def _own_value(value: float | str | tuple) -> str:

@@ -111,6 +111,7 @@ def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result]) -> dict:
         "epochs": manifest["epochs"],
         "status": manifest["status"],
         **_numbers(manifest),
+        **_selection(manifest.get("selection") or {}),
         "parameters": manifest.get("parameters", 0),
         "objective_parameters": manifest.get("objective_parameters", 0),
         "seconds": manifest["seconds"],
@@ -134,6 +135,23 @@ def _numbers(manifest: dict) -> dict:
         "best_epoch": best.get("epoch", 0),
         "best_gap": best_top1 - numbers["test_top1"],
     }
+
+
+def _selection(found: dict) -> dict:
+    """Return how well what a network learnt from was told from wrong labels; NaN where nothing was selected for it.
+
+    The measures by class stand in one text, in the order of the classes.
+    """
+    measures = ("precision", "recall", "f1")
+    given = {"kept": found.get("kept"), **{f"kept_{name}": found.get(name) for name in measures}}
+    given["selected_after"] = found.get("teacher_epochs")
+    each = {name: found.get(f"{name}_by_class") or () for name in measures}
+    by_class = {f"kept_{name}_by_class": " ".join(map(_shown, values)) for name, values in each.items()}
+    return {key: math.nan if value is None else value for key, value in given.items()} | by_class
+
+
+def _shown(measure: float | None) -> str:
+    return "-" if measure is None else f"{measure:.4f}"
 
 
 def _curve(experiment: str, result: Result) -> pd.DataFrame:

@@ -94,6 +94,7 @@ def kind_of(cell: Cell, manifest: Mapping) -> Kind:
         "heldout": protocol["heldout"],
         "fraction": cell.dataset.fraction < 1,
         "student_fraction": cell.stage.fraction < 1,
+        "selection": cell.stage.selection,
     }
     words = brief(made, {"": Protocol.since()})
     return {

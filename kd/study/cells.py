@@ -12,6 +12,7 @@ lineage anew, so that one recipe has one path and one path one recipe. A network
 Several networks can teach as one: `wrn-28-4.ce.s0+1+2` is an ensemble of three seeds, `wrn-16-4+wrn-28-4.ce.s0` of two
 networks, and `-meanprob` or `-sumlogit` at the end says what it answers where that is not the mean of the logits.
 `-frac0.1` ends a stage that learns from a tenth of what its first teacher saw; where all do, it stands in the dataset.
+`-fine` ends a stage that learns from the examples that FINE keeps by what its teacher says of them.
 
 What of the protocol is a stage's own stands behind its seed: `wrn-16-2.mse.s0-lr0.02-total40` has its own learning
 rate and is trained for 40 epochs in all, by a schedule of that length. `-epochs10` is another thing: training stops
@@ -42,16 +43,19 @@ from kd.study.config import (
     Own,
     OwnTraining,
     Protocol,
+    Selected,
     Study,
     Weights,
     imported,
     loss_choice,
     own_training,
+    selected,
     with_own,
 )
 from kd.study.needs import Need
 
 RESULTS, STATE, BANKS, ANSWERS, DATA, REPORTS, LOGS = "results", "state", "banks", "answers", "data", "reports", "logs"
+SELECTIONS = "selections"
 TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
 
 
@@ -65,11 +69,14 @@ MEAN_LOGIT = next(iter(losses.ENSEMBLES))
 OWN = {_word(key): key for key in OwnTraining.model_fields}
 OWN["total"] = OWN.pop("epochs")  # -epochs10 is a stop after ten of them
 _OWN_WORDS = {key: word for word, key in OWN.items()}
+_SELECTED = {_word(name): name for name in data.SELECTIONS}
+_BY = "|".join(sorted(_SELECTED, reverse=True))  # the longer of two that begin alike comes first
 
 _STAGE = re.compile(
     r"(?P<networks>[a-z0-9+-]+)\.(?P<objective>.+)\.s(?P<seeds>[0-9]{1,9}(?:\+[0-9]{1,9})*)"
-    rf"(?:-(?!schedule)(?P<ensemble>[a-z]+))?(?P<own>(?:-(?:{'|'.join(OWN)})[a-z0-9.+]+)*)"
+    rf"(?:-(?!schedule|{_BY})(?P<ensemble>[a-z]+))?(?P<own>(?:-(?:{'|'.join(OWN)})[a-z0-9.+]+)*)"
     r"(?:-epochs(?P<epochs>[0-9]{1,9}))?(?:-frac(?P<fraction>[0-9.]+))?"
+    rf"(?:-(?P<selection>(?:{_BY})[0-9.]*))?"
 )
 _TOKENS = re.compile("-(?=[a-z])")  # a dash before a digit is a minus
 _DATASET = re.compile(
@@ -132,11 +139,12 @@ class Stage:
     ensemble: str = MEAN_LOGIT
     fraction: float = 1.0  # of the training set, class-balanced
     own: Own = ()  # values of the protocol that are this stage's own
+    selection: Selected | None = None  # by which its teacher chooses what it learns from
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the loss of this stage reads a teacher's logits."""
-        return self.objective.needs_teacher
+        """Whether this stage needs who stands before it: its loss reads a teacher, or that one selects for it."""
+        return self.objective.needs_teacher or self.selection is not None
 
     @property
     def weights(self) -> str | None:
@@ -165,7 +173,8 @@ class Stage:
     def title(self) -> str:
         """What tables call it: the network, and what is its own; of an ensemble how many of which: 3*wrn-28-4."""
         times = f"{1 + len(self.more_seeds)}*" if self.more_seeds else ""
-        return "+".join(times + network for network in self.networks) + self._combined + self._own
+        chosen = f"-{spell_selection(self.selection)}" if self.selection else ""
+        return "+".join(times + network for network in self.networks) + self._combined + self._own + chosen
 
     @property
     def seedless(self) -> str:
@@ -187,7 +196,9 @@ class Stage:
 
     def __str__(self) -> str:
         seeds = "+".join(map(str, (self.seed, *self.more_seeds)))
-        return f"{self.network}.{spell_objective(self.objective)}.s{seeds}{self._combined}{self._own}{self._ending}"
+        chosen = f"-{spell_selection(self.selection)}" if self.selection else ""
+        stands = f"{self.network}.{spell_objective(self.objective)}.s{seeds}"
+        return f"{stands}{self._combined}{self._own}{self._ending}{chosen}"
 
 
 def stage(
@@ -198,16 +209,34 @@ def stage(
     ensemble: str = MEAN_LOGIT,
     fraction: float = 1.0,
     own: Own = (),
+    selection: Selected | None = None,
 ) -> Stage:
     """Return the canonical stage of these: members in order, each once, and nothing to combine where there is one."""
     networks, (seed, *more) = sorted(set(networks)), sorted(set(seeds))
     combined = ensemble if len(networks) > 1 or more else MEAN_LOGIT
-    return Stage("+".join(networks), chosen, seed, epochs, tuple(more), combined, fraction, own)
+    return Stage("+".join(networks), chosen, seed, epochs, tuple(more), combined, fraction, own, selection)
 
 
 def spell_objective(chosen: LossChoice) -> str:
     """Return the spelling of an objective, such as `kl-tau3-alpha0.5`."""
     return "-".join([chosen.loss, *(f"{key}{spell(value)}" for key, value in chosen.parameters)])
+
+
+def spell_selection(chosen: Selected) -> str:
+    """Return the spelling of a selection, such as `fine` or `smallloss0.6`."""
+    default = data.SELECTIONS[chosen.name].default
+    return _word(chosen.name) + ("" if chosen.amount == default else spell(chosen.amount))
+
+
+def parse_selection(text: str) -> Selected:
+    """Read `fine0.7`. Raises ConfigError that names what is wrong."""
+    match = re.fullmatch(rf"({_BY})([0-9.]*)", text)
+    if match is None:
+        raise ConfigError(f"{text!r}: no such selection{nearest(text, _SELECTED)}")
+    try:
+        return selected(_SELECTED[match[1]], match[2] or None)
+    except ValueError as error:
+        raise ConfigError(f"{text!r}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -257,7 +286,8 @@ class Cell:
 
     def reads_banks(self, protocol: Protocol) -> bool:
         """Whether it learns from what its teachers said before; else they are run in each step, or there are none."""
-        return self.teacher is not None and protocol.teacher == "bank" and self.stage.objective.needs.from_bank
+        needs = self.stage.objective.needs
+        return self.teacher is not None and protocol.teacher == "bank" and bool(needs.teacher) and needs.from_bank
 
     def needs_of_bank(self, protocol: Protocol) -> list[Need]:
         """Return what it reads of the bank of each of its teachers: the logits, and what else its loss looks at."""
@@ -331,6 +361,9 @@ def parse_cell(path: str | Path) -> Cell:
         raise ConfigError(f"{path}: this recipe's path is {canonical.path}")
     if cell.stages[0].needs_teacher:
         raise ConfigError(f"{path}: {cell.stages[0]} needs a teacher: put its directory inside the teacher's")
+    for before, after in itertools.pairwise(cell.stages):
+        if after.selection and before.is_ensemble:
+            raise ConfigError(f"{path}: {before} is an ensemble; one network selects, whose pre-logits mean one thing")
     return cell
 
 
@@ -384,7 +417,8 @@ def _parse_stage(text: str) -> Stage:
     epochs = int(match["epochs"]) if match["epochs"] else None
     fraction = _share(match["fraction"], text) if match["fraction"] else 1.0
     own = _parse_own(match["own"], text)
-    return stage(networks, chosen, seeds, epochs, _parse_ensemble(match["ensemble"], text), fraction, own)
+    selection = parse_selection(match["selection"]) if match["selection"] else None
+    return stage(networks, chosen, seeds, epochs, _parse_ensemble(match["ensemble"], text), fraction, own, selection)
 
 
 def _parse_own(text: str, where: str) -> Own:
@@ -463,7 +497,7 @@ def _datasets(study: Study, experiment: Experiment) -> Iterator[DatasetChoice]:
 
 def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -> Iterator[tuple[Stage, ...]]:
     firsts = (imported(experiment.teacher_weights),) if experiment.teacher_weights else experiment.teacher_loss
-    early = experiment.teacher_epochs
+    stops = experiment.teacher_epochs or (None,)
     # The first network of a path learns from labels, or is imported; every later one takes each loss of the experiment.
     taught = itertools.product(experiment.loss, repeat=len(networks) - 1) if len(networks) > 1 else [()]
     mixes = itertools.product(firsts, taught) if len(networks) > 1 else [(o, ()) for o in experiment.loss]
@@ -471,16 +505,17 @@ def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -
     combinations = experiment.ensemble or (MEAN_LOGIT,)
     fractions, seeds = experiment.student_fraction, experiment.seeds or study.seeds
     trainings = [_beside(own, study.protocol) for own in experiment.student_training]
-    for (first, mix), from_seeds, ensemble, part, own, seed in itertools.product(
-        mixes, teacher_seeds, combinations, fractions, trainings, seeds
+    for (first, mix), early, from_seeds, ensemble, part, own, by, seed in itertools.product(
+        mixes, stops, teacher_seeds, combinations, fractions, trainings, experiment.student_selection, seeds
     ):
         *teach, last = zip(networks, (first, *mix), strict=True)
         stages = []
         for n, (network, chosen) in enumerate(teach):
-            stop, share, its_own = (None, part, own) if n else (early, 1.0, ())
+            stop, share, its_own, its_by = (None, part, own, by) if n else (early, 1.0, (), None)
             # Seeds that are matched have none of their own: student s learns from teacher s.
-            stages.append(stage(network.split("+"), chosen, from_seeds or (seed,), stop, ensemble, share, its_own))
-        yield (*stages, Stage(*last, seed, fraction=part, own=own))
+            given = stop, ensemble, share, its_own, its_by
+            stages.append(stage(network.split("+"), chosen, from_seeds or (seed,), *given))
+        yield (*stages, Stage(*last, seed, fraction=part, own=own, selection=by if teach else None))
 
 
 def _beside(own: Own, protocol: Protocol) -> Own:
@@ -611,6 +646,11 @@ def code_behind_bank(teacher: Cell, protocol: Protocol) -> str:
     """Return the digest of the code that computes a bank of `teacher`."""
     chosen = ["kd.data.splits"] if teacher.dataset.fraction < 1 or protocol.heldout else []
     return code_digest("kd.train.teachers", "kd.train.arithmetic", models.module_of(teacher.stage.network), *chosen)
+
+
+def code_behind_selection(teacher: Cell, by: Selected) -> str:
+    """Return the digest of the code by which `teacher` selects."""
+    return code_digest(data.SELECTIONS[by.name].module, "kd.train.selecting", models.module_of(teacher.stage.network))
 
 
 def code_behind_answers(cell: Cell) -> str:

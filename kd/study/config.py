@@ -79,10 +79,17 @@ def imported(name: str) -> LossChoice:
 
 
 class Noise(NamedTuple):
-    """Wrong labels: `kind` sym, asym or labels; `amount` is the rate, or the name of a label file."""
+    """Wrong labels: `kind` is a key of NOISES; `amount` is the rate, or the name of a label file."""
 
     kind: str
     amount: float | str
+
+
+class Selected(NamedTuple):
+    """How a teacher chooses what is learnt from: `name` is a key of SELECTIONS, `amount` what that asks for."""
+
+    name: str
+    amount: float
 
 
 _REPR = reprlib.Repr()
@@ -277,6 +284,48 @@ def _noises(value: object) -> tuple[Noise, ...]:
     return tuple(dict.fromkeys(noise if noise.amount else None for noise in noises))
 
 
+def _selections(value: object) -> tuple[Selected | None, ...]:
+    """Read `[none, fine, {fine: [0.7, 0.9]}, {small_loss: 0.6}]`."""
+    found: list[Selected | None] = []
+    for entry in _several(value):
+        if not isinstance(entry, str | dict):
+            raise ValueError(f"got {_shown(entry)}, expected a selection: fine, or {{fine: 0.7}}")
+        given = entry if isinstance(entry, dict) else {entry: None}
+        for name, amounts in given.items():
+            if name == "none":
+                found.append(None)
+            elif name not in data.SELECTIONS:
+                raise ValueError(f"{_shown(name)}: no such selection{nearest(str(name), ['none', *data.SELECTIONS])}")
+            else:
+                found += [selected(name, amount) for amount in _several(amounts)]
+    if not found:
+        raise ValueError("no selection; leave the key out, or write none")
+    return tuple(dict.fromkeys(found))
+
+
+def selected(name: str, amount: object) -> Selected:
+    """Return a selection; an amount of None is the default. Raises ValueError that says what is allowed."""
+    allowed = "allowed is a number above 0 and below 1"
+    if amount is None and data.SELECTIONS[name].default is None:
+        raise ValueError(f"{name}: got no share of examples to keep; {allowed}: {{{name}: 0.6}}")
+    number = data.SELECTIONS[name].default if amount is None else _number(amount)
+    if not 0 < number < 1:
+        raise ValueError(f"{name}: got {_shown(amount)}; {allowed}")
+    return Selected(name, number)
+
+
+def _selection_schema() -> dict:
+    amount = {"anyOf": [_NUMERIC, {"type": "array", "items": _NUMERIC, "minItems": 1}]}
+    kinds = {name: {**amount, "description": known.description} for name, known in data.SELECTIONS.items()}
+    one = {
+        "anyOf": [
+            {"enum": ["none", *kinds]},
+            {"type": "object", "properties": kinds, "additionalProperties": False},
+        ]
+    }
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
 def _trainings(value: object) -> tuple[Own, ...]:
     """Read `{lr: [0.1, 0.02], batch: 64}`: every combination, each key in its order."""
     if not isinstance(value, dict):
@@ -369,6 +418,11 @@ LearningRate = Annotated[Number, Field(gt=0)]
 BatchSize = Annotated[Whole, Field(ge=1)]
 WeightDecay = Annotated[Number, Field(ge=0)]
 Epochs = Annotated[Whole, Field(ge=1)]
+Stops = Annotated[
+    tuple[Annotated[Whole, Field(ge=1, lt=10**9)], ...],
+    BeforeValidator(_several),
+    _one_or_more({"type": "integer", "minimum": 1, "exclusiveMaximum": 10**9}),
+]
 Schedule = Literal["multistep", "cosine"]
 Milestones = Annotated[tuple[Whole, ...], BeforeValidator(_several)]
 Gamma = Annotated[Number, Field(gt=0, le=1)]
@@ -432,6 +486,7 @@ Paths = Annotated[
     WithJsonSchema({"anyOf": [_PATH, {"type": "array", "items": _PATH, "minItems": 1}]}),
 ]
 Trainings = Annotated[tuple[Own, ...], BeforeValidator(_trainings), _Schema(lambda: _training_schema())]
+Selections = Annotated[tuple[Selected | None, ...], BeforeValidator(_selections), _Schema(lambda: _selection_schema())]
 Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
 Losses = Annotated[tuple[LossChoice, ...], BeforeValidator(_objectives), _Schema(_losses_schema)]
 LabelNoise = Annotated[
@@ -653,12 +708,13 @@ class Experiment(Model):
         ((),),
         description="values of the protocol that all but the first teacher have of their own, as lr or epochs",
     )
+    student_selection: Selections = Field(
+        (None,), description="how each teacher chooses what the next network learns from, where labels may be wrong"
+    )
     seeds: Seeds | None = None
     teacher_seeds: TeacherSeeds | None = Field(None, description=_TEACHER_SEEDS)
     ensemble: Combinations | None = Field(None, description="what an ensemble answers; by default mean_logit")
-    teacher_epochs: Annotated[Whole, Field(ge=1, lt=10**9)] | None = Field(
-        None, description="stop the first teacher early"
-    )
+    teacher_epochs: Stops | None = Field(None, description="stop the first teacher early")
     teacher_weights: Name | None = Field(
         None, description="the first network of each path is not trained but has these weights"
     )
@@ -678,6 +734,8 @@ class Experiment(Model):
                 raise ValueError(f"teacher_loss: {chosen.loss} needs a teacher, which the first of a path has not")
         if min(self.fraction) < 1 and min(self.student_fraction) < 1:
             raise ValueError("student_fraction: teachers see the fraction too; give one of the two")
+        if any(self.student_selection) and any(len(path) < 2 for path in self.networks):
+            raise ValueError("student_selection: there is no teacher that could select")
         if self.teacher_weights:
             self._check_teacher_weights(self.teacher_weights)
         return self
@@ -710,7 +768,9 @@ class Study(Model):
     study: Name = Field(description="names the folder under reports/")
     dataset: Name
     datasets: dict[Name, DeclaredDataset] = Field({}, description="datasets of one's own, by name")
-    label_files: dict[Name, str] = Field({}, description="files with one label an example, by name")
+    label_files: dict[Name, str] = Field(
+        {}, description="files with one label an example, by name; of CIFAR-10N: FILE.pt:SET"
+    )
     weights: dict[Name, Weights] = Field({}, description="networks that were trained elsewhere, by name")
     protocol: Protocol
     seeds: Seeds = Field((0, 1, 2), description="of the last network of each lineage")
@@ -747,6 +807,8 @@ class Study(Model):
                 raise ValueError(
                     f"experiments.{name}.ensemble: no teacher is one; write teacher: A+B or teacher_seeds: 0+1+2"
                 )
+            if any(experiment.student_selection) and self._has_ensembles(experiment):
+                raise ValueError(f"experiments.{name}.student_selection: an ensemble teaches; one network selects")
             for chosen in experiment.loss:
                 self._check_loss(f"experiments.{name}.loss: {chosen.loss}", chosen, self._has_ensembles(experiment))
         self._check_dataset("dataset", self.dataset)
@@ -771,7 +833,7 @@ class Study(Model):
             raise ValueError(f"{key} looks at more of a teacher than its logits, which an ensemble does not have")
         if self.gpus_per_cell > 1 and losses.LOSSES[chosen.loss].batchwise:
             raise ValueError(
-                f"{key} compares examples of one batch, which several processes part; set gpus_per_cell: 1"
+                f"{key} compares or remembers examples, which several processes part; set gpus_per_cell: 1"
             )
 
     @property

@@ -15,6 +15,7 @@ from pathlib import Path
 from kd.core import files
 from kd.core.errors import ConfigError, StorageError
 from kd.core.project import on_disk
+from kd.data import label_file
 from kd.study.cells import STATE, Cell, memberships, taught_by
 from kd.study.config import DeclaredDataset, Protocol, Study, Weights
 from kd.study.judge import data_recipe
@@ -71,9 +72,10 @@ def _brief(recipe: dict, of: DeclaredDataset | Weights) -> dict:
     return brief(recipe, {"": of.since()})  # the other may be of a version of kd that has not all of the keys
 
 
-def _digest(path: str) -> str | None:
+def _digest(named: str) -> str | None:
+    path, key = label_file(named)
     with contextlib.suppress(OSError):
-        return files.file_digest(Path(path).expanduser())
+        return files.file_digest(path) + (f":{key}" if key else "")
     return None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from kd.core import files
 from kd.core.errors import Busy, ConfigError
 from kd.core.project import on_disk
-from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, STATE, demand_cell
+from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, SELECTIONS, STATE, demand_cell
 from kd.study.config import NAME
 from kd.study.products import RELEASED, Product
 from kd.study.stamps import TOP
@@ -79,11 +79,12 @@ def _trees(what: str) -> list[Path]:
     top, _, name = what.partition("/")
     if top == RESULTS:
         demand_cell(what)  # its network may be a plug-in's that is gone
-        trees = [Path(tree, name) for tree in (RESULTS, BANKS, ANSWERS, STATE, LOGS, "benchmarks")]
+        trees = [Path(tree, name) for tree in (RESULTS, SELECTIONS, BANKS, ANSWERS, STATE, LOGS, "benchmarks")]
+        trees += [Path(top, SELECTIONS, name) for top in (LOGS, "benchmarks")]
         for ending in (".log", ".bank.log", ".answers.log", ".release.log"):
             trees.append(Path(LOGS, name + ending))
         trees += [Path("benchmarks", name + ending) for ending in (".tsv", ".bank.tsv", ".answers.tsv")]
-        stamped = [f"{tree}/{name}" for tree in (RESULTS, BANKS, ANSWERS, "released")]
+        stamped = [f"{tree}/{name}" for tree in (RESULTS, SELECTIONS, BANKS, ANSWERS, RELEASED)]
     elif top == REPORTS and re.fullmatch(NAME, name):
         trees = [Path(what), Path(LOGS, what), Path("benchmarks", what), Path(STATE, what)]
         stamped = [what]
@@ -99,7 +100,7 @@ def _files(tree: Path) -> Iterable[Path]:
 
 
 def _manifests(tree: Path) -> Iterable[Path]:
-    if tree.parts[0] in (RESULTS, BANKS, ANSWERS):
+    if tree.parts[0] in (RESULTS, SELECTIONS, BANKS, ANSWERS):
         yield from files.below(tree, f"**/{files.MANIFEST}")
     elif tree.parts[0] == REPORTS:
         yield from files.below(tree / "manifests", "**/*.json")

@@ -4,10 +4,10 @@ Snakemake, `kd plan`, `kd status`, `kd verify` and every verb ask it; nobody els
 
 *Current* is what is whole (its manifest intact, its files there with the sizes it names; of what people read, each
 byte as it was), made by the code and recipe of now, from inputs that are not otherwise now. What may be deleted at any
-time (data, labels, answers, banks) counts, while it is gone, as it is recorded in what was made from it.
+time (data, labels, selections, answers, banks) counts, while it is gone, as it is recorded in what was made from it.
 
 *To do* is what is not current, and what is made from something to do: its verb looks again, and mostly returns. Data,
-labels, banks and answers are to do only where something to do asks for them.
+labels, selections, banks and answers are to do only where something to do asks for them.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Judge:
             return tuple(map(products.network, self.cells))
         cell = self._cell(product)
         led = [cell.teacher] if cell.teacher else cell.members if cell.is_ensemble else []
-        return (*_read_data(cell.dataset), *map(products.network, led))
+        return (*_read_data(cell.dataset), *map(products.network, led), *_selected_for(cell))
 
     def asks_for(self, product: Product) -> tuple[Product, ...]:
         """Return what must be there for a product to be made: its inputs, and the banks of its teachers."""
@@ -304,6 +304,14 @@ class Judge:
         code = cells.code_behind_bank(cell, recipe.protocol)
         return Expected(values, code, (products.data(cell.dataset.name), products.network(cell)))
 
+    def _expected_selection(self, product: Product) -> Expected:
+        teacher, by = self._cell(product), cells.parse_selection(product.name.rpartition("/")[2])
+        values = {"selection": by.name, "amount": by.amount, "heldout": self.recipe_of(teacher).protocol.heldout}
+        code = cells.code_behind_selection(teacher, by)
+        # Where the teacher itself learnt from a part, that is what directions are taken from.
+        inputs = (*_read_data(teacher.dataset), products.network(teacher), *_selected_for(teacher))
+        return Expected(values, code, inputs)
+
     def _expected_release(self, product: Product) -> Expected:
         return Expected({}, "", tuple(map(products.network, self.readers(self._cell(product)))))
 
@@ -410,7 +418,7 @@ class Judge:
         found: list[Product] = []
         found += dict.fromkeys(products.data(cell.dataset.name) for cell in self.cells)
         found += dict.fromkeys(products.labels(cell.dataset.labelled) for cell in self.cells if cell.dataset.noise)
-        found += map(products.network, self.cells)
+        found += dict.fromkeys(one for cell in self.cells for one in (*_selected_for(cell), products.network(cell)))
         found += map(products.bank, teachers)
         found += map(products.release, [] if study.keep_banks else teachers)
         found += map(products.answers, cells.analysed(study))
@@ -532,13 +540,15 @@ def labels_recipe(dataset: DatasetChoice, label_file: str | None) -> dict:
     """Return what decides noisy labels beside those that are right; of a file its content, not its place."""
     noise = dataset.noise
     if noise.kind == "labels":
-        return {"noise": noise.kind, "file": _file_digest(label_file), "seed": dataset.noise_seed}
+        path, key = data.label_file(label_file or "")
+        found = {"noise": noise.kind, "file": _file_digest(path), "seed": dataset.noise_seed}
+        return found | ({"set": key} if key else {})
     return {"noise": noise.kind, "amount": noise.amount, "seed": dataset.noise_seed}
 
 
-def _file_digest(path: str | None) -> str:
+def _file_digest(path: Path) -> str:
     try:
-        return files.file_digest(Path(path or "").expanduser())
+        return files.file_digest(path)
     except OSError:
         return UNREADABLE  # what was made from it is not otherwise for that
 
@@ -560,6 +570,11 @@ def _read_data(dataset: DatasetChoice) -> tuple[Product, ...]:
     return (products.data(dataset.name), *noisy)
 
 
+def _selected_for(cell: Cell) -> tuple[Product, ...]:
+    """Return the selection that a cell learns from, where there is one."""
+    return (products.selection(cell.teacher, cell.stage.selection),) if cell.stage.selection else ()
+
+
 def _bank_of(product: Product) -> Product:
     return Product("bank", f"{cells.BANKS}/{product.name.partition('/')[2]}")
 
@@ -576,7 +591,8 @@ def _role(product: Product, one: Product) -> str:
     """Return what an input is to a product."""
     if one.kind == "network" and product.kind == "network":
         return "its teacher" if product.name.startswith(f"{one.name}/") else "a member"
-    return {"network": "a network", "data": "its data", "labels": "its labels"}.get(one.kind, f"the {one.kind}")
+    named = {"network": "a network", "data": "its data", "labels": "its labels", "selection": "its selection"}
+    return named.get(one.kind, f"the {one.kind}")
 
 
 @cache

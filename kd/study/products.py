@@ -5,6 +5,7 @@
 | data     | a dataset                           | data/NAME/                                    | data     |
 | labels   | its training labels made wrong      | data/NAME+NOISE/                              | labels   |
 | network  | a trained network, or an ensemble   | results/CELL/                                 | train    |
+| selection| what a teacher selects to learn from| selections/CELL/SELECTION/                    | select   |
 | bank     | a teacher's logits, pre-logits      | banks/CELL/                                   | bank     |
 | release  | the absence of that bank            |                                               | release  |
 | answers  | what a network answers              | answers/CELL/                                 | answers  |
@@ -27,7 +28,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.core.files import MANIFEST
-from kd.study.cells import ANSWERS, BANKS, DATA, REPORTS, RESULTS, STATE, Cell
+from kd.study.cells import ANSWERS, BANKS, DATA, REPORTS, RESULTS, SELECTIONS, STATE, Cell, spell_selection
+from kd.study.config import Selected
 
 RELEASED = "released"  # names the absence of a bank, among stamps alone
 MANIFESTS = "manifests"
@@ -36,6 +38,7 @@ RULES = {  # the rule, and verb, that makes each kind
     "data": "data",
     "labels": "labels",
     "network": "train",
+    "selection": "select",
     "bank": "bank",
     "release": "release",
     "answers": "answers",
@@ -48,7 +51,7 @@ RULES = {  # the rule, and verb, that makes each kind
 }
 KINDS = tuple(RULES)  # in the order in which they are made
 # What may be deleted at any time: it is made again when something that is made from it must be.
-SPARED = frozenset({"data", "labels", "bank", "answers"})
+SPARED = frozenset({"data", "labels", "selection", "bank", "answers"})
 # Small, and read by people: every byte is checked, not the size alone.
 READ_BY_PEOPLE = frozenset({"analysis", "table", "figure", "tables", "verdict", "page"})
 
@@ -97,6 +100,8 @@ class Product(NamedTuple):
                 return Path(STATE, rest, "bank.lock")
             case "answers":
                 return Path(STATE, rest, "answers.lock")
+            case "selection":
+                return Path(STATE, f"{rest}.lock")
         return Path(STATE, top, f"{rest}.lock")
 
     def stamp(self, folder: str) -> str:
@@ -106,7 +111,8 @@ class Product(NamedTuple):
     @property
     def cell(self) -> str:
         """Path of the network that it is, or is of."""
-        return f"{RESULTS}/{self.name.partition('/')[2]}"
+        below = self.name.partition("/")[2]
+        return f"{RESULTS}/{below.rpartition('/')[0] if self.kind == 'selection' else below}"
 
     def __str__(self) -> str:
         return self.name
@@ -130,6 +136,11 @@ def network(cell: Cell) -> Product:
 def bank(teacher: Cell) -> Product:
     """The stored outputs of a teacher."""
     return Product("bank", f"{BANKS}/{teacher.name}")
+
+
+def selection(teacher: Cell, by: Selected) -> Product:
+    """What a teacher selects for those who learn from it."""
+    return Product("selection", f"{SELECTIONS}/{teacher.name}/{spell_selection(by)}")
 
 
 def release(teacher: Cell) -> Product:
@@ -203,6 +214,8 @@ def owner(path: str) -> str | None:
         return None
     if top == DATA and rest:
         return f"{DATA}/{parts[0]}"
+    if top == SELECTIONS and len(parts) > 3:
+        return "/".join([top, *(parts if re.fullmatch(r"[a-z]+[0-9.]*", parts[-1]) else parts[:-1])])
     if top in (RESULTS, BANKS, ANSWERS) and len(parts) > 2:
         if not re.search(r"\.s\d[\d+]*(?:-\w[\w.]*)*$", parts[-1]):  # a file of the cell
             parts = parts[:-1]

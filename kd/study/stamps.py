@@ -1,7 +1,7 @@
 """Stamps: all that Snakemake sees of what is current. They are empty files, the outputs and inputs of its rules.
 
-state/stamps/<question>/ has a stamp for each product that is not to do; of data, labels, banks and answers, that would
-not be to do if they were asked for. The question is a digest of the study's values
+state/stamps/<question>/ has a stamp for each product that is not to do; of data, labels, selections, banks and
+answers, that would not be to do if they were asked for. The question is a digest of the study's values
 and of kd's code: whoever asks something else has stamps of their own. A verb removes the stamp of what it is about to
 replace, under its lock, and makes it when what it published is current. The Snakemake that a user starts projects the
 judge's verdicts onto the stamps whenever it reads the Snakefile, so that a stamp that was lost, copied, dated or left

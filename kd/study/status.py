@@ -15,7 +15,19 @@ from kd.core.errors import Damaged, StorageError
 from kd.core.project import named, on_disk
 from kd.core.threads import each
 from kd.study import adopted, products
-from kd.study.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, Cell, all_cells, analysed, taught_by
+from kd.study.cells import (
+    ANSWERS,
+    BANKS,
+    DATA,
+    LOGS,
+    REPORTS,
+    RESULTS,
+    SELECTIONS,
+    Cell,
+    all_cells,
+    analysed,
+    taught_by,
+)
 from kd.study.judge import ABSENT, Judge
 from kd.study.products import MANIFESTS, Product
 
@@ -50,6 +62,8 @@ def standings(judge: Judge) -> tuple[list[Standing], list[Standing]]:
     of_cells = [_of_cell(judge, cell) for cell in cells]
     names = dict.fromkeys(name for cell in cells for name in (cell.dataset.name, cell.dataset.labelled))
     others = [_work(products.data(name), f"{LOGS}/{DATA}/{name}.log") for name in names]
+    chosen = [one for one in judge.everything if one.kind == "selection"]
+    others += [_work(one, f"{LOGS}/{one.name}.log") for one in chosen]
     others += [_work(products.bank(t), f"{LOGS}/{t.name}.bank.log") for t in taught_by(cells)]
     others += [_work(products.answers(c), f"{LOGS}/{c.name}.answers.log") for c in analysed(judge.study)]
     explained = _explained([*of_cells, *filter(None, others)])
@@ -130,7 +144,8 @@ def faulty() -> tuple[int, list[tuple[Path, StorageError]]]:
 
     Every byte is read and compared with the digests in the manifests; folders of images with the list of their files.
     """
-    manifests = [path for top in (RESULTS, DATA, BANKS, ANSWERS, REPORTS) for path in _manifests(Path(top))]
+    tops = (RESULTS, DATA, SELECTIONS, BANKS, ANSWERS, REPORTS)
+    manifests = [path for top in tops for path in _manifests(Path(top))]
     manifests += [path for path in [adopted.FILE] if on_disk(path).exists()]
     wrong = each(_wrong_with, manifests, _THREADS)  # hashing lets go of the interpreter
     return len(manifests), [(path, what) for path, what in zip(manifests, wrong, strict=True) if what]

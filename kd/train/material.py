@@ -12,13 +12,18 @@ import torch
 
 from kd import data
 from kd.core.errors import StorageError
+from kd.core.files import verified
 from kd.core.project import here
-from kd.data.arrays import open_dataset, open_labels
+from kd.data.arrays import load_array, open_dataset, open_labels
 from kd.data.examples import Examples, tensor
 from kd.data.splits import hold_out, subset
 from kd.data.views import Views
-from kd.study.cells import DATA, Cell, augmentation
+from kd.study.cells import DATA, SELECTIONS, Cell, augmentation, spell_selection
 from kd.study.config import Recipe
+
+KEPT = "kept.npy"  # in the folder of a selection
+MEASURES = ("precision", "recall", "f1")  # of a selection, against the known noise
+QUALITY = ("kept", *MEASURES, *(f"{name}_by_class" for name in MEASURES), "teacher_epochs")  # in its manifest
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ class Prepared:
 def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers: int = 0) -> Prepared:
     """Open the data that `cell` learns from, memory-mapped, or another `fraction` of them.
 
-    Where they are streamed, `workers` processes will decode them. Raises StorageError when they are damaged or not
-    there.
+    Where its teacher selected for it, it learns from what was kept; another fraction is of all. Where the data are
+    streamed, `workers` processes will decode them. Raises StorageError when they are damaged or not there.
     """
     source = data.source_of(cell.dataset.name, recipe.declared)
     protocol = recipe.protocol
@@ -61,6 +66,8 @@ def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers:
     # Chosen by the clean labels: the same examples are held out, or left out, at every noise and fraction.
     train, heldout = hold_out(dataset.train_labels, protocol.heldout)
     train = subset(dataset.train_labels, cell.fraction if fraction is None else fraction, among=train)
+    if cell.stage.selection and fraction is None:
+        train = np.intersect1d(train, kept(cell), assume_unique=True)
     parts = {
         "labels": tensor(given),
         "train": tensor(train),
@@ -75,6 +82,13 @@ def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers:
     digests = {"data": dataset.digest, "labels": _digest(given), "examples": _digest(train)}
     names, channels = dataset.class_names, examples.shape[0]
     return Prepared(examples, dataset.train_labels, names, realised_rate, channels, grid, digests)
+
+
+def kept(cell: Cell) -> np.ndarray:
+    """Return the sorted indices of the examples that the teacher of `cell` selected for it."""
+    folder = Path(SELECTIONS, cell.teacher.name, spell_selection(cell.stage.selection))
+    verified(folder)
+    return load_array(folder / KEPT)
 
 
 def _digest(array: np.ndarray) -> str:

@@ -5,6 +5,7 @@ The numbers are invented around the size of the paper's; none of them was measur
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -150,6 +151,23 @@ def losses(networks=("wrn-16-2", "wrn-16-4", "wrn-28-2"), objectives=(), seeds=(
 def noise(rates=(0.2, 0.4, 0.6, 0.8), taus=TAUS, seeds=(0, 1, 2)) -> pd.DataFrame:
     objectives = ["ce", *map(spell, taus), "mse"]
     return frame([row for rate in rates for row in students("noise", "wrn-16-2", objectives, seeds, noise_rate=rate)])
+
+
+def selections(
+    rates=(0.2, 0.4, 0.6), by=("fine", "lossgmm", "smallloss0.6"), stops=(40,), seeds=(0, 1)
+) -> pd.DataFrame:
+    """Make students of teachers, stopped after `stops` epochs, that selected for them."""
+    found = []
+    for rate, stop, word, of, seed in itertools.product(rates, stops, by, (0, 1, 2), seeds):
+        stages = ("wrn-28-4", "ce", f"{of}-epochs{stop}"), ("wrn-16-2", "mse", f"{seed}-{word}")
+        path = "/".join(f"{network}.{objective}.s{ending}" for network, objective, ending in stages)
+        cell = f"results/cifar100+sym{rate:g}/paper/{path}"
+        draw = np.random.default_rng([of, stop, len(word), round(100 * rate)])
+        f1 = 0.95 - 0.3 * rate - 0.001 * stop - 0.01 * draw.random() - 0.1 * (word != "fine")
+        row = cell_row("selections", (("wrn-28-4", "ce", of), ("wrn-16-2", "mse", seed)), rate)
+        quality = {"kept": 1 - rate, "kept_precision": f1 + 0.02, "kept_recall": f1 - 0.02, "kept_f1": f1}
+        found.append(row | {"cell": cell, **named(cell), **quality, "selected_after": float(stop)})
+    return frame(found)
 
 
 def chains(taught=("kl-tau3", "kl-tauinf", "mse"), seeds=(0, 1, 2)) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-# results/CELL: a trained network. banks/CELL: the logits of a network that teaches, for all its students.
+# results/CELL: a trained network. selections/CELL: what it selects for who learns from it. banks/CELL: the logits of a network that teaches, for all its students.
 
 
 localrules:
@@ -29,6 +29,30 @@ rule train:
     shell:
         "python -m kd train results/{wildcards.cell:q} --recipe {params.recipe:q} --stamp {output.stamp:q} --threads {threads}"
         " --processes {resources.gpus_per_cell} --workers {resources.workers} --cells-per-gpu {resources.cells_per_gpu}"
+        " &>> {log:q} || ended $? {log:q}"
+
+
+rule select:
+    input:
+        lambda w: wanted(products.selection(CELLS[w.cell], cells.parse_selection(w.selection))),
+    output:
+        stamp=update(f"{STAMPS}/selections/{{cell}}/{{selection}}.stamp"),
+    log:
+        "logs/selections/{cell}/{selection}.log",
+    benchmark:
+        "benchmarks/selections/{cell}/{selection}.tsv"
+    wildcard_constraints:
+        selection=r"[a-z]+[0-9.]*",
+    conda:
+        "../envs/kd.yaml"
+    threads: 1
+    resources:
+        cells_per_gpu=STUDY.cells_per_gpu,
+    params:
+        recipe=lambda w: recipe(CELLS[w.cell]),
+    shell:
+        "python -m kd select results/{wildcards.cell:q} {wildcards.selection:q} --recipe {params.recipe:q}"
+        " --stamp {output.stamp:q} --threads {threads} --cells-per-gpu {resources.cells_per_gpu}"
         " &>> {log:q} || ended $? {log:q}"
 
 

@@ -57,6 +57,9 @@ FIGURES: dict[str, Figure] = {
         "best epoch on the test set against the last: what selecting on the test set adds",
         "kd.report.figures.selection",
     ),
+    "detector": Figure(
+        "selections under label noise: precision, recall and F1 of what is kept", "kd.report.figures.detector"
+    ),
     "fidelity": Figure(
         "how near students are to their teacher: agreement, KL, CKA, mean logit",
         "kd.report.figures.fidelity",
