@@ -64,6 +64,30 @@ def test_the_report_divides_what_the_loops_measured(tmp_path, monkeypatch) -> No
     assert (tmp_path / "loops.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_the_speeds_that_are_quoted_are_those_of_the_run_that_is_kept(name: str) -> None:
+    text, kept = " ".join((ROOT / name).read_text().split()), pd.read_csv(ROOT / "bench/results/loops.csv")
+    loops = kept[kept.student == "wrn-16-2"].set_index("loop")
+    kd = loops.loc[report.KD]
+    for peer in (report.MDISTILLER, report.PAPER):
+        beside = loops.loc[peer]
+        median, least, most = (
+            round(ratio)
+            for ratio in (
+                kd.images_per_second / beside.images_per_second,
+                kd.slowest / beside.fastest,
+                kd.fastest / beside.slowest,
+            )
+        )
+        assert f"{median} times" in text
+        assert f"({least} to {most}" in text
+
+
+def test_the_hours_that_are_quoted_are_those_of_the_run_that_is_kept() -> None:
+    growth = pd.read_csv(ROOT / "bench/results/growth.csv").set_index("students")["of mdistiller's"]
+    assert "{}, {} and {} times fewer".format(*growth[[1, 5, 20]]) in (ROOT / "README.md").read_text()
+
+
 def test_precisions_are_paired_cell_by_cell() -> None:
     def table(protocol: str, top1: list[float]) -> pd.DataFrame:
         cells = [f"results/digits/{protocol}/resnet8.ce.s{seed}" for seed in range(len(top1))]
