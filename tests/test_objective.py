@@ -315,6 +315,11 @@ def test_a_loss_that_claims_it_is_zero_where_the_student_says_what_the_teacher_s
 
 
 @pytest.mark.parametrize("name", BUILT)
+def test_a_loss_logs_the_columns_that_it_says(name: str) -> None:
+    assert set(of_literature(name)(course()).logged) == BUILT[name].logs
+
+
+@pytest.mark.parametrize("name", BUILT)
 def test_values_and_gradients_are_finite_at_the_teacher_at_logits_of_60_and_where_a_class_has_no_probability(
     name: str,
 ) -> None:
