@@ -123,6 +123,15 @@ def test_parts_are_measured_and_written(tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_a_classifier_in_float32_is_measured_beside_one_in_bf16(tmp_path) -> None:
+    command = [sys.executable, "-m", "bench.classifier", "--networks", "resnet8", "--steps", "2", "--rounds", "1"]
+    subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, check=True)
+    measured = pd.read_csv(tmp_path / "classifier.csv").set_index("what")
+    assert (measured[["classifier bf16", "classifier float32"]] > 0).all(axis=None)
+    assert measured.loc["error of logits in training", "ratio"] != 1
+
+
+@pytest.mark.slow
 def test_simulations_are_run_and_written(tmp_path) -> None:
     command = [sys.executable, "-m", "bench.simulation", "--runs", "20", "--out", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True)
