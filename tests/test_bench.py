@@ -64,6 +64,45 @@ def test_the_report_divides_what_the_loops_measured(tmp_path, monkeypatch) -> No
     assert (tmp_path / "loops.png").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_the_speeds_that_are_quoted_are_those_of_the_run_that_is_kept(name: str) -> None:
+    text, kept = " ".join((ROOT / name).read_text().split()), pd.read_csv(ROOT / "bench/results/loops.csv")
+    loops = kept[kept.student == "wrn-16-2"].set_index("loop")
+    kd = loops.loc[report.KD]
+    for peer in (report.MDISTILLER, report.PAPER):
+        beside = loops.loc[peer]
+        median, least, most = (
+            round(ratio)
+            for ratio in (
+                kd.images_per_second / beside.images_per_second,
+                kd.slowest / beside.fastest,
+                kd.fastest / beside.slowest,
+            )
+        )
+        assert f"{median} times" in text
+        assert f"({least} to {most}" in text
+
+
+def test_the_hours_that_are_quoted_are_those_of_the_run_that_is_kept() -> None:
+    growth = pd.read_csv(ROOT / "bench/results/growth.csv").set_index("students")["of mdistiller's"]
+    assert "{}, {} and {} times fewer".format(*growth[[1, 5, 20]]) in (ROOT / "README.md").read_text()
+
+
+def test_the_errors_that_are_quoted_are_those_of_the_simulation_that_is_kept() -> None:
+    text = " ".join((ROOT / "docs/results.md").read_text().split())
+    kept = pd.read_csv(ROOT / "bench/results/simulation.csv")
+    kept = kept[(kept.outcome == "p < 0.05") & ~kept.setting.str.contains("10 teachers")]
+    crossed, naive = kept[kept.rule == "crossed"], kept[kept.rule == "all pairs as if independent"]
+    none, some = (crossed[crossed.truth == truth] for truth in ("no difference", "a difference"))
+    few = ~none.setting.str.contains("10")
+    assert f"type I error {none[few].share.min():.2f} to {none[few].share.max():.2f} for 3 and 5 of each" in text
+    assert f"up to {none[~few].share.max():.2f} with 3 teachers and 10 students" in text
+    assert f"a paired t test of all pairs has up to {naive.share.max():.2f}" in text
+    for each in (3, 5):
+        power = 100 * some[some.setting.str.startswith(f"{each} teachers x {each} students")].share
+        assert f"{power.min():.0f} to {power.max():.0f} with {each}" in text
+
+
 def test_precisions_are_paired_cell_by_cell() -> None:
     def table(protocol: str, top1: list[float]) -> pd.DataFrame:
         cells = [f"results/digits/{protocol}/resnet8.ce.s{seed}" for seed in range(len(top1))]
@@ -81,6 +120,24 @@ def test_parts_are_measured_and_written(tmp_path) -> None:
     measured = pd.read_csv(tmp_path / "parts.csv")
     assert len(measured) == 4
     assert (measured.value > 0).all()
+
+
+@pytest.mark.slow
+def test_a_classifier_in_float32_is_measured_beside_one_in_bf16(tmp_path) -> None:
+    command = [sys.executable, "-m", "bench.classifier", "--networks", "resnet8", "--steps", "2", "--rounds", "1"]
+    subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, check=True)
+    measured = pd.read_csv(tmp_path / "classifier.csv").set_index("what")
+    assert (measured[["classifier bf16", "classifier float32"]] > 0).all(axis=None)
+    assert measured.loc["error of logits in training", "ratio"] != 1
+
+
+@pytest.mark.slow
+def test_simulations_are_run_and_written(tmp_path) -> None:
+    command = [sys.executable, "-m", "bench.simulation", "--runs", "20", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    rules, kept = (pd.read_csv(path / "simulation.csv") for path in (tmp_path, ROOT / "bench/results"))
+    assert rules.iloc[:, :4].equals(kept.iloc[:, :4])  # rule, setting, truth, outcome
+    assert rules.share.between(0, 1).all()
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
+from bench import simulation
 from kd.report.comparisons import (
     ALPHA,
     LEAST,
@@ -79,36 +80,24 @@ def test_the_stated_number_of_seeds_has_its_power_after_three_quarters_of_pilots
 ) -> None:
     """Whatever difference the pilots saw: what is stated is for the smallest difference of interest, 1 point."""
     rng = np.random.default_rng(0)
-    enough, ranges = [], []
-    for _ in range(400):
-        found = judge(rng.normal(rng.normal(0, 1), spread, pilot))
-        few, seeds = seeds_to_show(found, 1.0, ALPHA / family)
-        enough.append(seeds is None or power(1.0 / spread, seeds, ALPHA / family) >= 0.8)
-        ranges.append(few != seeds)
-    assert np.mean(enough) >= 0.75
-    assert any(ranges) == (pilot < 6)
+    found = [simulation.pilot(rng, pilot, spread) for _ in range(400)]
+    assert np.mean([simulation.suffices(one, spread, family) for one in found]) >= 0.75
+    stated = [seeds_to_show(one, simulation.SMALLEST, ALPHA / family) for one in found]
+    assert any(few != seeds for few, seeds in stated) == (pilot < 6)
 
 
 def test_a_family_of_lines_without_difference_claims_one_in_at_most_6_of_100_and_none_from_three_pairs() -> None:
     """Eight lines of unlike spread, as often decided the one way as the other, and small ones too."""
     rng = np.random.default_rng(0)
-    spreads = np.geomspace(0.1, 2, 8)
     for pairs, most, runs in ((3, 0.0, 50), (6, 0.06, 600)):
-        wrong = []
-        for _ in range(runs):
-            lines = judge_family([judge(values) for values in rng.normal(0, spreads[:, None], (8, pairs))], [1.0] * 8)
-            wrong.append(any(line["verdict"] in ("higher", "lower") for line in lines))
-        assert np.mean(wrong) <= most
+        families = [simulation.family(rng, pairs) for _ in range(runs)]
+        assert np.mean(list(map(simulation.claims_a_difference, families))) <= most
 
 
 def test_a_difference_of_interest_is_called_small_in_at_most_6_of_100_families() -> None:
     rng = np.random.default_rng(1)
-    spreads = np.geomspace(0.1, 2, 8)
-    wrong = []
-    for _ in range(500):
-        lines = judge_family([judge(values) for values in rng.normal(1, spreads[:, None], (8, 6))], [1.0] * 8)
-        wrong.append(any(line["p_small_holm"] < ALPHA for line in lines))
-    assert np.mean(wrong) <= 0.06
+    families = [simulation.family(rng, 6, simulation.SMALLEST) for _ in range(500)]
+    assert np.mean(list(map(simulation.calls_small, families))) <= 0.06
 
 
 def test_five_pairs_without_difference_and_little_spread_are_a_result() -> None:

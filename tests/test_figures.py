@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import study, values
 from made import analyses as made_analyses
 from made import table as made
 from made.drawn import words_on
@@ -21,11 +23,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from kd.core.errors import ConfigError
+from kd.__main__ import main
+from kd.core.errors import ConfigError, DataError
 from kd.losses import LOSSES, Loss, Number
 from kd.losses.mse import mse
 from kd.report import figures
 from kd.report.figures import ANALYSES, FIGURES, style
+from kd.study.cells import cells_of, spell_objective
 
 HERE = Path(__file__).parent
 EPOCHS = 40
@@ -380,6 +384,68 @@ def test_a_figure_with_nothing_to_show_says_what_it_needs(name: str) -> None:
     curves = made.curves(lost, 2)
     with pytest.raises(ConfigError, match=f"figure {name}: needs"):
         figures.draw(name, lost.head(0) if name == "dots" else lost, curves)
+
+
+TAUGHT = {"teacher": "wrn-28-4", "student": "wrn-16-2"}
+EXPERIMENTS = {
+    "alone": {"student": "wrn-16-2", "loss": "ce"},
+    "noisy": {"student": "wrn-16-2", "loss": "ce", "label_noise": {"symmetric": [0, 0.4]}},
+    "no student": {**TAUGHT, "loss": "ce"},
+    "students": {**TAUGHT, "loss": ["ce", {"kl": {"tau": 3, "weight": [1, 2]}}, "mse"]},
+    "taus": {**TAUGHT, "loss": ["ce", {"kl": {"tau": [1, 3]}}]},
+    "alphas": {**TAUGHT, "loss": {"kl": {"tau": 3, "alpha": [0.5, 1]}}},
+    "no tau at one alpha": {**TAUGHT, "loss": [{"kl": {"tau": 1}}, {"kl": {"tau": 3, "alpha": 0.5}}]},
+    "chain": {"path": ["wrn-28-4", "wrn-16-4", "wrn-16-2"], "loss": "mse"},
+    "akl": {**TAUGHT, "loss": "akl"},
+}
+_LEARNT = {"students", "taus", "alphas", "no tau at one alpha", "chain", "akl"}
+FILLED = {name: {*EXPERIMENTS} for name in FIGURES} | dict.fromkeys(["chains", *ANALYSES], _LEARNT)
+FILLED |= {"heatmap": {"taus", "alphas", "no tau at one alpha"}, "tau": {"taus"}}
+FILLED |= {"memorised": {"noisy"}, "gaps": {"akl"}}
+
+
+def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Make the table and the curves that an experiment would have, trained."""
+    of = study(experiments={"e": EXPERIMENTS[name]})
+    rows = [
+        made.cell_row(
+            "e",
+            tuple((stage.networks[0], spell_objective(stage.objective), stage.seed) for stage in cell.stages),
+            float(cell.dataset.noise.amount) if cell.dataset.noise else 0.0,
+        )
+        for cell in cells_of(of, "e")
+    ]
+    table = made.frame(rows)
+    curves = made.curves(table, 3)
+    silent = curves["cell"].isin(table.loc[table["loss"] != "akl", "cell"])
+    curves.loc[silent, ["head_gap", "tail_gap"]] = math.nan
+    return table, curves
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_plan_refuses_a_figure_exactly_where_its_experiment_would_leave_it_empty(
+    name: str, project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for which, experiment in EXPERIMENTS.items():
+        told = values(experiments={"e": {**experiment, "figure": name}}, protocol={"name": "p", "epochs": 3})
+        code = main(["plan", "--study-json", json.dumps(told)])
+        assert (code == 0) == (which in FILLED[name]), which
+        if code:
+            assert code == 2
+            said = capsys.readouterr().err
+            assert f"experiments.e.figure: {name} needs {FIGURES[name].needs.words}; got loss" in said
+            allowed = ", ".join(known for known in FIGURES if which in FILLED[known])
+            assert said.endswith(f"which can fill {allowed}\n")
+            with pytest.raises((ConfigError, DataError), match=f"{name}: (needs|no network here has a teacher)"):
+                _draw(name, *from_experiment(which))
+    assert _draw(name, *from_experiment(next(which for which in EXPERIMENTS if which in FILLED[name])))
+
+
+def _draw(name: str, rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
+    if name in ANALYSES:
+        rows = made_analyses.on_digits(rows)
+        curves = made_analyses.analysis(ANALYSES[name], rows)
+    return figures.draw(name, rows, curves)[0]
 
 
 def test_curves_of_few_epochs_have_no_end_to_enlarge() -> None:

@@ -282,7 +282,7 @@ def test_a_protocol_of_another_name_replaces_nothing(here: Path) -> None:
         ({"datasets": {"mine": {"folder": "images", "size": 8, "convert": "rgb"}}}, DATA, "convert none -> rgb"),
         ({"seeds": [0, 1]}, TABLE, "other rows"),
         ({"seeds": [0, 1]}, ANALYSIS, "other pairs"),
-        ({"experiments": {"losses": {**LOSSES, "figure": ["dots", "tau"]}}}, PAGE, "other drawn"),
+        ({"experiments": {"losses": {**LOSSES, "figure": ["dots", "curves"]}}}, PAGE, "other drawn"),
     ],
     ids=str,
 )

@@ -344,6 +344,11 @@ def test_a_loss_that_claims_it_is_zero_where_the_student_says_what_the_teacher_s
     assert made(Batch(said, said, labels, labels, torch.tensor(1.0))).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("name", BUILT)
+def test_a_loss_logs_the_columns_that_it_says(name: str) -> None:
+    assert set(of_literature(name)(course()).logged) == BUILT[name].logs
+
+
 @pytest.mark.parametrize("name", [name for name, loss in BUILT.items() if loss.needs_teacher])
 def test_values_and_gradients_are_finite_at_the_teacher_at_logits_of_60_and_where_a_class_has_no_probability(
     name: str,

@@ -11,6 +11,7 @@ from made import table as made
 from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
+from bench.simulation import VARIANCES, crossed
 from kd.core.errors import DataError
 from kd.report.statistics import judge, judge_crossed, mean_interval, paired, settings, summarise
 
@@ -179,26 +180,17 @@ def test_crossed_effects_match_hand_values() -> None:
     assert not judge_crossed(np.array([[0.5, -0.5], [-0.5, 0.5]])).tested
 
 
-@pytest.mark.parametrize("spreads", [(1, 1, 1), (1, 0.2, 0.3), (0.1, 1, 1)], ids=["even", "teachers", "students"])
+@pytest.mark.parametrize("variances", ["even", "teachers", "students"])
 @pytest.mark.parametrize("students", [3, 5])
 @pytest.mark.parametrize("teachers", [3, 5])
 def test_crossed_teachers_and_students_claim_a_difference_where_none_is_in_at_most_6_of_100(
-    teachers: int, students: int, spreads: tuple[float, float, float]
+    teachers: int, students: int, variances: str
 ) -> None:
     """A paired t test of all pairs does so in 10 to 50 of 100."""
     rng = np.random.default_rng(0)
-    of_teachers, of_students, rest = (math.sqrt(spread) for spread in spreads)
-    wrong, naive, runs = 0, 0, 2000
-    for _ in range(runs):
-        differences = (
-            rng.normal(0, of_teachers, (teachers, 1))
-            + rng.normal(0, of_students, (1, students))
-            + rng.normal(0, rest, (teachers, students))
-        )
-        wrong += judge_crossed(differences).p < 0.05
-        naive += judge(differences.ravel()).p < 0.05
-    assert wrong / runs <= 0.06
-    assert naive / runs > 0.1
+    drawn = [crossed(rng, teachers, students, VARIANCES[variances]) for _ in range(2000)]
+    assert np.mean([judge_crossed(differences).p < 0.05 for differences in drawn]) <= 0.06
+    assert np.mean([judge(differences.ravel()).p < 0.05 for differences in drawn]) > 0.1
 
 
 def test_objectives_of_different_settings_are_not_compared() -> None:

@@ -173,6 +173,21 @@ def test_grey_and_cmyk_images_and_a_png_that_is_called_jpeg_are_read_as_rgb(fold
         assert reader.image("train", number).mode == "RGB"
 
 
+def test_the_first_orientation_tag_is_told_and_a_damaged_one_is_passed_over(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    damaged = b"Exif\x00\x00no TIFF at all"
+    for number, exif in ((0, damaged), (2, tag), (3, tag)):
+        picture(0, number).save(folder / "train" / WNIDS[0] / f"{WNIDS[0]}_{number}.JPEG", exif=exif, dpi=(72, 72))
+    reader = Reader(listed(folder), CROPS)
+    shown = [reader.image("train", number) for number in range(4)]
+    assert [image.size for image in shown] == [SIZES[number] for number in range(4)]  # none is turned
+    (told,) = [record.getMessage() for record in caplog.records if "orientation" in record.getMessage()]
+    assert told.startswith(f"{folder / 'train' / WNIDS[0] / f'{WNIDS[0]}_2.JPEG'} has an orientation tag")
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_image_is_named_with_the_fix(folder: Path, workers: int) -> None:

@@ -24,8 +24,10 @@ from made.imagenet import made_imagenet
 from made.project import CE, KL3, MSE, SMALL, TEACHER, Project, changed, wait_for, with_losses
 from made.starting import STARTER
 
+from bench import demo
 from kd import models
 from kd.core.files import file_digest, read_manifest, write_manifest
+from kd.report.own_claims import read_table
 
 STUDIES = sorted((ROOT / "workflow" / "studies").glob("*.yaml"))
 
@@ -506,6 +508,7 @@ def test_the_demo_shows_a_signal_and_is_incremental(tmp_path: Path) -> None:
     first = project.published()
     assert len(first) >= 40
     assert_signal(tmp_path / "reports" / "demo" / "table.parquet")
+    assert_as_quoted(tmp_path / "reports" / "demo" / "table.parquet")
     assert "Nothing to be done" in project.run()
 
     kl = project.folder / "kd" / "losses" / "kl.py"
@@ -582,6 +585,18 @@ def assert_signal(table: Path) -> None:
     noisy = rows[(rows.noise_rate > 0) & (rows.experiment == "noise")]
     means = noisy.groupby("objective").test_top1.mean()
     assert means["kl-tau0.5"] > means["kl-tauinf"] > means["ce"]
+
+
+def assert_as_quoted(table: Path) -> None:
+    """The demo ends with the numbers that README.md shows: exactly on the machine that made them.
+
+    Another processor rounds otherwise, which 60 % wrong labels amplify. With kernels for AVX2 three networks of CE
+    ended 5 points higher or lower, and their mean 2 points.
+    """
+    shown, rows = read_table(ROOT / demo.ROWS), pd.read_parquet(table)
+    other = (demo.above(rows[rows["experiment"] == demo.EXPERIMENT]) - demo.above(shown)).abs().max()
+    most = 0.01 if shown["machine"].iloc[0] == demo.machine() else 8
+    assert other <= most, f"the demo's numbers are {other:.1f} points from those in README.md: make demo-figure"
 
 
 def test_the_command_that_the_page_tells_is_of_its_study_and_runs(done: Project) -> None:

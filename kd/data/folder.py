@@ -303,7 +303,7 @@ def _decode(path: str, size: int, convert: str | None) -> tuple[str, bool, np.nd
     """
     try:
         with opened(path) as file, Image.open(file, formats=FORMATS) as image:
-            mode, turned = _mode(image), image.getexif().get(_ORIENTATION, 1) != 1
+            mode, turned = _mode(image), is_turned(image)
             if mode != "RGB" and (not convert or mode not in _CONVERTIBLE):
                 return mode, turned, None
             return mode, turned, np.asarray(_square(rgb(image), size))
@@ -311,6 +311,14 @@ def _decode(path: str, size: int, convert: str | None) -> tuple[str, bool, np.nd
         if known := of_the_machine(error, path):
             raise known from error
         raise DataError(f"{path}: cannot read this image: {error}; replace or remove the file") from error
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Say whether an image has an orientation tag that asks to show it otherwise than its pixels lie."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1) != 1
+    except Exception:  # Pillow's errors have no common type; a damaged tag is no reason to refuse an image
+        return False
 
 
 def _mode(image: Image.Image) -> str:

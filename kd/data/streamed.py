@@ -7,6 +7,7 @@ whatever the number of workers.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import threading
@@ -26,7 +27,9 @@ from kd.data import views
 from kd.data.arrays import Dataset
 from kd.data.crops import ResizedCrops, box
 from kd.data.examples import Asked, Own
-from kd.data.folder import FORMATS, rgb
+from kd.data.folder import FORMATS, is_turned, rgb
+
+log = logging.getLogger("kd")
 
 _BILINEAR = Image.Resampling.BILINEAR  # Pillow's antialiases
 
@@ -202,6 +205,8 @@ class Reader:
             if len(content) != expected:
                 raise ValueError(f"it has {len(content):,} bytes, and had {expected:,} when the folder was listed")
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if is_turned(image):
+                    _say_that_turned(self.dataset.files.folder, path)
                 return rgb(image)
         except Exception as error:  # what decoders raise on damaged files has no common type
             if known := of_the_machine(error, path):
@@ -210,6 +215,16 @@ class Reader:
                 f"{path}: cannot read this image: {error}; put back the file that was listed, or list the folder anew: "
                 "remove the manifest.json of this dataset in data/, and run the same command again"
             ) from error
+
+
+_told: set[str] = set()  # folders of which this process has said that they have images with an orientation tag
+
+
+def _say_that_turned(folder: str, path: str) -> None:
+    """Name the first image with an orientation tag that this process meets: nobody counts them before training."""
+    if folder not in _told:
+        _told.add(folder)
+        log.warning("%s has an orientation tag, which is not applied; nothing is said of others", path)
 
 
 def _handed_over(images: Tensor) -> Tensor | StorageError:

@@ -80,6 +80,7 @@ LOSSES = {
         },
         build=Later("kd.losses.akl", "Akl"),
         zero_at_teacher=True,
+        logs=frozenset({"head_gap", "tail_gap"}),
     ),
     "wkd_l": Loss(
         None,

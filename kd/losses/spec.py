@@ -171,7 +171,7 @@ class Loss:
 
     Traits: `batchwise`, an example's value depends on the others of its batch, or on what is remembered of examples;
     `zero_at_teacher`, it is 0 where the student says what the teacher says; `recordable`, a step of it can be recorded
-    and replayed on a GPU.
+    and replayed on a GPU. `logs` names the columns that it adds to metrics.csv.
     """
 
     function: Callable | None
@@ -183,6 +183,7 @@ class Loss:
     batchwise: bool = False
     zero_at_teacher: bool = False
     recordable: bool = True
+    logs: frozenset[str] = frozenset()
     removed: Mapping[str, float | str] = field(default_factory=dict)
 
     @property

@@ -68,6 +68,11 @@ class LossChoice(NamedTuple):
         return losses.Needs(teacher=frozenset()) if self.weights else losses.LOSSES[self.loss].needs
 
     @property
+    def logs(self) -> frozenset[str]:
+        """What the loss adds to the metrics of an epoch."""
+        return frozenset() if self.weights else losses.LOSSES[self.loss].logs
+
+    @property
     def resolved(self) -> dict[str, float | str]:
         """Every hyperparameter of the loss, defaults too; imported weights have none."""
         return {} if self.weights else losses.LOSSES[self.loss].resolve(dict(self.parameters))
@@ -738,7 +743,20 @@ class Experiment(Model):
             raise ValueError("student_selection: there is no teacher that could select")
         if self.teacher_weights:
             self._check_teacher_weights(self.teacher_weights)
+        for name in self.figure:
+            self._check_figure(name)
         return self
+
+    def _check_figure(self, name: str) -> None:
+        """Refuse what would be found empty only after everything is trained."""
+        filled = [known for known, one in figures.FIGURES.items() if one.needs is None or one.needs.met(self)]
+        if name not in filled:
+            found = ", ".join(dict.fromkeys(chosen.loss for chosen in self.loss))
+            labels = "wrong labels" if any(self.label_noise) else "clean labels"
+            raise ValueError(
+                f"figure: {name} needs {figures.FIGURES[name].needs.words}; got loss {found} and {labels}, which can "
+                f"fill {', '.join(filled)}"
+            )
 
     def _check_teacher_weights(self, name: str) -> None:
         if any(len(path) < 2 for path in self.networks):

@@ -4,14 +4,17 @@ A file defines `draw(rows, curves) -> Figure` and `caption(rows, curves) -> str`
 with a `look` for each (kd.report.figures.style). They take axes and names from the table's columns.
 One that shows what networks answer gets an analysis (kd.measure.analyses) in the place of the curves.
 Reading this list imports neither pandas nor matplotlib, so that a study can be checked in no time.
+A study whose experiment cannot fill a figure (`needs`) is refused before anything is trained.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kd.core.errors import ConfigError, nearest
 
@@ -25,29 +28,74 @@ if TYPE_CHECKING:
 os.environ["MPLBACKEND"] = "agg"
 
 
+class Need(NamedTuple):
+    """What an experiment must have, in words, and what says of a kd.study.config.Experiment whether it has it."""
+
+    words: str
+    met: Callable[[Any], bool]
+
+
 @dataclass(frozen=True)
 class Figure:
-    """Describe a figure: `draw` and `caption` are functions of `module`, `analysis` what it gets in place of curves."""
+    """Describe a figure: `draw` and `caption` are functions of `module`, `analysis` what it gets in place of curves.
+
+    An experiment that does not meet `needs` leaves it empty.
+    """
 
     description: str
     module: str
     draw: str = "draw"
     caption: str = "caption"
     analysis: str = ""
+    needs: Need | None = None
 
+
+def _several(*axes: str) -> Callable[[Any], bool]:
+    """Return what says whether an experiment has losses that differ in the hyperparameters `axes` alone."""
+
+    def met(experiment: Any) -> bool:
+        fixed = (
+            (chosen.loss, *(pair for pair in chosen.resolved.items() if pair[0] not in axes))
+            for chosen in experiment.loss
+        )
+        return max(Counter(fixed).values()) > 1
+
+    return met
+
+
+_STUDENTS = Need(
+    "students: a loss that learns from a teacher", lambda experiment: any(one.needs_teacher for one in experiment.loss)
+)
+_WRONG_LABELS = Need("wrong labels: label_noise above 0", lambda experiment: any(experiment.label_noise))
+_SEVERAL_TAU = Need("a loss at several tau, as {kl: {tau: [1, 3]}}", _several("tau"))
+_GRID = Need("a loss at several tau or alpha, as {kl: {tau: [1, 3], alpha: [0.5, 1]}}", _several("tau", "alpha"))
+_GAPS = Need(
+    "a loss that logs the gaps, as akl", lambda experiment: any("head_gap" in one.logs for one in experiment.loss)
+)
 
 FIGURES: dict[str, Figure] = {
-    "heatmap": Figure("alpha x tau grid of one student: test top-1 beside train top-1", "kd.report.figures.heatmap"),
+    "heatmap": Figure(
+        "alpha x tau grid of one student: test top-1 beside train top-1", "kd.report.figures.heatmap", needs=_GRID
+    ),
     "dots": Figure("objectives compared, one row each: seeds, mean, 95 % interval", "kd.report.figures.dots"),
-    "tau": Figure("test top-1 against tau under label noise, CE and MSE as references", "kd.report.figures.tau"),
-    "chains": Figure("sequential distillation: every path and mix of objectives", "kd.report.figures.chains"),
+    "tau": Figure(
+        "test top-1 against tau under label noise, CE and MSE as references",
+        "kd.report.figures.tau",
+        needs=_SEVERAL_TAU,
+    ),
+    "chains": Figure(
+        "sequential distillation: every path and mix of objectives", "kd.report.figures.chains", needs=_STUDENTS
+    ),
     "curves": Figure("learning curves by objective: test and train top-1 per epoch", "kd.report.figures.curves"),
     "memorised": Figure(
-        "label noise: wrong labels memorised and true ones recovered, per epoch", "kd.report.figures.memorised"
+        "label noise: wrong labels memorised and true ones recovered, per epoch",
+        "kd.report.figures.memorised",
+        needs=_WRONG_LABELS,
     ),
     "gaps": Figure(
         "adaptive KL: how far the student is from the head and the tail of its teacher's classes, per epoch",
         "kd.report.figures.gaps",
+        needs=_GAPS,
     ),
     "cost": Figure(
         "test top-1 against the seconds of training, the teachers' included: one phase and two",
@@ -64,24 +112,31 @@ FIGURES: dict[str, Figure] = {
         "how near students are to their teacher: agreement, KL, CKA, mean logit",
         "kd.report.figures.fidelity",
         analysis="measures",
+        needs=_STUDENTS,
     ),
     "calibration": Figure(
         "calibration error, NLL, entropy, and the gap between train and test",
         "kd.report.figures.calibration",
         analysis="measures",
+        needs=_STUDENTS,
     ),
     "densities": Figure(
         "densities of the distance to the teacher's logits, pre-logit norm, true-class margin",
         "kd.report.figures.densities",
         analysis="densities",
+        needs=_STUDENTS,
     ),
     "planes": Figure(
-        "pre-logits of three classes on the plane of their templates", "kd.report.figures.planes", analysis="planes"
+        "pre-logits of three classes on the plane of their templates",
+        "kd.report.figures.planes",
+        analysis="planes",
+        needs=_STUDENTS,
     ),
     "limits": Figure(
         "the gradient of KL against its limits, label matching and logit matching, over tau",
         "kd.report.figures.limits",
         analysis="limits",
+        needs=_STUDENTS,
     ),
 }
 ANALYSES: dict[str, str] = {name: figure.analysis for name, figure in FIGURES.items() if figure.analysis}

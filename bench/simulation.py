@@ -1,0 +1,162 @@
+"""How often the rules of the statistics err, on made differences whose truth is known. Writes simulation.csv.
+
+The functions that make differences and judge them are those of tests/test_statistics.py and tests/test_comparisons.py,
+which run them fewer times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from bench import RESULTS
+from kd.report.comparisons import ALPHA, POWER, judge_family, power, seeds_to_show
+from kd.report.statistics import Paired, judge, judge_crossed
+
+VARIANCES = {  # of teachers, of students, of the rest
+    "even": (1, 1, 1),
+    "teachers": (1, 0.2, 0.3),
+    "students": (0.1, 1, 1),
+    "rest": (0, 0, 1),
+}
+CROSSED = ((3, 3), (3, 5), (5, 3), (5, 5), (3, 10), (10, 3))  # teachers, students
+SPREADS = np.geomspace(0.1, 2, 8)  # points: standard deviations of the lines of a family
+SMALLEST = 1.0  # points
+PILOTS, FAMILIES, OF_ONE = (3, 6, 10), (1, 8, 20), (0.2, 0.5, 1.5)  # pairs, lines, points
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--runs", type=int, default=10_000, help="of each setting of crossed seeds; others have a fifth"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    rows = []
+    for line in itertools.chain(of_crossed(options.runs), of_families(options.runs // 5), of_seeds(options.runs // 5)):
+        print(*line.values(), sep=" | ", flush=True)
+        rows.append(line)
+    pd.DataFrame(rows).to_csv(options.out / "simulation.csv", index=False)
+
+
+def row(rule: str, setting: str, truth: str, outcome: str, happened: Sequence[bool]) -> dict:
+    """Return how often something happened, with the standard error of that share."""
+    share, runs = float(np.mean(happened)), len(happened)
+    error = math.sqrt(share * (1 - share) / runs)
+    said = {"rule": rule, "setting": setting, "truth": truth, "outcome": outcome}
+    return {**said, "share": round(share, 4), "standard_error": round(error, 4), "runs": runs}
+
+
+# -- crossed teachers and students ------------------------------------------------------------------------------------
+
+
+def crossed(
+    rng: np.random.Generator, teachers: int, students: int, variances: Sequence[float], truth: float = 0.0
+) -> np.ndarray:
+    """Draw differences [teachers, students] of mean `truth`; the variances are of teachers, students and the rest."""
+    of_teachers, of_students, rest = np.sqrt(variances)
+    return (
+        truth
+        + rng.normal(0, of_teachers, (teachers, 1))
+        + rng.normal(0, of_students, (1, students))
+        + rng.normal(0, rest, (teachers, students))
+    )
+
+
+def of_crossed(runs: int) -> Iterator[dict]:
+    """Yield type I error and power at 0.05, beside a paired t test of all pairs.
+
+    Power is that against a difference which a test that knew the variances would find in 80 of 100 studies.
+    """
+    for (teachers, students), (name, variances) in itertools.product(CROSSED, VARIANCES.items()):
+        rng = np.random.default_rng(0)
+        se = math.sqrt(variances[0] / teachers + variances[1] / students + variances[2] / (teachers * students))
+        shown = se * (special.ndtri(1 - ALPHA / 2) + special.ndtri(POWER))
+        smallest = se * (special.ndtri(1 - ALPHA) + special.ndtri((1 + POWER) / 2))
+        setting = f"{teachers} teachers x {students} students, variances {name}"
+        for truth, value in {"no difference": 0.0, "a difference": shown, "the smallest of interest": smallest}.items():
+            drawn = [crossed(rng, teachers, students, variances, value) for _ in range(runs)]
+            found = [judge_crossed(differences) for differences in drawn]
+            if value != smallest:
+                yield row("crossed", setting, truth, "p < 0.05", [one.p < ALPHA for one in found])
+            if value == 0:
+                naive = [judge(differences.ravel()).p < ALPHA for differences in drawn]
+                yield row("all pairs as if independent", setting, truth, "p < 0.05", naive)
+            if value != shown:
+                small = [one.p_within(smallest) < ALPHA for one in found]
+                yield row("crossed, equivalence", setting, truth, "small", small)
+
+
+# -- families ---------------------------------------------------------------------------------------------------------
+
+
+def family(rng: np.random.Generator, pairs: int, truth: float = 0.0) -> list[dict]:
+    """Judge a family of eight lines of unlike spread, each with this difference."""
+    drawn = rng.normal(truth, SPREADS[:, None], (len(SPREADS), pairs))
+    return judge_family([judge(values) for values in drawn], [SMALLEST] * len(SPREADS))
+
+
+def claims_a_difference(lines: Sequence[dict]) -> bool:
+    """Say whether any line of a family is decided the one way or the other."""
+    return any(line["verdict"] in ("higher", "lower") for line in lines)
+
+
+def calls_small(lines: Sequence[dict]) -> bool:
+    """Say whether any line of a family is said to have no difference of interest."""
+    return any(line["p_small_holm"] < ALPHA for line in lines)
+
+
+def of_families(runs: int) -> Iterator[dict]:
+    """Yield how often a family of eight claims what is not so, and how many of its lines say what is."""
+    for pairs in (3, 5, 6, 10, 20):
+        rng = np.random.default_rng(0)
+        setting = f"{len(SPREADS)} lines, {pairs} pairs"
+        none = [family(rng, pairs) for _ in range(runs)]
+        yield row("family", setting, "no difference", "any line higher or lower", list(map(claims_a_difference, none)))
+        small = [line["verdict"] == "small" for lines in none for line in lines]
+        yield row("family", setting, "no difference", "a line is small", small)
+        some = [family(rng, pairs, SMALLEST) for _ in range(runs)]
+        yield row("family", setting, "1 point", "any line small", list(map(calls_small, some)))
+        for outcome in ("higher", "lower"):
+            decided = [line["verdict"] == outcome for lines in some for line in lines]
+            yield row("family", setting, "1 point", f"a line is {outcome}", decided)
+
+
+# -- how many seeds ---------------------------------------------------------------------------------------------------
+
+
+def suffices(found: Paired, spread: float, lines: int) -> bool:
+    """Say whether the number of seeds that a pilot states has its power, where one difference has this spread."""
+    seeds = seeds_to_show(found, SMALLEST, ALPHA / lines)[1]
+    return seeds is None or power(SMALLEST / spread, seeds, ALPHA / lines) >= POWER
+
+
+def pilot(rng: np.random.Generator, pairs: int, spread: float) -> Paired:
+    """Judge independent pairs whose mean may be anything."""
+    return judge(rng.normal(rng.normal(0, 1), spread, pairs))
+
+
+def of_seeds(runs: int) -> Iterator[dict]:
+    """Yield how often the number of seeds that a pilot states has 80 % power against 1 point."""
+    for pairs, lines, spread in itertools.product(PILOTS, FAMILIES, OF_ONE):
+        rng = np.random.default_rng(0)
+        found = [suffices(pilot(rng, pairs, spread), spread, lines) for _ in range(runs)]
+        setting = f"pilot of {pairs} pairs, {lines} lines, spread {spread}"
+        yield row("how many seeds", setting, "1 point", "the number has its power", found)
+    for (teachers, students), (name, variances) in itertools.product(CROSSED, VARIANCES.items()):
+        rng = np.random.default_rng(0)
+        pilots = (judge_crossed(crossed(rng, teachers, students, variances)) for _ in range(runs))
+        found = [suffices(one, math.sqrt(sum(variances)), 1) for one in pilots]
+        setting = f"pilot of {teachers} teachers x {students} students, variances {name}"
+        yield row("how many seeds", setting, "1 point", "the number has its power", found)
+
+
+if __name__ == "__main__":
+    main()
