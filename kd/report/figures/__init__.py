@@ -72,6 +72,7 @@ _GRID = Need("a loss at several tau or alpha, as {kl: {tau: [1, 3], alpha: [0.5,
 _GAPS = Need(
     "a loss that logs the gaps, as akl", lambda experiment: any("head_gap" in one.logs for one in experiment.loss)
 )
+_SELECTED = Need("a selection, as student_selection: fine", lambda experiment: any(experiment.student_selection))
 
 FIGURES: dict[str, Figure] = {
     "heatmap": Figure(
@@ -106,7 +107,9 @@ FIGURES: dict[str, Figure] = {
         "kd.report.figures.selection",
     ),
     "detector": Figure(
-        "selections under label noise: precision, recall and F1 of what is kept", "kd.report.figures.detector"
+        "selections under label noise: precision, recall and F1 of what is kept",
+        "kd.report.figures.detector",
+        needs=_SELECTED,
     ),
     "fidelity": Figure(
         "how near students are to their teacher: agreement, KL, CKA, mean logit",
