@@ -15,8 +15,9 @@ from kd import data, losses, models
 from kd.core.errors import ConfigError
 from kd.study import cells
 from kd.study.cells import Cell, DatasetChoice, Stage, all_cells, cells_of, parse_cell, parse_dataset, spell
-from kd.study.config import LossChoice, Noise, imported, loss_choice, own_training
+from kd.study.config import own_training
 from kd.study.needs import Need
+from kd.study.values import LossChoice, Noise, imported, loss_choice
 
 
 def grid(**keys: object) -> dict:

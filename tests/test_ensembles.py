@@ -20,8 +20,9 @@ from kd.models.output import Output
 from kd.report import table
 from kd.study import cells
 from kd.study.cells import Cell, all_cells, cells_of, parse_cell, stage, taught_by
-from kd.study.config import LossChoice, Study
+from kd.study.config import Study
 from kd.study.judge import Judge
+from kd.study.values import LossChoice
 from kd.train import material, published
 from kd.train.device import place
 from kd.train.fit import evaluate

@@ -15,7 +15,7 @@ from kd.losses import Choice
 from kd.measure.frames import AXES
 from kd.report.figures.naming import number
 from kd.study.cells import MEAN_LOGIT, Cell, Stage, spell_objective
-from kd.study.config import LossChoice, Noise
+from kd.study.values import LossChoice, Noise
 
 _NETWORKS = {"wrn": "WRN", "resnet": "ResNet", "vgg": "VGG", "mlp": "MLP", "cnn": "CNN"}
 _LOSSES = {

@@ -33,23 +33,9 @@ from kd.core.code import code_digest
 from kd.core.errors import ConfigError, nearest
 from kd.losses.spec import STORED
 from kd.report import figures
-from kd.study.config import (
-    NAME,
-    WEIGHTS,
-    Experiment,
-    LossChoice,
-    Noise,
-    Own,
-    OwnTraining,
-    Protocol,
-    Study,
-    Weights,
-    imported,
-    loss_choice,
-    own_training,
-    with_own,
-)
+from kd.study.config import Experiment, OwnTraining, Protocol, Study, Weights, own_training, with_own
 from kd.study.needs import Need
+from kd.study.values import NAME, WEIGHTS, LossChoice, Noise, Own, imported, loss_choice
 
 RESULTS, STATE, BANKS, ANSWERS, DATA, REPORTS, LOGS = "results", "state", "banks", "answers", "data", "reports", "logs"
 TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
