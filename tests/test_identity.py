@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from kd.losses import LOSSES
 from kd.report.identity import family, identity, objective_name, order
-from kd.study.cells import parse_cell, spell_objective
+from kd.study.cells import spell_objective
+from kd.study.paths import parse_cell
 from kd.study.values import LossChoice, imported, loss_choice
 
 PLACE = "results/cifar100/paper"

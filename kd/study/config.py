@@ -458,7 +458,7 @@ class Recipe(Model):
 
     @classmethod
     def parse(cls, values: object) -> Recipe:
-        """Read what `kd.study.cells.recipe` or `kd.study.cells.data_recipe` wrote. Raises ConfigError."""
+        """Read what `recipe` or `data_recipe` of kd.study.expansion wrote. Raises ConfigError."""
         return checked(cls, values)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from kd.core import files
 from kd.core.errors import Busy, ConfigError
 from kd.core.project import on_disk
-from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, STATE, demand_cell
+from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, STATE
+from kd.study.paths import demand_cell
 from kd.study.products import RELEASED, Product
 from kd.study.stamps import TOP
 from kd.study.values import NAME

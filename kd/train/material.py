@@ -17,8 +17,9 @@ from kd.data.arrays import open_dataset, open_labels
 from kd.data.examples import Examples, tensor
 from kd.data.splits import hold_out, subset
 from kd.data.views import Views
-from kd.study.cells import DATA, Cell, augmentation
+from kd.study.cells import DATA, Cell
 from kd.study.config import Recipe
+from kd.study.expansion import augmentation
 
 
 @dataclass(frozen=True)
