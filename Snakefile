@@ -11,7 +11,8 @@ from snakemake.utils import min_version
 
 from kd.core.errors import ConfigError
 from kd.study import cells, products
-from kd.study.config import merged, read_yaml, validate
+from kd.study.config import merged, validate
+from kd.study.plain_yaml import read_yaml
 from kd.study.judge import Judge
 
 min_version("9.17")

@@ -23,9 +23,10 @@ from kd.machine.processor import cpu_name, processor
 from kd.report.figures import draw, style
 from kd.report.own_claims import read_table
 from kd.study import products
-from kd.study.cells import cells_of
-from kd.study.config import merged, read_yaml, validate
+from kd.study.config import merged, validate
+from kd.study.expansion import cells_of
 from kd.study.judge import Judge
+from kd.study.plain_yaml import read_yaml
 from kd.study.recipes import brief, since
 
 STUDY, EXPERIMENT, FIGURE = Path("workflow/studies/demo.yaml"), "noise", "tau"

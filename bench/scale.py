@@ -32,11 +32,11 @@ STUDY = {
 _KD = """
 import time
 began = time.perf_counter()
-from kd import cells, code, config
+from kd.study import config, expansion, plain_yaml
 imported = time.perf_counter()
-study = config.validate(config.merged(config.read_yaml({path!r})))
-found = cells.all_cells(study)
-cells.taught_by(found)
+study = config.validate(config.merged(plain_yaml.read_yaml({path!r})))
+found = expansion.all_cells(study)
+expansion.taught_by(found)
 print(len(found), imported - began, time.perf_counter() - imported)
 """
 

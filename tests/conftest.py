@@ -23,11 +23,12 @@ from kd.jobs import bank as jobs_bank
 from kd.jobs import data as jobs_data
 from kd.jobs import train as jobs_train
 from kd.jobs.places import Resources
-from kd.study import cells, products
-from kd.study.cells import Cell, DatasetChoice, parse_cell, parse_dataset
+from kd.study import expansion, products
+from kd.study.cells import Cell, DatasetChoice
 from kd.study.config import Recipe, Study, validate
 from kd.study.judge import Judge
 from kd.study.needs import Need
+from kd.study.paths import parse_cell, parse_dataset
 from kd.study.products import Product
 
 ROOT = Path(__file__).parent.parent
@@ -141,8 +142,8 @@ def values(**changes: object) -> dict:
 def recipe(what: str | Cell | DatasetChoice, made: Study | None = None) -> Recipe:
     """Return what a study, the small one unless told, says of a cell or a dataset."""
     if isinstance(what, DatasetChoice):
-        return Recipe.parse(cells.data_recipe(made or study(), what))
-    return Recipe.parse(cells.recipe(made or study(), parse_cell(str(what))))
+        return Recipe.parse(expansion.data_recipe(made or study(), what))
+    return Recipe.parse(expansion.recipe(made or study(), parse_cell(str(what))))
 
 
 def prepare(*names: str, made: Study | None = None) -> None:

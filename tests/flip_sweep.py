@@ -33,8 +33,8 @@ from kd.core.errors import KdError, StorageError
 from kd.machine import state
 from kd.measure.frames import read_frame
 from kd.study import controllers, stamps
-from kd.study.cells import all_cells
 from kd.study.config import validate
+from kd.study.expansion import all_cells
 from kd.study.judge import Judge
 from kd.study.products import owner
 from kd.train.teachers import LiveTeacher

@@ -13,9 +13,10 @@ from conftest import answer, prepare, resigned, study, train, written
 from kd.core.errors import ConfigError, DataError
 from kd.measure import analyses, answers
 from kd.report import figures, table
-from kd.study import cells
-from kd.study.cells import all_cells, cells_of, measured, parse_cell
+from kd.study import expansion
+from kd.study.expansion import all_cells, cells_of, measured
 from kd.study.judge import Judge
+from kd.study.paths import parse_cell
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 MSE = f"{TEACHER}/resnet8.mse.s0"
@@ -104,8 +105,8 @@ def test_a_baseline_of_a_fraction_is_measured_against_who_taught_that_fraction()
 
 
 def test_answers_are_wanted_of_experiments_with_an_analysing_figure_alone() -> None:
-    assert {cell.path for cell in cells.analysed(SMALL)} == {cell.path for cell in all_cells(SMALL)}
-    assert cells.analysed(study()) == []
+    assert {cell.path for cell in expansion.analysed(SMALL)} == {cell.path for cell in all_cells(SMALL)}
+    assert expansion.analysed(study()) == []
 
 
 # -- measures ---------------------------------------------------------------------------------------------------------

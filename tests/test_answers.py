@@ -11,8 +11,9 @@ from conftest import answer, prepare, recipe, study, train
 from kd.core import files
 from kd.core.errors import StorageError
 from kd.measure import answers
-from kd.study.cells import all_cells, parse_cell
 from kd.study.config import Study
+from kd.study.expansion import all_cells
+from kd.study.paths import parse_cell
 from kd.train import material
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"

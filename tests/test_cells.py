@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 
 from kd import data, losses, models
 from kd.core.errors import ConfigError
-from kd.study import cells
-from kd.study.cells import Cell, DatasetChoice, Stage, all_cells, cells_of, parse_cell, parse_dataset, spell
-from kd.study.config import LossChoice, Noise, Selected, imported, loss_choice, own_training
+from kd.study import cells, expansion
+from kd.study.cells import Cell, DatasetChoice, Stage, spell
+from kd.study.config import own_training
+from kd.study.expansion import all_cells, cells_of
 from kd.study.needs import Need
+from kd.study.paths import _parse_objective, parse_cell, parse_dataset
+from kd.study.values import LossChoice, Noise, Selected, imported, loss_choice
 
 
 def grid(**keys: object) -> dict:
@@ -152,7 +155,7 @@ def _cells(draw: st.DrawFn) -> Cell:
     for n in range(1, len(stages)):
         if not stages[n - 1].is_ensemble:
             stages[n] = dataclasses.replace(stages[n], selection=draw(by))
-    return cells._cell(dataset, "paper", tuple(stages))
+    return cells.canonical(dataset, "paper", tuple(stages))
 
 
 @settings(deadline=None)
@@ -210,7 +213,7 @@ def test_any_objective_of_any_loss_reads_back_and_no_two_share_a_spelling(data) 
         one, other = (loss_choice("new", data.draw(_values(loss))) for _ in range(2))
         for chosen in (one, other):
             spelled = cells.spell_objective(chosen)
-            found = cells._parse_objective(spelled)
+            found = _parse_objective(spelled)
             assert found == chosen
             assert list(map(type, dict(found.parameters).values())) == list(map(type, dict(chosen.parameters).values()))
             path = f"results/digits/quick/wrn-16-2.ce.s0/wrn-10-1.{spelled}.s0-frac0.5"
@@ -231,10 +234,10 @@ def test_hyperparameters_that_begin_alike_and_negative_numbers_read_back(monkeyp
     values = {"tau": "inf", "taumax": 4, "beta": -0.5, "branches": 3, "how": "top5"}
     chosen = loss_choice("new", values)
     assert cells.spell_objective(chosen) == "new-tauinf-taumax4-beta-0.5-branches3-howtop5"
-    assert cells._parse_objective("new-tauinf-taumax4-beta-0.5-branches3-howtop5") == chosen
+    assert _parse_objective("new-tauinf-taumax4-beta-0.5-branches3-howtop5") == chosen
     for wrong, match in (("new-taux", "tau: got 'x'"), ("new-tau3-taumaxx", "taumax: got 'x'"), ("new-x3", "no such")):
         with pytest.raises(ConfigError, match=match):
-            cells._parse_objective(wrong)
+            _parse_objective(wrong)
 
 
 TOKENS = [
@@ -350,7 +353,7 @@ def test_a_recipe_holds_all_that_a_path_does_not() -> None:
     made = study(
         datasets={"photos": {"folder": "x", "size": 32}}, label_files={"human": "labels.csv"}, dataset="photos"
     )
-    recipe = cells.recipe(made, parse_cell("results/photos+labels-human/quick/wrn-10-1.ce.s0"))
+    recipe = expansion.recipe(made, parse_cell("results/photos+labels-human/quick/wrn-10-1.ce.s0"))
     assert recipe["protocol"]["epochs"] == 3
     assert recipe["dataset"]["folder"] == "x"
     assert recipe["label_file"] == "labels.csv"
@@ -376,15 +379,15 @@ def test_an_imported_teacher_has_one_path_whatever_the_seeds() -> None:
 def test_the_recipe_of_a_lineage_says_which_weights_it_begins_with() -> None:
     """Whoever is taught by them judges them, too."""
     made = study(**BORROWED, **grid(teacher_weights="borrowed", loss=["ce", "mse"]))
-    recipes = {str(cell.stages[0]): cells.recipe(made, cell) for cell in all_cells(made)}
+    recipes = {str(cell.stages[0]): expansion.recipe(made, cell) for cell in all_cells(made)}
     said = {"file": "x.pt", "sha256": "0" * 64, "top1": 80.0, "mean": None, "std": None}
     assert recipes.pop("wrn-16-2.weights-borrowed.s0")["weights"] == said
     assert len(recipes) == 2  # of the baselines
     assert not any("weights" in recipe for recipe in recipes.values())
     teacher, student = parse_cell(IMPORTED), parse_cell(f"{IMPORTED}/wrn-10-1.mse.s0")
-    assert cells.recipe(made, student) == cells.recipe(made, teacher)
+    assert expansion.recipe(made, student) == expansion.recipe(made, teacher)
     with pytest.raises(ConfigError, match="'borrowed' is not under weights; name the study"):
-        cells.recipe(study(), teacher)
+        expansion.recipe(study(), teacher)
 
 
 # -- a stage's own training, and a teacher's own objective ------------------------------------------------------------
@@ -406,7 +409,7 @@ def test_a_stage_s_own_values_stand_in_its_path_unless_they_are_the_protocol_s()
     with pytest.raises(ConfigError, match="this recipe's path is"):
         parse_cell(f"{teacher}/wrn-10-1.mse.s0-batch64-lr0.025")
     with pytest.raises(ConfigError, match="that is the protocol's already"):
-        cells.recipe(study(), parse_cell(f"{teacher}/wrn-10-1.mse.s0-lr0.1"))
+        expansion.recipe(study(), parse_cell(f"{teacher}/wrn-10-1.mse.s0-lr0.1"))
     with pytest.raises(ConfigError, match=r"student_training\.lrr: unknown key; did you mean 'lr'"):
         paths(loss="mse", student_training={"lrr": 0.1})
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from kd.core.errors import ConfigError
 from kd.machine.shares import AUTO
 from kd.study import config
-from kd.study.config import LossChoice, Protocol, loss_choice, merged, read_yaml, validate
+from kd.study.config import Protocol, merged, validate
+from kd.study.plain_yaml import read_yaml
+from kd.study.values import LossChoice, loss_choice
 
 
 def refused(match: str, **changes: object) -> None:

@@ -19,9 +19,12 @@ from kd.jobs import train as jobs_train
 from kd.models.output import Output
 from kd.report import table
 from kd.study import cells
-from kd.study.cells import Cell, all_cells, cells_of, parse_cell, stage, taught_by
-from kd.study.config import LossChoice, Study
+from kd.study.cells import Cell, stage
+from kd.study.config import Study
+from kd.study.expansion import all_cells, cells_of, taught_by
 from kd.study.judge import Judge
+from kd.study.paths import parse_cell
+from kd.study.values import LossChoice
 from kd.train import material, published
 from kd.train.device import place
 from kd.train.fit import evaluate

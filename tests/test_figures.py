@@ -29,7 +29,8 @@ from kd.losses import LOSSES, Loss, Number
 from kd.losses.mse import mse
 from kd.report import figures
 from kd.report.figures import ANALYSES, FIGURES, style
-from kd.study.cells import cells_of, spell_objective
+from kd.study.cells import spell_objective
+from kd.study.expansion import cells_of
 
 HERE = Path(__file__).parent
 EPOCHS = 40

@@ -18,7 +18,7 @@ from kd.machine.footprint import _FIXED, _SLACK, _kept_by_a_step, gpu_bytes
 from kd.machine.room import disk_bytes, unknown
 from kd.models.network import conv1x1
 from kd.models.output import Output
-from kd.study.cells import all_cells, augmentation, taught_by
+from kd.study.expansion import all_cells, augmentation, taught_by
 
 
 def test_a_step_of_wrn_16_2_keeps_each_norm_s_input_and_output() -> None:

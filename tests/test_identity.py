@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from kd.losses import LOSSES
 from kd.report.identity import family, identity, objective_name, order
-from kd.study.cells import parse_cell, spell_objective
-from kd.study.config import LossChoice, imported, loss_choice
+from kd.study.cells import spell_objective
+from kd.study.paths import parse_cell
+from kd.study.values import LossChoice, imported, loss_choice
 
 PLACE = "results/cifar100/paper"
 TEACHER = f"{PLACE}/wrn-28-4.ce.s0"

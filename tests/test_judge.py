@@ -46,10 +46,10 @@ from kd.__main__ import main
 from kd.core import files
 from kd.core.errors import StorageError
 from kd.jobs import making
-from kd.study import cells, products, stamps
-from kd.study.cells import parse_cell
+from kd.study import expansion, products, stamps
 from kd.study.config import Protocol
 from kd.study.judge import Judge, replaced, told
+from kd.study.paths import parse_cell, parse_dataset
 from kd.study.products import READ_BY_PEOPLE, SPARED, Product
 from kd.study.status import faulty
 
@@ -543,9 +543,12 @@ def by_recipe(product: Product, **changes: object) -> list[str]:
     """Return the options by which Snakemake has a verb make a product: the recipe, instead of the study."""
     made = study(**tiny(**changes))
     if product.kind == "labels":
-        return ["--recipe", json.dumps(cells.data_recipe(made, cells.parse_dataset(product.name.partition("/")[2])))]
+        return [
+            "--recipe",
+            json.dumps(expansion.data_recipe(made, parse_dataset(product.name.partition("/")[2]))),
+        ]
     needs = ["--needs", "0:1"] if product.kind == "bank" else []
-    return ["--recipe", json.dumps(cells.recipe(made, parse_cell(product.cell))), *needs]
+    return ["--recipe", json.dumps(expansion.recipe(made, parse_cell(product.cell))), *needs]
 
 
 def judge_of(product: Product, **changes: object) -> Iterator[tuple[Product, str]]:

@@ -34,8 +34,9 @@ from kd.data.noise import (
 from kd.data.prepare import prepare_dataset, prepare_labels
 from kd.jobs import data as job
 from kd.study.cells import DatasetChoice
-from kd.study.config import Noise, Recipe
+from kd.study.config import Recipe
 from kd.study.judge import Judge, labels_recipe
+from kd.study.values import Noise
 
 # The coarse label of each fine label, as the dataset's own files have it.
 COARSE = """

@@ -29,10 +29,11 @@ from kd.machine.state import State
 from kd.models.network import conv1x1
 from kd.models.output import Output
 from kd.study import products
-from kd.study.cells import all_cells, parse_cell
 from kd.study.config import validate
+from kd.study.expansion import all_cells
 from kd.study.judge import Judge
 from kd.study.needs import Need
+from kd.study.paths import parse_cell
 from kd.train import lesson, material
 from kd.train.device import Place
 from kd.train.fit import History, fit

@@ -25,8 +25,9 @@ from kd.machine.footprint import gpu_bytes
 from kd.machine.state import State
 from kd.models.output import Output
 from kd.report import table
-from kd.study.cells import all_cells, parse_cell
+from kd.study.expansion import all_cells
 from kd.study.judge import Judge
+from kd.study.paths import parse_cell
 from kd.train import lesson, material
 from kd.train.fit import History, fit
 

@@ -14,7 +14,7 @@ from kd.core.errors import ConfigError, DataError
 from kd.measure.frames import frame_files
 from kd.report.own_claims import read_claims, read_table
 from kd.report.verdict import judged, verdict_on
-from kd.study.config import parse_yaml
+from kd.study.plain_yaml import parse_yaml
 
 NEAR = """
 claims:

@@ -18,7 +18,8 @@ from kd.__main__ import main
 from kd.core.errors import ConfigError
 from kd.report import figures
 from kd.study import config, plugins, stamps
-from kd.study.cells import code_behind, parse_cell
+from kd.study.paths import parse_cell
+from kd.study.staleness import code_behind
 
 MINE = '''"""One of each."""
 import re

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
@@ -18,6 +19,7 @@ from made import imagenet, study, tiny
 from made.command import kd as command
 from sklearn.datasets import load_digits
 
+import kd
 import kd.train.fit
 from kd import models
 from kd.__main__ import main
@@ -69,6 +71,40 @@ def _timeless(said: Said) -> Said:
 def put(content: dict, *roots: Path) -> None:
     for root in roots:
         (root / "config.yaml").write_text(json.dumps(content))
+
+
+# Of what none is a project's: the machine's, the user's, kd's own. And kd.core.files, which makes places itself.
+ELSEWHERE = ("core/code", "core/files", "core/patches", "core/project", "machine/kernels", "machine/processor")
+ELSEWHERE += ("report/paper/__init__", "report/figures/style")
+METHODS = (
+    "exists|is_file|is_dir|stat|unlink|r?glob|iterdir|mkdir|touch|rmdir|symlink_to|(read|write)_(text|bytes)|"
+    "(?<!os.)(?<!Image.)open"
+)
+FUNCTIONS = (
+    r"open|os\.(open|scandir|walk|stat|replace|utime|listdir)|os\.path\.(exists|getsize)|shutil\.rmtree|np\.load|"
+    r"np\.lib\.format\.open_memmap|safetensors\.torch\.load_file|pd\.read_(csv|parquet)"
+)
+# A place by its name, an entry of a folder, a temporary file beside a place, a file that is open; the system's own.
+PLACES = r"place|entr(y|ies)\b|pending|file$|io\.BytesIO|package|header|os\.devnull"
+
+
+def test_whoever_asks_the_disk_makes_a_place_of_the_path() -> None:
+    """Without `on_disk` a path would be one of the working directory, which is the root in nearly every test."""
+    folder, asked = Path(kd.__file__).parent, 0
+    for path in folder.rglob("*.py"):
+        if str(path.relative_to(folder).with_suffix("")) in ELSEWHERE:
+            continue
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            if re.fullmatch(FUNCTIONS, name):
+                what = ast.unparse(call.args[0])
+            elif re.search(rf"\.({METHODS})$", name):
+                what = name.rpartition(".")[0]
+            else:
+                continue
+            asked += 1
+            assert "on_disk(" in what or re.match(PLACES, what), f"{path}, line {call.lineno}: {ast.unparse(call)}"
+    assert asked > 60
 
 
 def test_every_verb_says_and_makes_from_elsewhere_what_it_does_inside(folders, both, monkeypatch) -> None:

@@ -14,8 +14,9 @@ from kd.core.errors import ConfigError
 from kd.losses import LOSSES
 from kd.losses.objective import Batch
 from kd.models.output import Output
-from kd.study.cells import parse_cell
-from kd.study.config import loss_choice, validate
+from kd.study.config import validate
+from kd.study.paths import parse_cell
+from kd.study.values import loss_choice
 
 VECTORS = vectors("noise_robust")
 

@@ -19,9 +19,10 @@ from kd.jobs import select as job
 from kd.jobs.places import Resources
 from kd.losses import LOSSES
 from kd.study import products
-from kd.study.cells import all_cells, cells_of, parse_cell, parse_selection
 from kd.study.config import Study, validate
+from kd.study.expansion import all_cells, cells_of
 from kd.study.judge import Judge
+from kd.study.paths import parse_cell, parse_selection
 from kd.train.material import QUALITY, kept, prepared
 
 NOISY = "digits+sym0.4"

@@ -26,9 +26,10 @@ from kd.losses.objective import Batch, Pure
 from kd.machine.state import State
 from kd.models.output import Output
 from kd.study import products
-from kd.study.cells import all_cells, parse_cell
 from kd.study.config import Recipe
+from kd.study.expansion import all_cells
 from kd.study.judge import Judge
+from kd.study.paths import parse_cell
 from kd.train import lesson, material
 from kd.train.fit import Plan
 

@@ -19,8 +19,9 @@ from kd.__main__ import main
 from kd.core import attempts, files, slurm
 from kd.core.errors import Diverged, OutOfMemory, StorageError, Terminated
 from kd.study import products
-from kd.study.cells import all_cells, parse_cell
+from kd.study.expansion import all_cells
 from kd.study.judge import Judge
+from kd.study.paths import parse_cell
 from kd.study.products import Product
 from kd.study.status import faulty, standings
 

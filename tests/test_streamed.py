@@ -33,7 +33,7 @@ from kd.data.streamed import Reader, Stream, middle
 from kd.jobs.places import Resources
 from kd.losses.objective import Pure
 from kd.machine.footprint import gpu_bytes
-from kd.study.cells import parse_cell
+from kd.study.paths import parse_cell
 from kd.train import lesson, material
 
 CPU = torch.device("cpu")

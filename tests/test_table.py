@@ -17,7 +17,7 @@ from kd.core.errors import DataError
 from kd.losses import LOSSES, Loss, Number
 from kd.losses.mse import mse
 from kd.report import table
-from kd.study import cells
+from kd.study import expansion, paths
 from kd.study.config import Study
 from kd.study.judge import Judge
 
@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         prepare()
-        for cell in cells.all_cells(SMALL):
+        for cell in expansion.all_cells(SMALL):
             train(cell)
     return folder
 
@@ -60,7 +60,7 @@ def rewritten(name: str, change: object) -> str:
 def test_epochs_that_were_not_evaluated_are_empty_and_the_last_never_is(project: Path) -> None:
     made = study(protocol={"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32", "evaluate": "last"})
     prepare()
-    cell = cells.parse_cell("results/digits/quick/resnet8.ce.s0")
+    cell = paths.parse_cell("results/digits/quick/resnet8.ce.s0")
     best = train(cell, made)["best_on_test"]
     read = table._read(made, cell).epochs
     assert read["test_top1"].isna().tolist() == [True, True, False]
@@ -102,7 +102,7 @@ def test_a_hyperparameter_that_bears_the_name_of_another_column_stands_apart(tra
     monkeypatch.chdir(trained)
     inside = {"teacher": "resnet14", "student": "resnet8", "loss": ["ce", {"tilted": {"gain": [0.5, 3]}}]}
     made = study(experiments={"inside": inside}, seeds=[0])
-    for cell in cells.all_cells(made):
+    for cell in expansion.all_cells(made):
         train(cell, made)
     collect(made, tmp_path)
     for name in ("table", "curves"):
@@ -212,7 +212,7 @@ def test_a_diverged_cell_has_its_row_without_numbers(trained: Path, monkeypatch,
     """Fault 21: it is there to be counted."""
     monkeypatch.chdir(trained)
     wild = study(protocol={"name": "wild", "epochs": 3, "lr": 1e12, "precision": "fp32"}, seeds=[0])
-    for cell in cells.all_cells(wild):
+    for cell in expansion.all_cells(wild):
         train(cell, wild)
     collect(wild, tmp_path)
     rows = pd.read_parquet(tmp_path / "table.parquet")

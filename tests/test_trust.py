@@ -24,7 +24,8 @@ from kd.__main__ import main
 from kd.core.errors import ConfigError
 from kd.machine import kernels
 from kd.machine.processor import processor
-from kd.study.config import Study, parse_yaml, read_yaml, validate
+from kd.study.config import Study, validate
+from kd.study.plain_yaml import parse_yaml, read_yaml
 from kd.train.device import Place
 
 # -- kernels ----------------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from made.study import images
 from kd.core import files
 from kd.jobs.adopt import difference
 from kd.study.adopted import Adopted, described, kind_of
-from kd.study.cells import parse_cell
 from kd.study.config import Protocol
+from kd.study.paths import parse_cell
 
 STUDY = {
     "study": "small",

@@ -18,7 +18,7 @@ from kd.report.figures import verdict as figure
 from kd.report.paper import published
 from kd.report.paper.claims import CLAIMS, MOST_CONFIRMED
 from kd.report.verdict import COLUMNS, caption, judged, latex, markdown, shown
-from kd.study.cells import parse_cell
+from kd.study.paths import parse_cell
 
 TRUE = {
     "ce": 0,

@@ -25,9 +25,10 @@ from kd.jobs import train as jobs_train
 from kd.jobs.places import Resources
 from kd.report import page as report
 from kd.report import table, verdict
-from kd.study.cells import all_cells, parse_cell
 from kd.study.config import Study, Weights
+from kd.study.expansion import all_cells
 from kd.study.judge import Judge
+from kd.study.paths import parse_cell
 from kd.train import material, published
 from kd.train.weights import load
 

@@ -24,7 +24,7 @@ from kd.losses.spec import Needs
 from kd.losses.wkd import class_features, distance_of_statistics, kernel_alignment
 from kd.machine.state import State
 from kd.models.output import Output
-from kd.study.cells import parse_cell
+from kd.study.paths import parse_cell
 from kd.train import lesson, material
 from kd.train.fit import History, fit
 from kd.train.teachers import LiveTeacher

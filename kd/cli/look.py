@@ -9,8 +9,9 @@ from pathlib import Path
 from kd.cli.options import study_of
 from kd.core import files
 from kd.study import config, products
-from kd.study.cells import all_cells, cells_of, parse_cell, taught_by
+from kd.study.expansion import all_cells, cells_of, taught_by
 from kd.study.judge import Judge, replaced, told
+from kd.study.paths import parse_cell
 
 _SHOWN = 20  # cells of one status that are listed before the rest is counted
 _NEXT = "he snakemake command of this study makes what is to do; each cell goes on from its state"

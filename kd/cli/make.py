@@ -14,9 +14,9 @@ from kd.core.startup import keep_memory, start_together
 from kd.jobs import making
 from kd.losses.spec import STORED
 from kd.study import products
-from kd.study.cells import parse_cell, parse_dataset, parse_selection
 from kd.study.judge import Judge
 from kd.study.needs import Need
+from kd.study.paths import parse_cell, parse_dataset, parse_selection
 from kd.study.products import Product
 
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from kd.core import reproduce
 from kd.core.errors import ConfigError
 from kd.core.project import on_disk
-from kd.study.cells import Cell, DatasetChoice, data_recipe, recipe
-from kd.study.config import Recipe, Study, merged, parse_yaml, read_yaml, validate
+from kd.study.cells import Cell, DatasetChoice
+from kd.study.config import Recipe, Study, merged, validate
+from kd.study.expansion import data_recipe, recipe
+from kd.study.plain_yaml import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from kd.jobs.places import Resources

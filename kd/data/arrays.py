@@ -113,8 +113,8 @@ def write_dataset(images: Images, folder: Path, about: dict) -> dict:
 def npy(array: np.ndarray) -> Callable[[Path], None]:
     """Return the function that writes `array` to the .npy file it is given."""
 
-    def write(path: Path) -> None:
-        with open(path, "wb") as file:
+    def write(place: Path) -> None:
+        with open(place, "wb") as file:
             # By Python's own file: numpy, which writes by C's, says of a disk that refuses only how many bytes it took.
             np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 

@@ -197,8 +197,8 @@ def _is_image(entry: os.DirEntry) -> bool:
     return entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()
 
 
-def _holds_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in (*SUFFIXES, *_OTHER_IMAGES) for path in folder.rglob("[!.]*"))
+def _holds_images(place: Path) -> bool:
+    return any(found.suffix.lower() in (*SUFFIXES, *_OTHER_IMAGES) for found in place.rglob("[!.]*"))
 
 
 def _passed_over(train: Path, test: Path, names: list[str]) -> dict:

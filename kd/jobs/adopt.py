@@ -27,9 +27,10 @@ from kd.core.project import here, on_disk
 from kd.jobs.train import METRICS
 from kd.study import products
 from kd.study.adopted import CLOSE, EQUAL, FILE, NONE, Adopted, Kind, described, kind_of
-from kd.study.cells import RESULTS, STATE, Cell, parse_cell
+from kd.study.cells import RESULTS, STATE, Cell
 from kd.study.config import DeclaredDataset, Protocol, Recipe
 from kd.study.judge import OTHER_CODE, Judge, plural
+from kd.study.paths import parse_cell
 from kd.study.products import Product
 from kd.train.device import place
 from kd.train.published import MODEL

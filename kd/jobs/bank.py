@@ -12,11 +12,12 @@ from kd.core.errors import ConfigError, Damaged
 from kd.jobs import making
 from kd.jobs.places import Resources, place_of
 from kd.study import products
-from kd.study.cells import Cell, code_behind_bank
+from kd.study.cells import Cell
 from kd.study.config import Recipe
 from kd.study.judge import Judge
 from kd.study.needs import Need
 from kd.study.products import Product
+from kd.study.staleness import code_behind_bank
 from kd.train import bank as banks
 from kd.train.device import Place
 from kd.train.material import Prepared, prepared

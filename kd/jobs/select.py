@@ -15,8 +15,9 @@ from kd.jobs import making
 from kd.jobs.places import Resources, place_of
 from kd.study import products
 from kd.study.cells import Cell
-from kd.study.config import Recipe, Selected
+from kd.study.config import Recipe
 from kd.study.judge import Judge
+from kd.study.values import Selected
 from kd.train.material import KEPT, prepared
 from kd.train.published import load_network, status_of
 from kd.train.selecting import kept

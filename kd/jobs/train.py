@@ -123,7 +123,7 @@ def _demand_room(cell: Cell, network: nn.Module, state: State) -> None:
     """Raise StorageError unless the disk has room for the cell's states (two, weights and momenta) and its weights."""
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     saved = on_disk(state.folder).glob("*")  # of this run alone: it will be replaced
-    files.demand(state.folder, max(0, 4 * weights - sum(path.stat().st_size for path in saved)))
+    files.demand(state.folder, max(0, 4 * weights - sum(place.stat().st_size for place in saved)))
     files.demand(Path(cell.path), weights)
 
 

@@ -11,8 +11,9 @@ from kd.core.errors import StorageError
 from kd.core.files import read_manifest
 from kd.core.project import on_disk
 from kd.data import DATASETS, source_of
-from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell, analysed, augmentation, taught_by
+from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell
 from kd.study.config import Study
+from kd.study.expansion import analysed, augmentation, taught_by
 from kd.study.needs import FILES
 
 Shape = tuple[str, str]  # a network and a dataset's name: they decide what shapes weights have

@@ -20,8 +20,9 @@ from kd.losses.hard import ce
 from kd.measure import answers, measures
 from kd.measure.answers import Answers, Split
 from kd.measure.frames import Artefacts, frame_files, setting, with_hyperparameters
-from kd.study.cells import Cell, measured
+from kd.study.cells import Cell
 from kd.study.config import Study
+from kd.study.expansion import measured
 
 SPLITS = ("test", "train")
 # Quarters of a decade, closer where the one limit gives way to the other, and the temperatures that papers use.

@@ -16,7 +16,7 @@ from kd.losses import Choice
 from kd.measure.frames import AXES
 from kd.report.figures.naming import number
 from kd.study.cells import MEAN_LOGIT, Cell, Stage, spell_objective, spell_selection
-from kd.study.config import LossChoice, Noise, Selected
+from kd.study.values import LossChoice, Noise, Selected
 
 _NETWORKS = {"wrn": "WRN", "resnet": "ResNet", "vgg": "VGG", "mlp": "MLP", "cnn": "CNN"}
 _LOSSES = {

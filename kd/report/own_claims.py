@@ -25,7 +25,9 @@ from kd.core.files import below
 from kd.core.project import on_disk
 from kd.measure.frames import AXES, read_frame
 from kd.report.paper.claims import MOST_CONFIRMED, Claim, Sides
-from kd.study.config import Model, Name, Number, checked, read_yaml
+from kd.study.config import Model, checked
+from kd.study.plain_yaml import read_yaml
+from kd.study.values import Name, Number
 
 Chosen = dict[str, object]  # column: a value, or a list of some
 PERCENT = ("top1", "agreement", "gap", "ece")  # what ends so is counted in points

@@ -19,8 +19,9 @@ from kd.core import files
 from kd.core.errors import DataError, StorageError, itemised
 from kd.measure.frames import Artefacts, frame_files, setting, with_hyperparameters
 from kd.report.identity import identity, order
-from kd.study.cells import Cell, memberships
+from kd.study.cells import Cell
 from kd.study.config import Study
+from kd.study.expansion import memberships
 from kd.study.judge import Judge
 
 ROWS, CURVES = "table", "curves"

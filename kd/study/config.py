@@ -1,504 +1,66 @@
 """config.yaml -> Study: what the user may write, checked before anything runs.
 
-Unknown keys are refused with the nearest known one; a boolean is never a number; `1e-3`, which YAML reads
-as text, is the number it looks like. The JSON schema in workflow/config.schema.json, for editors,
-is generated from these models and a test holds it in step.
+Unknown keys are refused with the nearest known one. The JSON schema in workflow/config.schema.json, for editors, is
+generated from these models and a test holds it in step. What the values are is said in kd/study/values.py.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import re
-import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from kd import data, losses, models
+from kd import data, losses
 from kd.core.errors import ConfigError, nearest
-from kd.core.project import on_disk
 from kd.report import figures
-from kd.study import plugins
+from kd.study.plain_yaml import read_yaml
+from kd.study.values import (
+    TEACHER_SEEDS,
+    BatchSize,
+    CellsPerGpu,
+    Channels,
+    Combinations,
+    Epochs,
+    Evaluate,
+    Figures,
+    Fractions,
+    Gamma,
+    LabelNoise,
+    LearningRate,
+    LossChoice,
+    Losses,
+    Milestones,
+    Name,
+    Networks,
+    Number,
+    Own,
+    Paths,
+    Plugins,
+    Schedule,
+    Schema,
+    Seed,
+    Seeds,
+    Selections,
+    Sha256,
+    Share,
+    Stops,
+    Teachers,
+    TeacherSeeds,
+    WeightDecay,
+    Whole,
+    loss_schema,
+    several,
+    shown,
+)
 
 DEFAULT = Path("config.yaml")
-NAME = r"[A-Za-z0-9][A-Za-z0-9_]*"  # no dot, dash, plus or slash: those separate the parts of a path
-SHA256 = r"[0-9a-f]{64}"
-WEIGHTS = "weights"  # stands where a loss does in the path of a network that comes from a file
-MATCHED = "matched"  # teacher seeds: each student learns from the teacher of its own seed
 PAPER_DROPS = (0.5, 0.75)  # the paper's 100 and 150 of 200 epochs, as shares of a protocol's epochs
-
-
-class LossChoice(NamedTuple):
-    """A loss with the hyperparameters that differ from their defaults, in the order in which they are spelled.
-
-    Or where weights come from that no loss has trained: `imported`.
-    """
-
-    loss: str
-    parameters: tuple[tuple[str, float | str], ...] = ()
-
-    @property
-    def weights(self) -> str | None:
-        """Name of the weights that stand in the place of training, or None."""
-        return str(self.parameters[0][1]) if self.loss == WEIGHTS else None
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether the loss reads a teacher's logits."""
-        return bool(self.needs.teacher)
-
-    @property
-    def needs(self) -> losses.Needs:
-        """What the loss looks at."""
-        return losses.Needs(teacher=frozenset()) if self.weights else losses.LOSSES[self.loss].needs
-
-    @property
-    def logs(self) -> frozenset[str]:
-        """What the loss adds to the metrics of an epoch."""
-        return frozenset() if self.weights else losses.LOSSES[self.loss].logs
-
-    @property
-    def resolved(self) -> dict[str, float | str]:
-        """Every hyperparameter of the loss, defaults too; imported weights have none."""
-        return {} if self.weights else losses.LOSSES[self.loss].resolve(dict(self.parameters))
-
-
-def imported(name: str) -> LossChoice:
-    """Return what a network with the weights `name` has in the place of a loss, spelled `weights-NAME`."""
-    return LossChoice(WEIGHTS, (("", name),))
-
-
-class Noise(NamedTuple):
-    """Wrong labels: `kind` is a key of NOISES; `amount` is the rate, or the name of a label file."""
-
-    kind: str
-    amount: float | str
-
-
-class Selected(NamedTuple):
-    """How a teacher chooses what is learnt from: `name` is a key of SELECTIONS, `amount` what that asks for."""
-
-    name: str
-    amount: float
-
-
-_REPR = reprlib.Repr()
-_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxtuple, _REPR.maxset = 3, 8, 8, 8, 8
-_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 200
-
-
-def _shown(value: object) -> str:
-    """Spell a value for a message: what is large or deep in part."""
-    return _REPR.repr(value)
-
-
-# -- values -----------------------------------------------------------------------------------------------------------
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"got {_shown(value)}, expected a number")
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        several = "; several are a list: [0, 1, 2]" if isinstance(value, str) and "," in value else ""
-        raise ValueError(f"got {_shown(value)}, expected a number{several}") from None
-    if not math.isfinite(number):
-        raise ValueError(f"got {_shown(value)}, expected a finite number")
-    return number
-
-
-def _whole(value: object) -> int:
-    number = _number(value)
-    if number != int(number):
-        raise ValueError(f"got {_shown(value)}, expected a whole number")
-    return int(number)
-
-
-def _cells_per_gpu(value: object) -> int:
-    """Read a number of cells; 0 stands for auto."""
-    if value == "auto":
-        return 0
-    number = _whole(value)
-    if not 1 <= number <= 48:
-        raise ValueError(f"got {_shown(value)}, expected 1 to 48, or auto")
-    return number
-
-
-def _channels(value: object) -> tuple[float, ...]:
-    """Read a number for each channel."""
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"got {_shown(value)}, expected a number for each channel: [0.5071, 0.4867, 0.4408]")
-    return tuple(map(_number, value))
-
-
-def _evaluate(value: object) -> int | str:
-    """Read after how many epochs networks are evaluated, or `last`."""
-    if value == "last":
-        return "last"
-    if (epochs := _whole(value)) < 1:
-        raise ValueError(f"got {_shown(value)}, expected a number of epochs, or last")
-    return epochs
-
-
-def _name(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(NAME, value):
-        raise ValueError(f"got {_shown(value)}; a name is letters, digits and underscores")
-    return value
-
-
-def _several(value: object) -> tuple:
-    """Let `x` stand for `[x]`, and drop repetitions."""
-    values = value if isinstance(value, list | tuple) else [value]
-    if not values:
-        raise ValueError("an empty list; give at least one value, or leave the key out")
-    # Not among booleans: `true`, equal to 1, would be dropped as a repetition instead of refused.
-    plain = all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values)
-    return tuple(dict.fromkeys(values)) if plain else tuple(values)
-
-
-def _sha256(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(SHA256, value):
-        raise ValueError(
-            f"got {_shown(value)}, expected 64 hexadecimal digits in lower case, as `sha256sum FILE` prints"
-        )
-    return value
-
-
-def _network(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"got {_shown(value)}, expected the name of a network, such as wrn-16-2")
-    try:
-        models.module_of(value)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-    return value
-
-
-def _teacher(value: object) -> str:
-    """Read a network, or several that teach as one: `wrn-28-4+wrn-16-4`, spelled in the one order of their names."""
-    if not isinstance(value, str):
-        return _network(value)
-    names = [_network(name) for name in value.split("+")]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{value}: a network twice; several seeds of one are an ensemble by teacher_seeds: 0+1")
-    return "+".join(sorted(names))
-
-
-def _seeds_of_one(value: object) -> tuple[object, ...]:
-    """Read the seed of a teacher, or of several that teach as one: 0, or `0+1+2`; of `matched` none."""
-    if value == MATCHED:
-        return ()
-    texts = value.split("+") if isinstance(value, str) else [value]
-    seeds = sorted(map(_whole, texts))
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{value}: a seed twice in one ensemble")
-    return tuple(seeds)
-
-
-def _combination(value: object) -> str:
-    if not isinstance(value, str) or value not in losses.ENSEMBLES:
-        raise ValueError(f"{_shown(value)}: no such ensemble{nearest(str(value), losses.ENSEMBLES)}")
-    return value
-
-
-def _figure(value: object) -> str:
-    if not isinstance(value, str) or value not in figures.FIGURES:
-        raise ValueError(f"{_shown(value)}: no such figure{nearest(str(value), figures.FIGURES)}")
-    return str(value)
-
-
-def _plugins(value: object) -> Sequence[str]:
-    """Load plug-ins: what they add is known from here on, and what others have added is not."""
-    paths = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(path, str) for path in paths):
-        raise ValueError(f"got {_shown(value)}, expected a list of Python files")
-    return plugins.load(tuple(dict.fromkeys(paths)))
-
-
-def _paths(value: object) -> tuple[tuple[str, ...], ...]:
-    """Read one path of networks, or a list of such paths."""
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError(
-            f"got {_shown(value)}, expected networks from teacher to student: [wrn-28-4, wrn-16-4, wrn-16-2]"
-        )
-    paths = [value] if isinstance(value[0], str) else value
-    if not all(isinstance(path, list | tuple) and path for path in paths):
-        raise ValueError(f"got {_shown(value)}, expected a list of networks, or a list of such lists")
-    return tuple((*map(_teacher, path[:-1]), _network(path[-1])) for path in paths)
-
-
-def _objectives(value: object) -> tuple[LossChoice, ...]:
-    """Expand `[ce, {kl: {tau: [1, 3], alpha: 0.5}}]` into one LossChoice for each combination of values."""
-    entries = value if isinstance(value, list | tuple) else [value]
-    if not entries:
-        raise ValueError("an empty list of losses")
-    return tuple(dict.fromkeys(objective for entry in entries for objective in _expand_loss(entry)))
-
-
-def _expand_loss(entry: object) -> Iterator[LossChoice]:
-    if isinstance(entry, str):
-        entry = {entry: {}}
-    if not isinstance(entry, dict):
-        raise ValueError(f"got {_shown(entry)}, expected a loss: ce, mse, or {{kl: {{tau: [1, 3], alpha: 0.5}}}}")
-    for loss, axes in entry.items():
-        if loss not in losses.LOSSES:
-            raise ValueError(f"{loss}: no such loss{nearest(str(loss), losses.LOSSES)}")
-        axes = {} if axes is None else axes
-        if not isinstance(axes, dict):
-            raise ValueError(f"{loss}: got {_shown(axes)}, expected its hyperparameters: {{tau: 3}}")
-        for values in itertools.product(*(_several(values) for values in axes.values())):
-            yield loss_choice(loss, dict(zip(axes, values, strict=True)))
-
-
-def loss_choice(loss: str, values: Mapping[str, object]) -> LossChoice:
-    """Return the canonical LossChoice of `loss` with these hyperparameters. Raises ValueError that names the key."""
-    spec = losses.LOSSES[loss]
-    try:
-        resolved = spec.resolve(values)
-    except ValueError as error:
-        raise ValueError(f"{loss}.{error}") from None
-    return LossChoice(loss, tuple((key, v) for key, v in resolved.items() if v != spec.parameters[key].default))
-
-
-def _noises(value: object) -> tuple[Noise, ...]:
-    """Read `{symmetric: [0.2, 0.4], file: human}`; a rate of 0 is no noise at all."""
-    kinds = {kind.name: key for key, kind in data.NOISES.items()}
-    if not isinstance(value, dict):
-        raise ValueError(f"got {_shown(value)}, expected {{symmetric: [0.2, 0.4]}}; kinds: {', '.join(kinds)}")
-    noises = []
-    for name, amounts in value.items():
-        if name not in kinds:
-            raise ValueError(f"{name}: unknown key{nearest(str(name), kinds)}")
-        noises += [Noise(kinds[name], _amount(name, amount)) for amount in _several(amounts)]
-    return tuple(dict.fromkeys(noise if noise.amount else None for noise in noises))
-
-
-def _selections(value: object) -> tuple[Selected | None, ...]:
-    """Read `[none, fine, {fine: [0.7, 0.9]}, {small_loss: 0.6}]`."""
-    found: list[Selected | None] = []
-    for entry in _several(value):
-        if not isinstance(entry, str | dict):
-            raise ValueError(f"got {_shown(entry)}, expected a selection: fine, or {{fine: 0.7}}")
-        given = entry if isinstance(entry, dict) else {entry: None}
-        for name, amounts in given.items():
-            if name == "none":
-                found.append(None)
-            elif name not in data.SELECTIONS:
-                raise ValueError(f"{_shown(name)}: no such selection{nearest(str(name), ['none', *data.SELECTIONS])}")
-            else:
-                found += [selected(name, amount) for amount in _several(amounts)]
-    if not found:
-        raise ValueError("no selection; leave the key out, or write none")
-    return tuple(dict.fromkeys(found))
-
-
-def selected(name: str, amount: object) -> Selected:
-    """Return a selection; an amount of None is the default. Raises ValueError that says what is allowed."""
-    allowed = "allowed is a number above 0 and below 1"
-    if amount is None and data.SELECTIONS[name].default is None:
-        raise ValueError(f"{name}: got no share of examples to keep; {allowed}: {{{name}: 0.6}}")
-    number = data.SELECTIONS[name].default if amount is None else _number(amount)
-    if not 0 < number < 1:
-        raise ValueError(f"{name}: got {_shown(amount)}; {allowed}")
-    return Selected(name, number)
-
-
-def _selection_schema() -> dict:
-    amount = {"anyOf": [_NUMERIC, {"type": "array", "items": _NUMERIC, "minItems": 1}]}
-    kinds = {name: {**amount, "description": known.description} for name, known in data.SELECTIONS.items()}
-    one = {
-        "anyOf": [
-            {"enum": ["none", *kinds]},
-            {"type": "object", "properties": kinds, "additionalProperties": False},
-        ]
-    }
-    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
-
-
-def _trainings(value: object) -> tuple[Own, ...]:
-    """Read `{lr: [0.1, 0.02], batch: 64}`: every combination, each key in its order."""
-    if not isinstance(value, dict):
-        raise ValueError(f"got {_shown(value)}, expected {{lr: [0.1, 0.02]}}")
-    each = itertools.product(*(_several(_listed(key, values)) for key, values in value.items()))
-    return tuple(dict.fromkeys(own_training(dict(zip(value, values, strict=True))) for values in each))
-
-
-def _listed(key: str, values: object) -> object:
-    """Return what is given for a key as a list of its values: one value of milestones is a list itself."""
-    if key == "milestones" and not (isinstance(values, list) and values and isinstance(values[0], list)):
-        return [values]
-    return values
-
-
-def _training_schema() -> dict:
-    properties = {
-        key: {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
-        for key, value in OwnTraining.model_json_schema()["properties"].items()
-    }
-    return {"type": "object", "properties": properties, "additionalProperties": False}
-
-
-def _amount(name: str, amount: object) -> float | str:
-    if name == "file":
-        return _name(amount)
-    rate = _number(amount)
-    if not 0 <= rate <= 1:
-        raise ValueError(f"{name}: got a rate of {_shown(amount)}, expected 0 to 1")
-    return rate
-
-
-@dataclass(frozen=True)
-class _Schema:
-    """A JSON schema of what the tables list when it is asked for: plug-ins add to them."""
-
-    now: Callable[[], dict]
-
-    def __get_pydantic_json_schema__(self, core: object, handler: object) -> dict:
-        return self.now()
-
-
-def _loss_schema() -> dict:
-    def parameter(value: dict) -> dict:
-        return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
-
-    properties = {
-        name: {
-            "type": ["object", "null"],
-            "description": spec.description,
-            "properties": {key: parameter(p.schema) for key, p in spec.parameters.items()},
-            "required": [key for key, p in spec.parameters.items() if p.default is None and not p.optional],
-            "additionalProperties": False,
-        }
-        for name, spec in losses.LOSSES.items()
-    }
-    return {
-        "anyOf": [
-            {"enum": list(losses.LOSSES)},
-            {"type": "object", "properties": properties, "additionalProperties": False},
-        ]
-    }
-
-
-def _losses_schema() -> dict:
-    return {"anyOf": [_loss_schema(), {"type": "array", "items": _loss_schema(), "minItems": 1}]}
-
-
-def _figure_schema() -> dict:
-    one = {"enum": list(figures.FIGURES)}
-    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
-
-
-def _noise_schema() -> dict:
-    kinds = {kind.name: {"description": kind.description} for kind in data.NOISES.values()}
-    return {"type": "object", "properties": kinds, "additionalProperties": False}
-
-
-def _one_or_more(schema: dict) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]})
-
-
-Own = tuple[tuple[str, Any], ...]  # values of the protocol that are a stage's own, such as (("lr", 0.02),)
-_PATH = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-_NUMERIC = {"type": ["number", "string"]}
-Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMERIC)]
-Whole = Annotated[int, BeforeValidator(_whole), WithJsonSchema({"type": "integer"})]
-Share = Annotated[Number, Field(ge=0, lt=1)]
-LearningRate = Annotated[Number, Field(gt=0)]
-BatchSize = Annotated[Whole, Field(ge=1)]
-WeightDecay = Annotated[Number, Field(ge=0)]
-Epochs = Annotated[Whole, Field(ge=1)]
-Stops = Annotated[
-    tuple[Annotated[Whole, Field(ge=1, lt=10**9)], ...],
-    BeforeValidator(_several),
-    _one_or_more({"type": "integer", "minimum": 1, "exclusiveMaximum": 10**9}),
-]
-Schedule = Literal["multistep", "cosine"]
-Milestones = Annotated[tuple[Whole, ...], BeforeValidator(_several)]
-Gamma = Annotated[Number, Field(gt=0, le=1)]
-CellsPerGpu = Annotated[
-    int,
-    BeforeValidator(_cells_per_gpu),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 48}]}),
-]
-Channels = Annotated[
-    tuple[Annotated[float, Field(ge=0)], ...],
-    BeforeValidator(_channels),
-    WithJsonSchema({"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 1}),
-]
-Evaluate = Annotated[
-    int | Literal["last"],
-    BeforeValidator(_evaluate),
-    WithJsonSchema({"anyOf": [{"const": "last"}, {"type": "integer", "minimum": 1}]}),
-]
-Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
-Sha256 = Annotated[str, BeforeValidator(_sha256), WithJsonSchema({"type": "string", "pattern": f"^{SHA256}$"})]
-Network = Annotated[str, BeforeValidator(_network), WithJsonSchema({"type": "string"})]
-Networks = Annotated[tuple[Network, ...], BeforeValidator(_several), _one_or_more({"type": "string"})]
-Teachers = Annotated[
-    tuple[Annotated[str, BeforeValidator(_teacher)], ...], BeforeValidator(_several), _one_or_more({"type": "string"})
-]
-Seed = Annotated[Whole, Field(ge=0, lt=10**9)]  # nine digits in a path, and exact in any arithmetic
-Seeds = Annotated[
-    tuple[Seed, ...],
-    BeforeValidator(_several),
-    _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}),
-]
-_TEACHER_SEEDS = f"0+1+2 is an ensemble of three seeds; with {MATCHED}, student s learns from teacher s"
-TeacherSeeds = Annotated[
-    tuple[Annotated[tuple[Seed, ...], BeforeValidator(_seeds_of_one)], ...],
-    BeforeValidator(_several),
-    _one_or_more(
-        {
-            "type": ["integer", "string"],
-            "minimum": 0,
-            "exclusiveMaximum": 10**9,
-            "pattern": rf"^(\d+(\+\d+)*|{MATCHED})$",
-        }
-    ),
-]
-Combinations = Annotated[
-    tuple[Annotated[str, BeforeValidator(_combination)], ...],
-    BeforeValidator(_several),
-    _one_or_more({"enum": list(losses.ENSEMBLES)}),
-]
-Fractions = Annotated[
-    tuple[Annotated[Number, Field(gt=0, le=1)], ...], BeforeValidator(_several), _one_or_more(_NUMERIC)
-]
-Figures = Annotated[
-    tuple[Annotated[str, BeforeValidator(_figure)], ...],
-    BeforeValidator(_several),
-    _Schema(_figure_schema),
-]
-Paths = Annotated[
-    tuple[tuple[str, ...], ...],
-    BeforeValidator(_paths),
-    WithJsonSchema({"anyOf": [_PATH, {"type": "array", "items": _PATH, "minItems": 1}]}),
-]
-Trainings = Annotated[tuple[Own, ...], BeforeValidator(_trainings), _Schema(lambda: _training_schema())]
-Selections = Annotated[tuple[Selected | None, ...], BeforeValidator(_selections), _Schema(lambda: _selection_schema())]
-Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
-Losses = Annotated[tuple[LossChoice, ...], BeforeValidator(_objectives), _Schema(_losses_schema)]
-LabelNoise = Annotated[
-    tuple[Noise | None, ...],
-    BeforeValidator(_noises),
-    _Schema(_noise_schema),
-]
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -554,7 +116,6 @@ def _belongs(key: str, model: type[Model]) -> str:
 
 
 _M = TypeVar("_M", bound=Model)
-_N = TypeVar("_N", int, float)
 
 
 class Protocol(Model):
@@ -642,6 +203,32 @@ def own_training(values: Mapping[str, object]) -> Own:
     return tuple((key, value) for key, value in made.model_dump().items() if value is not None)
 
 
+def _trainings(value: object) -> tuple[Own, ...]:
+    """Read `{lr: [0.1, 0.02], batch: 64}`: every combination, each key in its order."""
+    if not isinstance(value, dict):
+        raise ValueError(f"got {shown(value)}, expected {{lr: [0.1, 0.02]}}")
+    each = itertools.product(*(several(_listed(key, values)) for key, values in value.items()))
+    return tuple(dict.fromkeys(own_training(dict(zip(value, values, strict=True))) for values in each))
+
+
+def _listed(key: str, values: object) -> object:
+    """Return what is given for a key as a list of its values: one value of milestones is a list itself."""
+    if key == "milestones" and not (isinstance(values, list) and values and isinstance(values[0], list)):
+        return [values]
+    return values
+
+
+def _training_schema() -> dict:
+    properties = {
+        key: {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+        for key, value in OwnTraining.model_json_schema()["properties"].items()
+    }
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+Trainings = Annotated[tuple[Own, ...], BeforeValidator(_trainings), Schema(_training_schema)]
+
+
 class DeclaredDataset(Model):
     """A dataset of one's own: a folder of images, or a local copy of a built-in one."""
 
@@ -717,7 +304,7 @@ class Experiment(Model):
         (None,), description="how each teacher chooses what the next network learns from, where labels may be wrong"
     )
     seeds: Seeds | None = None
-    teacher_seeds: TeacherSeeds | None = Field(None, description=_TEACHER_SEEDS)
+    teacher_seeds: TeacherSeeds | None = Field(None, description=TEACHER_SEEDS)
     ensemble: Combinations | None = Field(None, description="what an ensemble answers; by default mean_logit")
     teacher_epochs: Stops | None = Field(None, description="stop the first teacher early")
     teacher_weights: Name | None = Field(
@@ -792,7 +379,7 @@ class Study(Model):
     weights: dict[Name, Weights] = Field({}, description="networks that were trained elsewhere, by name")
     protocol: Protocol
     seeds: Seeds = Field((0, 1, 2), description="of the last network of each lineage")
-    teacher_seeds: TeacherSeeds = Field(((0,),), description=f"of the networks that teach; {_TEACHER_SEEDS}")
+    teacher_seeds: TeacherSeeds = Field(((0,),), description=f"of the networks that teach; {TEACHER_SEEDS}")
     noise_seed: Seed = 0
     experiments: dict[Name, Experiment]
     keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
@@ -894,102 +481,11 @@ class Recipe(Model):
 
     @classmethod
     def parse(cls, values: object) -> Recipe:
-        """Read what `kd.study.cells.recipe` or `kd.study.cells.data_recipe` wrote. Raises ConfigError."""
+        """Read what `recipe` or `data_recipe` of kd.study.expansion wrote. Raises ConfigError."""
         return checked(cls, values)
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------
-
-
-def read_yaml(path: Path) -> dict:
-    """Read a YAML file of plain values. Raises ConfigError with file, line and fix."""
-    try:
-        text = on_disk(Path(path)).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; name a study with --configfile") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    content = parse_yaml(text, str(path))
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(content).__name__}")
-    return content
-
-
-def parse_yaml(text: str, where: str) -> object:
-    """Return the plain values that `text` spells. Raises ConfigError that begins with `where`."""
-    try:
-        return _PlainYaml(text).plain()
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    except Exception as error:  # YAMLError, and what a scalar that belies its tag raises, which has no common type
-        raise ConfigError(f"{where}: not valid YAML: {error}") from error
-
-
-_MOST_VALUES = 100_000  # of a study, aliases counted as what they stand for
-
-
-def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
-    """Return how many values a node has if each alias is written out; one within itself has no end."""
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-        inner = (part for one in parts for part in (one if isinstance(one, tuple) else (one,)))
-        known[id(node)] = 1 + sum(_written_out(part, known) for part in inner)
-    return known[id(node)]
-
-
-class _PlainYaml(yaml.SafeLoader):
-    """YAML of plain values, in which no number is octal by surprise and no key is lost."""
-
-    def plain(self) -> object:
-        """Return the values. Raises ConfigError where aliases within aliases stand for more than a study can be."""
-        node = self.get_single_node()
-        if node is None:
-            return None
-        if _written_out(node, {}) > _MOST_VALUES:
-            raise ConfigError(
-                f"aliases (*name) within aliases stand for more than {_MOST_VALUES:,} values; write out what is meant"
-            )
-        return self.construct_document(node)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Return keys and values. Raises ConfigError for a key that is there twice: YAML would keep the last."""
-        lines: dict[str, int] = {}
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            line, name = key.start_mark.line + 1, key.value
-            if isinstance(key, yaml.ScalarNode) and name != "<<":
-                if name in lines:
-                    raise ConfigError(
-                        f"line {line}: {name} is there already, on line {lines[name]}, and YAML would keep the last "
-                        "alone; remove one, or give it another name"
-                    )
-                lines[name] = line
-        return super().construct_mapping(node, deep)
-
-    def integer(self, node: yaml.ScalarNode) -> int:
-        """Return a whole number. Raises ConfigError for one with a leading zero: to YAML 1.1 `010` is 8."""
-        value, written = self._decimal(node, self.construct_yaml_int), node.value.replace("_", "")
-        if re.fullmatch("[-+]?0[0-9]+", written):
-            meant = " or ".join(map(str, dict.fromkeys((value, int(written)))))
-            line = node.start_mark.line + 1
-            raise ConfigError(f"line {line}: {node.value} begins with 0, which YAML reads as octal; write {meant}")
-        str(value)  # raises where a number is too long for any message to show it
-        return value
-
-    def real(self, node: yaml.ScalarNode) -> float:
-        """Return a number. Raises ConfigError for one to the base of 60."""
-        return self._decimal(node, self.construct_yaml_float)
-
-    def _decimal(self, node: yaml.ScalarNode, construct: Callable[[yaml.ScalarNode], _N]) -> _N:
-        value = construct(node)
-        if ":" in node.value:  # to YAML 1.1 `1:30` is 90
-            line = node.start_mark.line + 1
-            raise ConfigError(f"line {line}: {node.value} is {value} to YAML, which counts by sixties; write {value}")
-        return value
-
-
-_PlainYaml.add_constructor("tag:yaml.org,2002:int", _PlainYaml.integer)
-_PlainYaml.add_constructor("tag:yaml.org,2002:float", _PlainYaml.real)
 
 
 def merged(overlay: Mapping[str, object], base: Path = DEFAULT) -> dict:
@@ -1032,7 +528,7 @@ def _explain(item: Any) -> str:
     what = _WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
     if item["type"] == "missing" and len(item["loc"]) == 2:
         what += f"; who gives {item['loc'][0]} replaces the whole of it: give all keys that are no defaults"
-    got = "" if item["type"] in ("value_error", "missing") else f" (got {_shown(item['input'])})"
+    got = "" if item["type"] in ("value_error", "missing") else f" (got {shown(item['input'])})"
     # A key that the message itself starts with belongs to the path: `protocol` + `lrr: unknown key`.
     glue = "." if re.match(r"[A-Za-z0-9_.]+: ", what) else ": "
     said = f"{where}{glue}{what}{got}" if where else f"{what}{got}"
@@ -1041,7 +537,7 @@ def _explain(item: Any) -> str:
 
 def schema() -> dict:
     """Return the JSON schema of config.yaml; what a loss may be stands in it once, however many keys take one."""
-    one = _loss_schema()
+    one = loss_schema()
 
     def once(said: object) -> object:
         if said == one:

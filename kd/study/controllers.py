@@ -16,8 +16,9 @@ from kd.core import files
 from kd.core.errors import ConfigError, StorageError
 from kd.core.project import on_disk
 from kd.data import label_file
-from kd.study.cells import STATE, Cell, memberships, taught_by
+from kd.study.cells import STATE, Cell
 from kd.study.config import DeclaredDataset, Protocol, Study, Weights
+from kd.study.expansion import memberships, taught_by
 from kd.study.judge import data_recipe
 from kd.study.recipes import brief
 

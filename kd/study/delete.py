@@ -12,10 +12,11 @@ from pathlib import Path
 from kd.core import files
 from kd.core.errors import Busy, ConfigError
 from kd.core.project import on_disk
-from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, SELECTIONS, STATE, demand_cell
-from kd.study.config import NAME
+from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, SELECTIONS, STATE
+from kd.study.paths import demand_cell
 from kd.study.products import RELEASED, Product
 from kd.study.stamps import TOP
+from kd.study.values import NAME
 
 log = logging.getLogger("kd")
 
@@ -30,7 +31,7 @@ def delete(what: str, dry: bool = False, yes: bool = False) -> None:
     if not trees:
         print(f"{what}: there is nothing to delete")
         return
-    size = sum(path.stat().st_size for tree in trees for path in _files(on_disk(tree)))
+    size = sum(place.stat().st_size for tree in trees for place in _files(on_disk(tree)))
     published = [path for tree in trees for path in _manifests(tree)]
     print(f"{what}: {len(published)} published products, {size / 1e6:,.1f} MB, in")
     print("\n".join(f"  {tree}" for tree in trees))
@@ -67,10 +68,10 @@ def release_bank(bank: Product) -> None:
     size = 0
     files.discard(bank.manifest)  # first: a bank without its rows must not look whole
     files.crash_point("publish:1", f"{RELEASED}/{bank.name.partition('/')[2]}")
-    for path in on_disk(bank.folder).glob("*"):
-        if path.is_file():
-            size += path.stat().st_size
-            path.unlink(missing_ok=True)
+    for place in on_disk(bank.folder).glob("*"):
+        if place.is_file():
+            size += place.stat().st_size
+            place.unlink(missing_ok=True)
     log.info("bank %s: released, %.1f MB", bank, size / 1e6)
 
 
@@ -95,8 +96,8 @@ def _trees(what: str) -> list[Path]:
     return [tree for tree in trees if on_disk(tree).exists()]
 
 
-def _files(tree: Path) -> Iterable[Path]:
-    return (path for path in tree.rglob("*") if path.is_file()) if tree.is_dir() else [tree]
+def _files(place: Path) -> Iterable[Path]:
+    return filter(Path.is_file, place.rglob("*")) if place.is_dir() else [place]
 
 
 def _manifests(tree: Path) -> Iterable[Path]:

@@ -28,11 +28,12 @@ from kd.core.errors import Damaged
 from kd.core.project import on_disk
 from kd.core.threads import each
 from kd.report import figures
-from kd.study import adopted, cells, products
+from kd.study import adopted, cells, expansion, products, staleness
 from kd.study.adopted import Adopted
-from kd.study.cells import Cell, DatasetChoice, parse_cell, parse_dataset
+from kd.study.cells import Cell, DatasetChoice
 from kd.study.config import Protocol, Recipe, Study
 from kd.study.needs import Need, unmet
+from kd.study.paths import parse_cell, parse_dataset, parse_selection
 from kd.study.products import READ_BY_PEOPLE, SPARED, Product
 from kd.study.recipes import UNREADABLE, changed, plain, since
 
@@ -79,8 +80,8 @@ class Judge:
 
         @cache
         def recipe_of(dataset: DatasetChoice, weights: str | None, trains: bool) -> Recipe:
-            values = cells.data_recipe(study, dataset)
-            return Recipe.parse(values | cells.training_recipe(study, weights) if trains else values)
+            values = expansion.data_recipe(study, dataset)
+            return Recipe.parse(values | expansion.training_recipe(study, weights) if trains else values)
 
         def find(what: Cell | DatasetChoice) -> Recipe:
             dataset = what if isinstance(what, DatasetChoice) else what.dataset
@@ -275,12 +276,12 @@ class Judge:
     def _expected_data(self, product: Product) -> Expected:
         dataset = parse_dataset(product.name.partition("/")[2])
         declared = self.recipe_of(dataset).declared or {}
-        return Expected(data_recipe(declared), cells.code_behind_data(dataset.name, declared))
+        return Expected(data_recipe(declared), staleness.code_behind_data(dataset.name, declared))
 
     def _expected_labels(self, product: Product) -> Expected:
         dataset = parse_dataset(product.name.partition("/")[2])
         recipe = labels_recipe(dataset, self.recipe_of(dataset).label_file)
-        return Expected(recipe, cells.code_behind_labels(dataset.noise), (products.data(dataset.name),))
+        return Expected(recipe, staleness.code_behind_labels(dataset.noise), (products.data(dataset.name),))
 
     def _expected_network(self, product: Product) -> Expected:
         cell = self._cell(product)
@@ -288,26 +289,26 @@ class Judge:
         values = {"protocol": _dumped(cell.protocol_of(recipe.protocol)), "objective": _objective(cell.stage.objective)}
         if cell.stage.weights and recipe.weights:
             values["weights"] = recipe.weights.claim
-        return Expected(values, cells.code_behind(cell, recipe.protocol), self.inputs(product))
+        return Expected(values, staleness.code_behind(cell, recipe.protocol), self.inputs(product))
 
     def _expected_bank(self, product: Product) -> Expected:
         cell = self._cell(product)
         recipe = self.recipe_of(cell)
         declared = data.source_of(cell.dataset.name, recipe.declared)
-        pad, flip = cells.augmentation(declared, recipe.protocol)
+        pad, flip = expansion.augmentation(declared, recipe.protocol)
         values = {
             "precision": recipe.protocol.teacher_precision,
             "pad": pad,
             "flip": flip,
             "heldout": recipe.protocol.heldout,
         }
-        code = cells.code_behind_bank(cell, recipe.protocol)
+        code = staleness.code_behind_bank(cell, recipe.protocol)
         return Expected(values, code, (products.data(cell.dataset.name), products.network(cell)))
 
     def _expected_selection(self, product: Product) -> Expected:
-        teacher, by = self._cell(product), cells.parse_selection(product.name.rpartition("/")[2])
+        teacher, by = self._cell(product), parse_selection(product.name.rpartition("/")[2])
         values = {"selection": by.name, "amount": by.amount, "heldout": self.recipe_of(teacher).protocol.heldout}
-        code = cells.code_behind_selection(teacher, by)
+        code = staleness.code_behind_selection(teacher, by)
         # Where the teacher itself learnt from a part, that is what directions are taken from.
         inputs = (*_read_data(teacher.dataset), products.network(teacher), *_selected_for(teacher))
         return Expected(values, code, inputs)
@@ -317,11 +318,11 @@ class Judge:
 
     def _expected_answers(self, product: Product) -> Expected:
         cell = self._cell(product)
-        return Expected({}, cells.code_behind_answers(cell), (*_read_data(cell.dataset), products.network(cell)))
+        return Expected({}, staleness.code_behind_answers(cell), (*_read_data(cell.dataset), products.network(cell)))
 
     def _expected_analysis(self, product: Product) -> Expected:
         experiment, analysis = product.name.rpartition("/")[2].split(".")
-        pairs = cells.measured(self.study, experiment)
+        pairs = expansion.measured(self.study, experiment)
         read = dict.fromkeys(cell for pair in pairs for cell in pair if cell)
         return Expected(
             {"analysis": analysis, "pairs": [[str(one), str(other or "")] for one, other in pairs]},
@@ -330,7 +331,7 @@ class Judge:
         )
 
     def _expected_table(self, product: Product) -> Expected:
-        rows = cells.memberships(self.study, self.students)
+        rows = expansion.memberships(self.study, self.students)
         recipe = {"rows": [[experiment, cell.path] for experiment, cell in rows]}
         if self.unproved:
             recipe["unproved"] = self.unproved
@@ -341,7 +342,7 @@ class Judge:
         inputs = [products.table(self.study.study)]
         if name in figures.ANALYSES:
             inputs.append(products.analysis(self.study.study, experiment, figures.ANALYSES[name]))
-        return Expected({"figure": name, "experiment": experiment}, cells.code_behind_figure(name), tuple(inputs))
+        return Expected({"figure": name, "experiment": experiment}, staleness.code_behind_figure(name), tuple(inputs))
 
     def _expected_tables(self, product: Product) -> Expected:
         return Expected({}, code_digest("kd.report.comparisons"), (products.table(self.study.study),))
@@ -396,14 +397,14 @@ class Judge:
     @cached_property
     def cells(self) -> list[Cell]:
         """Every cell of the study, each once, teachers before what they teach."""
-        found = cells.all_cells(self.study)
+        found = expansion.all_cells(self.study)
         self._cell_at |= {cell.path: cell for cell in found}
         return found
 
     @cached_property
     def students(self) -> Mapping[Cell, list[Cell]]:
         """For each cell of the study that teaches, those it teaches."""
-        return cells.taught_by(self.cells)
+        return expansion.taught_by(self.cells)
 
     def readers(self, teacher: Cell) -> list[Cell]:
         """Return the cells of the study that read the bank of a teacher."""
@@ -421,7 +422,7 @@ class Judge:
         found += dict.fromkeys(one for cell in self.cells for one in (*_selected_for(cell), products.network(cell)))
         found += map(products.bank, teachers)
         found += map(products.release, [] if study.keep_banks else teachers)
-        found += map(products.answers, cells.analysed(study))
+        found += map(products.answers, expansion.analysed(study))
         found += [products.analysis(name, *pair) for pair in analyses]
         found.append(products.table(name))
         found += [products.figure(name, *drawn) for drawn in study.drawn]

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from kd.core.files import MANIFEST
 from kd.study.cells import ANSWERS, BANKS, DATA, REPORTS, RESULTS, SELECTIONS, STATE, Cell, spell_selection
-from kd.study.config import Selected
+from kd.study.values import Selected
 
 RELEASED = "released"  # names the absence of a bank, among stamps alone
 MANIFESTS = "manifests"

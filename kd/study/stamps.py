@@ -35,7 +35,7 @@ _PATIENCE_SECONDS = 20.0  # for who works on a product to have removed its stamp
 def question(values: object) -> str:
     """Return the folder of who asks for a study of these values with the code of now, its plug-ins' too."""
     package = Path(__file__).parent.parent
-    sources = b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))
+    sources = b"".join(place.read_bytes() for place in sorted(package.rglob("*.py")))
     asked = [files.sha256(sources), code.plugins(), _plain(values)]
     digest = files.sha256(files.canonical_json(asked).encode())
     return f"{TOP}/{PREFIX}{digest[:16]}"

@@ -15,19 +15,8 @@ from kd.core.errors import Damaged, StorageError
 from kd.core.project import named, on_disk
 from kd.core.threads import each
 from kd.study import adopted, products
-from kd.study.cells import (
-    ANSWERS,
-    BANKS,
-    DATA,
-    LOGS,
-    REPORTS,
-    RESULTS,
-    SELECTIONS,
-    Cell,
-    all_cells,
-    analysed,
-    taught_by,
-)
+from kd.study.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, SELECTIONS, Cell
+from kd.study.expansion import all_cells, analysed, taught_by
 from kd.study.judge import ABSENT, Judge
 from kd.study.products import MANIFESTS, Product
 

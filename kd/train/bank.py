@@ -317,9 +317,9 @@ class _Filling:
             on_disk(self._note).unlink(missing_ok=True)
 
 
-def _occupy(path: Path) -> None:
+def _occupy(place: Path) -> None:
     """Have the disk set aside all of a file: one that fills up under a memory map kills the process without a word."""
-    with open(path, "rb+") as file:
+    with open(place, "rb+") as file:
         os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 

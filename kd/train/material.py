@@ -18,8 +18,9 @@ from kd.data.arrays import load_array, open_dataset, open_labels
 from kd.data.examples import Examples, tensor
 from kd.data.splits import hold_out, subset
 from kd.data.views import Views
-from kd.study.cells import DATA, SELECTIONS, Cell, augmentation, spell_selection
+from kd.study.cells import DATA, SELECTIONS, Cell, spell_selection
 from kd.study.config import Recipe
+from kd.study.expansion import augmentation
 
 KEPT = "kept.npy"  # in the folder of a selection
 MEASURES = ("precision", "recall", "f1")  # of a selection, against the known noise

@@ -7,7 +7,7 @@ import torch
 
 from kd import data
 from kd.models.network import Network
-from kd.study.config import Selected
+from kd.study.values import Selected
 from kd.train.device import Place
 from kd.train.material import Prepared
 from kd.train.teachers import LiveTeacher

@@ -13,7 +13,8 @@ from kd.measure.analyses import Subject
 from kd.measure.answers import Answers, Split
 from kd.measure.frames import with_hyperparameters
 from kd.report.statistics import settings
-from kd.study.cells import Cell, parse_cell
+from kd.study.cells import Cell
+from kd.study.paths import parse_cell
 from made.table import renamed
 
 CLASSES, WIDTH, EXAMPLES = 10, 16, 150

@@ -20,9 +20,10 @@ from sklearn.datasets import load_digits
 
 from kd.core.files import file_digest, lock, sha256
 from kd.study import products, stamps
-from kd.study.cells import parse_cell
-from kd.study.config import Study, merged, read_yaml, validate
+from kd.study.config import Study, merged, validate
 from kd.study.judge import Judge
+from kd.study.paths import parse_cell
+from kd.study.plain_yaml import read_yaml
 from kd.study.products import Product
 from made.disk import Disk
 from made.project import Project

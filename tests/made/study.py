@@ -9,8 +9,8 @@ from conftest import study, values, verb
 from PIL import Image
 
 from kd.study import products
-from kd.study.cells import parse_cell
 from kd.study.judge import Judge
+from kd.study.paths import parse_cell
 from kd.study.products import Product
 
 CLASSES = ("ant", "bee", "cat")

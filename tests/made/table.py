@@ -13,7 +13,7 @@ import pandas as pd
 
 from kd.measure.frames import setting, with_hyperparameters
 from kd.report.identity import identity
-from kd.study.cells import parse_cell
+from kd.study.paths import parse_cell
 
 TAUS = [0.5, 1, 3, 5, 10, 20, math.inf]
 NOISE_DROP = {0.0: 0, 0.2: 8, 0.4: 16, 0.6: 29, 0.8: 52}

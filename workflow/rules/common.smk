@@ -14,8 +14,9 @@ from kd.core.errors import KdError
 from kd.core.startup import KEEP_MEMORY, VARIABLE
 from kd.jobs import making
 from kd.report import figures as kd_figures
-from kd.study import controllers, stamps
+from kd.study import controllers, expansion, stamps
 from kd.study.judge import replaced, told
+from kd.study.paths import parse_dataset, parse_selection
 
 if set("{}") & set(str(workflow.basedir)):
     raise SystemExit(
@@ -94,12 +95,12 @@ PLUGINS = {"plugins": STUDY.plugins} if STUDY.plugins else {}
 
 def data_recipe(name):
     """What the dataset is, as JSON."""
-    return json.dumps(cells.data_recipe(STUDY, cells.parse_dataset(name)) | PLUGINS, sort_keys=True)
+    return json.dumps(expansion.data_recipe(STUDY, parse_dataset(name)) | PLUGINS, sort_keys=True)
 
 
 def recipe(cell):
     """What, beside its path, decides a cell's numbers, as JSON."""
-    return json.dumps(cells.recipe(STUDY, cell) | PLUGINS, sort_keys=True)
+    return json.dumps(expansion.recipe(STUDY, cell) | PLUGINS, sort_keys=True)
 
 
 def group_of(w):

@@ -34,7 +34,7 @@ rule train:
 
 rule select:
     input:
-        lambda w: wanted(products.selection(CELLS[w.cell], cells.parse_selection(w.selection))),
+        lambda w: wanted(products.selection(CELLS[w.cell], parse_selection(w.selection))),
     output:
         stamp=update(f"{STAMPS}/selections/{{cell}}/{{selection}}.stamp"),
     log:

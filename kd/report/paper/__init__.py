@@ -8,7 +8,7 @@ import pandas as pd
 
 from kd.measure.frames import setting, with_hyperparameters
 from kd.report.identity import identity
-from kd.study.cells import parse_cell
+from kd.study.paths import parse_cell
 
 
 def published() -> pd.DataFrame:

@@ -1,0 +1,460 @@
+"""The values that a study may have: what each is read from, and the JSON schema that says so to editors.
+
+A boolean is never a number; `1e-3`, which YAML reads as text, is the number it looks like.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from kd import data, losses, models
+from kd.core.errors import ConfigError, nearest
+from kd.report import figures
+from kd.study import plugins
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_]*"  # no dot, dash, plus or slash: those separate the parts of a path
+SHA256 = r"[0-9a-f]{64}"
+WEIGHTS = "weights"  # stands where a loss does in the path of a network that comes from a file
+MATCHED = "matched"  # teacher seeds: each student learns from the teacher of its own seed
+
+
+class LossChoice(NamedTuple):
+    """A loss with the hyperparameters that differ from their defaults, in the order in which they are spelled.
+
+    Or where weights come from that no loss has trained: `imported`.
+    """
+
+    loss: str
+    parameters: tuple[tuple[str, float | str], ...] = ()
+
+    @property
+    def weights(self) -> str | None:
+        """Name of the weights that stand in the place of training, or None."""
+        return str(self.parameters[0][1]) if self.loss == WEIGHTS else None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the loss reads a teacher's logits."""
+        return bool(self.needs.teacher)
+
+    @property
+    def needs(self) -> losses.Needs:
+        """What the loss looks at."""
+        return losses.Needs(teacher=frozenset()) if self.weights else losses.LOSSES[self.loss].needs
+
+    @property
+    def logs(self) -> frozenset[str]:
+        """What the loss adds to the metrics of an epoch."""
+        return frozenset() if self.weights else losses.LOSSES[self.loss].logs
+
+    @property
+    def resolved(self) -> dict[str, float | str]:
+        """Every hyperparameter of the loss, defaults too; imported weights have none."""
+        return {} if self.weights else losses.LOSSES[self.loss].resolve(dict(self.parameters))
+
+
+def imported(name: str) -> LossChoice:
+    """Return what a network with the weights `name` has in the place of a loss, spelled `weights-NAME`."""
+    return LossChoice(WEIGHTS, (("", name),))
+
+
+class Noise(NamedTuple):
+    """Wrong labels: `kind` is a key of NOISES; `amount` is the rate, or the name of a label file."""
+
+    kind: str
+    amount: float | str
+
+
+class Selected(NamedTuple):
+    """How a teacher chooses what is learnt from: `name` is a key of SELECTIONS, `amount` what that asks for."""
+
+    name: str
+    amount: float
+
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxdict, _REPR.maxlist, _REPR.maxtuple, _REPR.maxset = 3, 8, 8, 8, 8
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 200
+
+
+def shown(value: object) -> str:
+    """Spell a value for a message: what is large or deep in part."""
+    return _REPR.repr(value)
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"got {shown(value)}, expected a number")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        several = "; several are a list: [0, 1, 2]" if isinstance(value, str) and "," in value else ""
+        raise ValueError(f"got {shown(value)}, expected a number{several}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"got {shown(value)}, expected a finite number")
+    return number
+
+
+def _whole(value: object) -> int:
+    number = _number(value)
+    if number != int(number):
+        raise ValueError(f"got {shown(value)}, expected a whole number")
+    return int(number)
+
+
+def _cells_per_gpu(value: object) -> int:
+    """Read a number of cells; 0 stands for auto."""
+    if value == "auto":
+        return 0
+    number = _whole(value)
+    if not 1 <= number <= 48:
+        raise ValueError(f"got {shown(value)}, expected 1 to 48, or auto")
+    return number
+
+
+def _channels(value: object) -> tuple[float, ...]:
+    """Read a number for each channel."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"got {shown(value)}, expected a number for each channel: [0.5071, 0.4867, 0.4408]")
+    return tuple(map(_number, value))
+
+
+def _evaluate(value: object) -> int | str:
+    """Read after how many epochs networks are evaluated, or `last`."""
+    if value == "last":
+        return "last"
+    if (epochs := _whole(value)) < 1:
+        raise ValueError(f"got {shown(value)}, expected a number of epochs, or last")
+    return epochs
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(NAME, value):
+        raise ValueError(f"got {shown(value)}; a name is letters, digits and underscores")
+    return value
+
+
+def several(value: object) -> tuple:
+    """Let `x` stand for `[x]`, and drop repetitions."""
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values:
+        raise ValueError("an empty list; give at least one value, or leave the key out")
+    # Not among booleans: `true`, equal to 1, would be dropped as a repetition instead of refused.
+    plain = all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values)
+    return tuple(dict.fromkeys(values)) if plain else tuple(values)
+
+
+def _sha256(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(SHA256, value):
+        raise ValueError(
+            f"got {shown(value)}, expected 64 hexadecimal digits in lower case, as `sha256sum FILE` prints"
+        )
+    return value
+
+
+def _network(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"got {shown(value)}, expected the name of a network, such as wrn-16-2")
+    try:
+        models.module_of(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _teacher(value: object) -> str:
+    """Read a network, or several that teach as one: `wrn-28-4+wrn-16-4`, spelled in the one order of their names."""
+    if not isinstance(value, str):
+        return _network(value)
+    names = [_network(name) for name in value.split("+")]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{value}: a network twice; several seeds of one are an ensemble by teacher_seeds: 0+1")
+    return "+".join(sorted(names))
+
+
+def _seeds_of_one(value: object) -> tuple[object, ...]:
+    """Read the seed of a teacher, or of several that teach as one: 0, or `0+1+2`; of `matched` none."""
+    if value == MATCHED:
+        return ()
+    texts = value.split("+") if isinstance(value, str) else [value]
+    seeds = sorted(map(_whole, texts))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{value}: a seed twice in one ensemble")
+    return tuple(seeds)
+
+
+def _combination(value: object) -> str:
+    if not isinstance(value, str) or value not in losses.ENSEMBLES:
+        raise ValueError(f"{shown(value)}: no such ensemble{nearest(str(value), losses.ENSEMBLES)}")
+    return value
+
+
+def _figure(value: object) -> str:
+    if not isinstance(value, str) or value not in figures.FIGURES:
+        raise ValueError(f"{shown(value)}: no such figure{nearest(str(value), figures.FIGURES)}")
+    return str(value)
+
+
+def _plugins(value: object) -> Sequence[str]:
+    """Load plug-ins: what they add is known from here on, and what others have added is not."""
+    paths = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(path, str) for path in paths):
+        raise ValueError(f"got {shown(value)}, expected a list of Python files")
+    return plugins.load(tuple(dict.fromkeys(paths)))
+
+
+def _paths(value: object) -> tuple[tuple[str, ...], ...]:
+    """Read one path of networks, or a list of such paths."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(
+            f"got {shown(value)}, expected networks from teacher to student: [wrn-28-4, wrn-16-4, wrn-16-2]"
+        )
+    paths = [value] if isinstance(value[0], str) else value
+    if not all(isinstance(path, list | tuple) and path for path in paths):
+        raise ValueError(f"got {shown(value)}, expected a list of networks, or a list of such lists")
+    return tuple((*map(_teacher, path[:-1]), _network(path[-1])) for path in paths)
+
+
+def _objectives(value: object) -> tuple[LossChoice, ...]:
+    """Expand `[ce, {kl: {tau: [1, 3], alpha: 0.5}}]` into one LossChoice for each combination of values."""
+    entries = value if isinstance(value, list | tuple) else [value]
+    if not entries:
+        raise ValueError("an empty list of losses")
+    return tuple(dict.fromkeys(objective for entry in entries for objective in _expand_loss(entry)))
+
+
+def _expand_loss(entry: object) -> Iterator[LossChoice]:
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if not isinstance(entry, dict):
+        raise ValueError(f"got {shown(entry)}, expected a loss: ce, mse, or {{kl: {{tau: [1, 3], alpha: 0.5}}}}")
+    for loss, axes in entry.items():
+        if loss not in losses.LOSSES:
+            raise ValueError(f"{loss}: no such loss{nearest(str(loss), losses.LOSSES)}")
+        axes = {} if axes is None else axes
+        if not isinstance(axes, dict):
+            raise ValueError(f"{loss}: got {shown(axes)}, expected its hyperparameters: {{tau: 3}}")
+        for values in itertools.product(*(several(values) for values in axes.values())):
+            yield loss_choice(loss, dict(zip(axes, values, strict=True)))
+
+
+def loss_choice(loss: str, values: Mapping[str, object]) -> LossChoice:
+    """Return the canonical LossChoice of `loss` with these hyperparameters. Raises ValueError that names the key."""
+    spec = losses.LOSSES[loss]
+    try:
+        resolved = spec.resolve(values)
+    except ValueError as error:
+        raise ValueError(f"{loss}.{error}") from None
+    return LossChoice(loss, tuple((key, v) for key, v in resolved.items() if v != spec.parameters[key].default))
+
+
+def _noises(value: object) -> tuple[Noise, ...]:
+    """Read `{symmetric: [0.2, 0.4], file: human}`; a rate of 0 is no noise at all."""
+    kinds = {kind.name: key for key, kind in data.NOISES.items()}
+    if not isinstance(value, dict):
+        raise ValueError(f"got {shown(value)}, expected {{symmetric: [0.2, 0.4]}}; kinds: {', '.join(kinds)}")
+    noises = []
+    for name, amounts in value.items():
+        if name not in kinds:
+            raise ValueError(f"{name}: unknown key{nearest(str(name), kinds)}")
+        noises += [Noise(kinds[name], _amount(name, amount)) for amount in several(amounts)]
+    return tuple(dict.fromkeys(noise if noise.amount else None for noise in noises))
+
+
+def _selections(value: object) -> tuple[Selected | None, ...]:
+    """Read `[none, fine, {fine: [0.7, 0.9]}, {small_loss: 0.6}]`."""
+    found: list[Selected | None] = []
+    for entry in several(value):
+        if not isinstance(entry, str | dict):
+            raise ValueError(f"got {shown(entry)}, expected a selection: fine, or {{fine: 0.7}}")
+        given = entry if isinstance(entry, dict) else {entry: None}
+        for name, amounts in given.items():
+            if name == "none":
+                found.append(None)
+            elif name not in data.SELECTIONS:
+                raise ValueError(f"{shown(name)}: no such selection{nearest(str(name), ['none', *data.SELECTIONS])}")
+            else:
+                found += [selected(name, amount) for amount in several(amounts)]
+    if not found:
+        raise ValueError("no selection; leave the key out, or write none")
+    return tuple(dict.fromkeys(found))
+
+
+def selected(name: str, amount: object) -> Selected:
+    """Return a selection; an amount of None is the default. Raises ValueError that says what is allowed."""
+    allowed = "allowed is a number above 0 and below 1"
+    if amount is None and data.SELECTIONS[name].default is None:
+        raise ValueError(f"{name}: got no share of examples to keep; {allowed}: {{{name}: 0.6}}")
+    number = data.SELECTIONS[name].default if amount is None else _number(amount)
+    if not 0 < number < 1:
+        raise ValueError(f"{name}: got {shown(amount)}; {allowed}")
+    return Selected(name, number)
+
+
+def _amount(name: str, amount: object) -> float | str:
+    if name == "file":
+        return _name(amount)
+    rate = _number(amount)
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{name}: got a rate of {shown(amount)}, expected 0 to 1")
+    return rate
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A JSON schema of what the tables list when it is asked for: plug-ins add to them."""
+
+    now: Callable[[], dict]
+
+    def __get_pydantic_json_schema__(self, core: object, handler: object) -> dict:
+        return self.now()
+
+
+def loss_schema() -> dict:
+    def parameter(value: dict) -> dict:
+        return {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]}
+
+    properties = {
+        name: {
+            "type": ["object", "null"],
+            "description": spec.description,
+            "properties": {key: parameter(p.schema) for key, p in spec.parameters.items()},
+            "required": [key for key, p in spec.parameters.items() if p.default is None and not p.optional],
+            "additionalProperties": False,
+        }
+        for name, spec in losses.LOSSES.items()
+    }
+    return {
+        "anyOf": [
+            {"enum": list(losses.LOSSES)},
+            {"type": "object", "properties": properties, "additionalProperties": False},
+        ]
+    }
+
+
+def _losses_schema() -> dict:
+    return {"anyOf": [loss_schema(), {"type": "array", "items": loss_schema(), "minItems": 1}]}
+
+
+def _figure_schema() -> dict:
+    one = {"enum": list(figures.FIGURES)}
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def _noise_schema() -> dict:
+    kinds = {kind.name: {"description": kind.description} for kind in data.NOISES.values()}
+    return {"type": "object", "properties": kinds, "additionalProperties": False}
+
+
+def _selection_schema() -> dict:
+    amount = {"anyOf": [_NUMERIC, {"type": "array", "items": _NUMERIC, "minItems": 1}]}
+    kinds = {name: {**amount, "description": known.description} for name, known in data.SELECTIONS.items()}
+    one = {
+        "anyOf": [
+            {"enum": ["none", *kinds]},
+            {"type": "object", "properties": kinds, "additionalProperties": False},
+        ]
+    }
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def _one_or_more(schema: dict) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]})
+
+
+Own = tuple[tuple[str, Any], ...]  # values of the protocol that are a stage's own, such as (("lr", 0.02),)
+_PATH = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+_NUMERIC = {"type": ["number", "string"]}
+Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMERIC)]
+Whole = Annotated[int, BeforeValidator(_whole), WithJsonSchema({"type": "integer"})]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+LearningRate = Annotated[Number, Field(gt=0)]
+BatchSize = Annotated[Whole, Field(ge=1)]
+WeightDecay = Annotated[Number, Field(ge=0)]
+Epochs = Annotated[Whole, Field(ge=1)]
+Stops = Annotated[
+    tuple[Annotated[Whole, Field(ge=1, lt=10**9)], ...],
+    BeforeValidator(several),
+    _one_or_more({"type": "integer", "minimum": 1, "exclusiveMaximum": 10**9}),
+]
+Schedule = Literal["multistep", "cosine"]
+Milestones = Annotated[tuple[Whole, ...], BeforeValidator(several)]
+Gamma = Annotated[Number, Field(gt=0, le=1)]
+CellsPerGpu = Annotated[
+    int,
+    BeforeValidator(_cells_per_gpu),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": 48}]}),
+]
+Channels = Annotated[
+    tuple[Annotated[float, Field(ge=0)], ...],
+    BeforeValidator(_channels),
+    WithJsonSchema({"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 1}),
+]
+Evaluate = Annotated[
+    int | Literal["last"],
+    BeforeValidator(_evaluate),
+    WithJsonSchema({"anyOf": [{"const": "last"}, {"type": "integer", "minimum": 1}]}),
+]
+Name = Annotated[str, BeforeValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
+Sha256 = Annotated[str, BeforeValidator(_sha256), WithJsonSchema({"type": "string", "pattern": f"^{SHA256}$"})]
+Network = Annotated[str, BeforeValidator(_network), WithJsonSchema({"type": "string"})]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(several), _one_or_more({"type": "string"})]
+Teachers = Annotated[
+    tuple[Annotated[str, BeforeValidator(_teacher)], ...], BeforeValidator(several), _one_or_more({"type": "string"})
+]
+Seed = Annotated[Whole, Field(ge=0, lt=10**9)]  # nine digits in a path, and exact in any arithmetic
+Seeds = Annotated[
+    tuple[Seed, ...],
+    BeforeValidator(several),
+    _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}),
+]
+TEACHER_SEEDS = f"0+1+2 is an ensemble of three seeds; with {MATCHED}, student s learns from teacher s"
+TeacherSeeds = Annotated[
+    tuple[Annotated[tuple[Seed, ...], BeforeValidator(_seeds_of_one)], ...],
+    BeforeValidator(several),
+    _one_or_more(
+        {
+            "type": ["integer", "string"],
+            "minimum": 0,
+            "exclusiveMaximum": 10**9,
+            "pattern": rf"^(\d+(\+\d+)*|{MATCHED})$",
+        }
+    ),
+]
+Combinations = Annotated[
+    tuple[Annotated[str, BeforeValidator(_combination)], ...],
+    BeforeValidator(several),
+    _one_or_more({"enum": list(losses.ENSEMBLES)}),
+]
+Fractions = Annotated[
+    tuple[Annotated[Number, Field(gt=0, le=1)], ...], BeforeValidator(several), _one_or_more(_NUMERIC)
+]
+Figures = Annotated[
+    tuple[Annotated[str, BeforeValidator(_figure)], ...],
+    BeforeValidator(several),
+    Schema(_figure_schema),
+]
+Paths = Annotated[
+    tuple[tuple[str, ...], ...],
+    BeforeValidator(_paths),
+    WithJsonSchema({"anyOf": [_PATH, {"type": "array", "items": _PATH, "minItems": 1}]}),
+]
+Selections = Annotated[tuple[Selected | None, ...], BeforeValidator(_selections), Schema(_selection_schema)]
+Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
+Losses = Annotated[tuple[LossChoice, ...], BeforeValidator(_objectives), Schema(_losses_schema)]
+LabelNoise = Annotated[
+    tuple[Noise | None, ...],
+    BeforeValidator(_noises),
+    Schema(_noise_schema),
+]
