@@ -32,11 +32,12 @@ from made.project import Project
 # after publishing, and before its stamp.
 POINTS = ("begin", "work", "publish:1", "published", "stamp")
 HIDDEN = ("manifest.json", "timings.csv")  # with the seconds that something took
-TREES = ("data", "results", "banks", "answers", "reports")
+TREES = ("data", "results", "selections", "banks", "answers", "reports")
 
 
 def whole(size: int, **keys: object) -> dict:
-    """A study of every rule: images of this size from a folder, labels from a file, a bank that goes, two figures."""
+    """A study of every rule: images of this size from a folder, labels from a file, of which the teacher selects, a bank
+    that goes, two figures."""
     return {
         "study": "whole",
         "dataset": "mine",
@@ -50,6 +51,7 @@ def whole(size: int, **keys: object) -> dict:
                 "teacher": "resnet14",
                 "student": "resnet8",
                 "label_noise": {"file": "theirs"},
+                "student_selection": {"small_loss": 0.97},
                 "loss": ["mse"],
                 "figure": ["dots", "fidelity"],
             }
@@ -181,12 +183,14 @@ def _digest(path: Path) -> str:
 def command(product: Product) -> list[str]:
     """Return verb and names of the command that makes a product."""
     rest = product.name.partition("/")[2]
-    words = product.name.rpartition("/")[2].split(".")
+    last = product.name.rpartition("/")[2]
+    words = last.split(".")
     table = f"{product.folder}/table.parquet"
     named = {
         "data": [rest],
         "labels": [rest],
         "network": [product.name],
+        "selection": [product.cell, last],
         "bank": [product.cell],
         "release": [product.cell],
         "answers": [product.cell],
@@ -204,6 +208,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         "kd.jobs.train",
+        "kd.jobs.select",
         "kd.report.table",
         "kd.report.page",
         "kd.report.verdict",

@@ -21,7 +21,8 @@ STUDY = {
             "student": "resnet8",
             "fraction": 0.05,
             "label_noise": {"symmetric": 0.4},
-            "loss": ["ce", {"kl": {"tau": 3}}],
+            "student_selection": {"small_loss": 0.97},
+            "loss": [{"kl": {"tau": 3}}],
             "figure": ["dots", "fidelity"],
         }
     },
@@ -30,9 +31,9 @@ ONLINE = {**STUDY, "study": "online", "protocol": {**PROTOCOL, "name": "online",
 
 FILES = {"config.yaml": json.dumps(STUDY).encode(), "online.yaml": json.dumps(ONLINE).encode()}
 TEACHER = "results/digits+sym0.4+frac0.05/quick/resnet8.ce.s0"
-STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
+STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0-smallloss0.97"
 BY_ONLINE = ("--configfile", "online.yaml")
-PUBLISHED = ("data", "results", "banks", "answers", "reports")
+PUBLISHED = ("data", "results", "selections", "banks", "answers", "reports")
 _STAMPS = "state/stamps/q-0123456789abcdef"
 
 
@@ -63,10 +64,12 @@ VERBS = (
     _stamped("data", "data", "digits"),
     _stamped("labels", "labels", "digits+sym0.4"),
     _stamped("train a teacher", "train", TEACHER),
+    _stamped("select", "select", TEACHER, "smallloss0.97"),
     _stamped("fill a bank", "bank", TEACHER, "--needs", "0:1"),
     _stamped("grow a bank", "bank", TEACHER, "--needs", "1:1", "1:1:prelogits"),
     _stamped("train a student", "train", STUDENT),
     Verb("train the teacher of online", ("train", _online(TEACHER), *BY_ONLINE)),
+    Verb("select for online", ("select", _online(TEACHER), "smallloss0.97", *BY_ONLINE)),
     Verb("train by a teacher online", ("train", _online(STUDENT), *BY_ONLINE)),
     _stamped("answers of the teacher", "answers", TEACHER),
     _stamped("answers of the student", "answers", STUDENT),
