@@ -36,8 +36,7 @@ TREES = ("data", "results", "selections", "banks", "answers", "reports")
 
 
 def whole(size: int, **keys: object) -> dict:
-    """A study of every rule: images of this size from a folder, labels from a file, of which the teacher selects, a bank
-    that goes, two figures."""
+    """A study of every rule: images of this size, labels from a file, a selection, a bank that goes, two figures."""
     return {
         "study": "whole",
         "dataset": "mine",
