@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from torch import nn
 from kd.core.errors import ConfigError
 from kd.models import NETWORKS, build, is_network, module_of
 from kd.models.network import BatchNorm, average
+from kd.train.arithmetic import COMPILER
 
 EXAMPLES = [example for group in NETWORKS for example in group.examples]
 # One or two of each family: enough for what all members share
@@ -220,6 +223,24 @@ def test_batch_norm_as_sums_is_torch_s_batch_norm(dtype, monkeypatch):
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 1e-3}
     for expected, got in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, **tolerance)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiled_batch_norm_has_the_gradients_of_torch_s() -> None:
+    """A compiled backward pass may read a buffer again that the step has moved meanwhile."""
+    torch.manual_seed(0)
+    images, weights = torch.randn(32, 4, 6, 6).requires_grad_(), torch.randn(32, 8, 6, 6)
+    own = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), BatchNorm(8))
+    theirs = nn.Sequential(copy.deepcopy(own[0]), nn.BatchNorm2d(8)).double()
+    torch.compiler.reset()
+    (torch.compile(own, options=COMPILER)(images) * weights).relu().sum().backward()
+    got, images.grad = [images.grad, *(one.grad for one in own.parameters()), *own.buffers()], None
+    (theirs(images.double()) * weights).relu().sum().backward()
+    for right, found in zip(
+        [images.grad, *(one.grad for one in theirs.parameters()), *theirs.buffers()], got, strict=True
+    ):
+        torch.testing.assert_close(found.double(), right.double(), rtol=1e-3, atol=1e-3)
 
 
 def test_the_mean_over_the_image_is_that_and_its_gradient_has_channels_last():

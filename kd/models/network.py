@@ -85,13 +85,15 @@ class BatchNorm(nn.BatchNorm2d):
         if x.is_cuda or not (self.training and torch.compiler.is_compiling()):
             return super().forward(x)
         count = x.numel() // x.shape[1]
-        pivot = self.running_mean.clone()  # close to the mean: the variance is no difference of large numbers
+        # Near the mean, so that the variance is no difference of large numbers. Not the running mean: the backward pass
+        # would read it again after this step has moved it (AOTAutograd keeps the buffer, not its value).
+        pivot = x[0].detach().float().mean((1, 2))
         centred = x.float() - _channels(pivot)
         mean = centred.sum((0, 2, 3)) / count
         variance = centred.square().sum((0, 2, 3)) / count - mean.square()
         scale = self.weight * torch.rsqrt(variance + self.eps)
         with torch.no_grad():
-            self.running_mean += self.momentum * mean
+            self.running_mean.lerp_(pivot + mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
             self.num_batches_tracked += 1
         return (centred * _channels(scale) + _channels(self.bias - mean * scale)).to(x.dtype)
