@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from made.project import SMALL, Project
 
 from kd.__main__ import main
 from kd.core import files
-from kd.core.errors import ConfigError, StorageError
+from kd.core.errors import ConfigError, DataError, StorageError
 from kd.jobs import select as job
 from kd.jobs.places import Resources
 from kd.losses import LOSSES
@@ -63,7 +64,7 @@ def test_a_study_says_who_selects_and_the_path_of_each_student_says_it() -> None
         assert cell.path.startswith(f"{TEACHER}/")
 
 
-def test_a_loss_of_labels_alone_keeps_the_teacher_that_selects_for_it_and_reads_no_bank() -> None:
+def test_a_loss_of_labels_alone_keeps_the_teacher_that_selects_and_reads_no_bank() -> None:
     of = made(loss=["ce", "gce", "symmetric_ce", "elr"])
     found = cells_of(of, "a")
     assert [cell.path for cell in found] == [
@@ -144,7 +145,7 @@ def test_a_selection_says_what_it_kept_and_how_well_against_the_known_noise(taug
     assert np.array_equal(have.examples.train.numpy(), index)
 
 
-def test_a_student_learns_from_what_was_kept_by_any_loss_and_the_table_has_its_quality(taught: Path) -> None:
+def test_a_student_learns_from_what_was_kept_by_any_loss_and_tells_its_quality(taught: Path) -> None:
     said = select(TEACHER)
     for loss in ("mse", "gce", "elr"):
         manifest = train(f"{TEACHER}/resnet8.{loss}.s0-fine")
@@ -177,6 +178,16 @@ def test_by_hand_and_twice_the_second_time_nothing_is_made(taught: Path) -> None
     assert json.loads(manifest.read_text())["kept"] == pytest.approx(0.6, abs=1e-3)
 
 
+def test_a_selection_that_leaves_nothing_of_a_class_is_refused_and_not_published(
+    taught: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("config.yaml").write_text(json.dumps(values(seeds=[0], experiments={"a": {**CHOSEN, "loss": "mse"}})))
+    assert main(["select", TEACHER, "smallloss0.01"]) == DataError.exit_code  # nine examples for ten classes
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"kd: selection: class '\d': got none of its \d+ examples kept, allowed is 1 or more", said)
+    assert not list(Path("selections").rglob("manifest.json"))
+
+
 def test_promise_2_a_selection_may_be_deleted_and_is_the_same_when_it_comes_back(taught: Path) -> None:
     of, student = made(), f"{TEACHER}/resnet8.mse.s0-fine"
     product = products.network(parse_cell(student))
@@ -195,7 +206,7 @@ def test_promise_2_a_selection_may_be_deleted_and_is_the_same_when_it_comes_back
     assert train(student, of)["status"] == "ok"
 
 
-def test_a_selection_of_another_teacher_makes_the_student_stale_and_a_damaged_one_is_refused(taught: Path) -> None:
+def test_a_selection_by_another_teacher_is_another_and_a_damaged_one_is_refused(taught: Path) -> None:
     of, student = made(), f"{TEACHER}/resnet8.mse.s0-fine"
     select(TEACHER, of=of)
     train(student, of)
