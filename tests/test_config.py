@@ -39,10 +39,11 @@ def test_every_shipped_study_is_valid(path: Path) -> None:
     validate(read_yaml(path))
 
 
-def test_the_paper_s_small_twin_has_its_experiments_and_their_figures() -> None:
-    paper, small = (validate(read_yaml(ROOT / "workflow" / "studies" / f"{n}.yaml")) for n in ("paper", "paper-small"))
-    assert paper.drawn == small.drawn
-    assert list(paper.experiments) == list(small.experiments)
+@pytest.mark.parametrize("name", ["paper", "systems"])
+def test_a_small_twin_has_the_experiments_of_its_study_and_their_figures(name: str) -> None:
+    whole, small = (validate(read_yaml(ROOT / "workflow" / "studies" / f"{n}.yaml")) for n in (name, f"{name}-small"))
+    assert whole.drawn == small.drawn
+    assert list(whole.experiments) == list(small.experiments)
 
 
 def test_shipped_studies_share_no_protocol_name_with_other_values() -> None:
