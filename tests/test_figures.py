@@ -398,15 +398,19 @@ EXPERIMENTS = {
     "no tau at one alpha": {**TAUGHT, "loss": [{"kl": {"tau": 1}}, {"kl": {"tau": 3, "alpha": 0.5}}]},
     "chain": {"path": ["wrn-28-4", "wrn-16-4", "wrn-16-2"], "loss": "mse"},
     "akl": {**TAUGHT, "loss": "akl"},
+    "selected": {**TAUGHT, "loss": "mse", "label_noise": {"symmetric": 0.4}, "student_selection": "fine"},
 }
-_LEARNT = {"students", "taus", "alphas", "no tau at one alpha", "chain", "akl"}
+_LEARNT = {"students", "taus", "alphas", "no tau at one alpha", "chain", "akl", "selected"}
 FILLED = {name: {*EXPERIMENTS} for name in FIGURES} | dict.fromkeys(["chains", *ANALYSES], _LEARNT)
 FILLED |= {"heatmap": {"taus", "alphas", "no tau at one alpha"}, "tau": {"taus"}}
-FILLED |= {"memorised": {"noisy"}, "gaps": {"akl"}}
+FILLED |= {"memorised": {"noisy", "selected"}, "gaps": {"akl"}, "detector": {"selected"}}
 
 
 def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Make the table and the curves that an experiment would have, trained."""
+    if "student_selection" in EXPERIMENTS[name]:
+        table = made.selections(by=("fine",))
+        return table, made.curves(table, 3)
     of = study(experiments={"e": EXPERIMENTS[name]})
     rows = [
         made.cell_row(

@@ -72,7 +72,10 @@ _GRID = Need("a loss at several tau or alpha, as {kl: {tau: [1, 3], alpha: [0.5,
 _GAPS = Need(
     "a loss that logs the gaps, as akl", lambda experiment: any("head_gap" in one.logs for one in experiment.loss)
 )
-_SELECTED = Need("a selection, as student_selection: fine", lambda experiment: any(experiment.student_selection))
+_SELECTED = Need(
+    "students with student_selection, under label noise",
+    lambda experiment: any(experiment.student_selection) and any(experiment.label_noise),
+)
 
 FIGURES: dict[str, Figure] = {
     "heatmap": Figure(
