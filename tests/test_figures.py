@@ -408,9 +408,6 @@ FILLED |= {"memorised": {"noisy", "selected"}, "gaps": {"akl"}, "detector": {"se
 
 def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Make the table and the curves that an experiment would have, trained."""
-    if "student_selection" in EXPERIMENTS[name]:
-        table = made.selections(by=("fine",))
-        return table, made.curves(table, 3)
     of = study(experiments={"e": EXPERIMENTS[name]})
     rows = [
         made.cell_row(
@@ -420,7 +417,7 @@ def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         )
         for cell in cells_of(of, "e")
     ]
-    table = made.frame(rows)
+    table = made.selections(by=("fine",)) if "student_selection" in EXPERIMENTS[name] else made.frame(rows)
     curves = made.curves(table, 3)
     silent = curves["cell"].isin(table.loc[table["loss"] != "akl", "cell"])
     curves.loc[silent, ["head_gap", "tail_gap"]] = math.nan
