@@ -91,6 +91,21 @@ def test_a_signal_at_any_moment_of_a_start_ends_it(project: Path, number: int, c
         assert got == code, (moment, said)
 
 
+@BOTH
+def test_a_signal_in_an_import_ends_the_process_without_raising_through_it(
+    project: Path, number: int, code: int
+) -> None:
+    """C++ code that imports aborts the process (134) when something is raised through it."""
+    lines = "import time", "try:", "    print('now', flush=True)", "    time.sleep(3600)"
+    Path("slow_to_import.py").write_text(
+        "\n".join([*lines, "except BaseException:", "    print('raised', flush=True)"])
+    )
+    running = verb("import sys; sys.path.insert(0, ''); import slow_to_import")
+    running.send_signal(number)
+    got, said = ended(running)
+    assert (got, said.count("raised"), said.count(f"kd: signal {number}: ")) == (code, 0, 1)
+
+
 def test_a_signal_that_is_swallowed_comes_again(project: Path) -> None:
     running = verb("""
 try:

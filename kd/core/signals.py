@@ -1,9 +1,9 @@
 """SIGTERM and SIGINT end this process, whatever it is doing.
 
-A handler that raises is no guarantee. Code that catches everything swallows what it raises, and so do destructors; and
-while a library computes or waits in its own code, no handler runs. So a thread insists: it has the handler run again
-until what was raised arrives in `main`, and after a while it ends the process itself. Training is given the time to
-end its step and to save its state.
+A handler that raises is no guarantee. Code that catches everything swallows what it raises, and so do destructors;
+through an import nothing may be raised; and while a library computes or waits in its own code, no handler runs. So a
+thread insists: it has the handler run again until what was raised arrives in `main`, and after a while it ends the
+process itself. Training is given the time to end its step and to save its state.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 from kd.core.errors import Terminated
 
@@ -45,12 +46,14 @@ class _Watch:
         signal.set_wakeup_fd(told, warn_on_full_buffer=False)  # written to at once, even while no handler can run
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
-    def received(self, number: int) -> None:
-        """Note a signal, or raise Terminated: what the handler does."""
+    def received(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal, raise Terminated, or end the process where it imports: what the handler does."""
         if self.noted is not None and not self.expired:
             self.noted.append(number)
         elif number != _WARN and not self.caught and not _is_under_way():
             self._asked = self._asked or number
+            if _imports(frame):
+                self._leave()
             raise self._stop(number)
 
     def ending(self) -> Terminated | None:
@@ -117,8 +120,8 @@ def _deaf_child() -> None:
         signal.set_wakeup_fd(-1)
 
 
-def _received(number: int, frame: object) -> None:
-    _started().received(number)
+def _received(number: int, frame: FrameType | None) -> None:
+    _started().received(number, frame)
 
 
 def _is_under_way() -> bool:
@@ -127,6 +130,16 @@ def _is_under_way() -> bool:
     while error is not None and not isinstance(error, Terminated):
         error = error.__context__
     return error is not None
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Say whether the interrupted code imports a module.
+
+    What is raised there may be swallowed and leave half a module behind, and C++ code that it goes through aborts.
+    """
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _say_last_words(error: Terminated) -> None:
