@@ -201,7 +201,8 @@ def ask(where: str, arguments: list[str]) -> int:
         connection.sendall(text[sent:])
         code = int(connection.recv(16) or 1)
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     return code
 
