@@ -40,7 +40,7 @@ def project(finished: Project, tmp_path: Path) -> Iterator[OnSlurm]:
 def test_the_demo_in_packs_ends_with_the_table_that_it_has_locally(tmp_path: Path) -> None:
     here, project = Project(tmp_path / "here"), OnSlurm(tmp_path / "there")
     demo = {**yaml.safe_load((ROOT / "workflow/studies/demo.yaml").read_text()), "seeds": [0]}
-    demo["protocol"] |= {"epochs": 5}  # a quarter: what is compared is two ways to run it
+    demo["protocol"] |= {"epochs": 2}  # a tenth: what is compared is two ways to run it
     for each in (here, project):
         each.study(demo)
     here.run()
