@@ -22,9 +22,7 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     columns = 1 if long else min(len(panels), 2)
     lines = -(-len(panels) // columns)
     figure = style.canvas(style.DOUBLE if wide else style.SINGLE, lines * (0.7 + ROW * max(map(len, names))) + 0.3)
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axis in grid.flat[len(panels) :]:
-        axis.remove()
+    grid = style.panel_grid(figure, lines, columns, len(panels))
     for axis, (title, frame), shown in zip(grid.flat, panels, names, strict=False):
         forest(axis, frame, [name for name, _ in shown])
         label_rows(axis, [label if name else "" for name, label in shown])

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kd.report.figures import naming, style, wording
-from kd.report.statistics import finished, settings, summarise
+from kd.report.figures import style, wording
+from kd.report.statistics import finished, summarise
 
 _LINE = 0.16  # inches that a line of the legend takes
 _UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
@@ -20,14 +20,12 @@ _MACHINE = ["device", "precision", "threads"]
 
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Draw a panel for each setting: test top-1 against training time."""
-    panels = _panels(rows)
+    panels = wording.panels("cost", rows, "lineage_seconds")
     names = wording.objectives(rows, [frame for _, frame in panels])
     columns = min(len(panels), 2)
     lines = -(-len(panels) // columns)
     figure = style.canvas(style.DOUBLE, max(2.5 * lines, _LINE * (len(names) + 4)) + 0.2)
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axis in grid.flat[len(panels) :]:
-        axis.remove()
+    grid = style.panel_grid(figure, lines, columns, len(panels))
     for axis, (title, frame) in zip(grid.flat, panels, strict=False):
         _panel(axis, frame)
         style.head(axis, title, columns + 1, *wording.odd(frame, style.usual_n(frame, ["objective_name"])))
@@ -37,7 +35,7 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
 def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Say for each setting which accuracy each objective reached after how long."""
-    panels = _panels(rows)
+    panels = wording.panels("cost", rows, "lineage_seconds")
     used = wording.union(frame for _, frame in panels)
     shows = (
         f"Test top-1 against the time that training took ({wording.where(used)}): of a network and of all that led to "
@@ -47,13 +45,6 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     said = [_said(frame) for _, frame in panels]
     cut = wording.cut(_ends(frame)[0] for _, frame in panels)
     return wording.compose(shows, [title for title, _ in panels], said, used, cut, _imported(used), _machines(used))
-
-
-def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    found = [(key, frame) for key, frame in settings(rows) if len(finished(frame, "lineage_seconds"))]
-    if not found:
-        raise wording.nothing("cost", "networks that did not diverge", rows)
-    return list(zip(naming.titles([key for key, _ in found]), [frame for _, frame in found], strict=True))
 
 
 def _unit(seconds: pd.Series) -> str:

@@ -28,9 +28,7 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     columns = min(len(panels), _COLUMNS)
     lines = -(-len(panels) // columns)
     figure = style.canvas(style.SINGLE if columns == 1 else style.DOUBLE, lines * (0.75 + ROW * len(names)) + 0.3)
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    for axis in grid.flat[len(panels) :]:
-        axis.remove()
+    grid = style.panel_grid(figure, lines, columns, len(panels), sharey=True)
     for axis, (title, frame) in zip(grid.flat, panels, strict=False):
         forest(axis, frame.assign(row=frame["objective_name"]), names, wordy=columns < _COLUMNS)
         style.head(axis, title, columns)

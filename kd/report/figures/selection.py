@@ -11,16 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kd.report.figures import naming, style, wording
+from kd.report.figures import style, wording
 from kd.report.figures.dots import ROW, label_rows
-from kd.report.statistics import finished, settings, summarise
+from kd.report.statistics import finished, summarise
 
 _GAP = "best on test − last (points)"
 
 
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Draw a row of panels for each setting: means of last and best, and the gap of every seed."""
-    panels = _panels(rows)
+    panels = wording.panels("selection", rows)
     names = wording.objectives(rows, [frame for _, frame in panels])
     figure = style.canvas(style.DOUBLE, len(panels) * (0.75 + ROW * len(names)) + 0.3)
     grid = figure.subplots(len(panels), 2, squeeze=False, sharey=True, width_ratios=[3, 2])
@@ -35,20 +35,13 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
 def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Say how large the gap is, where it is largest, and which objectives change places by it."""
-    panels = _panels(rows)
+    panels = wording.panels("selection", rows)
     used = wording.union(frame for _, frame in panels)
     shows = (
         f"Test top-1 after the last epoch and in the epoch that is best on the test set ({wording.where(used)}): means "
         f"over seeds, and the gap of each seed with the mean's 95 % interval. Ranks are by the mean."
     )
     return wording.compose(shows, [title for title, _ in panels], [_said(frame) for _, frame in panels], used)
-
-
-def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    found = [(key, frame) for key, frame in settings(rows) if len(finished(frame))]
-    if not found:
-        raise wording.nothing("selection", "networks that did not diverge", rows)
-    return list(zip(naming.titles([key for key, _ in found]), [frame for _, frame in found], strict=True))
 
 
 def _means(frame: pd.DataFrame) -> pd.DataFrame:

@@ -180,6 +180,14 @@ def _kl_colour(tau: float, alpha: float) -> str:
 # ---- axes ----------------------------------------------------------------------------------------------------------
 
 
+def panel_grid(figure: Figure, lines: int, columns: int, count: int, **options: object) -> np.ndarray:
+    """Return a grid of axes [lines, columns] of which the first `count` are drawn in; the others are not there."""
+    grid = figure.subplots(lines, columns, squeeze=False, **options)
+    for axis in grid.flat[count:]:
+        axis.remove()
+    return grid
+
+
 def limits(*values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
     """Return the ends of a top-1 axis (percent) that holds all finite `values`, within 0 to 100."""
     x = np.concatenate([np.asarray(list(part), dtype=float) for part in values])

@@ -26,9 +26,7 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     most = max(len(_references(frame, line)) for _, frame, line in panels)
     tall = max(2.25, _LABEL * most + 0.8)
     figure = style.canvas(style.SINGLE if columns == 1 else style.DOUBLE, tall * lines + 0.1)
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axis in grid.flat[len(panels) :]:
-        axis.remove()
+    grid = style.panel_grid(figure, lines, columns, len(panels))
     for axis, (title, frame, line) in zip(grid.flat, panels, strict=False):
         axis.set_ylim(_ends(frame))
         _panel(axis, frame, line, columns, tall - 0.8)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 
 from kd.core.errors import ConfigError
-from kd.report.statistics import Paired, finished, paired, summarise
+from kd.report.figures import naming
+from kd.report.statistics import Paired, finished, paired, settings, summarise
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -199,6 +200,14 @@ def cut(lows: Iterable[float]) -> str:
     least, most = min(lows), max(lows)
     at = f"{least:.1f}" if f"{least:.1f}" == f"{most:.1f}" else f"{least:.1f} to {most:.1f}"
     return f"The accuracy axis is cut: it begins at {at} %, not at 0."
+
+
+def panels(figure: str, rows: pd.DataFrame, value: str = "test_top1") -> list[tuple[str, pd.DataFrame]]:
+    """Return (title, rows) of each setting in which a network did not diverge; raise ConfigError where none is."""
+    found = [(key, frame) for key, frame in settings(rows) if len(finished(frame, value))]
+    if not found:
+        raise nothing(figure, "networks that did not diverge", rows)
+    return list(zip(naming.titles([key for key, _ in found]), [frame for _, frame in found], strict=True))
 
 
 def nothing(figure: str, needs: str, rows: pd.DataFrame) -> ConfigError:
