@@ -164,7 +164,7 @@ def heed() -> None:
 def ending() -> Terminated | None:
     """Return why this process is to end although what was raised is not what arrived, or None.
 
-    Where a library swallows it within an import, what fails is whoever uses the half of a module that is there.
+    Where code swallows it, what arrives is what fails because of that.
     """
     return _watch.ending() if _watch else None
 
