@@ -114,6 +114,7 @@ NOISES: dict[str, NoiseKind] = {
     "labels": NoiseKind("file", "kd.data.noise:from_file", "labels read from a file, such as human ones", True),
 }
 
+MEASURES = ("precision", "recall", "f1")  # of a selection, against the known noise
 SELECTIONS: dict[str, Selection] = {
     "fine": Selection("kd.data.select:fine", "FINE as its code has it: angles to the first direction of a class"),
     "fine_printed": Selection("kd.data.select:fine_printed", "FINE as its paper prints it: squared projections"),

@@ -17,6 +17,7 @@ import pandas as pd
 
 from kd.core import files
 from kd.core.errors import DataError, StorageError, itemised
+from kd.data import MEASURES
 from kd.measure.frames import Artefacts, frame_files, setting, with_hyperparameters
 from kd.report.identity import identity, order
 from kd.study.cells import Cell
@@ -143,10 +144,9 @@ def _selection(found: dict) -> dict:
 
     The measures by class stand in one text, in the order of the classes.
     """
-    measures = ("precision", "recall", "f1")
-    given = {"kept": found.get("kept"), **{f"kept_{name}": found.get(name) for name in measures}}
+    given = {"kept": found.get("kept"), **{f"kept_{name}": found.get(name) for name in MEASURES}}
     given["selected_after"] = found.get("teacher_epochs")
-    each = {name: found.get(f"{name}_by_class") or () for name in measures}
+    each = {name: found.get(f"{name}_by_class") or () for name in MEASURES}
     by_class = {f"kept_{name}_by_class": " ".join(map(_shown, values)) for name, values in each.items()}
     return {key: math.nan if value is None else value for key, value in given.items()} | by_class
 

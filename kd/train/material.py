@@ -23,8 +23,7 @@ from kd.study.config import Recipe
 from kd.study.expansion import augmentation
 
 KEPT = "kept.npy"  # in the folder of a selection
-MEASURES = ("precision", "recall", "f1")  # of a selection, against the known noise
-QUALITY = ("kept", *MEASURES, *(f"{name}_by_class" for name in MEASURES), "teacher_epochs")  # in its manifest
+QUALITY = ("kept", *data.MEASURES, *(f"{name}_by_class" for name in data.MEASURES), "teacher_epochs")  # in its manifest
 
 
 @dataclass(frozen=True)
