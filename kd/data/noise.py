@@ -1,9 +1,9 @@
 """Wrong labels, each a pure function of (seed, example index, label), so that teacher and students see the same.
 
-Rates are exact: a rate of 0.4 is 40 % wrong labels. (kd.data.instance, whose rate differs by image, says why not there.
-Drawing from all K classes, as much published code does, is
-wrong only r (K - 1) / K of the time; flipping class after class flips some examples back.) The examples are taken
-in one order per seed, so those wrong at a lower rate are wrong at a higher one, and in the same way.
+Rates are exact: a rate of 0.4 is 40 % wrong labels; kd.data.instance says why not there. (Drawing from all K classes,
+as much published code does, is wrong only r (K - 1) / K of the time; flipping class after class flips some examples
+back.) The examples are taken in one order per seed, so those wrong at a lower rate are wrong at a higher one, and in
+the same way.
 """
 
 from __future__ import annotations

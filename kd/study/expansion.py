@@ -8,15 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from kd import data
 from kd.core.errors import ConfigError
 from kd.report import figures
-from kd.study.cells import (
-    MEAN_LOGIT,
-    TEACHERS,
-    Cell,
-    DatasetChoice,
-    Stage,
-    canonical,
-    stage,
-)
+from kd.study.cells import MEAN_LOGIT, TEACHERS, Cell, DatasetChoice, Stage, canonical, stage
 from kd.study.config import Experiment, Protocol, Study, Weights, with_own
 from kd.study.values import WEIGHTS, Own, imported
 

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from kd import data, losses, models
 from kd.core.code import code_digest
 from kd.report import figures
-from kd.study.cells import (
-    Cell,
-)
+from kd.study.cells import Cell
 from kd.study.config import Protocol
 from kd.study.values import Noise, Selected
 

@@ -1,4 +1,5 @@
-# results/CELL: a trained network. selections/CELL: what it selects for who learns from it. banks/CELL: the logits of a network that teaches, for all its students.
+# results/CELL: a trained network. selections/CELL: what it selects for who learns from it.
+# banks/CELL: the logits of a network that teaches, for all its students.
 
 
 localrules:
