@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -37,6 +38,8 @@ ROOT = Path(__file__).parent.parent
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+
+os.environ["KD_OUTPUT"] = "snakemake"  # tests count the jobs that Snakemake tells of
 
 # Whose tests start processes, or train: `make check` leaves them out. Elsewhere a mark says so.
 TAKE_TIME = re.compile(

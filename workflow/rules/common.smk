@@ -14,7 +14,7 @@ from kd.core.errors import KdError
 from kd.core.startup import KEEP_MEMORY, VARIABLE
 from kd.jobs import making
 from kd.report import figures as kd_figures
-from kd.study import controllers, expansion, stamps
+from kd.study import console, controllers, expansion, stamps
 from kd.study.judge import replaced, told
 from kd.study.paths import parse_dataset, parse_selection
 
@@ -43,6 +43,7 @@ atexit.register(HELD.close)
 KNOWN = {one.name for one in JUDGE.everything}
 patches.apply(lambda path: stamps.asked_for(path, STAMPS, KNOWN), stamps.TOP, stamps.DATE)
 if MAIN:
+    console.install(JUDGE.everything, STAMPS, workflow.output_settings)
     if workflow.storage_settings and SharedFSUsage.INPUT_OUTPUT not in workflow.storage_settings.shared_fs_usage:
         raise SystemExit("kd: shared-fs-usage: must have input-output: all jobs of kd work on one file system")
     try:
