@@ -145,7 +145,7 @@ def select(options: argparse.Namespace) -> None:
     request = asked(options)
     cell, by = parse_cell(options.cell), parse_selection(options.selection)
     if cell.is_ensemble:
-        raise ConfigError(f"{cell}: is an ensemble; one network selects, whose pre-logits mean one thing")
+        raise ConfigError(f"{cell}: is an ensemble, but only one network can select")
     given = recipe_of(request, cell)
     judge = Judge.of_recipe(given)
     if not making.done(judge, products.selection(cell, by), options.stamp):

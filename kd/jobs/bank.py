@@ -32,7 +32,9 @@ def bank(
 ) -> None:
     """Fill the bank of `teacher` with all that its students need."""
     if recipe.protocol.crop == "resized":
-        raise ConfigError("protocol.crop: resized crops are without number, no bank holds them; set teacher: online")
+        raise ConfigError(
+            "protocol.crop: resized crops cannot be enumerated, so no bank holds them; set teacher: online"
+        )
     product = products.bank(teacher)
     making.with_inputs(judge, product)  # before `place_of` opens the data
     with contextlib.ExitStack() as held:

@@ -83,7 +83,7 @@ def end(judge: Judge, product: Product, stamp: Path | None) -> None:
     files.crash_point("published", product)
     if why := judge.made(product):
         files.discard(product.manifest)  # else it would count again as soon as the old input is back
-        raise StorageError(f"{product}: made, and does not count, because {why}; run the same command again")
+        raise StorageError(f"{product}: made, but not current, because {why}; run the same command again")
     files.crash_point("stamp", product)
     if stamp:
         stamps.make(stamp)
@@ -123,9 +123,7 @@ def with_inputs(judge: Judge, product: Product) -> Judge:
     while refusals := judge.refusals(product):
         if time.monotonic() > deadline:
             count = f" ({len(refusals)} of {len(judge.inputs(product))})" if len(refusals) > 1 else ""
-            raise StorageError(
-                f"{product}: what it is made from is not as it must be{count}; {files.AGAIN}\n{itemised(refusals)}"
-            )
+            raise StorageError(f"{product}: its inputs are not current{count}; {files.AGAIN}\n{itemised(refusals)}")
         time.sleep(1 / _LOOKS)
         judge = judge.again()
     return judge
