@@ -90,7 +90,7 @@ def storage(path: Path, needed: int = 0, verb: str = "write") -> Iterator[None]:
             need = f"{needed:,} bytes are needed, " if needed else ""
             room = f" ({need}{free_bytes(path):,} bytes are free; make space and run the same command again)"
         if error.errno in (errno.EACCES, errno.EPERM) and verb != "read":
-            room = " (another user's? who share a project need a folder of their group, chmod g+rwXs, and umask 002)"
+            room = " (another user's? a shared project needs a folder of your group, chmod g+rwXs, and umask 002)"
         gone = verb == "read" and isinstance(error, FileNotFoundError)
         raise (Damaged if gone else StorageError)(f"{path}: cannot {verb}: {error.strerror or error}{room}") from error
 

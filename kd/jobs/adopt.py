@@ -226,8 +226,8 @@ def _trained_again(one: Candidate) -> tuple[str, str]:
         if differs := difference(Path(one.cell.path), folder / one.cell.path, exact):
             _retract(one.kind)
             raise KdError(
-                f"{one.cell}: trained again by the code of now, it differs {differs}; nothing is adopted. "
-                "Where that is meant, run snakemake: it trains again what is stale"
+                f"{one.cell}: trained again by the current code, it differs {differs}; nothing is adopted. "
+                "If you meant to change it, run snakemake: it trains again what is stale"
             )
     return (EQUAL if exact else CLOSE), ""
 

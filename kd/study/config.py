@@ -273,7 +273,7 @@ class Weights(Model):
         if (self.mean and len(self.mean)) != (self.std and len(self.std)):
             raise ValueError("mean and std: give one number of each for every channel, or neither")
         if any(value > 1 for value in self.mean or ()) or not all(self.std or (1,)):
-            raise ValueError("mean and std are those of pixels from 0 to 1, and no std is 0")
+            raise ValueError("mean and std are of pixels from 0 to 1, and no std is 0")
         return self
 
     @property
