@@ -271,7 +271,7 @@ def test_the_table_refuses_and_names_what_is_missing_damaged_or_mixed(done: Proj
 
     collected(0)
     manifest.unlink()
-    assert re.search(rf"what it is made from is not as it must be; .*\n  results/{cell}: not made yet", collected(74))
+    assert re.search(rf"its inputs are not current; .*\n  results/{cell}: not made yet", collected(74))
     write_manifest(manifest, {**read_manifest(lost), "code": "0123456789abcdef"})
     assert re.search(rf"results/{cell}: made by other code", collected(74))
     metrics.write_bytes(whole["metrics.csv"].replace(b"1,", b"1,9", 1))

@@ -13,12 +13,12 @@ from kd.study.expansion import all_cells, cells_of, taught_by
 from kd.study.judge import Judge, replaced, told
 from kd.study.paths import parse_cell
 
-_SHOWN = 20  # cells of one status that are listed before the rest is counted
+_SHOWN = 20  # cells listed of each status; the rest is counted
 _NEXT = "he snakemake command of this study makes what is to do; each cell goes on from its state"
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Say what a study will train, what is to do and why; cell by cell with --cells."""
+    """Say what a study will train, what is to do and why; with --cells print every cell."""
     study = study_of(options)
     cells = all_cells(study)
     if options.cells:
@@ -47,7 +47,7 @@ def _say_what_is_to_do(judge: Judge) -> None:
 
 
 def _check_room(judge: Judge) -> None:
-    """Say how much of the disk what is to be trained will take. Raises StorageError if it has less."""
+    """Say how much disk space the training will take. Raises StorageError if there is less."""
     from kd.machine.room import disk_bytes, shape_of, unknown
 
     published = {
@@ -60,7 +60,7 @@ def _check_room(judge: Judge) -> None:
     for top, size in disk_bytes(missing, judge.study, published).items():
         disks.setdefault(files.disk_of(Path(top)), {})[top] = size
     print(f"{len(missing)} are not trained yet; they take")
-    for needed in disks.values():  # links may lead to several
+    for needed in disks.values():  # results/, banks/ and answers/ may be links to several disks
         listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
         free = files.free_bytes(Path(next(iter(needed))))
         print(f"  {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
@@ -102,7 +102,7 @@ def status(options: argparse.Namespace) -> None:
 
 
 def schema(options: argparse.Namespace) -> None:
-    """Print the JSON schema of config.yaml, with what the plug-ins of a study add if one is given."""
+    """Print the JSON schema of config.yaml; if a study is given, with what its plug-ins add."""
     if options.study_json or options.configfile or options.config:
         study_of(options)
     print(json.dumps(config.schema(), indent=1))

@@ -1,4 +1,4 @@
-"""Verbs that make what a study is made of: data, networks, selections, banks, answers. Snakemake's rules call them."""
+"""Verbs that make data, labels, networks, selections, banks and answers. Snakemake's rules call them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kd.study.products import Product
 
 
 def data(options: argparse.Namespace) -> None:
-    """Prepare the images of a dataset, anew where its folder holds other files than it did."""
+    """Prepare the images of a dataset, again if the files in its folder have changed."""
     request = asked(options)
     dataset = parse_dataset(options.dataset)
     given = recipe_of(request, dataset)
@@ -75,12 +75,12 @@ def train(options: argparse.Namespace) -> int:
         from kd.jobs import train as job
 
         status = job.train(judge, cell, given, resources_of(options), options.fresh, options.stamp)
-    # To torchrun, which makes 1 of every code, a cell that diverged has ended well.
+    # torchrun turns every exit code but 0 into 1. So its processes exit with 0 also when the cell diverged.
     return 0 if status == "ok" or _is_one_of_several() else Diverged.exit_code
 
 
 def _undamaged(judge: Judge, product: Product) -> bool:
-    """Say whether a published network is, byte by byte, what its manifest says; if not, have it count as absent."""
+    """Check every byte of a published network; if it is damaged, make it count as absent and return False."""
     try:
         return judge.to_do(product) is not None or bool(files.verified(product.folder))
     except Damaged as error:
@@ -100,7 +100,7 @@ def _prepare_to_train(options: argparse.Namespace) -> None:
 
 
 def bank(options: argparse.Namespace) -> None:
-    """Store what a teacher says of every view that its students which are to be trained will see."""
+    """Store a teacher's outputs for every view that its students will see, if they are still to be trained."""
     request = asked(options) if options.needs else study_of(options)
     cell = parse_cell(options.cell)
     for member in cell.members:
@@ -128,7 +128,7 @@ def _need(text: str) -> Need:
 
 
 def answers(options: argparse.Namespace) -> None:
-    """Write down what a network answers to the test set and to some of what it learnt from."""
+    """Store a network's answers to the test set and to a sample of its training examples."""
     request = asked(options)
     cell = parse_cell(options.cell)
     given = recipe_of(request, cell)
@@ -141,11 +141,11 @@ def answers(options: argparse.Namespace) -> None:
 
 
 def select(options: argparse.Namespace) -> None:
-    """Choose what who learns from a network learns from, where labels may be wrong."""
+    """Let a network choose the examples that its students learn from, because labels may be wrong."""
     request = asked(options)
     cell, by = parse_cell(options.cell), parse_selection(options.selection)
     if cell.is_ensemble:
-        raise ConfigError(f"{cell}: is an ensemble; one network selects, whose pre-logits mean one thing")
+        raise ConfigError(f"{cell}: is an ensemble, but only one network can select")
     given = recipe_of(request, cell)
     judge = Judge.of_recipe(given)
     if not making.done(judge, products.selection(cell, by), options.stamp):
@@ -156,7 +156,7 @@ def select(options: argparse.Namespace) -> None:
 
 
 def release(options: argparse.Namespace) -> None:
-    """Remove the bank of a teacher all of whose students are trained."""
+    """Remove the bank of a teacher when all its students are trained."""
     from kd.study.delete import release_bank
 
     judge = Judge.of_study(study_of(options))

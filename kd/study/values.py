@@ -1,6 +1,6 @@
-"""The values that a study may have: what each is read from, and the JSON schema that says so to editors.
+"""The values that a study may have: how each is read, and its JSON schema for editors.
 
-A boolean is never a number; `1e-3`, which YAML reads as text, is the number it looks like.
+A boolean is never a number. `1e-3`, which YAML reads as text, is a number.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from kd.study import plugins
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_]*"  # no dot, dash, plus or slash: those separate the parts of a path
 SHA256 = r"[0-9a-f]{64}"
-WEIGHTS = "weights"  # stands where a loss does in the path of a network that comes from a file
+WEIGHTS = "weights"  # replaces the loss in the path of a network whose weights come from a file
 MATCHED = "matched"  # teacher seeds: each student learns from the teacher of its own seed
 
 
 class LossChoice(NamedTuple):
     """A loss with the hyperparameters that differ from their defaults, in the order in which they are spelled.
 
-    Or where weights come from that no loss has trained: `imported`.
+    Or the name of weights that come from a file (`imported`).
     """
 
     loss: str
@@ -37,7 +37,7 @@ class LossChoice(NamedTuple):
 
     @property
     def weights(self) -> str | None:
-        """Name of the weights that stand in the place of training, or None."""
+        """Name of the imported weights, None if the network is trained."""
         return str(self.parameters[0][1]) if self.loss == WEIGHTS else None
 
     @property
@@ -47,12 +47,12 @@ class LossChoice(NamedTuple):
 
     @property
     def needs(self) -> losses.Needs:
-        """What the loss looks at."""
+        """The outputs that the loss looks at."""
         return losses.Needs(teacher=frozenset()) if self.weights else losses.LOSSES[self.loss].needs
 
     @property
     def logs(self) -> frozenset[str]:
-        """What the loss adds to the metrics of an epoch."""
+        """Names of the metrics that the loss adds to each epoch."""
         return frozenset() if self.weights else losses.LOSSES[self.loss].logs
 
     @property
@@ -62,7 +62,7 @@ class LossChoice(NamedTuple):
 
 
 def imported(name: str) -> LossChoice:
-    """Return what a network with the weights `name` has in the place of a loss, spelled `weights-NAME`."""
+    """Return the objective of a network with imported weights, spelled `weights-NAME`."""
     return LossChoice(WEIGHTS, (("", name),))
 
 
@@ -74,7 +74,7 @@ class Noise(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """How a teacher chooses what is learnt from: `name` is a key of SELECTIONS, `amount` what that asks for."""
+    """How a teacher selects examples: `name` is a key of SELECTIONS, `amount` is the number that this one takes."""
 
     name: str
     amount: float
@@ -86,7 +86,7 @@ _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 200
 
 
 def shown(value: object) -> str:
-    """Spell a value for a message: what is large or deep in part."""
+    """Spell a value for a message, and shorten it if it is large or deep."""
     return _REPR.repr(value)
 
 
@@ -131,7 +131,7 @@ def _channels(value: object) -> tuple[float, ...]:
 
 
 def _evaluate(value: object) -> int | str:
-    """Read after how many epochs networks are evaluated, or `last`."""
+    """Read after how many epochs networks are evaluated: a number, or `last`."""
     if value == "last":
         return "last"
     if (epochs := _whole(value)) < 1:
@@ -150,7 +150,7 @@ def several(value: object) -> tuple:
     values = value if isinstance(value, list | tuple) else [value]
     if not values:
         raise ValueError("an empty list; give at least one value, or leave the key out")
-    # Not among booleans: `true`, equal to 1, would be dropped as a repetition instead of refused.
+    # Booleans keep their repetitions: dict.fromkeys would drop `true` after 1, so that it would not be refused later.
     plain = all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values)
     return tuple(dict.fromkeys(values)) if plain else tuple(values)
 
@@ -174,7 +174,7 @@ def _network(value: object) -> str:
 
 
 def _teacher(value: object) -> str:
-    """Read a network, or several that teach as one: `wrn-28-4+wrn-16-4`, spelled in the one order of their names."""
+    """Read a network, or several that teach as one, `wrn-28-4+wrn-16-4`; return their names sorted."""
     if not isinstance(value, str):
         return _network(value)
     names = [_network(name) for name in value.split("+")]
@@ -184,7 +184,7 @@ def _teacher(value: object) -> str:
 
 
 def _seeds_of_one(value: object) -> tuple[object, ...]:
-    """Read the seed of a teacher, or of several that teach as one: 0, or `0+1+2`; of `matched` none."""
+    """Read the seed of a teacher, 0, or the seeds of an ensemble, `0+1+2`; `matched` gives none."""
     if value == MATCHED:
         return ()
     texts = value.split("+") if isinstance(value, str) else [value]
@@ -207,7 +207,7 @@ def _figure(value: object) -> str:
 
 
 def _plugins(value: object) -> Sequence[str]:
-    """Load plug-ins: what they add is known from here on, and what others have added is not."""
+    """Load these plug-ins in place of all loaded before."""
     paths = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(path, str) for path in paths):
         raise ValueError(f"got {shown(value)}, expected a list of Python files")
@@ -260,7 +260,7 @@ def loss_choice(loss: str, values: Mapping[str, object]) -> LossChoice:
 
 
 def _noises(value: object) -> tuple[Noise, ...]:
-    """Read `{symmetric: [0.2, 0.4], file: human}`; a rate of 0 is no noise at all."""
+    """Read `{symmetric: [0.2, 0.4], file: human}`; a rate of 0 becomes None, no noise."""
     kinds = {kind.name: key for key, kind in data.NOISES.items()}
     if not isinstance(value, dict):
         raise ValueError(f"got {shown(value)}, expected {{symmetric: [0.2, 0.4]}}; kinds: {', '.join(kinds)}")
@@ -292,7 +292,7 @@ def _selections(value: object) -> tuple[Selected | None, ...]:
 
 
 def selected(name: str, amount: object) -> Selected:
-    """Return a selection; an amount of None is the default. Raises ValueError that says what is allowed."""
+    """Return a selection; an amount of None means the default. Raises ValueError that says what is allowed."""
     allowed = "allowed is a number above 0 and below 1"
     if amount is None and data.SELECTIONS[name].default is None:
         raise ValueError(f"{name}: got no share of examples to keep; {allowed}: {{{name}: 0.6}}")
@@ -313,7 +313,7 @@ def _amount(name: str, amount: object) -> float | str:
 
 @dataclass(frozen=True)
 class Schema:
-    """A JSON schema of what the tables list when it is asked for: plug-ins add to them."""
+    """A JSON schema that is built when it is asked for, because plug-ins add to the tables that it lists."""
 
     now: Callable[[], dict]
 
@@ -373,7 +373,7 @@ def _one_or_more(schema: dict) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]})
 
 
-Own = tuple[tuple[str, Any], ...]  # values of the protocol that are a stage's own, such as (("lr", 0.02),)
+Own = tuple[tuple[str, Any], ...]  # a stage's own values of protocol keys, such as (("lr", 0.02),)
 _PATH = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 _NUMERIC = {"type": ["number", "string"]}
 Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMERIC)]
@@ -413,7 +413,7 @@ Networks = Annotated[tuple[Network, ...], BeforeValidator(several), _one_or_more
 Teachers = Annotated[
     tuple[Annotated[str, BeforeValidator(_teacher)], ...], BeforeValidator(several), _one_or_more({"type": "string"})
 ]
-Seed = Annotated[Whole, Field(ge=0, lt=10**9)]  # nine digits in a path, and exact in any arithmetic
+Seed = Annotated[Whole, Field(ge=0, lt=10**9)]  # at most nine digits in a path, and exact in any arithmetic
 Seeds = Annotated[
     tuple[Seed, ...],
     BeforeValidator(several),

@@ -1,4 +1,4 @@
-"""Objectives of registered losses, made for logits and maps that a test gives, without a network."""
+"""Build objectives of registered losses for a test's own logits and maps, without a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd import losses, models
 from kd.losses.objective import Batch, Course, Objective
 from kd.models.output import Output
 
-DTYPES = {"f64": (torch.float64, 1e-10), "f32": (torch.float32, 1e-5)}  # and the tolerance to vectors
+DTYPES = {"f64": (torch.float64, 1e-10), "f32": (torch.float32, 1e-5)}  # {name: (type, tolerance against vectors)}
 
 
 def vectors(name: str) -> dict:
@@ -22,12 +22,12 @@ def vectors(name: str) -> dict:
 
 
 def logits_of(inputs: dict, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """Return student's and teacher's logits [B, K] and labels [B] of a vector's inputs."""
+    """Return the student's and the teacher's logits [B, K] and the labels [B] of a vector's inputs."""
     return *(torch.tensor(inputs[key], dtype=dtype) for key in ("student", "teacher")), torch.tensor(inputs["labels"])
 
 
 def course(classes: int, epochs: int = 10, told: Output | None = None, labels: Tensor | None = None) -> Course:
-    """Return a course of examples of which the teacher says `told`."""
+    """Return a course of examples to which the teacher answers `told`."""
     labels = torch.arange(2 * classes) % classes if labels is None else labels
     said = Output(torch.randn(len(labels), classes, generator=torch.Generator().manual_seed(3)))
     shapes = lambda: Output(torch.empty(1, classes), maps=(torch.empty(1, 6, 4, 4),))  # noqa: E731
@@ -36,7 +36,7 @@ def course(classes: int, epochs: int = 10, told: Output | None = None, labels: T
 
 
 def of_network(name: str, classes: int, epochs: int = 300) -> Course:
-    """Return a course of a student that has parts to copy."""
+    """Return a course whose student is a real network, so that an objective can copy its parts."""
     with torch.device("meta"):
         shapes = models.build(name, classes, 1).outputs(torch.empty(2, 1, 8, 8), ("maps",))
 

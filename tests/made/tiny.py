@@ -1,4 +1,4 @@
-"""A study as small as one can be, made by every verb: what is damaged byte by byte, or loses its disk call by call."""
+"""The smallest study that needs every verb, for sweeps that damage each byte, or fail the disk in each call."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Verb:
 
     @property
     def draws(self) -> bool:
-        """Whether it draws, or needs what is drawn: that takes seconds."""
+        """Whether it draws, or needs drawn figures, which takes seconds."""
         return self.arguments[0] in ("figure", "verdict", "report")
 
 
@@ -59,7 +59,7 @@ def _online(path: str) -> str:
     return path.replace("/quick/", "/online/")
 
 
-# In an order in which each finds what it is made from.
+# Each verb stands after the verbs that make its inputs.
 VERBS = (
     _stamped("data", "data", "digits"),
     _stamped("labels", "labels", "digits+sym0.4"),
@@ -97,7 +97,7 @@ Tree = dict[str, bytes]
 
 
 def tree(folder: Path) -> Tree:
-    """Return every file below `folder`, by its path in it."""
+    """Return {path in `folder`: content} of all files below it."""
     found = {}
     for top, _, names in os.walk(folder):
         for name in names:
@@ -107,14 +107,14 @@ def tree(folder: Path) -> Tree:
 
 
 class Folder:
-    """A project's folder that is put back, file by file, into the state that a tree says."""
+    """A project's folder that can be put back into the state of a tree."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._written: dict[str, tuple[bytes, tuple]] = {}
 
     def put(self, content: Tree) -> None:
-        """Have the folder hold these files and no others."""
+        """Make the folder hold exactly these files; files that are still as written are not written again."""
         found = set()
         for top, folders, names in os.walk(self.path, topdown=False):
             for name in names:
@@ -154,12 +154,12 @@ def _signature(path: str) -> tuple:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-_VARY = ("seconds", "memory", "manifest_sha256", "computed")  # from one making to the next of the same
+_VARY = ("seconds", "memory", "manifest_sha256", "computed")  # these differ each time that a product is made
 _TIMES = "timings.csv"
 
 
 def published(content: Tree) -> dict[str, object]:
-    """Return what of a tree is the same each time that it is made: published files, manifests without times."""
+    """Return the part of a tree that is the same each time it is made: published files, and manifests without times."""
     found: dict[str, object] = {}
     for path, written in content.items():
         if path.split("/")[0] not in PUBLISHED or path.endswith(_TIMES):
@@ -170,7 +170,7 @@ def published(content: Tree) -> dict[str, object]:
                 manifest.pop(key, None)
             for key in ("files", "sizes"):
                 manifest.get(key, {}).pop(_TIMES, None)
-            if manifest.get("kind") == "table":  # it names manifests, and in them times
+            if manifest.get("kind") == "table":  # its inputs are digests of manifests, which have times
                 manifest.pop("inputs")
             written = manifest
         found[path] = written

@@ -1,4 +1,4 @@
-"""Names of what the study of made/faults.py publishes."""
+"""Names of the products of the study in made/faults.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LR = {"protocol": {**whole(NOW)["protocol"], "lr": 0.05}}
 
 
 def manifests(project: Whole) -> dict[str, dict]:
-    """Return the manifest of everything that is published, by its name."""
+    """Return {name: manifest} of all published products."""
     paths = [path for tree in TREES for path in (project.folder / tree).rglob("*.json")]
     found = (read_manifest(path.parent, path) for path in paths)
     return {manifest["name"]: manifest for manifest in found}
