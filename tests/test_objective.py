@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import fill, prepare, recipe, study, train, values
+from made.course import required, without_ce
 from made.fitting import CPU, HEADER, StopAt, made_examples, network, plan, same
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -138,6 +139,7 @@ LITERATURE = {name: {} for name in BUILT} | {
     "dkl": {"wmse": 0.01},
     "gkl": {"wmse": 1},
     "one": {"tau": 3, "branches": 3},
+    "gdkd": {"k": 1},
 }
 
 
@@ -336,9 +338,7 @@ def test_an_objective_and_its_student_share_no_tensor(kind: str) -> None:
 @pytest.mark.parametrize("name", [name for name, loss in losses.LOSSES.items() if loss.zero_at_teacher])
 def test_a_loss_that_claims_it_is_zero_where_the_student_says_what_the_teacher_says(name: str) -> None:
     loss = losses.LOSSES[name]
-    given = {
-        key: 2.0 for key, parameter in loss.parameters.items() if parameter.default is None and not parameter.optional
-    }
+    given = {**required(name), **without_ce(name)}
     logits, labels = torch.randn(6, 10, generator=torch.Generator().manual_seed(0)), torch.arange(6)
     made = loss.build(course(), **loss.resolve(given)) if loss.build else Pure(loss.function, **loss.resolve(given))
     said = (Output(logits),)

@@ -6,7 +6,19 @@ Nothing here imports torch: a study is checked against these names while the Sna
 from __future__ import annotations
 
 from kd.core.errors import ConfigError, nearest
-from kd.losses import built, divergences, hard, kl, mse, robust
+from kd.losses import (
+    built,
+    correlations,
+    decoupled,
+    divergences,
+    examplewise,
+    hard,
+    kl,
+    mse,
+    powers,
+    robust,
+    trusting,
+)
 from kd.losses.ensembles import ENSEMBLES
 from kd.losses.spec import Choice, Later, Loss, Needs, Number, Whole
 
@@ -17,6 +29,11 @@ LOSSES: dict[str, Loss] = {
     **kl.LOSSES,
     **mse.LOSSES,
     **divergences.LOSSES,
+    **decoupled.LOSSES,
+    **trusting.LOSSES,
+    **powers.LOSSES,
+    **examplewise.LOSSES,
+    **correlations.LOSSES,
     **robust.LOSSES,
     **built.LOSSES,
 }

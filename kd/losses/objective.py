@@ -100,3 +100,10 @@ class Pure(Objective):
     def forward(self, batch: Batch) -> Tensor:
         teacher = batch.teacher[0].logits if batch.teacher else None
         return self._function(batch.student[0].logits, teacher, batch.labels)
+
+
+class Following(Pure):
+    """A function of logits, labels and the epoch."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._function(batch.student[0].logits, batch.teacher[0].logits, batch.labels, epoch=batch.epoch)

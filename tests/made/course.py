@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -63,3 +65,38 @@ def valued(made: Objective, student: Tensor, teacher: Tensor, labels: Tensor, ep
 def random_logits(seed: int, batch: int = 6, classes: int = 10, dtype: torch.dtype = torch.float64) -> Tensor:
     """Return logits [batch, classes] of standard deviation 3."""
     return 3 * torch.randn(batch, classes, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def required(name: str) -> dict[str, float]:
+    """Return a value for each hyperparameter that has no default."""
+    parameters = losses.LOSSES[name].parameters.items()
+    return {key: 4.0 for key, parameter in parameters if parameter.default is None and not parameter.optional}
+
+
+def without_ce(name: str) -> dict[str, float]:
+    """Return the hyperparameters that leave cross-entropy out of a loss, as far as it has them."""
+    parameters = losses.LOSSES[name].parameters
+    return {"alpha": 1.0} if "alpha" in parameters else {"ce": 0.0} if "ce" in parameters else {}
+
+
+def function_of(name: str, epoch: float = 100.0, epochs: int = 10) -> Callable | None:
+    """Return the function of logits of a loss that is one, in an epoch if it follows these; None if it is not."""
+    loss = losses.LOSSES[name]
+    follows = getattr(loss.build, "function", None)
+    return functools.partial(follows, epoch=torch.tensor(epoch), epochs=epochs) if follows else loss.function
+
+
+def evaluate(
+    name: str,
+    student: Tensor,
+    teacher: Tensor | None,
+    labels: Tensor | None = None,
+    epoch: float = 100.0,
+    epochs: int = 10,
+    **given: object,
+) -> tuple[Tensor, Tensor]:
+    """Return (per-example values [B], gradient of their sum [B, K]) of a loss that is a function of logits."""
+    labels = torch.zeros(len(student), dtype=torch.long) if labels is None else labels
+    leaf, hyper = student.detach().clone().requires_grad_(), losses.LOSSES[name].resolve({**required(name), **given})
+    values = function_of(name, epoch, epochs)(leaf, teacher, labels, **hyper)
+    return values.detach(), torch.autograd.grad(values.sum(), leaf)[0]
