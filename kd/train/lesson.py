@@ -93,6 +93,7 @@ def course_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.devi
         student_shapes=functools.partial(shapes, student),
         teacher_shapes=functools.partial(shapes, teacher.stage.network) if teacher else None,
         told=functools.partial(_told, cell, have, device) if teachers else None,
+        train=have.examples.train,
     )
 
 
