@@ -30,6 +30,7 @@ from kd.losses import (
     built,
     divergences,
     ensembles,
+    features,
     hard,
     kl,
     module_of,
@@ -484,12 +485,13 @@ def test_defaults_are_allowed_values(loss: Loss):
 
 
 def test_no_two_families_share_a_name():
-    assert len(LOSSES) == sum(len(module.LOSSES) for module in (hard, kl, mse, divergences, robust, built))
+    assert len(LOSSES) == sum(len(module.LOSSES) for module in (hard, kl, mse, divergences, robust, built, features))
 
 
 def test_family_names_the_module():
     assert [module_of(name) for name in ("ce", "kl", "smoothl1")] == ["kd.losses.hard", "kd.losses.kl", "kd.losses.mse"]
     assert [module_of(name) for name in ("gkl", "wkd_f")] == ["kd.losses.ikl", "kd.losses.wkd"]
+    assert [module_of(name) for name in ("at", "crd")] == ["kd.losses.maps", "kd.losses.crd"]
     with pytest.raises(ConfigError, match="loss 'msee': unknown; did you mean 'mse'"):
         module_of("msee")
 

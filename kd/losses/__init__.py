@@ -6,7 +6,7 @@ Nothing here imports torch: a study is checked against these names while the Sna
 from __future__ import annotations
 
 from kd.core.errors import ConfigError, nearest
-from kd.losses import built, divergences, hard, kl, mse, robust
+from kd.losses import built, divergences, features, hard, kl, mse, robust
 from kd.losses.ensembles import ENSEMBLES
 from kd.losses.spec import Choice, Later, Loss, Needs, Number, Whole
 
@@ -19,6 +19,7 @@ LOSSES: dict[str, Loss] = {
     **divergences.LOSSES,
     **robust.LOSSES,
     **built.LOSSES,
+    **features.LOSSES,
 }
 
 

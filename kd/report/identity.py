@@ -39,6 +39,19 @@ _LOSSES = {
     "gce": "GCE",
     "symmetric_ce": "symmetric CE",
     "elr": "ELR",
+    "fitnet": "FitNet",
+    "at": "AT",
+    "vid": "VID",
+    "catkd": "CAT-KD",
+    "sp": "SP",
+    "rkd": "RKD",
+    "pkt": "PKT",
+    "cc": "CC",
+    "reviewkd": "ReviewKD",
+    "ofd": "OFD",
+    "crd": "CRD",
+    "sdd": "SDD-KD",
+    "sdd_dkd": "SDD-DKD",
 }
 _SYMBOLS = {"tau": "τ", "alpha": "α", "beta": "β", "gamma": "γ"}
 _ALWAYS = ("beta",)  # paths leave its default out, readers should not have to
