@@ -33,6 +33,7 @@ from kd.losses import (
     divergences,
     ensembles,
     examplewise,
+    features,
     hard,
     kl,
     module_of,
@@ -513,7 +514,20 @@ def test_the_docs_have_the_hyperparameters_the_defaults_and_the_traits_of_every_
 
 
 def test_no_two_families_share_a_name():
-    families = (hard, kl, mse, divergences, decoupled, trusting, powers, examplewise, correlations, robust, built)
+    families = (
+        hard,
+        kl,
+        mse,
+        divergences,
+        decoupled,
+        trusting,
+        powers,
+        examplewise,
+        correlations,
+        robust,
+        built,
+        features,
+    )
     assert len(LOSSES) == sum(len(module.LOSSES) for module in families)
 
 
@@ -521,6 +535,7 @@ def test_family_names_the_module():
     assert [module_of(name) for name in ("ce", "kl", "smoothl1")] == ["kd.losses.hard", "kd.losses.kl", "kd.losses.mse"]
     assert [module_of(name) for name in ("gkl", "wkd_f")] == ["kd.losses.ikl", "kd.losses.wkd"]
     assert [module_of(name) for name in ("dkd", "rld")] == ["kd.losses.decoupled", "kd.losses.trusting"]
+    assert [module_of(name) for name in ("at", "crd")] == ["kd.losses.maps", "kd.losses.crd"]
     with pytest.raises(ConfigError, match="loss 'msee': unknown; did you mean 'mse'"):
         module_of("msee")
 

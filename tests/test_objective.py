@@ -140,6 +140,10 @@ LITERATURE = {name: {} for name in BUILT} | {
     "gkl": {"wmse": 1},
     "one": {"tau": 3, "branches": 3},
     "gdkd": {"k": 1},
+    "catkd": {"weight": 0.1},
+    "crd": {"negatives": 32, "weight": 0.1},
+    "sdd": {"finest": 2},
+    "sdd_dkd": {"finest": 2},
 }
 
 
@@ -185,6 +189,7 @@ class Stopping(Objective):
         super().__init__()
         self.__dict__["inner"], self.__dict__["stop"] = inner, StopAt(step)
         self._parameters, self._buffers, self._modules = inner._parameters, inner._buffers, inner._modules
+        self._non_persistent_buffers_set = inner._non_persistent_buffers_set
 
     def adapted(self, student: Output) -> Output:
         return self.inner.adapted(student)
@@ -358,12 +363,17 @@ def test_values_and_gradients_are_finite_at_the_teacher_at_logits_of_60_and_wher
     made, labels = of_literature(name)(course()), torch.tensor([0, 1] * 3)
     teacher = torch.tensor([[60.0, -60.0], [-60.0, 60.0], [0.0, 0.0], [0.0, 200.0], [200.0, 0.0], [1.0, -1.0]])
     for student in (teacher, -teacher, teacher.flip(0), torch.zeros(6, 2)):
-        leaf, maps = student.clone().requires_grad_(), torch.rand(6, 256, 2, 2).requires_grad_()
-        said = Output(leaf, maps=(maps,))
-        taught = Output(teacher, maps=(maps.detach(),))
-        values = made(Batch((said,), (taught,), labels, labels, torch.tensor(2.0)))
+        leaf = student.clone().requires_grad_()
+        said, taught = (drawn(shapes(name), logits) for name, logits in (("resnet8", leaf), ("resnet8x4", teacher)))
+        values = made(Batch((made.adapted(said),), (taught,), labels, labels, torch.tensor(2.0)))
         assert values.isfinite().all()
         assert torch.autograd.grad(values.sum(), leaf)[0].isfinite().all()
+
+
+def drawn(shapes: Output, logits: Tensor) -> Output:
+    """Return logits [B, 2], and numbers of these shapes for the rest."""
+    said = shapes.mapped(lambda each: torch.rand(len(logits), *each.shape[1:]))
+    return said._replace(logits=logits, cams=torch.rand(len(logits), 2, 2, 2))
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from kd.losses import (
     decoupled,
     divergences,
     examplewise,
+    features,
     hard,
     kl,
     mse,
@@ -36,6 +37,7 @@ LOSSES: dict[str, Loss] = {
     **correlations.LOSSES,
     **robust.LOSSES,
     **built.LOSSES,
+    **features.LOSSES,
 }
 
 

@@ -1,4 +1,4 @@
-"""Losses that build an objective, which holds something, follows the epoch or looks at feature maps.
+"""Losses that build an objective, which holds something or follows the epoch; those of `features` look at more.
 
 Their classes import torch. Here stand the names and hyperparameters, which a study is checked against without it.
 """

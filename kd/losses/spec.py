@@ -132,7 +132,7 @@ class Choice:
         return str(value)
 
 
-OUTPUTS = ("logits", "prelogits", "maps", "edges")  # what a network can say; kd.losses.objective.Output has the shapes
+OUTPUTS = ("logits", "prelogits", "maps", "edges", "cams")  # what a network can say; kd.models.output has the shapes
 STORED = OUTPUTS[:2]  # of these a bank can hold those of a teacher
 
 

@@ -54,6 +54,19 @@ _LOSSES = {
     "gce": "GCE",
     "symmetric_ce": "symmetric CE",
     "elr": "ELR",
+    "fitnet": "FitNet",
+    "at": "AT",
+    "vid": "VID",
+    "catkd": "CAT-KD",
+    "sp": "SP",
+    "rkd": "RKD",
+    "pkt": "PKT",
+    "cc": "CC",
+    "reviewkd": "ReviewKD",
+    "ofd": "OFD",
+    "crd": "CRD",
+    "sdd": "SDD-KD",
+    "sdd_dkd": "SDD-DKD",
 }
 _SYMBOLS = {"tau": "τ", "alpha": "α", "beta": "β", "gamma": "γ"}
 _ALWAYS = ("beta",)  # shown even if it is the default, which paths leave out

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from kd import losses, models
 from kd.core.errors import ConfigError
 from kd.losses.objective import Course, Objective, Pure
-from kd.losses.spec import OUTPUTS
 from kd.models.output import Output
 from kd.study.cells import Cell, spell_objective
 from kd.study.config import Protocol
@@ -73,7 +72,7 @@ def course_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.devi
     def shapes(network: str) -> Output:
         with torch.device("meta"):
             built = models.build(network, have.classes, have.channels).eval()
-            return built.outputs(torch.empty(1, *have.examples.shape), OUTPUTS)
+            return built.outputs(torch.empty(1, *have.examples.shape), ("maps", "edges"))
 
     def begun_apart(number: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -94,6 +93,7 @@ def course_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.devi
         student_shapes=functools.partial(shapes, student),
         teacher_shapes=functools.partial(shapes, teacher.stage.network) if teacher else None,
         told=functools.partial(_told, cell, have, device) if teachers else None,
+        train=have.examples.train,
     )
 
 

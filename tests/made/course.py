@@ -49,6 +49,19 @@ def of_network(name: str, classes: int, epochs: int = 300) -> Course:
     return dataclasses.replace(course(classes, epochs), student=student, student_shapes=lambda: shapes)
 
 
+def between(student: str, teacher: str, classes: int = 2, epochs: int = 10) -> Course:
+    """Return a course of a student and a teacher by their names, which see images of 8x8 pixels."""
+    shapes = [shapes_of(name, classes) for name in (student, teacher)]
+    given = {"student_shapes": lambda: shapes[0], "teacher_shapes": lambda: shapes[1]}
+    return dataclasses.replace(course(classes, epochs), teacher=lambda: models.build(teacher, classes, 1), **given)
+
+
+def shapes_of(name: str, classes: int) -> Output:
+    """Return the shapes of all that a network says of an image of 8x8 pixels."""
+    with torch.device("meta"):
+        return models.build(name, classes, 1).eval().outputs(torch.empty(1, 1, 8, 8), ("maps", "edges"))
+
+
 def built(name: str, of: Course, **given: object) -> Objective:
     """Return the objective of a registered loss."""
     loss = losses.LOSSES[name]
