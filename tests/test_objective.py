@@ -20,6 +20,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from kd import losses, models
 from kd.core import files
 from kd.core.errors import ConfigError, Terminated
+from kd.data.randaugment import RandAugment
+from kd.data.views import Grid
 from kd.jobs import places
 from kd.jobs import train as jobs_train
 from kd.losses.objective import Batch, Course, Objective, Pure
@@ -204,7 +206,7 @@ def trained(kind: str, folder: Path, stop: int = 0) -> tuple[dict, list, dict]:
     torch.manual_seed(1)
     teacher = LiveTeacher(models.build("resnet8x4", 2, 1), CPU.device, "fp32", needs.teacher) if needs.teacher else None
     student, history = network(), History()
-    planned = plan(objective=Stopping(made, stop) if stop else made, needs=needs)
+    planned = plan(objective=Stopping(made, stop) if stop else made, needs=needs, strong=RandAugment(Grid(1, False)))
     fit(student, made_examples(), planned, teacher, CPU, State(folder, HEADER), history)
     return student.state_dict(), history.rows, made.state_dict()
 
@@ -231,6 +233,7 @@ def test_what_an_objective_holds_is_trained_and_what_it_logs_is_a_column(tmp_pat
     fixed = ("logged", "counts", "cost")
     assert all(not held[name].equal(before[name]) for name in before if not any(word in name for word in fixed))
     assert ("tau" in rows[0]) == (kind == "learned")
+    assert ("temperature" in rows[0]) == (kind == "ctkd")
     assert ("head_gap" in rows[0]) == ("tail_gap" in rows[0]) == (kind == "akl")
     if kind == "learned":
         assert 3 < rows[0]["tau"] < 5
@@ -361,7 +364,8 @@ def test_values_and_gradients_are_finite_at_the_teacher_at_logits_of_60_and_wher
         leaf, maps = student.clone().requires_grad_(), torch.rand(6, 256, 2, 2).requires_grad_()
         said = Output(leaf, maps=(maps,))
         taught = Output(teacher, maps=(maps.detach(),))
-        values = made(Batch((said,), (taught,), labels, labels, torch.tensor(2.0)))
+        said, taught = ((each,) * BUILT[name].needs.views for each in (said, taught))
+        values = made(Batch(said, taught, labels, labels, torch.tensor(2.0)))
         assert values.isfinite().all()
         assert torch.autograd.grad(values.sum(), leaf)[0].isfinite().all()
 
