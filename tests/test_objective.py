@@ -21,6 +21,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from kd import losses, models
 from kd.core import files
 from kd.core.errors import ConfigError, Terminated
+from kd.data.randaugment import RandAugment
+from kd.data.views import Grid
 from kd.jobs import places
 from kd.jobs import train as jobs_train
 from kd.losses.objective import Batch, Course, Objective, Pure
@@ -211,7 +213,7 @@ def trained(kind: str, folder: Path, stop: int = 0) -> tuple[dict, list, dict]:
     torch.manual_seed(1)
     teacher = LiveTeacher(models.build("resnet8x4", 2, 1), CPU.device, "fp32", needs.teacher) if needs.teacher else None
     student, history = network(), History()
-    planned = plan(objective=Stopping(made, stop) if stop else made, needs=needs)
+    planned = plan(objective=Stopping(made, stop) if stop else made, needs=needs, strong=RandAugment(Grid(1, False)))
     fit(student, made_examples(), planned, teacher, CPU, State(folder, HEADER), history)
     return student.state_dict(), history.rows, made.state_dict()
 
@@ -238,6 +240,7 @@ def test_what_an_objective_holds_is_trained_and_what_it_logs_is_a_column(tmp_pat
     fixed = ("logged", "counts", "cost")
     assert all(not held[name].equal(before[name]) for name in before if not any(word in name for word in fixed))
     assert ("tau" in rows[0]) == (kind == "learned")
+    assert ("temperature" in rows[0]) == (kind == "ctkd")
     assert ("head_gap" in rows[0]) == ("tail_gap" in rows[0]) == (kind == "akl")
     if kind == "learned":
         assert 3 < rows[0]["tau"] < 5
@@ -365,7 +368,8 @@ def test_values_and_gradients_are_finite_at_the_teacher_at_logits_of_60_and_wher
     for student in (teacher, -teacher, teacher.flip(0), torch.zeros(6, 2)):
         leaf = student.clone().requires_grad_()
         said, taught = (drawn(shapes(name), logits) for name, logits in (("resnet8", leaf), ("resnet8x4", teacher)))
-        values = made(Batch((made.adapted(said),), (taught,), labels, labels, torch.tensor(2.0)))
+        views = BUILT[name].needs.views
+        values = made(Batch((made.adapted(said),) * views, (taught,) * views, labels, labels, torch.tensor(2.0)))
         assert values.isfinite().all()
         assert torch.autograd.grad(values.sum(), leaf)[0].isfinite().all()
 

@@ -138,11 +138,15 @@ STORED = OUTPUTS[:2]  # of these a bank can hold those of a teacher
 
 @dataclass(frozen=True)
 class Needs:
-    """What a loss looks at: outputs of the student and of the teacher, and in how many views of each image."""
+    """What a loss looks at: outputs of the student and of the teacher, and in how many views of each image.
+
+    Views after the first are `strong` where the loss compares weak and strong ones: see kd.data.randaugment.
+    """
 
     student: frozenset[str] = frozenset({"logits"})
     teacher: frozenset[str] = frozenset({"logits"})
     views: int = 1
+    strong: bool = False
 
     @property
     def from_bank(self) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kd import losses, models
 from kd.core.errors import ConfigError
+from kd.data.randaugment import RandAugment
 from kd.losses.objective import Course, Objective, Pure
 from kd.models.output import Output
 from kd.study.cells import Cell, spell_objective
@@ -44,6 +45,7 @@ def plan_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.device
         needs=loss.needs,
         recordable=loss.recordable,
         grid=have.grid,
+        strong=RandAugment(have.grid) if loss.needs.strong else None,
         seed=cell.stage.seed,
         epochs=cell.epochs(protocol),
         schedule_epochs=protocol.epochs,
