@@ -79,6 +79,8 @@ def test_a_grid_holds_all_of_an_objective_fixed_but_tau_and_alpha() -> None:
 def test_networks_have_readable_names() -> None:
     assert said(f"{TEACHER}/wrn-16-2.mse.s1")["networks_name"] == "WRN-28-4 → WRN-16-2"
     assert said(f"{PLACE}/resnet8x4.ce.s0")["student_name"] == "ResNet8x4"
+    assert said(f"{PLACE}/vgg13.ce.s0/mobilenetv2-half.mse.s1")["networks_name"] == "VGG13 → MobileNetV2-half"
+    assert said(f"{PLACE}/resnet50-cifar.ce.s0")["student_name"] == "ResNet50-cifar"
     assert said(f"{PLACE}/wrn-28-4.ce.s0+1+2/wrn-16-2.mse.s1")["networks_name"] == "3 × WRN-28-4 → WRN-16-2"
     both = said(f"{PLACE}/wrn-16-4+wrn-28-4.ce.s0-meanprob")
     assert both["student_name"] == "WRN-16-4 + WRN-28-4 (mean of probabilities)"

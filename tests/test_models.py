@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from made.networks import multiply_accumulates
 from torch import nn
 
 from kd.core.errors import ConfigError
@@ -18,7 +19,8 @@ from kd.train.arithmetic import COMPILER
 
 EXAMPLES = [example for group in NETWORKS for example in group.examples]
 # One or two of each family: enough for what all members share
-SAMPLES = ["wrn-10-1", "wrn-16-2", "resnet8", "resnet8x4", "resnet18", "resnet50"]
+RESIDUAL = ["wrn-10-1", "wrn-16-2", "resnet8", "resnet8x4", "resnet18", "resnet50"]
+SAMPLES = [*RESIDUAL, "resnet18-cifar", "vgg8", "mobilenetv2-half", "shufflenetv1", "shufflenetv2"]
 
 # arXiv 2105.08919's networks at 100 classes: parameters, and 10^6 multiply-accumulates per 32x32 image
 WRN = {
@@ -48,20 +50,6 @@ def weightless(name: str, classes: int = 100, channels: int = 3) -> nn.Module:
 
 def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def multiply_accumulates(network: nn.Module, images: torch.Tensor) -> int:
-    """Count those of convolutions and linear layers in one forward pass."""
-    counts = []
-
-    def count(layer: nn.Module, _inputs: tuple, output: torch.Tensor) -> None:
-        counts.append(output.numel() * layer.weight[0].numel())
-
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(count)
-    network(images)
-    return sum(counts)
 
 
 def cifar_resnet_by_hand(depth: int, stem: int, width: int, classes: int) -> int:
@@ -150,7 +138,8 @@ def test_channels_last_gives_the_same_logits_and_gradients(name):
     network.to(memory_format=torch.channels_last)
     found = logits_and_gradients(network, images.contiguous(memory_format=torch.channels_last))
     for expected, got in zip(reference, found, strict=True):
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+        # A bias that batch norm takes off again has a gradient of rounding errors alone.
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * expected.abs().max().item() + 1e-12)
 
 
 def logits_and_gradients(network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
@@ -168,7 +157,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(name):
     assert not torch.equal(states[0]["classifier.weight"], states[2]["classifier.weight"])
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", [*RESIDUAL, "resnet18-cifar"])
 def test_initial_weights_follow_the_protocol(name):
     torch.manual_seed(0)
     network = build(name, classes=10, channels=1)
@@ -182,6 +171,20 @@ def test_initial_weights_follow_the_protocol(name):
             assert (module.weight == 1).all()
             assert (module.bias == 0).all()
     assert network.classifier.bias.any() == (not name.startswith("wrn"))
+
+
+@pytest.mark.parametrize("name", ["vgg8", "mobilenetv2-half"])
+def test_initial_weights_of_vgg_and_mobilenet_are_those_of_the_benchmarks(name):
+    torch.manual_seed(0)
+    network = build(name, classes=10)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            outputs, _, height, width = module.weight.shape
+            spread = 4 / module.weight.numel() ** 0.5
+            assert module.weight.std().item() == pytest.approx((2 / (outputs * height * width)) ** 0.5, rel=spread)
+            assert module.bias is None or not module.bias.any()
+    assert network.classifier.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert not network.classifier.bias.any()
 
 
 def test_a_wrn_block_between_widths_takes_the_shortcut_from_the_pre_activated_input():
@@ -278,8 +281,8 @@ def test_every_example_belongs_to_one_family(name):
         ("resnet21", "unknown; known: resnet101, .*resnet20"),
         ("WRN-40-2", "unknown; did you mean 'wrn-40-2'"),
         ("wrn_40_2", "unknown; did you mean 'wrn-40-2'"),
-        ("../../x", "unknown; known: resnet101"),
-        ("", "unknown; known: resnet101"),
+        ("../../x", "unknown; known: .*resnet101"),
+        ("", "unknown; known: .*resnet101"),
     ],
 )
 def test_unknown_network_is_refused_with_the_nearest_named(name, message):

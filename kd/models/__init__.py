@@ -74,6 +74,41 @@ NETWORKS = [
         "residual network for 224x224 images, torchvision's",
         translate="from_torchvision",
     ),
+    Family(
+        re.compile(r"resnet(?P<depth>18|34|50)-cifar"),
+        "kd.models.resnet_cifar_stem",
+        "CifarStemResNet",
+        ("resnet18-cifar", "resnet34-cifar", "resnet50-cifar"),
+        "torchvision's residual network behind a stem for 32x32 images",
+    ),
+    Family(
+        re.compile(r"vgg(?P<depth>8|11|13|16|19)"),
+        "kd.models.vgg",
+        "Vgg",
+        ("vgg8", "vgg11", "vgg13", "vgg16", "vgg19"),
+        "VGG with batch normalisation for 32x32 images, as in the KD benchmarks",
+    ),
+    Family(
+        re.compile(r"mobilenetv2-half"),
+        "kd.models.mobilenet_v2",
+        "MobileNetV2Half",
+        ("mobilenetv2-half",),
+        "MobileNetV2 of half width for 32x32 images, as in the KD benchmarks",
+    ),
+    Family(
+        re.compile(r"shufflenetv1"),
+        "kd.models.shufflenet_v1",
+        "ShuffleNetV1",
+        ("shufflenetv1",),
+        "ShuffleNet for 32x32 images, as in the KD benchmarks",
+    ),
+    Family(
+        re.compile(r"shufflenetv2"),
+        "kd.models.shufflenet_v2",
+        "ShuffleNetV2",
+        ("shufflenetv2",),
+        "ShuffleNetV2 for 32x32 images, as in the KD benchmarks",
+    ),
 ]
 
 

@@ -18,7 +18,15 @@ from kd.report.figures.naming import number
 from kd.study.cells import MEAN_LOGIT, Cell, Stage, spell_objective, spell_selection
 from kd.study.values import LossChoice, Noise, Selected
 
-_NETWORKS = {"wrn": "WRN", "resnet": "ResNet", "vgg": "VGG", "mlp": "MLP", "cnn": "CNN"}
+_NETWORKS = {
+    "wrn": "WRN",
+    "resnet": "ResNet",
+    "vgg": "VGG",
+    "mobilenetv": "MobileNetV",
+    "shufflenetv": "ShuffleNetV",
+    "mlp": "MLP",
+    "cnn": "CNN",
+}
 _LOSSES = {
     "ce": "CE",
     "kl": "KL",
