@@ -1,7 +1,7 @@
 """What a run prints: one line for each thing that is made, with its result and seconds, and failures as they happen.
 
 Snakemake itself prints a block of lines for each job. That stays in .snakemake/log/, and on the terminal with
-KD_OUTPUT=snakemake, --printshellcmds, --verbose or --quiet.
+KD_OUTPUT=snakemake, --printshellcmds, --verbose or --quiet. The Snakefile alone imports this module.
 """
 
 from __future__ import annotations
