@@ -15,6 +15,7 @@ from kd import __version__
 from kd.core.project import here
 
 _PACKAGES = ("torch", "snakemake")
+_PATIENCE = 60  # seconds: a busy machine may keep git waiting; without its answer the page names no commit
 
 
 def command(configfiles: Iterable[str | Path], values: Mapping[str, object]) -> str:
@@ -45,6 +46,8 @@ def commit() -> str:
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another repository
         found = _git("describe", "--always", "--dirty", "--exclude=*", "--abbrev=12")
+    except subprocess.TimeoutExpired:
+        return f"# kd {__version__}; its commit is not known: git did not answer"
     except (OSError, subprocess.SubprocessError):
         return f"# kd {__version__}; its commit is not known: it does not run from a git checkout"
     changed = found.endswith("-dirty")
@@ -53,7 +56,7 @@ def commit() -> str:
 
 def _git(*arguments: str) -> str:
     asked = ["git", "-C", str(Path(__file__).parent), *arguments]
-    return subprocess.run(asked, capture_output=True, encoding="utf-8", check=True, timeout=10).stdout.strip()
+    return subprocess.run(asked, capture_output=True, encoding="utf-8", check=True, timeout=_PATIENCE).stdout.strip()
 
 
 def versions() -> str:
