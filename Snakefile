@@ -49,14 +49,15 @@ include: "workflow/rules/common.smk"
 rule all:
     default_target: True
     input:
-        # the cells too, so that one that is deleted by hand comes back
+        # cells too: one that is deleted by hand comes back
         [stamp(products.network(cell)) for cell in CELLS.values()],
         stamp(products.page(STUDY.study)),
-        [stamp(one) for one in JUDGE.everything if one.kind == "release"],
+        [stamp(one) for one in JUDGE.everything if one.kind in ("trial", "release")],
 
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/search.smk"
 include: "workflow/rules/analyses.smk"
 include: "workflow/rules/report.smk"
 

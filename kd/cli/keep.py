@@ -39,7 +39,7 @@ def adopt(options: argparse.Namespace) -> None:
 
 
 def delete(options: argparse.Namespace) -> None:
-    """Delete a cell with all that it taught, or what is a study's own; say what and how large, and ask."""
+    """Delete a cell with all that it taught, or what is a study's or search's own; say what and how large, and ask."""
     from kd.study.delete import delete
 
     delete(options.what, options.dry_run, options.yes)

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd.core import files
@@ -111,13 +111,13 @@ def _settled(judge: Judge, product: Product, stamp: Path | None) -> bool:
     return True
 
 
-def with_inputs(judge: Judge, product: Product) -> Judge:
-    """Return a judge that has found all inputs of a product as they must be, after waiting a while for them.
+def with_inputs(judge: Judge, product: Product, inputs: Sequence[Product] = ()) -> Judge:
+    """Return a judge that has found all inputs of a product, or these, as they must be, after waiting a while for them.
 
     Raises StorageError that names those that are not.
     """
     deadline = time.monotonic() + float(os.environ.get(LATENCY, "0"))
-    while refusals := judge.refusals(product):
+    while refusals := judge.refusals(product, inputs):
         if time.monotonic() > deadline:
             count = f" ({len(refusals)} of {len(judge.inputs(product))})" if len(refusals) > 1 else ""
             raise StorageError(
