@@ -51,8 +51,7 @@ rule all:
     input:
         # cells too: one that is deleted by hand comes back
         [stamp(products.network(cell)) for cell in CELLS.values()],
-        stamp(products.page(STUDY.study)),
-        [stamp(one) for one in JUDGE.everything if one.kind in ("trial", "release")],
+        [stamp(one) for one in JUDGE.everything if one.kind in ("page", "trial", "release")],
 
 
 include: "workflow/rules/data.smk"

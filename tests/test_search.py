@@ -9,11 +9,13 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from conftest import study, verb
 from made import study as tiny
 
+from bench import search as measured
 from kd.__main__ import main
 from kd.core.errors import ConfigError
 from kd.jobs.search import scored
@@ -276,6 +278,51 @@ def test_a_trial_is_an_ordinary_cell_whose_teacher_is_the_studys() -> None:
     assert expansion.tried(asking, "best", {"loss": "ce", "lr": 0.1}).teacher is None
     alone = study(**asked(teacher=None, space={"loss": ["ce"], "lr": [0.1, 0.2, 0.3, 0.4]}))
     assert expansion.searching(alone, "best") is None
+
+
+# -- the measurement of samplers --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> measured.Table:
+    """A table whose held-out and test accuracy grow with lr and alpha; the seed that searches is far too hopeful."""
+    path = tmp_path / "table.csv"
+    rows = [
+        (spelled(setting), seed, 90 + setting["lr"], 80 + setting["lr"] + setting.get("alpha", 0) + 10 * (seed == 1000))
+        for setting in measured.listed()
+        for seed in measured.SEEDS
+    ]
+    pd.DataFrame(rows, columns=measured.COLUMNS).to_csv(path, index=False)
+    return measured.Table(path)
+
+
+def test_a_replay_is_judged_by_the_seeds_that_it_never_saw(table: measured.Table) -> None:
+    assert len(table.settings) == 318
+    assert table.truth({"loss": "ce", "lr": 0.01}, seed=1000) == pytest.approx(80.01)
+    assert table.truth({"loss": "ce", "lr": 0.01}, seed=1001) == pytest.approx(85.01)
+    assert table.optimum(seed=1000) == pytest.approx(84)
+    assert json.loads(table.nearest({"loss": "kl", "tau": 2.9, "alpha": 0.4, "lr": 0.16})) == {
+        "alpha": 0.5,
+        "loss": "kl",
+        "lr": 0.1,
+        "tau": 4,
+    }
+    every = measured.study().searches["table"].axes
+    assert list(every) == list(measured.listed())
+
+
+def test_replays_are_kept_one_by_one_and_summed_in_pairs(table: measured.Table, tmp_path: Path) -> None:
+    path = tmp_path / "replays.csv"
+    one = measured.replays(table, ["random"], 1, path)
+    rows = measured.replays(table, ["random"], 3, path)
+    assert rows[rows["replay"] == 0].reset_index(drop=True).equals(one)
+    means = measured.summed(rows)
+    assert len(means) == measured.ROUNDS * measured.BATCH
+    assert means["best"].is_monotonic_increasing
+    assert means["regret"].ge(0).all()
+    assert means["less"].eq(0).all()
+    last = rows[rows["trial"] == 64].groupby("replay")["regret"].first()
+    assert means["regret"].iloc[-1] == pytest.approx(last.mean(), abs=1e-4)
 
 
 # -- from a study to its winner ---------------------------------------------------------------------------------------

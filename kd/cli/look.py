@@ -10,7 +10,7 @@ from kd.cli.options import study_of
 from kd.core import files
 from kd.core.errors import ConfigError, StorageError, nearest
 from kd.study import config, products
-from kd.study.expansion import all_cells, cells_of, taught_by
+from kd.study.expansion import all_cells, cells_of, first_trial, taught_by
 from kd.study.judge import Judge, replaced, told
 from kd.study.paths import parse_cell
 from kd.study.values import spelled_noise
@@ -60,6 +60,8 @@ def _check_room(judge: Judge) -> None:
         if (manifest := judge.manifest(products.network(cell))) and manifest["status"] == "ok"
     }
     missing = [parse_cell(one.name) for one in judge.all_to_do if one.kind == "network" and not judge.manifest(one)]
+    untried = [one for one in judge.all_to_do if one.kind == "trial" and not judge.manifest(one)]
+    missing += [first_trial(judge.study, one.slot[0]) for one in untried]
     disks: dict[int, dict[str, int]] = {}
     for top, size in disk_bytes(missing, judge.study, published).items():
         disks.setdefault(files.disk_of(Path(top)), {})[top] = size

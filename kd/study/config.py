@@ -390,7 +390,7 @@ class Search(Model):
     rounds: Annotated[Whole, Field(ge=1, le=100)] = Field(
         description="each proposes from the scores of those before it"
     )
-    batch: Annotated[Whole, Field(ge=1, le=100)] = Field(
+    batch: Annotated[Whole, Field(ge=1, le=1000)] = Field(
         description="trials of a round, which are trained side by side"
     )
     seed: Seed = Field(1000, description="of every trial; no experiment may have it: the seeds that chose do not judge")
@@ -410,7 +410,7 @@ class Search(Model):
         if self.sampler == "grid":
             if found.ranges:
                 raise ValueError(f"space.{next(iter(found.ranges))}: a grid needs a list of values, such as [1, 3, 10]")
-            if (size := sum(1 for _ in found)) != budget:
+            if (size := int(found.size)) != budget:
                 raise ValueError(
                     f"rounds: got {self.rounds} of {self.batch} trials; the grid has {size} settings, which rounds: 1, "
                     f"batch: {size} tries, or any rounds x batch = {size}"
@@ -468,7 +468,8 @@ class Search(Model):
             except ValueError as error:
                 raise ValueError(f"space.{key}: {name}{str(error).removeprefix(f'{key}: ')}") from None
         if isinstance(axis, Choice):
-            return Choice(tuple("inf" if value == math.inf else value for value in found))  # as JSON spells it
+            spelled = ("inf" if value == math.inf else value for value in found)  # as JSON has it
+            return Choice(tuple(dict.fromkeys(spelled)))
         if not all(isinstance(value, int | float) for value in found):
             raise ValueError(f"space.{key}: has no numbers between two of its values; list them")
         return Range(*found, axis.log, whole=all(isinstance(value, int) for value in found))

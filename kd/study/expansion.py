@@ -77,10 +77,10 @@ def tried(study: Study, name: str, setting: Mapping) -> Cell:
     return next(_expand(study, study.searches[name].experiment(setting, study.teacher_seeds[0])))
 
 
-def dataset_of(study: Study, name: str) -> DatasetChoice:
-    """Return the dataset of search `name`."""
+def first_trial(study: Study, name: str) -> Cell:
+    """Return the cell of the setting that the space of search `name` begins with: one that its trials are like."""
     space = study.searches[name].axes
-    return tried(study, name, space.active(space.corner(0))).dataset
+    return tried(study, name, space.active(space.corner(0)))
 
 
 def searching(study: Study, name: str) -> Cell | None:

@@ -150,7 +150,11 @@ class Judge:
             search = product.slot[0]
             led = filter(None, [self.searching[search]])
             proposal = products.proposal(*product.slot[:2])
-            return (proposal, *_read_data(expansion.dataset_of(self.study, search)), *map(products.network, led))
+            return (
+                proposal,
+                *_read_data(expansion.first_trial(self.study, search).dataset),
+                *map(products.network, led),
+            )
         return (*self.inputs(product), *self._banks(product))
 
     def refusals(self, product: Product, inputs: Sequence[Product] = ()) -> list[str]:
@@ -487,6 +491,8 @@ class Judge:
         found += map(products.release, [] if study.keep_banks else dict.fromkeys([*teachers, *searched]))
         found += map(products.answers, expansion.analysed(study))
         found += [products.analysis(name, *pair) for pair in analyses]
+        if not study.experiments:
+            return tuple(found)
         found.append(products.table(name))
         found += [products.figure(name, *drawn) for drawn in study.drawn]
         return (*found, products.tables(name), products.verdict(name), products.page(name))

@@ -45,7 +45,7 @@ SEARCH = {
 
 
 def whole(size: int, **keys: object) -> dict:
-    """A study of every rule: images of this size, a file of labels, a selection, a bank that goes, a search, figures."""
+    """A study of every rule: images of this size, a file of labels, a selection, a bank that goes, a search."""
     return {
         "study": "whole",
         "dataset": "mine",
