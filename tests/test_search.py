@@ -19,7 +19,7 @@ from bench import search as measured
 from kd.__main__ import main
 from kd.core.errors import ConfigError
 from kd.jobs.search import scored
-from kd.study import expansion, products, status
+from kd.study import controllers, expansion, products, status
 from kd.study.config import Study
 from kd.study.judge import Judge
 from kd.study.products import Product
@@ -278,6 +278,16 @@ def test_a_trial_is_an_ordinary_cell_whose_teacher_is_the_studys() -> None:
     assert expansion.tried(asking, "best", {"loss": "ce", "lr": 0.1}).teacher is None
     alone = study(**asked(teacher=None, space={"loss": ["ce"], "lr": [0.1, 0.2, 0.3, 0.4]}))
     assert expansion.searching(alone, "best") is None
+
+
+def test_another_search_of_the_same_name_does_not_start_beside_the_first() -> None:
+    def present(**keys: object) -> dict:
+        asking = study(**asked(**keys))
+        return json.loads(json.dumps(controllers._presence(asking, expansion.all_cells(asking))))
+
+    assert controllers._conflict(present(), present()) is None
+    assert controllers._conflict(present(rounds=9), present()) is None
+    assert "has another search best; wait for it" in controllers._conflict(present(seed=7), present())
 
 
 # -- the measurement of samplers --------------------------------------------------------------------------------------

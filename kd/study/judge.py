@@ -148,13 +148,9 @@ class Judge:
         """
         if product.kind == "trial":
             search = product.slot[0]
-            led = filter(None, [self.searching[search]])
-            proposal = products.proposal(*product.slot[:2])
-            return (
-                proposal,
-                *_read_data(expansion.first_trial(self.study, search).dataset),
-                *map(products.network, led),
-            )
+            read = _read_data(expansion.first_trial(self.study, search).dataset)
+            led = map(products.network, filter(None, [self.searching[search]]))
+            return (products.proposal(*product.slot[:2]), *read, *led)
         return (*self.inputs(product), *self._banks(product))
 
     def refusals(self, product: Product, inputs: Sequence[Product] = ()) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kd.core.files import read_manifest
+from kd.core.files import MANIFEST, read_manifest
+from kd.study.products import MANIFESTS
 from made.faults import NOW, TREES, Whole, whole
 
 REPORTS = "reports/whole"
@@ -22,6 +23,7 @@ LR = {"protocol": {**whole(NOW)["protocol"], "lr": 0.05}}
 
 def manifests(project: Whole) -> dict[str, dict]:
     """Return the manifest of everything that is published, by its name."""
-    paths = [path for tree in TREES for path in (project.folder / tree).rglob("*.json")]
-    found = (read_manifest(path.parent, path) for path in paths)
-    return {manifest["name"]: manifest for manifest in found}
+    found = [path for tree in TREES for path in (project.folder / tree).rglob("*.json")]
+    paths = [path for path in found if path.name == MANIFEST or MANIFESTS in path.parts]
+    read = (read_manifest(path.parent, path) for path in paths)
+    return {manifest["name"]: manifest for manifest in read}
