@@ -331,6 +331,9 @@ def test_replays_are_kept_one_by_one_and_summed_in_pairs(table: measured.Table, 
     assert means["best"].is_monotonic_increasing
     assert means["regret"].ge(0).all()
     assert means["less"].eq(0).all()
+    measured.write(rows, tmp_path)
+    assert pd.read_csv(tmp_path / "search.csv").equals(means)
+    assert list(tmp_path.glob("search.p*"))
     last = rows[rows["trial"] == 64].groupby("replay")["regret"].first()
     assert means["regret"].iloc[-1] == pytest.approx(last.mean(), abs=1e-4)
 
