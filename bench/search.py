@@ -61,6 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     table = options.table.absolute()
     if options.train:
+        os.nice(19)
         train(table, options.folder, options.most)
     if options.run:
         run(options.run, table, options.folder)
@@ -102,7 +103,6 @@ def _number(value: float | str) -> float | str:
 
 def train(table: Path, folder: Path, most: int) -> None:
     """Add to the table what it lacks, one row after the other."""
-    os.nice(19)
     folder.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.WARNING)
     done = set(zip(*(_read(table)[key] for key in ("setting", "seed")), strict=True)) if table.exists() else set()

@@ -338,6 +338,29 @@ def test_replays_are_kept_one_by_one_and_summed_in_pairs(table: measured.Table, 
     assert means["regret"].iloc[-1] == pytest.approx(last.mean(), abs=1e-4)
 
 
+@pytest.mark.slow
+def test_a_real_search_over_the_table_is_its_replay(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    lists = {"loss": ["ce"], "lr": [0.01, 0.1, 0.3, 1]}
+    small = {"LISTS": lists, "ROUNDS": 2, "BATCH": 2, "SEEDS": (1000,)}
+    for name, value in (small | {"PROTOCOL": measured.PROTOCOL | {"epochs": 1}}).items():
+        monkeypatch.setattr(measured, name, value)
+    measured.listed.cache_clear()
+    measured.ranged.cache_clear()
+    try:
+        path = Path("table.csv").absolute()
+        measured.train(path, Path("made"), most=3)
+        measured.train(path, Path("made"), most=9)
+        assert pd.read_csv(path)["setting"].nunique() == 4
+        capsys.readouterr()
+        measured.run("random", path, Path("made"))
+        assert capsys.readouterr().out == "round 1: the same\nround 2: the same\n"
+    finally:
+        measured.listed.cache_clear()
+        measured.ranged.cache_clear()
+
+
 # -- from a study to its winner ---------------------------------------------------------------------------------------
 
 
