@@ -51,12 +51,12 @@ rule all:
     input:
         # cells, too, so that a cell that was deleted by hand is made again
         [stamp(products.network(cell)) for cell in CELLS.values()],
-        stamp(products.page(STUDY.study)),
-        [stamp(one) for one in JUDGE.everything if one.kind == "release"],
+        [stamp(one) for one in JUDGE.everything if one.kind in ("page", "trial", "release")],
 
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/search.smk"
 include: "workflow/rules/analyses.smk"
 include: "workflow/rules/report.smk"
 

@@ -140,19 +140,10 @@ def _parser() -> argparse.ArgumentParser:
         added = verb(function)
         added.add_argument("cell", help="path of a cell: results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/...")
         added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
-        added.add_argument("--threads", type=int, default=1, help="CPU threads, workers among them (default 1)")
-        added.add_argument(
-            "--cells-per-gpu", type=int, default=1, help="cells that share a GPU (default 1; 0: as many as fit)"
-        )
+        _add_resources(added, trains=function is make.train)
         if function is make.select:
             added.add_argument("selection", help="as a path spells it, such as fine, fine0.7 or smallloss0.6")
         elif function is make.train:
-            added.add_argument(
-                "--workers", type=int, default=0, help="processes that decode streamed images (default 0)"
-            )
-            added.add_argument(
-                "--processes", type=int, default=1, help="processes that train together, each on a GPU (default 1)"
-            )
             added.add_argument("--fresh", action="store_true", help="discard the saved state")
         elif function is make.bank:
             added.add_argument(
@@ -161,6 +152,14 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="SEED:EPOCHS[:prelogits]",
                 help="what students need, instead of what the study says",
             )
+    for function in (make.propose, make.trial):
+        added = verb(function)
+        added.add_argument("search", help="its name in the study")
+        added.add_argument("round", type=int, help="from 1")
+        if function is make.trial:
+            added.add_argument("number", type=int, help="of the trial in its round, from 1")
+            _add_resources(added)
+    verb(look.winner).add_argument("search", help="its name in the study")
     verb(make.release).add_argument("cell", help="path of the teacher's cell")
     verb(report.collect)
     added = verb(report.measure)
@@ -184,12 +183,21 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--unproved", action="store_true", help="also count what cannot be proved; the table says so")
     added = verb(keep.delete, study=False)
     added.add_argument(
-        "what", help="a cell, such as results/digits/demo/wrn-10-2.ce.s0, or a study, such as reports/demo"
+        "what",
+        help="a cell (results/digits/demo/wrn-10-2.ce.s0), a study (reports/demo) or a search (search/best)",
     )
     added.add_argument("-n", "--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     added.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb(look.schema)
     return parser
+
+
+def _add_resources(added: argparse.ArgumentParser, trains: bool = True) -> None:
+    added.add_argument("--threads", type=int, default=1, help="CPU threads, workers among them (default 1)")
+    added.add_argument("--cells-per-gpu", type=int, default=1, help="cells to share a GPU (default 1; 0: as fit)")
+    if trains:
+        added.add_argument("--workers", type=int, default=0, help="processes that decode streamed images (default 0)")
+        added.add_argument("--processes", type=int, default=1, help="to train together, a GPU each (default 1)")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Stormy(Whole):
     """A project whose study has more for a storm to hit: a chain, two banks, cells that take more than an epoch."""
 
     def ask(self, size: int, **keys: object) -> None:
-        protocol = {"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32"}
+        protocol = {"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32", "heldout": 0.1}
         super().ask(size, protocol=protocol, experiments=EXPERIMENTS, **keys)
 
 

@@ -39,7 +39,7 @@ def adopt(options: argparse.Namespace) -> None:
 
 
 def delete(options: argparse.Namespace) -> None:
-    """Delete a cell with all cells that it taught, or a study's own files; print what and how much, and ask first."""
+    """Delete a cell with all cells that it taught, or what is a study's or search's own; print what, and ask first."""
     from kd.study.delete import delete
 
     delete(options.what, options.dry_run, options.yes)

@@ -1,4 +1,4 @@
-"""Verbs that make data, labels, networks, selections, banks and answers. Snakemake's rules call them."""
+"""Verbs that make data, labels, networks, selections, trials, banks and answers. Snakemake's rules call them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import argparse
 import logging
 import os
 import re
+from pathlib import Path
 
 from kd.cli.options import asked, recipe_of, resources_of, study_of
 from kd.core import files
-from kd.core.errors import ConfigError, Damaged, Diverged
+from kd.core.errors import ConfigError, Damaged, Diverged, nearest
 from kd.core.startup import keep_memory, start_together
 from kd.jobs import making
 from kd.losses.spec import STORED
 from kd.study import products
+from kd.study.config import Study
 from kd.study.judge import Judge
 from kd.study.needs import Need
 from kd.study.paths import parse_cell, parse_dataset, parse_selection
@@ -153,6 +155,53 @@ def select(options: argparse.Namespace) -> None:
         from kd.jobs import select as job
 
         job.select(judge, cell, by, given, resources_of(options), options.stamp)
+
+
+def propose(options: argparse.Namespace) -> None:
+    """Propose the settings that a round of a search tries, from the scores of the rounds before it."""
+    study = study_of(options)
+    product = products.proposal(*_slot(study, options))
+    judge = Judge.of_study(study)
+    if not making.done(judge, product, options.stamp):
+        from kd.jobs import search as job
+
+        job.propose(judge, product, options.stamp)
+
+
+def trial(options: argparse.Namespace) -> int:
+    """Train the cell of one setting of a round, or go on with it, and publish its score on held-out examples."""
+    study = study_of(options)
+    product = products.trial(*_slot(study, options))
+    judge = Judge.of_study(study)
+    if not _is_one_of_several() and making.done(judge, product, options.stamp):
+        return 0
+    _prepare_to_train(options)
+    start_together(options.processes)
+    from kd.jobs import search as job
+    from kd.jobs import train as training
+
+    cell = job.cell_of(judge, product)
+    given, network = judge.recipe_of(cell), products.network(cell)
+    # A network that teaches in the study may be that cell too; of any other nobody asks for a stamp.
+    stamped = options.stamp is not None and network in judge.everything
+    stamp = Path(network.stamp(str(options.stamp.parents[2]))) if stamped else None
+    training.train(Judge.of_recipe(given), cell, given, resources_of(options), stamp=stamp)
+    if os.environ.get("RANK", "0") == "0":
+        job.trial(judge.again(), product, options.stamp)
+    return 0
+
+
+def _slot(study: Study, options: argparse.Namespace) -> tuple[str, ...]:
+    """Return search, round and, of a trial, number as a study has them."""
+    if options.search not in study.searches:
+        raise ConfigError(f"{options.search!r}: no such search{nearest(options.search, study.searches)}")
+    search = study.searches[options.search]
+    if not 1 <= options.round <= search.rounds:
+        raise ConfigError(f"round {options.round}: search {options.search} has 1 to {search.rounds}")
+    slot = getattr(options, "number", 1)
+    if not 1 <= slot <= search.batch:
+        raise ConfigError(f"trial {slot}: a round of search {options.search} has 1 to {search.batch}")
+    return (options.search, options.round, *([slot] if hasattr(options, "number") else []))
 
 
 def release(options: argparse.Namespace) -> None:

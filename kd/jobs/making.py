@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd.core import files
@@ -114,13 +114,13 @@ def _settled(judge: Judge, product: Product, stamp: Path | None) -> bool:
     return True
 
 
-def with_inputs(judge: Judge, product: Product) -> Judge:
-    """Wait up to KD_LATENCY_WAIT seconds for the inputs of a product; return the judge that found all of them current.
+def with_inputs(judge: Judge, product: Product, inputs: Sequence[Product] = ()) -> Judge:
+    """Wait up to KD_LATENCY_WAIT seconds for all inputs of a product, or for these; return the judge that found them.
 
     Raises StorageError that names the inputs that are not.
     """
     deadline = time.monotonic() + float(os.environ.get(LATENCY, "0"))
-    while refusals := judge.refusals(product):
+    while refusals := judge.refusals(product, inputs):
         if time.monotonic() > deadline:
             count = f" ({len(refusals)} of {len(judge.inputs(product))})" if len(refusals) > 1 else ""
             raise StorageError(f"{product}: its inputs are not current{count}; {files.AGAIN}\n{itemised(refusals)}")

@@ -7,9 +7,10 @@ generated from these models; a test fails if it is out of date. kd/study/values.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -20,8 +21,10 @@ from kd import data, losses
 from kd.core.errors import ConfigError, nearest
 from kd.report import figures
 from kd.study.plain_yaml import read_yaml
+from kd.study.search import LOSS, SAMPLERS, Axis, Choice, Range, Space
 from kd.study.values import (
     TEACHER_SEEDS,
+    Axes,
     BatchSize,
     CellsPerGpu,
     Channels,
@@ -37,6 +40,7 @@ from kd.study.values import (
     Losses,
     Milestones,
     Name,
+    Network,
     Networks,
     Number,
     Own,
@@ -54,6 +58,7 @@ from kd.study.values import (
     TeacherSeeds,
     WeightDecay,
     Whole,
+    loss_choice,
     loss_schema,
     several,
     shown,
@@ -105,6 +110,7 @@ def _belongs(key: str, model: type[Model]) -> str:
         Study: "the study itself, the top level",
         Protocol: "protocol",
         Experiment: "an experiment: experiments.NAME",
+        Search: "a search: searches.NAME",
         DeclaredDataset: "a dataset: datasets.NAME",
         Weights: "weights.NAME",
     }
@@ -310,6 +316,7 @@ class Experiment(Model):
     teacher_weights: Name | None = Field(
         None, description="the first network of each path is not trained but has these weights"
     )
+    chosen_with: Seeds = Field((), description="seeds by which a search chose this: they may not be its own")
     figure: Figures = ()
 
     @model_validator(mode="after")
@@ -365,6 +372,131 @@ class Experiment(Model):
         return tuple((*teacher, student) for teacher in ahead for student in self.student or ())
 
 
+_SEARCHED = OwnTraining.model_fields.keys() - {"milestones"}  # each is one value
+
+
+class Search(Model):
+    """A search for a student's loss, hyperparameters and training, by trials that held-out examples score."""
+
+    teacher: Teachers | None = Field(None, description="the network that teaches; A+B is an ensemble of networks")
+    student: Network = Field(description="the network that is trained in each trial")
+    dataset: Name | None = Field(None, description="by default the study's")
+    label_noise: LabelNoise = (None,)
+    space: Axes = Field(
+        description="loss: [ce, kl], and hyperparameters of these or values of the student's own training, each a list "
+        "or {from: 0.25, to: 20, log: true}"
+    )
+    sampler: Literal["random", "grid", "tpe", "gp", "local"] = Field(
+        "random", description="what proposes settings; tpe, gp and local need the extra kd[search]"
+    )
+    rounds: Annotated[Whole, Field(ge=1, le=100)] = Field(
+        description="each proposes from the scores of those before it"
+    )
+    batch: Annotated[Whole, Field(ge=1, le=1000)] = Field(
+        description="trials of a round, which are trained side by side"
+    )
+    seed: Seed = Field(1000, description="of every trial; no experiment may have it: the seeds that chose do not judge")
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> Search:
+        for key in ("teacher", "label_noise"):
+            if len(getattr(self, key) or (0,)) > 1:
+                raise ValueError(f"{key}: got several; a search has one")
+        if LOSS not in self.space:
+            raise ValueError("space.loss: missing; list what the student may learn with, such as [ce, kl]")
+        found = self.axes
+        needing = [loss for loss in found.takes if losses.LOSSES[loss].needs_teacher]
+        if needing and not self.teacher:
+            raise ValueError(f"teacher: missing; {needing[0]} needs one")
+        budget = self.rounds * self.batch
+        if self.sampler == "grid":
+            if found.ranges:
+                raise ValueError(f"space.{next(iter(found.ranges))}: a grid needs a list of values, such as [1, 3, 10]")
+            if (size := int(found.size)) != budget:
+                raise ValueError(
+                    f"rounds: got {self.rounds} of {self.batch} trials; the grid has {size} settings, which rounds: 1, "
+                    f"batch: {size} tries, or any rounds x batch = {size}"
+                )
+        if found.size < budget:
+            raise ValueError(
+                f"rounds: got {self.rounds} of {self.batch} trials; allowed are at most {found.size:.0f} in all, for "
+                "that many settings are in the space"
+            )
+        if not SAMPLERS[self.sampler].installed:
+            others = ", ".join(name for name, one in SAMPLERS.items() if one.installed)
+            raise ValueError(
+                f"sampler: got {self.sampler}, whose {SAMPLERS[self.sampler].needs} is not installed: pip install "
+                f"'kd[search]'; installed are {others}"
+            )
+        return self
+
+    @cached_property
+    def axes(self) -> Space:
+        """Return the space. Raises ValueError that names an axis, what was got and what is allowed."""
+        if not isinstance(self.space[LOSS], Choice):
+            raise ValueError(f"space.{LOSS}: losses have no order; list them, such as [ce, kl]")
+        for name in (names := self.space[LOSS].values):
+            if name not in losses.LOSSES:
+                raise ValueError(f"space.{LOSS}: {shown(name)}: no such loss{nearest(str(name), losses.LOSSES)}")
+        known = {name: losses.LOSSES[name].parameters for name in names}
+        for key in self.space.keys() - {LOSS, *_SEARCHED}:
+            if not any(key in parameters for parameters in known.values()):
+                may = {*_SEARCHED, *(key for of in known.values() for key in of)}
+                raise ValueError(
+                    f"space.{key}: neither taken by {', '.join(names)} nor a value of training{nearest(key, may)}"
+                )
+        axes = {LOSS: self.space[LOSS]} | {key: self._axis(key, known) for key in self.space if key != LOSS}
+        takes = {name: frozenset(of.keys() & axes.keys() - {*_SEARCHED}) for name, of in known.items()}
+        made = Space(axes, takes)
+        for name in names:
+            try:
+                for end in (0, -1):
+                    self.chosen(made.active(made.corner(end) | {LOSS: name}))
+            except ValueError as error:
+                raise ValueError(f"space: {error}") from None
+        return made
+
+    def _axis(self, key: str, known: Mapping[str, Mapping[str, Any]]) -> Axis:
+        """Return an axis whose values were checked by all that take them; whole where these are whole numbers."""
+        axis = self.space[key]
+        ends = axis.values if isinstance(axis, Choice) else (axis.low, axis.high)
+        if key in _SEARCHED:
+            checks = {"": lambda value: dict(own_training({key: value}))[key]}
+        else:
+            checks = {f"{name}: ": of[key].check for name, of in known.items() if key in of}
+        for name, check in checks.items():
+            try:
+                found = tuple(map(check, ends))
+            except ValueError as error:
+                raise ValueError(f"space.{key}: {name}{str(error).removeprefix(f'{key}: ')}") from None
+        if isinstance(axis, Choice):
+            spelled = ("inf" if value == math.inf else value for value in found)  # as JSON has it
+            return Choice(tuple(dict.fromkeys(spelled)))
+        if not all(isinstance(value, int | float) for value in found):
+            raise ValueError(f"space.{key}: has no numbers between two of its values; list them")
+        return Range(*found, axis.log, whole=all(isinstance(value, int) for value in found))
+
+    def chosen(self, setting: Mapping[str, Any]) -> tuple[LossChoice, Own]:
+        """Return the loss and the training of a setting. Raises ValueError where its values do not go together."""
+        own = {key: value for key, value in setting.items() if key in _SEARCHED}
+        rest = {key: value for key, value in setting.items() if key not in own and key != LOSS}
+        return loss_choice(str(setting[LOSS]), rest), own_training(own)
+
+    def experiment(self, setting: Mapping[str, Any], teacher_seeds: tuple[int, ...]) -> Experiment:
+        """Return the experiment whose one cell is the trial of a setting."""
+        chosen, own = self.chosen(setting)
+        return Experiment.model_construct(
+            teacher=self.teacher,
+            student=(self.student,),
+            loss=(chosen,),
+            dataset=self.dataset,
+            label_noise=self.label_noise,
+            student_training=(own,),
+            seeds=(self.seed,),
+            teacher_seeds=(teacher_seeds,),
+        )
+
+
 class Study(Model):
     """Everything that one `snakemake` command trains and draws."""
 
@@ -384,6 +516,7 @@ class Study(Model):
     teacher_seeds: TeacherSeeds = Field(((0,),), description=f"of the networks that teach; {TEACHER_SEEDS}")
     noise_seed: Seed = 0
     experiments: dict[Name, Experiment]
+    searches: dict[Name, Search] = Field({}, description="searches for a loss and its hyperparameters, by name")
     keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
     cells_per_gpu: CellsPerGpu = Field(1, description="cells that share one GPU; auto: as many as fit into its memory")
     gpus_per_cell: Annotated[Whole, Field(ge=1, le=64)] = Field(
@@ -420,11 +553,45 @@ class Study(Model):
                 )
             for chosen in experiment.loss:
                 self._check_loss(f"experiments.{name}.loss: {chosen.loss}", chosen, self._has_ensembles(experiment))
+            self._check_judges(f"experiments.{name}", experiment)
+        for name, search in self.searches.items():
+            self._check_search(f"searches.{name}", search)
         self._check_dataset("dataset", self.dataset)
         for name, declared in self.datasets.items():
             if declared.source and name not in data.DATASETS:
                 raise ValueError(f"datasets.{name}.source: only a built-in dataset{nearest(name, data.DATASETS)}")
         return self
+
+    def _check_judges(self, key: str, experiment: Experiment) -> None:
+        """Refuse seeds that chose something: whoever is the best of many by them was also the luckiest by them."""
+        seeds = experiment.seeds or self.seeds
+        for seed in seeds:
+            if seed in experiment.chosen_with:
+                raise ValueError(f"{key}.seeds: got {seed}, by which a search chose; allowed are all but chosen_with")
+            for name, search in self.searches.items():
+                if seed == search.seed:
+                    raise ValueError(
+                        f"searches.{name}.seed: got {seed}, which {key} has too; the seeds that chose do not judge: "
+                        "allowed is any that no experiment has"
+                    )
+
+    def _check_search(self, key: str, search: Search) -> None:
+        if not self.protocol.heldout:
+            raise ValueError(
+                f"protocol.heldout: got 0; allowed with {key} is a share such as 0.1: trials are scored on held-out "
+                "examples, never on the test set"
+            )
+        self._check_dataset(f"{key}.dataset", search.dataset or self.dataset)
+        for noise in filter(None, search.label_noise):
+            if noise.kind == "labels" and noise.amount not in self.label_files:
+                raise ValueError(f"{key}.label_noise.file: {noise.amount!r} is not under label_files")
+        space = search.axes
+        for setting in (space.corner(0), space.corner(-1)):
+            for loss in space.axes[LOSS].values:
+                chosen, own = search.chosen(space.active(setting | {LOSS: loss}))
+                experiment = search.experiment(space.active(setting | {LOSS: loss}), self.teacher_seeds[0])
+                self._check_training(f"{key}.space", own)
+                self._check_loss(f"{key}.space.loss: {chosen.loss}", chosen, self._has_ensembles(experiment))
 
     def _has_ensembles(self, experiment: Experiment) -> bool:
         seeds = experiment.teacher_seeds or self.teacher_seeds

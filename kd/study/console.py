@@ -27,7 +27,7 @@ VARIABLE = "KD_OUTPUT"
 
 _DEFAULT = "DefaultStreamHandler"  # Snakemake's name for what writes to the terminal; a logger plug-in replaces it
 # What to open of what is made of several files: its ending, or its name.
-_ENDING = {"analysis": ".csv", "figure": ".png"}
+_ENDING = {"analysis": ".csv", "figure": ".png", "proposal": ".json", "trial": ".json"}
 _OPENED = {"table": "table.csv", "tables": "means.csv", "verdict": "verdict.md", "page": "report.html"}
 _STAMP = ".stamp"
 # What Snakemake says of itself in each run.

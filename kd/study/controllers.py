@@ -66,6 +66,7 @@ def _presence(study: Study, every: Sequence[Cell]) -> dict:
         "dataset": {name: _brief(data_recipe(d.model_dump()), d) for name, d in study.datasets.items()},
         "label file": {name: _digest(path) for name, path in study.label_files.items()},
         "weights": {name: _brief(declared.claim, declared) for name, declared in study.weights.items()},
+        "search": {name: one.model_dump(mode="json", exclude={"rounds"}) for name, one in study.searches.items()},
     }
 
 
@@ -91,7 +92,7 @@ def _conflict(mine: dict, other: dict) -> str | None:
                     f"trains protocol {name} with {key} {theirs[key]}, this study has {values[key]}; wait for it, "
                     "or give the protocol another name"
                 )
-    for kind in ("dataset", "label file", "weights"):
+    for kind in ("dataset", "label file", "weights", "search"):
         for name, what in mine[kind].items():
             theirs = other[kind].get(name, what)
             if theirs != what and None not in (theirs, what):

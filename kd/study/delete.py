@@ -12,7 +12,7 @@ from pathlib import Path
 from kd.core import files
 from kd.core.errors import Busy, ConfigError
 from kd.core.project import on_disk
-from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, SELECTIONS, STATE
+from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, SEARCH, SELECTIONS, STATE
 from kd.study.paths import demand_cell
 from kd.study.products import RELEASED, Product
 from kd.study.stamps import TOP
@@ -22,7 +22,7 @@ log = logging.getLogger("kd")
 
 
 def delete(what: str, dry: bool = False, yes: bool = False) -> None:
-    """Print the size of `what`, a cell with all that it taught or a study's own files; delete it if the user agrees.
+    """Print the size of `what`, a cell with all that it taught or what is a study's own; delete it if the user agrees.
 
     It takes all locks first, then removes the manifests, so that half-deleted things count as absent, then the rest.
     """
@@ -86,11 +86,13 @@ def _trees(what: str) -> list[Path]:
             trees.append(Path(LOGS, name + ending))
         trees += [Path("benchmarks", name + ending) for ending in (".tsv", ".bank.tsv", ".answers.tsv")]
         stamped = [f"{tree}/{name}" for tree in (RESULTS, SELECTIONS, BANKS, ANSWERS, RELEASED)]
-    elif top == REPORTS and re.fullmatch(NAME, name):
+    elif top in (REPORTS, SEARCH) and re.fullmatch(NAME, name):
         trees = [Path(what), Path(LOGS, what), Path("benchmarks", what), Path(STATE, what)]
         stamped = [what]
     else:
-        raise ConfigError(f"{what}: not a cell ({RESULTS}/...) nor a study's folder ({REPORTS}/STUDY)")
+        raise ConfigError(
+            f"{what}: not a cell ({RESULTS}/...) nor a study's folder ({REPORTS}/STUDY) nor a search's ({SEARCH}/NAME)"
+        )
     for question in files.below(Path(TOP), "q-*"):
         trees += [path for one in stamped for path in (question / one, question / f"{one}.stamp")]
     return [tree for tree in trees if on_disk(tree).exists()]
@@ -103,7 +105,7 @@ def _files(place: Path) -> Iterable[Path]:
 def _manifests(tree: Path) -> Iterable[Path]:
     if tree.parts[0] in (RESULTS, SELECTIONS, BANKS, ANSWERS):
         yield from files.below(tree, f"**/{files.MANIFEST}")
-    elif tree.parts[0] == REPORTS:
+    elif tree.parts[0] in (REPORTS, SEARCH):
         yield from files.below(tree / "manifests", "**/*.json")
 
 

@@ -10,6 +10,7 @@ from kd.core.errors import ConfigError
 from kd.report import figures
 from kd.study.cells import MEAN_LOGIT, TEACHERS, Cell, DatasetChoice, Stage, canonical, stage
 from kd.study.config import Experiment, Protocol, Study, Weights, with_own
+from kd.study.search import LOSS
 from kd.study.values import WEIGHTS, Own, imported
 
 
@@ -66,8 +67,27 @@ def with_teachers(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def all_cells(study: Study) -> list[Cell]:
-    """Return every cell of a study, each once, teachers before their students."""
-    return with_teachers(itertools.chain.from_iterable(cells_of(study, name) for name in study.experiments))
+    """Return every cell of a study, each once, teachers before their students; of searches only the teachers."""
+    compared = itertools.chain.from_iterable(cells_of(study, name) for name in study.experiments)
+    return with_teachers([*compared, *filter(None, (searching(study, name) for name in study.searches))])
+
+
+def tried(study: Study, name: str, setting: Mapping) -> Cell:
+    """Return the cell that is the trial of a setting in search `name`."""
+    return next(_expand(study, study.searches[name].experiment(setting, study.teacher_seeds[0])))
+
+
+def first_trial(study: Study, name: str) -> Cell:
+    """Return the cell of the setting that the space of search `name` begins with: one that its trials are like."""
+    space = study.searches[name].axes
+    return tried(study, name, space.active(space.corner(0)))
+
+
+def searching(study: Study, name: str) -> Cell | None:
+    """Return the cell that teaches in search `name`; None where no loss of its space needs a teacher."""
+    space = study.searches[name].axes
+    found = (tried(study, name, space.active(space.corner(0) | {LOSS: loss})) for loss in space.axes[LOSS].values)
+    return next(filter(None, (cell.teacher for cell in found)), None)
 
 
 def data_recipe(study: Study, dataset: DatasetChoice) -> dict:

@@ -13,6 +13,8 @@ at once. Data, labels, selections, banks and answers are to do only if something
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import time
 from collections import Counter, defaultdict
@@ -21,6 +23,8 @@ from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic_core import to_jsonable_python
 
 from kd import data
 from kd.core import files
@@ -37,10 +41,12 @@ from kd.study.needs import Need, unmet
 from kd.study.paths import parse_cell, parse_dataset, parse_selection
 from kd.study.products import READ_BY_PEOPLE, SPARED, Product
 from kd.study.recipes import UNREADABLE, changed, plain, since
+from kd.study.search import SAMPLERS, SCORE
 
 ABSENT = "not made yet"
 OTHER_CODE = "made by other code"
-_SEEN_ANEW = frozenset({"labels", "table"})  # their recipes depend on a label file, or on what is adopted
+# Their recipes depend on a label file, on what is adopted, or on what a round proposes.
+_SEEN_ANEW = frozenset({"labels", "table", "trial"})
 _SLOW_SECONDS = 1e-3  # a slower read means a network file system, on which reading in threads pays
 _READERS = 32  # threads for it
 
@@ -137,12 +143,22 @@ class Judge:
         return (*_read_data(cell.dataset), *map(products.network, led), *_selected_for(cell))
 
     def asks_for(self, product: Product) -> tuple[Product, ...]:
-        """Return what must exist before a product can be made: its inputs, and the banks of its teachers."""
+        """Return what must exist before a product can be made: its inputs, and the banks of its teachers.
+
+        A trial trains its cell itself: it asks for what any cell of its search is made from, which is known before
+        anything is proposed.
+        """
+        if product.kind == "trial":
+            search = product.slot[0]
+            read = _read_data(expansion.first_trial(self.study, search).dataset)
+            led = map(products.network, filter(None, [self.searching[search]]))
+            return (products.proposal(*product.slot[:2]), *read, *led)
         return (*self.inputs(product), *self._banks(product))
 
-    def refusals(self, product: Product) -> list[str]:
-        """Return why a product cannot be made now: one line for each input that is not current."""
-        return [f"{one}: {why}{self._because(one)}" for one in self.inputs(product) if (why := self.to_do(one))]
+    def refusals(self, product: Product, inputs: Sequence[Product] = ()) -> list[str]:
+        """Return why a product cannot be made now: a line for each of its inputs, or of these, that is not current."""
+        judged = inputs or self.inputs(product)
+        return [f"{one}: {why}{self._because(one)}" for one in judged if (why := self.to_do(one))]
 
     def _because(self, product: Product) -> str:
         """Return the first cause further up the lineage, when a product is to do only because of its inputs."""
@@ -314,8 +330,41 @@ class Judge:
         inputs = (*_read_data(teacher.dataset), products.network(teacher), *_selected_for(teacher))
         return Expected(values, code, inputs)
 
+    def _expected_proposal(self, product: Product) -> Expected:
+        name, number, _ = product.slot
+        search = self.study.searches[name]
+        recipe = {"space": [[key, *axis] for key, axis in search.axes.axes.items()], "sampler": search.sampler}
+        recipe = to_jsonable_python(recipe | {"batch": search.batch, "seed": search.seed, "round": number})
+        code = code_digest("kd.study.search", SAMPLERS[search.sampler].module)
+        return Expected(recipe, code, tuple(one for one in self.trials(name) if one.slot[1] < number))
+
+    def _expected_trial(self, product: Product) -> Expected:
+        proposal, cell = products.proposal(*product.slot[:2]), self.tried(product)
+        made_from = (proposal, products.network(cell)) if cell else (proposal,)
+        return Expected({"score": SCORE}, "", made_from)
+
+    def setting(self, trial: Product) -> dict | None:
+        """Return the setting of a trial; None where its round is not proposed yet, or must be anew."""
+        proposal = products.proposal(*trial.slot[:2])
+        if self.reason(proposal):
+            return None
+        return json.loads(files.content_of(Path(f"{proposal}.json")))["settings"][trial.slot[2] - 1]
+
+    def tried(self, trial: Product) -> Cell | None:
+        """Return the cell that a trial trains; None where its round is not proposed yet."""
+        setting = self.setting(trial)
+        return setting and expansion.tried(self.study, trial.slot[0], setting)
+
+    def trials(self, search: str) -> list[Product]:
+        """Return every trial of a search, round by round."""
+        found = self.study.searches[search]
+        slots = itertools.product(range(1, found.rounds + 1), range(1, found.batch + 1))
+        return [products.trial(search, *slot) for slot in slots]
+
     def _expected_release(self, product: Product) -> Expected:
-        return Expected({}, "", tuple(map(products.network, self.readers(self._cell(product)))))
+        teacher = self._cell(product)
+        trials = [one for name in self.searches_by(teacher) for one in self.trials(name)]
+        return Expected({}, "", (*map(products.network, self.readers(teacher)), *trials))
 
     def _expected_answers(self, product: Product) -> Expected:
         cell = self._cell(product)
@@ -408,6 +457,17 @@ class Judge:
         """Return the cells of the study that read the bank of a teacher."""
         return [cell for cell in self.students.get(teacher, ()) if cell.reads_banks(self.study.protocol)]
 
+    def searches_by(self, teacher: Cell) -> list[str]:
+        """Return the searches whose trials may read the bank of a teacher."""
+        if self.study.protocol.teacher != "bank":
+            return []
+        return [name for name, cell in self.searching.items() if cell and teacher in cell.members]
+
+    @cached_property
+    def searching(self) -> Mapping[str, Cell | None]:
+        """For each search of the study the cell that teaches in it."""
+        return {name: expansion.searching(self.study, name) for name in self.study.searches}
+
     @cached_property
     def everything(self) -> tuple[Product, ...]:
         """All products of a study, each once, inputs before what is made from them."""
@@ -419,9 +479,15 @@ class Judge:
         found += dict.fromkeys(products.labels(cell.dataset.labelled) for cell in self.cells if cell.dataset.noise)
         found += dict.fromkeys(one for cell in self.cells for one in (*_selected_for(cell), products.network(cell)))
         found += map(products.bank, teachers)
-        found += map(products.release, [] if study.keep_banks else teachers)
+        for search in study.searches:
+            for number, trials in itertools.groupby(self.trials(search), lambda one: one.slot[1]):
+                found += [products.proposal(search, number), *trials]
+        searched = [cell for cell in self.cells if self.searches_by(cell)]
+        found += map(products.release, [] if study.keep_banks else dict.fromkeys([*teachers, *searched]))
         found += map(products.answers, expansion.analysed(study))
         found += [products.analysis(name, *pair) for pair in analyses]
+        if not study.experiments:
+            return tuple(found)
         found.append(products.table(name))
         found += [products.figure(name, *drawn) for drawn in study.drawn]
         return (*found, products.tables(name), products.verdict(name), products.page(name))
@@ -591,6 +657,7 @@ def _role(product: Product, one: Product) -> str:
     if one.kind == "network" and product.kind == "network":
         return "its teacher" if product.name.startswith(f"{one.name}/") else "a member"
     named = {"network": "a network", "data": "its data", "labels": "its labels", "selection": "its selection"}
+    named |= {"trial": "an earlier trial" if product.kind == "proposal" else "a trial", "proposal": "its proposal"}
     return named.get(one.kind, f"the {one.kind}")
 
 

@@ -6,6 +6,8 @@
 | labels   | its training labels made wrong      | data/NAME+NOISE/                              | labels   |
 | network  | a trained network, or an ensemble   | results/CELL/                                 | train    |
 | selection| what a teacher selects to learn from| selections/CELL/SELECTION/                    | select   |
+| proposal | the settings of a round            | search/NAME/round-2.json                      | propose  |
+| trial    | the score of one of them            | search/NAME/round-2.3.json                    | trial    |
 | bank     | a teacher's logits, pre-logits      | banks/CELL/                                   | bank     |
 | release  | the absence of that bank            |                                               | release  |
 | answers  | what a network answers              | answers/CELL/                                 | answers  |
@@ -16,8 +18,8 @@
 | verdict  | claims judged                       | reports/STUDY/verdict.*, figures/verdict.*    | verdict  |
 | page     | the page                            | reports/STUDY/report.html                     | report   |
 
-The kinds above `analysis` are folders with a manifest.json. The others lie in reports/STUDY, with their manifests in
-reports/STUDY/manifests/.
+The kinds above `analysis` are folders with a manifest.json, but for proposals and trials. These and the others lie in
+search/NAME and reports/STUDY, with their manifests in the folder manifests/ there.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.core.files import MANIFEST
-from kd.study.cells import ANSWERS, BANKS, DATA, REPORTS, RESULTS, SELECTIONS, STATE, Cell, spell_selection
+from kd.study.cells import ANSWERS, BANKS, DATA, REPORTS, RESULTS, SEARCH, SELECTIONS, STATE, Cell, spell_selection
 from kd.study.values import Selected
 
 RELEASED = "released"  # the first part of a release's name, which only stamps use
@@ -39,6 +41,8 @@ RULES = {  # the rule, and verb, that makes each kind
     "labels": "labels",
     "network": "train",
     "selection": "select",
+    "proposal": "propose",
+    "trial": "trial",
     "bank": "bank",
     "release": "release",
     "answers": "answers",
@@ -53,7 +57,7 @@ KINDS = tuple(RULES)  # in the order in which they are made
 # May be deleted at any time: kd makes it again when something that reads it is to do.
 SPARED = frozenset({"data", "labels", "selection", "bank", "answers"})
 # Small, and read by people: the judge checks every byte, not only the sizes.
-READ_BY_PEOPLE = frozenset({"analysis", "table", "figure", "tables", "verdict", "page"})
+READ_BY_PEOPLE = frozenset({"proposal", "trial", "analysis", "table", "figure", "tables", "verdict", "page"})
 
 _FILES = {
     "table": ("table.*", "curves.*"),
@@ -79,7 +83,9 @@ class Product(NamedTuple):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Patterns of its files in reports/STUDY."""
+        """Patterns of its files in its folder."""
+        if self.kind in ("proposal", "trial"):
+            return (f"{Path(self.name).name}.json",)  # round-2.* are the trials of round-2
         return _FILES.get(self.kind) or (f"{Path(self.name).relative_to(self.folder)}.*",)
 
     @property
@@ -107,6 +113,13 @@ class Product(NamedTuple):
     def stamp(self, folder: str) -> str:
         """Path of its stamp in the folder of a question (kd.study.stamps)."""
         return f"{folder}/{self.name}.stamp"
+
+    @property
+    def slot(self) -> tuple[str, int, int]:
+        """The search, round and number in it, from 1 each, of a trial; 0 is the proposal of the round."""
+        _, search, last = self.name.split("/")
+        number, _, trial = last.removeprefix("round-").partition(".")
+        return search, int(number), int(trial or 0)
 
     @property
     def cell(self) -> str:
@@ -141,6 +154,16 @@ def bank(teacher: Cell) -> Product:
 def selection(teacher: Cell, by: Selected) -> Product:
     """The examples that a teacher selects for its students."""
     return Product("selection", f"{SELECTIONS}/{teacher.name}/{spell_selection(by)}")
+
+
+def proposal(search: str, number: int) -> Product:
+    """The settings that a round of a search tries; the first round is 1."""
+    return Product("proposal", f"{SEARCH}/{search}/round-{number}")
+
+
+def trial(search: str, number: int, slot: int) -> Product:
+    """The score of one setting of a round; the first is 1."""
+    return Product("trial", f"{SEARCH}/{search}/round-{number}.{slot}")
 
 
 def release(teacher: Cell) -> Product:
@@ -212,6 +235,8 @@ def owner(path: str) -> str | None:
             if match := re.fullmatch(pattern, inside):
                 return f"{REPORTS}/{parts[0]}/{match.expand(name)}"
         return None
+    if top == SEARCH and (found := re.fullmatch(rf"(\w+/)(?:{MANIFESTS}/)?(round-\d+(?:\.\d+)?)(?:\.json)?", rest)):
+        return f"{SEARCH}/{found[1]}{found[2]}"
     if top == DATA and rest:
         return f"{DATA}/{parts[0]}"
     if top == SELECTIONS and len(parts) > 3:

@@ -15,7 +15,7 @@ from kd.core.errors import Damaged, StorageError
 from kd.core.project import named, on_disk
 from kd.core.threads import each
 from kd.study import adopted, products
-from kd.study.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, SELECTIONS, Cell
+from kd.study.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, SEARCH, SELECTIONS, Cell
 from kd.study.expansion import all_cells, analysed, taught_by
 from kd.study.judge import ABSENT, Judge
 from kd.study.products import MANIFESTS, Product
@@ -48,25 +48,30 @@ def standings(judge: Judge) -> tuple[list[Standing], list[Standing]]:
     """Return the standings of all cells, and those of data, selections, banks and answers that run or have failed."""
     cells = all_cells(judge.study)
     judge.look_at(judge.everything)
-    of_cells = [_of_cell(judge, cell) for cell in cells]
+    trials = [one for one in judge.everything if one.kind == "trial"]
+    tried = {cell: one for one in reversed(trials) if (cell := judge.tried(one)) and cell not in cells}
+    of_cells = [_of_cell(judge, cell, f"{LOGS}/{cell.name}.log") for cell in cells]
+    of_cells += [_of_cell(judge, cell, f"{LOGS}/{one.name}.log") for cell, one in tried.items()]
+    of_cells += [Standing(one.name, "waiting") for one in trials if judge.tried(one) is None]
     names = dict.fromkeys(name for cell in cells for name in (cell.dataset.name, cell.dataset.labelled))
     others = [_work(products.data(name), f"{LOGS}/{DATA}/{name}.log") for name in names]
-    chosen = [one for one in judge.everything if one.kind == "selection"]
+    chosen = [one for one in judge.everything if one.kind in ("selection", "proposal", "trial")]
     others += [_work(one, f"{LOGS}/{one.name}.log") for one in chosen]
     others += [_work(products.bank(t), f"{LOGS}/{t.name}.bank.log") for t in taught_by(cells)]
     others += [_work(products.answers(c), f"{LOGS}/{c.name}.answers.log") for c in analysed(judge.study)]
     explained = _explained([*of_cells, *filter(None, others)])
-    return _blocked(cells, explained[: len(cells)]), explained[len(cells) :]
+    of_cells, others = explained[: len(of_cells)], explained[len(of_cells) :]
+    return [*_blocked([*cells, *tried], of_cells), *of_cells[len(cells) + len(tried) :]], others
 
 
-def _of_cell(judge: Judge, cell: Cell) -> Standing:
+def _of_cell(judge: Judge, cell: Cell, log: str) -> Standing:
     product = products.network(cell)
     why = judge.to_do(product)
     if why is None:
         manifest = judge.manifest(product)
         status = "diverged" if manifest["status"] == "diverged" else "done"
         return Standing(cell.path, status, manifest.get("cause", ""))
-    under_way = _work(product, f"{LOGS}/{cell.name}.log")
+    under_way = _work(product, log)
     return under_way or (Standing(cell.path, "waiting") if why == ABSENT else Standing(cell.path, "stale", why))
 
 
@@ -134,7 +139,7 @@ def faulty() -> tuple[int, list[tuple[Path, StorageError]]]:
     It reads every byte and compares it with the digests in the manifests. For folders of images it compares the names
     and sizes of their files.
     """
-    tops = (RESULTS, DATA, SELECTIONS, BANKS, ANSWERS, REPORTS)
+    tops = (RESULTS, DATA, SELECTIONS, SEARCH, BANKS, ANSWERS, REPORTS)
     manifests = [path for top in tops for path in _manifests(Path(top))]
     manifests += [path for path in [adopted.FILE] if on_disk(path).exists()]
     wrong = each(_wrong_with, manifests, _THREADS)  # hashing releases the GIL, so threads help

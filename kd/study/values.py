@@ -19,6 +19,7 @@ from kd import data, losses, models
 from kd.core.errors import ConfigError, nearest
 from kd.report import figures
 from kd.study import plugins
+from kd.study.search import Axis, Choice, Range
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_]*"  # no dot, dash, plus or slash: those separate the parts of a path
 SHA256 = r"[0-9a-f]{64}"
@@ -272,6 +273,13 @@ def _noises(value: object) -> tuple[Noise, ...]:
     return tuple(dict.fromkeys(noise if noise.amount else None for noise in noises))
 
 
+def spelled_noise(noise: Noise | None) -> dict | None:
+    """Return wrong labels as a study spells them."""
+    if noise is None:
+        return None
+    return {data.NOISES[noise.kind].name: noise.amount}
+
+
 def _selections(value: object) -> tuple[Selected | None, ...]:
     """Read `[none, fine, {fine: [0.7, 0.9]}, {small_loss: 0.6}]`."""
     found: list[Selected | None] = []
@@ -300,6 +308,43 @@ def selected(name: str, amount: object) -> Selected:
     if not 0 < number < 1:
         raise ValueError(f"{name}: got {shown(amount)}; {allowed}")
     return Selected(name, number)
+
+
+def _axes(value: object) -> dict[str, Axis]:
+    """Read `{loss: [ce, kl], tau: {from: 0.25, to: 20, log: true}, batch: [32, 64]}`."""
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"got {shown(value)}, expected {{loss: [ce, kl], tau: {{from: 0.25, to: 20, log: true}}}}")
+    return {str(key): _axis(str(key), given) for key, given in value.items()}
+
+
+def _axis(key: str, given: object) -> Axis:
+    if isinstance(given, Choice | Range):
+        return given
+    if not isinstance(given, dict):
+        try:
+            found = several(given)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
+        if not all(isinstance(one, str | int | float) for one in found):
+            raise ValueError(f"{key}: got {shown(given)}, expected a list of numbers or words")
+        return Choice(found)
+    for word in given:
+        if word not in _ENDS:
+            raise ValueError(f"{key}: {shown(word)}: unknown key{nearest(str(word), _ENDS)}")
+    if not {"from", "to"} <= given.keys():
+        raise ValueError(f"{key}: got {shown(given)}, expected {{from: 0.25, to: 20}}")
+    try:
+        low, high = _number(given["from"]), _number(given["to"])
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+    log = given.get("log", False)
+    if not isinstance(log, bool):
+        raise ValueError(f"{key}.log: got {shown(log)}, expected true or false")
+    if not low < high:
+        raise ValueError(f"{key}: got from {low:g} to {high:g}, which holds nothing; from must be less than to")
+    if log and low <= 0:
+        raise ValueError(f"{key}.from: got {low:g}; allowed with log: true is a number above 0")
+    return Range(low, high, log)
 
 
 def _amount(name: str, amount: object) -> float | str:
@@ -451,6 +496,24 @@ Paths = Annotated[
     WithJsonSchema({"anyOf": [_PATH, {"type": "array", "items": _PATH, "minItems": 1}]}),
 ]
 Selections = Annotated[tuple[Selected | None, ...], BeforeValidator(_selections), Schema(_selection_schema)]
+_ENDS = {
+    "from": _NUMERIC,
+    "to": _NUMERIC,
+    "log": {"type": "boolean", "description": "even in the logarithm, as learning rates and temperatures should be"},
+}
+_VALUE = {"type": ["number", "string"]}
+_AXIS = {
+    "anyOf": [
+        {"type": "object", "properties": _ENDS, "required": ["from", "to"], "additionalProperties": False},
+        {"type": "array", "items": _VALUE, "minItems": 1},
+        _VALUE,
+    ]
+}
+Axes = Annotated[
+    dict[str, Any],
+    BeforeValidator(_axes),
+    WithJsonSchema({"type": "object", "additionalProperties": _AXIS, "required": ["loss"]}),
+]
 Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
 Losses = Annotated[tuple[LossChoice, ...], BeforeValidator(_objectives), Schema(_losses_schema)]
 LabelNoise = Annotated[

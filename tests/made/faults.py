@@ -32,17 +32,26 @@ from made.project import Project
 # publishing, and one before the stamp.
 POINTS = ("begin", "work", "publish:1", "published", "stamp")
 HIDDEN = ("manifest.json", "timings.csv")  # they hold times, so they differ each time
-TREES = ("data", "results", "selections", "banks", "answers", "reports")
+TREES = ("data", "results", "selections", "search", "banks", "answers", "reports")
+
+
+SEARCH = {
+    "student": "resnet8",
+    "label_noise": {"file": "theirs"},
+    "space": {"loss": ["ce"], "weight_decay": [0.001]},
+    "rounds": 1,
+    "batch": 1,
+}
 
 
 def whole(size: int, **keys: object) -> dict:
-    """A study with every rule: images of this size, labels from a file, a selection, a released bank, two figures."""
+    """A study with every rule: images of this size, labels from a file, a selection, a released bank, a search."""
     return {
         "study": "whole",
         "dataset": "mine",
         "datasets": {"mine": {"folder": "images", "size": size}},
         "label_files": {"theirs": "theirs.npy"},
-        "protocol": {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32"},
+        "protocol": {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32", "heldout": 0.1},
         "seeds": [0],
         "keep_banks": False,
         "experiments": {
@@ -55,6 +64,7 @@ def whole(size: int, **keys: object) -> dict:
                 "figure": ["dots", "fidelity"],
             }
         },
+        "searches": {"best": SEARCH},
         **keys,
     }
 
@@ -192,6 +202,8 @@ def command(product: Product) -> list[str]:
         "selection": [product.cell, last],
         "bank": [product.cell],
         "release": [product.cell],
+        "proposal": ["best", "1"],
+        "trial": ["best", "1", "1"],
         "answers": [product.cell],
         "analysis": words,
         "table": [],
@@ -208,6 +220,7 @@ _SERVER.set_forkserver_preload(
     [
         "kd.jobs.train",
         "kd.jobs.select",
+        "kd.jobs.search",
         "kd.report.table",
         "kd.report.page",
         "kd.report.verdict",

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-PROTOCOL = {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32", "compile": "never"}
+PROTOCOL = {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32", "compile": "never", "heldout": 0.1}
 STUDY = {
     "study": "tiny",
     "dataset": "digits",
@@ -26,6 +26,9 @@ STUDY = {
             "figure": ["dots", "fidelity"],
         }
     },
+    "searches": {
+        "best": {"student": "resnet8", "space": {"loss": ["ce"], "weight_decay": [0.001]}, "rounds": 1, "batch": 1},
+    },
 }
 ONLINE = {**STUDY, "study": "online", "protocol": {**PROTOCOL, "name": "online", "teacher": "online"}}
 
@@ -33,7 +36,7 @@ FILES = {"config.yaml": json.dumps(STUDY).encode(), "online.yaml": json.dumps(ON
 TEACHER = "results/digits+sym0.4+frac0.05/quick/resnet8.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0-smallloss0.97"
 BY_ONLINE = ("--configfile", "online.yaml")
-PUBLISHED = ("data", "results", "selections", "banks", "answers", "reports")
+PUBLISHED = ("data", "results", "selections", "search", "banks", "answers", "reports")
 _STAMPS = "state/stamps/q-0123456789abcdef"
 
 
@@ -68,6 +71,8 @@ VERBS = (
     _stamped("fill a bank", "bank", TEACHER, "--needs", "0:1"),
     _stamped("grow a bank", "bank", TEACHER, "--needs", "1:1", "1:1:prelogits"),
     _stamped("train a student", "train", STUDENT),
+    _stamped("propose", "propose", "best", "1"),
+    _stamped("trial", "trial", "best", "1", "1"),
     Verb("train the teacher of online", ("train", _online(TEACHER), *BY_ONLINE)),
     Verb("select for online", ("select", _online(TEACHER), "smallloss0.97", *BY_ONLINE)),
     Verb("train by a teacher online", ("train", _online(STUDENT), *BY_ONLINE)),
@@ -83,6 +88,7 @@ VERBS = (
     Verb("plan", ("plan",), reads_only=True),
     Verb("status", ("status",), reads_only=True),
     Verb("verify", ("verify",), reads_only=True),
+    Verb("winner", ("winner", "best"), reads_only=True),
     Verb("dots by hand", ("figure", "reports/tiny/table.parquet", "noisy", "dots")),
     Verb("fidelity by hand", ("figure", "reports/tiny/table.parquet", "noisy", "fidelity")),
     Verb("tables by hand", ("tables", "reports/tiny/table.parquet")),
@@ -90,6 +96,7 @@ VERBS = (
     _stamped("release", "release", TEACHER),
     Verb("discard", ("verify", "--discard")),
     Verb("delete a cell", ("delete", STUDENT, "--yes")),
+    Verb("delete a search", ("delete", "search/best", "--yes")),
     Verb("delete a study", ("delete", "reports/tiny", "--yes")),
 )
 

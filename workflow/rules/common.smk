@@ -62,6 +62,9 @@ wildcard_constraints:
     cell=r"[^/]+/[^/]+/.+",
     experiment=r"[A-Za-z0-9_]+",
     figure="|".join(kd_figures.FIGURES),
+    search=r"[A-Za-z0-9_]+",
+    round=r"[0-9]+",
+    number=r"[0-9]+",
 
 
 WORTH_A_LOOK = 200  # cells; with fewer, each job checks the disk space when it starts
@@ -88,7 +91,8 @@ def stamp(product):
 def wanted(product):
     """The stamps that a job waits for: those of all inputs; if nothing is to do, none of inputs that may be deleted."""
     if MAIN and not JUDGE.is_to_do(product):
-        return [stamp(one) for one in JUDGE.inputs(product) if one.kind not in products.SPARED]
+        made_from = [one for one in JUDGE.inputs(product) if one.kind not in products.SPARED]
+        return [stamp(one) for one in made_from if one.name in KNOWN]  # not of a trial's cell, which it trains itself
     return list(map(stamp, JUDGE.asks_for(product)))
 
 
