@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from made import table as made
 
 from kd.__main__ import main
@@ -14,7 +16,10 @@ from kd.core.errors import ConfigError, DataError
 from kd.measure.frames import frame_files
 from kd.report.own_claims import read_claims, read_table
 from kd.report.verdict import judged, verdict_on
-from kd.study.plain_yaml import parse_yaml
+from kd.study.cells import spell_objective
+from kd.study.config import validate
+from kd.study.expansion import cells_of
+from kd.study.plain_yaml import parse_yaml, read_yaml
 
 NEAR = """
 claims:
@@ -140,3 +145,21 @@ def test_a_network_that_stands_twice_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"seed": [0, 0], "test_top1": [1.5, 2.5]}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(DataError, match="more than one row for 0"):
         read_table(tmp_path / "t.csv")
+
+
+def test_the_claims_of_a_shipped_study_name_what_it_trains() -> None:
+    """In each side's rows there are cells of the study of the same name."""
+    paths = sorted((ROOT / "workflow" / "claims").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        of = validate(read_yaml(ROOT / "workflow" / "studies" / path.name))
+        trained = {
+            (spell_objective(cell.stage.objective), float(cell.dataset.noise.amount) if cell.dataset.noise else 0.0)
+            for name in of.experiments
+            for cell in cells_of(of, name)
+        }
+        for claim in read_yaml(path)["claims"]:
+            rates = claim["rows"]["noise_rate"]
+            for side, rate in itertools.product("ab", rates if isinstance(rates, list) else [rates]):
+                assert (claim[side]["objective"], rate) in trained, claim["id"]
+        assert read_claims(path)
