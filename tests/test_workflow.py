@@ -543,13 +543,13 @@ def test_the_demo_shows_a_signal_and_is_incremental(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["paper", "systems"])
+@pytest.mark.parametrize("name", ["paper", "systems", "trust-labels"])
 def test_every_experiment_of_a_study_runs_to_its_figures_on_digits(name: str, tmp_path: Path) -> None:
     project = Project(tmp_path)
     small = yaml.safe_load((ROOT / "workflow" / "studies" / f"{name}-small.yaml").read_text())
     project.study(small)
     project.run()
-    table = pd.read_parquet(tmp_path / "reports" / f"{name}_small" / "table.parquet")
+    table = pd.read_parquet(tmp_path / "reports" / small["study"] / "table.parquet")
     assert set(table.experiment) == {*small["experiments"], "teachers"}
     assert (table.status == "ok").all()
     assert "Nothing to be done" in project.run()
