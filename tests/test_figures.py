@@ -443,6 +443,18 @@ def test_plan_refuses_a_figure_exactly_where_its_experiment_would_leave_it_empty
     assert _draw(name, *from_experiment(next(which for which in EXPERIMENTS if which in FILLED[name])))
 
 
+@pytest.mark.parametrize("evaluate", ["last", 3])
+def test_figures_over_epochs_are_refused_together_where_only_the_last_is_evaluated(evaluate: str | int) -> None:
+    figure = ["dots", "curves", "gaps", "selection"]
+    told = {"experiments": {"e": {**EXPERIMENTS["akl"], "figure": figure}}}
+    study(**told, protocol={"name": "p", "epochs": 3, "evaluate": 2})
+    with pytest.raises(ConfigError) as refused:
+        study(**told, protocol={"name": "p", "epochs": 3, "evaluate": evaluate})
+    needs = "accuracies of several epochs: protocol.evaluate below its epochs"
+    assert str(refused.value).startswith(f"experiments.e.figure: curves needs {needs}; selection needs {needs}; got ")
+    assert f"evaluate {evaluate}, which can fill dots, chains, gaps, cost," in str(refused.value)
+
+
 def _draw(name: str, rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     if name in ANALYSES:
         rows = made_analyses.on_digits(rows)
