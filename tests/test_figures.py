@@ -58,6 +58,7 @@ TABLES = {
         made.lose(made.noise(rates=(0.0, 0.2, 0.4)), "kl-tau20", 0),
         pd.concat([made.grid(taus=(1, 3), noise_rate=rate) for rate in (0.0, 0.4)]),
         made.lose_all(made.noise(rates=(0.2, 0.4))),
+        made.on_selections(),
     ],
     "chains": [made.chains(), made.lose(made.chains(("kl-tau3", "mse")), "mse", 1), made.long_chains()],
     "curves": [
@@ -68,6 +69,7 @@ TABLES = {
     "memorised": [
         made.noise(taus=(1, 3)),
         made.lose(made.noise(rates=(0.4,), taus=(1, 3), **SMALL), "mse", 0, 1),
+        made.on_selections(**SMALL),
     ],
     "gaps": [
         made.losses(("resnet8",), ["akl", "akl-ratioforward", "akl-ratioreverse", "akl-tau4"], **SMALL),
@@ -176,6 +178,20 @@ def test_what_diverged_is_named_in_the_figure(name: str, rows: pd.DataFrame) -> 
     _, _, words = drawn(name, rows)
     named = any(re.search(r"\b\d+ of \d+\b", text.get_text()) for text in words)
     assert named == (rows["status"] == "diverged").any()
+
+
+def test_what_learns_from_a_selection_has_panels_of_its_own_and_no_line_beside_the_others() -> None:
+    rows = TABLES["tau"][-1]
+    figure = drawn("tau", rows)[0]
+    on = [axis.get_title(loc="left").replace("\n", " ") for axis in figure.axes]
+    rates = [f"{rate} % symmetric label noise" for rate in (20, 40)]
+    assert on == [f"WRN-28-4 → WRN-16-2{kind}, {rate}" for rate in rates for kind in ("", " on FINE")]
+    for axis, (_, own) in zip(figure.axes, rows.groupby(["noise_rate", "selection"]), strict=True):
+        references = {text.get_text() for text in axis.texts}
+        assert references == {"CE", "MSE"}
+        assert axis.get_ylim()[0] < own["test_top1"].min() < own["test_top1"].max() < axis.get_ylim()[1]
+    titles = [part.get_suptitle() for part in drawn("memorised", TABLES["memorised"][-1])[0].subfigs]
+    assert titles == on
 
 
 def test_no_objective_of_the_table_is_left_out_of_tau_or_heatmap() -> None:

@@ -170,6 +170,15 @@ def selections(
     return frame(found)
 
 
+def on_selections(rates=(0.2, 0.4), taus=(1, 3), seeds=(0, 1, 2)) -> pd.DataFrame:
+    """Make students that learn from all examples, and such that learn, two points better, from what FINE selects."""
+    rows = noise(rates, taus, seeds)
+    taught = rows["cell"].where(rows["stages"] > 1, rows["cell"].str.replace("/wrn-16-2.", "/wrn-28-4.ce.s0/wrn-16-2."))
+    fine = rows.assign(cell=taught + "-fine", test_top1=rows["test_top1"] + 2)
+    fine = fine.assign(**pd.DataFrame(map(named, fine["cell"]), fine.index)).astype({"teacher_seed": "Int64"})
+    return pd.concat([rows, fine], ignore_index=True)
+
+
 def chains(taught=("kl-tau3", "kl-tauinf", "mse"), seeds=(0, 1, 2)) -> pd.DataFrame:
     """Make every mix along WRN-28-4, 16-4, 16-2, both shorter paths, and CE alone."""
     first = ("wrn-28-4", "ce", 0)
