@@ -61,6 +61,18 @@ TABLES = {
         made.on_selections(),
     ],
     "chains": [made.chains(), made.lose(made.chains(("kl-tau3", "mse")), "mse", 1), made.long_chains()],
+    "fractions": [
+        made.fractions(),
+        made.fractions(parts=(0.1, 1), objectives=("ce", "mse"), seeds=(0,)),
+        made.lose(made.lose(made.fractions(), "kl-tau20", 0, 1, 2), "kl-tau3", 1),
+        pd.concat([made.fractions(), made.renamed(made.fractions(), "wrn-16-2.", "wrn-16-4.")]),
+    ],
+    "kept": [
+        made.ensembles(),
+        made.ensembles(objectives=("ce", "kl-tau3"), seeds=(0,)),
+        made.lose(made.lose(made.ensembles(), "mse", 0, 1, 2), "kl-tau3", 1),
+        pd.concat([made.ensembles(), made.renamed(made.ensembles(("kl-tau3",)), "+1+2/", "+1+2-meanprob/")]),
+    ],
     "curves": [
         made.losses(("resnet8",), ["ce", "kl-tau3", "mse"], **SMALL),
         made.lose(made.grid(**SMALL), "kl-tauinf-alpha0.1", 0, 1),
@@ -285,6 +297,9 @@ def invented() -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in {*ANALYSES, *OF_SELECTIONS}])
 def test_24_objectives_are_drawn_apart_and_none_is_left_out_in_silence(name: str, invented: pd.DataFrame) -> None:
+    shaped = {"fractions": made.in_parts, "kept": made.by_ensembles}
+    if name in shaped:
+        invented = shaped[name](invented)
     test_no_text_overlaps_leaves_the_page_or_is_too_small(name, invented)
     figure, caption, words = drawn(name, invented)
     lines = [line.get_label() for axis in figure.axes for line in axis.lines]
@@ -415,11 +430,17 @@ EXPERIMENTS = {
     "chain": {"path": ["wrn-28-4", "wrn-16-4", "wrn-16-2"], "loss": "mse"},
     "akl": {**TAUGHT, "loss": "akl"},
     "selected": {**TAUGHT, "loss": "mse", "label_noise": {"symmetric": 0.4}, "student_selection": "fine"},
+    "part": {**TAUGHT, "loss": ["ce", "mse"], "student_fraction": [0.1, 1]},
+    "parts without all": {**TAUGHT, "loss": ["ce", "mse"], "student_fraction": [0.1, 0.2]},
+    "ensemble": {"teacher": "wrn-16-2", "teacher_seeds": "0+1", "student": "wrn-16-2", "loss": ["ce", "mse"]},
+    "of others": {**TAUGHT, "teacher_seeds": "0+1", "loss": ["ce", "mse"]},
 }
 _LEARNT = {"students", "taus", "alphas", "no tau at one alpha", "chain", "akl", "selected"}
+_LEARNT |= {"part", "parts without all", "ensemble", "of others"}
 FILLED = {name: {*EXPERIMENTS} for name in FIGURES} | dict.fromkeys(["chains", *ANALYSES], _LEARNT)
 FILLED |= {"heatmap": {"taus", "alphas", "no tau at one alpha"}, "tau": {"taus"}}
 FILLED |= {"memorised": {"noisy", "selected"}, "gaps": {"akl"}, "detector": {"selected"}}
+FILLED |= {"fractions": {"part"}, "kept": {"ensemble"}}
 
 
 def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -431,6 +452,7 @@ def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
             tuple((stage.networks[0], spell_objective(stage.objective), stage.seed) for stage in cell.stages),
             float(cell.dataset.noise.amount) if cell.dataset.noise else 0.0,
         )
+        | {"cell": cell.path, **made.named(cell.path)}
         for cell in cells_of(of, "e")
     ]
     table = made.selections(by=("fine",)) if "student_selection" in EXPERIMENTS[name] else made.frame(rows)

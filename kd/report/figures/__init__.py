@@ -85,6 +85,28 @@ _EVALUATED = Need(
     ),
 )
 
+
+def _teaches_beside_ce(experiment: Any) -> bool:
+    return any(one.loss == "ce" for one in experiment.loss) and any(one.needs_teacher for one in experiment.loss)
+
+
+def _has_fractions(experiment: Any, study: Any) -> bool:
+    found = experiment.student_fraction
+    return _teaches_beside_ce(experiment) and 1 in found and len(found) > 1
+
+
+def _has_own_ensembles(experiment: Any, study: Any) -> bool:
+    together = any(len(seeds) > 1 for seeds in experiment.teacher_seeds or study.teacher_seeds)
+    own = any(path[-2:-1] == path[-1:] for path in experiment.networks)
+    return _teaches_beside_ce(experiment) and together and own
+
+
+_FRACTIONS = Need("ce and a loss that learns from a teacher, with student_fraction 1 and others", _has_fractions)
+_OWN_ENSEMBLES = Need(
+    "ce and a loss that learns from a teacher, of an ensemble of seeds of the student's own network",
+    _has_own_ensembles,
+)
+
 FIGURES: dict[str, Figure] = {
     "heatmap": Figure(
         "alpha x tau grid of one student: test top-1 beside train top-1", "kd.report.figures.heatmap", needs=_GRID
@@ -97,6 +119,16 @@ FIGURES: dict[str, Figure] = {
     ),
     "chains": Figure(
         "sequential distillation: every path and mix of objectives", "kd.report.figures.chains", needs=_STUDENTS
+    ),
+    "fractions": Figure(
+        "students of a part of the data whose teacher saw all: test top-1, overfitting, what is recovered",
+        "kd.report.figures.fractions",
+        needs=_FRACTIONS,
+    ),
+    "kept": Figure(
+        "students of an ensemble of their own network: how much of its gain they keep",
+        "kd.report.figures.kept",
+        needs=_OWN_ENSEMBLES,
     ),
     "curves": Figure(
         "learning curves by objective: test and train top-1 per epoch", "kd.report.figures.curves", needs=_EVALUATED
