@@ -58,8 +58,21 @@ TABLES = {
         made.lose(made.noise(rates=(0.0, 0.2, 0.4)), "kl-tau20", 0),
         pd.concat([made.grid(taus=(1, 3), noise_rate=rate) for rate in (0.0, 0.4)]),
         made.lose_all(made.noise(rates=(0.2, 0.4))),
+        made.on_selections(),
     ],
     "chains": [made.chains(), made.lose(made.chains(("kl-tau3", "mse")), "mse", 1), made.long_chains()],
+    "fractions": [
+        made.fractions(),
+        made.fractions(parts=(0.1, 1), objectives=("ce", "mse"), seeds=(0,)),
+        made.lose(made.lose(made.fractions(), "kl-tau20", 0, 1, 2), "kl-tau3", 1),
+        pd.concat([made.fractions(), made.renamed(made.fractions(), "wrn-16-2.", "wrn-16-4.")]),
+    ],
+    "kept": [
+        made.ensembles(),
+        made.ensembles(objectives=("ce", "kl-tau3"), seeds=(0,)),
+        made.lose(made.lose(made.ensembles(), "mse", 0, 1, 2), "kl-tau3", 1),
+        pd.concat([made.ensembles(), made.renamed(made.ensembles(("kl-tau3",)), "+1+2/", "+1+2-meanprob/")]),
+    ],
     "curves": [
         made.losses(("resnet8",), ["ce", "kl-tau3", "mse"], **SMALL),
         made.lose(made.grid(**SMALL), "kl-tauinf-alpha0.1", 0, 1),
@@ -68,6 +81,7 @@ TABLES = {
     "memorised": [
         made.noise(taus=(1, 3)),
         made.lose(made.noise(rates=(0.4,), taus=(1, 3), **SMALL), "mse", 0, 1),
+        made.on_selections(**SMALL),
     ],
     "gaps": [
         made.losses(("resnet8",), ["akl", "akl-ratioforward", "akl-ratioreverse", "akl-tau4"], **SMALL),
@@ -178,6 +192,20 @@ def test_what_diverged_is_named_in_the_figure(name: str, rows: pd.DataFrame) -> 
     assert named == (rows["status"] == "diverged").any()
 
 
+def test_what_learns_from_a_selection_has_panels_of_its_own_and_no_line_beside_the_others() -> None:
+    rows = TABLES["tau"][-1]
+    figure = drawn("tau", rows)[0]
+    on = [axis.get_title(loc="left").replace("\n", " ") for axis in figure.axes]
+    rates = [f"{rate} % symmetric label noise" for rate in (20, 40)]
+    assert on == [f"WRN-28-4 → WRN-16-2{kind}, {rate}" for rate in rates for kind in ("", " on FINE")]
+    for axis, (_, own) in zip(figure.axes, rows.groupby(["noise_rate", "selection"]), strict=True):
+        references = {text.get_text() for text in axis.texts}
+        assert references == {"CE", "MSE"}
+        assert axis.get_ylim()[0] < own["test_top1"].min() < own["test_top1"].max() < axis.get_ylim()[1]
+    titles = [part.get_suptitle() for part in drawn("memorised", TABLES["memorised"][-1])[0].subfigs]
+    assert titles == on
+
+
 def test_no_objective_of_the_table_is_left_out_of_tau_or_heatmap() -> None:
     more = made.frame(made.students("grid", "wrn-16-2", ["kl-tauinf-weight2", "mse"]))
     rows = pd.concat([made.grid(alphas=(1.0,)), more])
@@ -269,6 +297,9 @@ def invented() -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in {*ANALYSES, *OF_SELECTIONS}])
 def test_24_objectives_are_drawn_apart_and_none_is_left_out_in_silence(name: str, invented: pd.DataFrame) -> None:
+    shaped = {"fractions": made.in_parts, "kept": made.by_ensembles}
+    if name in shaped:
+        invented = shaped[name](invented)
     test_no_text_overlaps_leaves_the_page_or_is_too_small(name, invented)
     figure, caption, words = drawn(name, invented)
     lines = [line.get_label() for axis in figure.axes for line in axis.lines]
@@ -399,11 +430,17 @@ EXPERIMENTS = {
     "chain": {"path": ["wrn-28-4", "wrn-16-4", "wrn-16-2"], "loss": "mse"},
     "akl": {**TAUGHT, "loss": "akl"},
     "selected": {**TAUGHT, "loss": "mse", "label_noise": {"symmetric": 0.4}, "student_selection": "fine"},
+    "part": {**TAUGHT, "loss": ["ce", "mse"], "student_fraction": [0.1, 1]},
+    "parts without all": {**TAUGHT, "loss": ["ce", "mse"], "student_fraction": [0.1, 0.2]},
+    "ensemble": {"teacher": "wrn-16-2", "teacher_seeds": "0+1", "student": "wrn-16-2", "loss": ["ce", "mse"]},
+    "of others": {**TAUGHT, "teacher_seeds": "0+1", "loss": ["ce", "mse"]},
 }
 _LEARNT = {"students", "taus", "alphas", "no tau at one alpha", "chain", "akl", "selected"}
+_LEARNT |= {"part", "parts without all", "ensemble", "of others"}
 FILLED = {name: {*EXPERIMENTS} for name in FIGURES} | dict.fromkeys(["chains", *ANALYSES], _LEARNT)
 FILLED |= {"heatmap": {"taus", "alphas", "no tau at one alpha"}, "tau": {"taus"}}
 FILLED |= {"memorised": {"noisy", "selected"}, "gaps": {"akl"}, "detector": {"selected"}}
+FILLED |= {"fractions": {"part"}, "kept": {"ensemble"}}
 
 
 def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -415,6 +452,7 @@ def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
             tuple((stage.networks[0], spell_objective(stage.objective), stage.seed) for stage in cell.stages),
             float(cell.dataset.noise.amount) if cell.dataset.noise else 0.0,
         )
+        | {"cell": cell.path, **made.named(cell.path)}
         for cell in cells_of(of, "e")
     ]
     table = made.selections(by=("fine",)) if "student_selection" in EXPERIMENTS[name] else made.frame(rows)
@@ -441,6 +479,18 @@ def test_plan_refuses_a_figure_exactly_where_its_experiment_would_leave_it_empty
             with pytest.raises((ConfigError, DataError), match=f"{name}: (needs|no network here has a teacher)"):
                 _draw(name, *from_experiment(which))
     assert _draw(name, *from_experiment(next(which for which in EXPERIMENTS if which in FILLED[name])))
+
+
+@pytest.mark.parametrize("evaluate", ["last", 3])
+def test_figures_over_epochs_are_refused_together_where_only_the_last_is_evaluated(evaluate: str | int) -> None:
+    figure = ["dots", "curves", "gaps", "selection"]
+    told = {"experiments": {"e": {**EXPERIMENTS["akl"], "figure": figure}}}
+    study(**told, protocol={"name": "p", "epochs": 3, "evaluate": 2})
+    with pytest.raises(ConfigError) as refused:
+        study(**told, protocol={"name": "p", "epochs": 3, "evaluate": evaluate})
+    needs = "accuracies of several epochs: protocol.evaluate below its epochs"
+    assert str(refused.value).startswith(f"experiments.e.figure: curves needs {needs}; selection needs {needs}; got ")
+    assert f"evaluate {evaluate}, which can fill dots, chains, gaps, cost," in str(refused.value)
 
 
 def _draw(name: str, rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:

@@ -13,7 +13,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from bench.simulation import VARIANCES, crossed
 from kd.core.errors import DataError
-from kd.report.statistics import judge, judge_crossed, mean_interval, paired, settings, summarise
+from kd.report.statistics import Side, judge, judge_crossed, mean_interval, paired, settings, share, summarise
 
 
 def test_mean_interval_matches_hand_values() -> None:
@@ -217,3 +217,35 @@ def test_teachers_that_differ_in_seeds_alone_are_one_setting_ensembles_too() -> 
         found = settings(pd.concat(several).drop_duplicates("cell"))
         assert len(found) == 1
         assert set(summarise(found[0][1], ["lineage"])["n"]) == {3, 6}
+
+
+def learnt(*values: float, teacher: int | None = None) -> Side:
+    """Make one side: student s has the value at place s, from this teacher, or without one, or from teacher s."""
+    found = {(seed if teacher is None else teacher, seed): value for seed, value in enumerate(values)}
+    return Side({}, {"a"}, set(found), found)
+
+
+def test_a_share_is_that_of_the_means_and_its_spread_that_of_their_ratio() -> None:
+    """Hinton et al. 2015, speech: 57.0 between 44.5 and 58.9 is 87 %; 60.8 between 58.9 and 61.1 is 86 %."""
+    assert share(learnt(57.0), learnt(44.5), learnt(58.9)).effect == pytest.approx(86.8, abs=0.05)
+    assert share(learnt(60.8), learnt(58.9), learnt(61.1)).effect == pytest.approx(86.4, abs=0.05)
+    gained, way = np.array([4.0, 6.0, 5.0]), np.array([8.0, 9.0, 13.0])
+    found = share(learnt(*(50 + gained)), learnt(50, 50, 50, teacher=-1), learnt(*(50 + way), teacher=-1))
+    assert found.effect == pytest.approx(50.0)
+    assert (found.n, found.df, found.left_out) == (3, 2, 0)
+    residual = gained - 0.5 * way
+    assert found.se == pytest.approx(100 * residual.std(ddof=1) / 10 / math.sqrt(3))
+
+
+def test_an_interval_of_a_share_covers_the_truth_19_times_in_20() -> None:
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(1000):
+        floor, reached, ceiling = (mean + rng.normal(0, 1, 6) for mean in (50, 56, 60))
+        found = share(learnt(*reached), learnt(*floor), learnt(*ceiling))
+        inside.append(found.low <= 60 <= found.high)
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.03)
+
+
+def test_where_there_may_be_no_way_there_is_no_share() -> None:
+    for ceiling in ((50, 50, 50), (49, 49.5, 48), (51, 49, 51)):
+        assert not share(learnt(51, 52, 53), learnt(50, 50, 50), learnt(*ceiling)).n

@@ -130,6 +130,38 @@ def test_at_most_eight_claims_are_confirmatory_and_selection_is_none_that_is_tes
     assert 0 <= line["low"] < line["high"]
 
 
+def test_what_soft_targets_recover_and_an_ensemble_leaves_is_as_reckoned_by_hand() -> None:
+    rows = made.fractions(parts=(0.03, 0.1, 1), seeds=range(6))
+    lines = judged(pd.concat([rows, made.ensembles(seeds=range(6))])).set_index("claim")
+    mean = rows.groupby(["fraction", "family"])[["test_top1", "train_top1"]].mean()
+    recovery, overfitting = lines.loc["recovery"], lines.loc["overfitting"]
+    assert recovery["published"].iloc[0] == "87 % (speech, 3 % of the data)"
+    for place, part in enumerate((0.03, 0.1)):
+        hard, soft, whole = (mean.loc[key] for key in ((part, "ce"), (part, "kl"), (1.0, "ce")))
+        way = whole["test_top1"] - hard["test_top1"]
+        gained = soft["test_top1"] - hard["test_top1"]
+        assert recovery["difference"].iloc[place] == pytest.approx(100 * gained / way)
+        gap = (hard["train_top1"] - hard["test_top1"]) - (soft["train_top1"] - soft["test_top1"])
+        assert overfitting["difference"].iloc[place] == pytest.approx(gap)
+    assert (recovery["verdict"] == "holds").all()
+    assert (recovery["unit"] == "%").all()
+    own = made.ensembles(seeds=range(6))
+    alone, taught = (own[own["objective"] == name]["test_top1"].mean() for name in ("ce", "kl-tau3"))
+    kept = lines.loc["kept"]
+    assert kept["difference"] == pytest.approx(100 * (taught - alone) / (own["teacher_top1"].mean() - alone))
+    assert (kept["pairs"], kept["verdict"]) == (6, "holds")
+    assert f"{taught:.2f} between {alone:.2f} and" in kept["measured"]
+
+
+def test_nothing_is_recovered_where_a_part_costs_nothing_or_its_teacher_saw_no_more() -> None:
+    rows = made.fractions(parts=(0.1, 1), seeds=range(6))
+    same = rows.assign(teacher_fraction=rows["teacher_fraction"].mask(rows["fraction"] < 1, 0.1))
+    assert verdicts(same)["recovery"] == verdicts(same)["overfitting"] == ["not measured"]
+    level = rows.assign(test_top1=rows["test_top1"].mask(rows["stages"] == 1, 70 + 0.01 * rows["seed"]))
+    assert verdicts(level)["recovery"] == ["not measured"]
+    assert verdicts(made.ensembles(gain=-5.0, seeds=range(6)))["kept"] == ["not measured"]
+
+
 def test_three_seeds_decide_no_claim() -> None:
     assert set(judged(built(TRUE, seeds=(0, 1, 2)))["verdict"]) == {"undecided", "measured", "not measured"}
 

@@ -6,6 +6,7 @@ other names. If readers call the value of a column X something else, the column 
 
 from __future__ import annotations
 
+import math
 import re
 
 import pandas as pd
@@ -104,7 +105,9 @@ def identity(cell: Cell) -> dict:
         "teacher_cell": teacher.path if teacher else "",
         "teacher_lineage": teacher.seedless if teacher else "",
         "teacher_members": len(teacher.stage.members) if teacher else 0,
+        "teacher_networks": teacher.stage.network if teacher else "",
         "teacher_seed": teacher.stage.seed if teacher else pd.NA,
+        "teacher_fraction": teacher.fraction if teacher else math.nan,
         "stopped": " > ".join(str(stage.epochs) for stage in cell.stages[:-1] if stage.epochs),
         "selection": spell_selection(cell.stage.selection) if cell.stage.selection else "",
         "selection_name": selection_name(cell.stage.selection) if cell.stage.selection else "",

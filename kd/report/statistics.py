@@ -211,6 +211,27 @@ def against(left: Side, right: Side, name: str = "a contrast", apart: Collection
     return judge_seeds(differences, len(left.wanted | right.wanted))
 
 
+def share(reached: Side, floor: Side, ceiling: Side) -> Paired:
+    """Judge which share (percent) of the way from `floor` to `ceiling` is reached, over the seeds that all three have.
+
+    It is a ratio of two mean differences; a seed's value is that ratio and what the seed adds to it, to first order, so
+    that one seed with hardly any way weighs no more than others. There is none where the way may be nothing: where its
+    95 % interval reaches 0.
+    """
+    floor, ceiling = (one if len(one.teachers) > 1 else one.beside(reached) for one in (floor, ceiling))
+    pairs = sorted(reached.values.keys() & floor.values.keys() & ceiling.values.keys())
+    gained = {pair: reached.values[pair] - floor.values[pair] for pair in pairs}
+    way = {pair: ceiling.values[pair] - floor.values[pair] for pair in pairs}
+    wanted = len(reached.wanted | floor.wanted | ceiling.wanted)
+    whole = judge_seeds(way, wanted)
+    if not (whole.low if whole.tested else whole.effect) > 0:
+        return Paired(left_out=wanted)
+    mean = float(np.mean([*way.values()]))
+    ratio = float(np.mean([*gained.values()])) / mean
+    found = {pair: 100 * (ratio + (gained[pair] - ratio * way[pair]) / mean) for pair in pairs}
+    return judge_seeds(found, wanted)
+
+
 def trend(rows: pd.DataFrame, over: str, value: str = "test_top1", apart: Collection[str] = ()) -> Paired:
     """Judge how far `value` rises from the least to the greatest `over` (tau, alpha), seed by seed.
 

@@ -113,6 +113,7 @@ def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result]) -> dict:
         "epochs": manifest["epochs"],
         "status": manifest["status"],
         **_numbers(manifest),
+        "teacher_top1": _numbers(results[cell.teacher].manifest)["test_top1"] if cell.teacher else math.nan,
         **_selection(manifest.get("selection") or {}),
         "parameters": manifest.get("parameters", 0),
         "objective_parameters": manifest.get("objective_parameters", 0),

@@ -22,8 +22,8 @@ from kd.report.figures import naming, style, wording
 from kd.report.figures import verdict as figure
 from kd.report.own_claims import one_each, read_claims, read_table, with_analysis
 from kd.report.paper import published
-from kd.report.paper.claims import CLAIMS, Claim
-from kd.report.statistics import SETTING, Paired, against, finished, judge, rise_weights, side, trend
+from kd.report.paper.claims import CLAIMS, SHARE, Claim
+from kd.report.statistics import SETTING, Paired, against, finished, judge, rise_weights, share, side, trend
 from kd.study.cells import TEACHERS
 
 HOLDS, FAILS, MEASURED, MISSING = "holds", "does not hold", "measured", "not measured"
@@ -38,6 +38,7 @@ _UNMEASURED = {"measured": "–", "found": Paired()}
 # If a claim's sides differ in one of these columns, they may differ in all columns of the path, or of the labels.
 _OF_PATHS = {"student", "networks", "networks_name", "teacher", "teacher_lineage", "teacher_members", "stages", "first"}
 _OF_PATHS |= {"first_loss", "stopped", "lineage", "objectives", "mix", "mix_families"}
+_OF_TEACHERS = ("teacher_fraction", "teacher_members", "teacher_networks")
 _OF_LABELS = {"noise", "noise_rate", "noise_name", "realised_rate"}
 
 
@@ -84,11 +85,18 @@ def _number(line: dict, found: Paired) -> str:
 
 def _scenes(rows: pd.DataFrame) -> Iterator[tuple[str, dict, pd.DataFrame]]:
     """Yield (kind, key, rows) for each path of networks and data in the study; the column `role` says what a row is."""
-    for values, _ in rows[rows["stages"] > 1].groupby(_KEY, sort=False):
+    rows = rows.assign(**{name: math.nan for name in _OF_TEACHERS if name not in rows})  # in another tool's table
+    for values, taught in rows[rows["stages"] > 1].groupby(_KEY, sort=False):
         key = dict(zip(_KEY, values, strict=True))
-        same = rows[(rows[SETTING] == pd.Series(key)[SETTING]).all(axis=1)]
-        same = same[(same["stopped"] == key["stopped"]) | (same["stages"] == 1)]
-        yield _kind(key), key, _with_roles(same, key)
+        own = [column for column in SETTING if column != "fraction"]
+        every = rows[(rows[own] == pd.Series(key)[own]).all(axis=1)]
+        every = every[(every["stopped"] == key["stopped"]) | (every["stages"] == 1)]
+        same = _with_roles(every[every["fraction"] == key["fraction"]], key)
+        yield _kind(key), key, same
+        if (taught["teacher_fraction"] > key["fraction"]).all():
+            yield "part", key, pd.concat([same, _with_roles(every[every["fraction"] == 1], key)])
+        if ((taught["teacher_members"] > 1) & (taught["teacher_networks"] == key["student"])).all():
+            yield "ensemble", key, same
 
 
 def _kind(key: dict) -> str:
@@ -167,7 +175,10 @@ def _contrast(claim: Claim, rows: pd.DataFrame) -> dict | None:
     if any(part.empty for part in parts):
         return None
     sides = [side(part, claim.value) for part in parts]
-    means = [f"{np.mean([*one.values.values()]):.2f}" if one.values else "diverged" for one in sides]
+    means = [wording.minus(f"{np.mean([*one.values.values()]):.2f}") if one.values else "diverged" for one in sides]
+    if claim.unit == SHARE:
+        found = share(*sides)
+        return {"found": found, "measured": f"{means[0]} between {means[1]} and {means[2]}"} if found.n else None
     return {"found": against(*sides, claim.id, _apart(claim)), "measured": " against ".join(means)}
 
 
@@ -238,6 +249,8 @@ def _published_trend(claim: Claim, rows: pd.DataFrame, points: Sequence[float] |
 
 def _elsewhere(claim: Claim, known: pd.DataFrame, points: Sequence[float] | None = None) -> dict:
     """Return what was published for the paper's own networks. It is shown, but not compared with the measured."""
+    if claim.elsewhere:
+        return {**_NOTHING, "published": claim.elsewhere}
     theirs = _published(claim, claim.reference, known, points)
     if theirs is _NOTHING:
         return theirs
@@ -296,7 +309,7 @@ def _setting(line: dict, varied: set[str]) -> str:
     return naming.title(line, varied - {"noise", "noise_rate", "student"} if clean else varied - {"student"}) + early
 
 
-def caption(lines: pd.DataFrame, of: str = "Kim et al. (IJCAI 2021)") -> str:
+def caption(lines: pd.DataFrame, of: str = "Kim et al. (IJCAI 2021) and Hinton et al. (2015)") -> str:
     """Say how the claims were judged, how many hold, and why numbers may not be comparable."""
     counts = lines["verdict"].value_counts()
     found = ", ".join(f"{counts.get(word, 0)} {word}" for word in (HOLDS, FAILS, SMALL, UNDECIDED, MEASURED, MISSING))

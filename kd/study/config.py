@@ -339,19 +339,19 @@ class Experiment(Model):
             raise ValueError("student_selection: there is no teacher that could select")
         if self.teacher_weights:
             self._check_teacher_weights(self.teacher_weights)
-        for name in self.figure:
-            self._check_figure(name)
         return self
 
-    def _check_figure(self, name: str) -> None:
-        """Refuse a figure that would turn out empty, before anything is trained."""
-        filled = [known for known, one in figures.FIGURES.items() if one.needs is None or one.needs.met(self)]
-        if name not in filled:
+    def check_figures(self, study: Study) -> None:
+        """Refuse figures that would turn out empty, before anything is trained."""
+        needs = {name: one.needs for name, one in figures.FIGURES.items()}
+        filled = [name for name, need in needs.items() if need is None or need.met(self, study)]
+        empty = [f"{name} needs {needs[name].words}" for name in self.figure if name not in filled]
+        if empty:
             found = ", ".join(dict.fromkeys(chosen.loss for chosen in self.loss))
             labels = "wrong labels" if any(self.label_noise) else "clean labels"
             raise ValueError(
-                f"figure: {name} needs {figures.FIGURES[name].needs.words}; got loss {found} and {labels}, which can "
-                f"fill {', '.join(filled)}"
+                f"figure: {'; '.join(empty)}; got loss {found}, {labels} and evaluate {study.protocol.evaluate}, "
+                f"which can fill {', '.join(filled)}"
             )
 
     def _check_teacher_weights(self, name: str) -> None:
@@ -554,6 +554,10 @@ class Study(Model):
             for chosen in experiment.loss:
                 self._check_loss(f"experiments.{name}.loss: {chosen.loss}", chosen, self._has_ensembles(experiment))
             self._check_judges(f"experiments.{name}", experiment)
+            try:
+                experiment.check_figures(self)
+            except ValueError as error:
+                raise ValueError(f"experiments.{name}.{error}") from None
         for name, search in self.searches.items():
             self._check_search(f"searches.{name}", search)
         self._check_dataset("dataset", self.dataset)

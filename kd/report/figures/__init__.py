@@ -29,10 +29,10 @@ os.environ["MPLBACKEND"] = "agg"
 
 
 class Need(NamedTuple):
-    """What an experiment must have, in words, and what says of a kd.study.config.Experiment whether it has it."""
+    """What an experiment must have, in words, and what says of an experiment and its study whether they have it."""
 
     words: str
-    met: Callable[[Any], bool]
+    met: Callable[[Any, Any], bool]  # of kd.study.config's Experiment and Study
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Figure:
     needs: Need | None = None
 
 
-def _several(*axes: str) -> Callable[[Any], bool]:
+def _several(*axes: str) -> Callable[[Any, Any], bool]:
     """Return what says whether an experiment has losses that differ in the hyperparameters `axes` alone."""
 
-    def met(experiment: Any) -> bool:
+    def met(experiment: Any, study: Any) -> bool:
         fixed = (
             (chosen.loss, *(pair for pair in chosen.resolved.items() if pair[0] not in axes))
             for chosen in experiment.loss
@@ -64,17 +64,47 @@ def _several(*axes: str) -> Callable[[Any], bool]:
 
 
 _STUDENTS = Need(
-    "students: a loss that learns from a teacher", lambda experiment: any(one.needs_teacher for one in experiment.loss)
+    "students: a loss that learns from a teacher",
+    lambda experiment, study: any(one.needs_teacher for one in experiment.loss),
 )
-_WRONG_LABELS = Need("wrong labels: label_noise above 0", lambda experiment: any(experiment.label_noise))
+_WRONG_LABELS = Need("wrong labels: label_noise above 0", lambda experiment, study: any(experiment.label_noise))
 _SEVERAL_TAU = Need("a loss at several tau, as {kl: {tau: [1, 3]}}", _several("tau"))
 _GRID = Need("a loss at several tau or alpha, as {kl: {tau: [1, 3], alpha: [0.5, 1]}}", _several("tau", "alpha"))
 _GAPS = Need(
-    "a loss that logs the gaps, as akl", lambda experiment: any("head_gap" in one.logs for one in experiment.loss)
+    "a loss that logs the gaps, as akl",
+    lambda experiment, study: any("head_gap" in one.logs for one in experiment.loss),
 )
 _SELECTED = Need(
     "students with student_selection, under label noise",
-    lambda experiment: any(experiment.student_selection) and any(experiment.label_noise),
+    lambda experiment, study: any(experiment.student_selection) and any(experiment.label_noise),
+)
+_EVALUATED = Need(
+    "accuracies of several epochs: protocol.evaluate below its epochs",
+    lambda experiment, study: (
+        study.protocol.evaluate != "last" and study.protocol.evaluate < max(2, study.protocol.epochs)
+    ),
+)
+
+
+def _teaches_beside_ce(experiment: Any) -> bool:
+    return any(one.loss == "ce" for one in experiment.loss) and any(one.needs_teacher for one in experiment.loss)
+
+
+def _has_fractions(experiment: Any, study: Any) -> bool:
+    found = experiment.student_fraction
+    return _teaches_beside_ce(experiment) and 1 in found and len(found) > 1
+
+
+def _has_own_ensembles(experiment: Any, study: Any) -> bool:
+    together = any(len(seeds) > 1 for seeds in experiment.teacher_seeds or study.teacher_seeds)
+    own = any(path[-2:-1] == path[-1:] for path in experiment.networks)
+    return _teaches_beside_ce(experiment) and together and own
+
+
+_FRACTIONS = Need("ce and a loss that learns from a teacher, with student_fraction 1 and others", _has_fractions)
+_OWN_ENSEMBLES = Need(
+    "ce and a loss that learns from a teacher, of an ensemble of seeds of the student's own network",
+    _has_own_ensembles,
 )
 
 FIGURES: dict[str, Figure] = {
@@ -90,7 +120,19 @@ FIGURES: dict[str, Figure] = {
     "chains": Figure(
         "sequential distillation: every path and mix of objectives", "kd.report.figures.chains", needs=_STUDENTS
     ),
-    "curves": Figure("learning curves by objective: test and train top-1 per epoch", "kd.report.figures.curves"),
+    "fractions": Figure(
+        "students of a part of the data whose teacher saw all: test top-1, overfitting, what is recovered",
+        "kd.report.figures.fractions",
+        needs=_FRACTIONS,
+    ),
+    "kept": Figure(
+        "students of an ensemble of their own network: how much of its gain they keep",
+        "kd.report.figures.kept",
+        needs=_OWN_ENSEMBLES,
+    ),
+    "curves": Figure(
+        "learning curves by objective: test and train top-1 per epoch", "kd.report.figures.curves", needs=_EVALUATED
+    ),
     "memorised": Figure(
         "label noise: wrong labels memorised and true ones recovered, per epoch",
         "kd.report.figures.memorised",
@@ -108,6 +150,7 @@ FIGURES: dict[str, Figure] = {
     "selection": Figure(
         "best epoch on the test set against the last: what selecting on the test set adds",
         "kd.report.figures.selection",
+        needs=_EVALUATED,
     ),
     "detector": Figure(
         "selections under label noise: precision, recall and F1 of what is kept",

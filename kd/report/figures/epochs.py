@@ -69,7 +69,7 @@ def panels(
         epochs = epochs[epochs[value].notna()] if value in epochs else epochs.head(0)
         epochs = epochs.assign(objective_name=epochs["cell"].map(frame.set_index("cell")["objective_name"]))
         table = summarise(frame, ["objective_name", "look"])
-        for part, names in _hands(frame):
+        for part, names in hands(frame):
             shown = epochs[epochs["objective_name"].isin(names)]
             name = ", ".join(filter(None, [title, part]))
             if len(shown):
@@ -98,12 +98,12 @@ def _listed(steps: list[int]) -> str:
     return f"{', '.join(before)} and {last}" if before else last
 
 
-def _hands(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
+def hands(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Deal the objectives of one setting into parts that a panel keeps apart: by alpha first, then by order."""
     every = frame.drop_duplicates("objective_name")
     if len(every) <= _MOST:
         return [("", every["objective_name"].tolist())]
-    hands, baseline = [], every["family"] == "ce"
+    found, baseline = [], every["family"] == "ce"
     for alpha, group in every[~baseline].groupby("alpha", dropna=False):
         some = group["objective_name"].tolist()
         size = -(-len(some) // -(-len(some) // (_MOST - 1)))  # as even as can be
@@ -111,8 +111,8 @@ def _hands(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
         for place, part in enumerate(parts, 1):
             name = "without α" if math.isnan(alpha) else f"α = {naming.number(alpha)}"
             name += f", part {place}" if len(parts) > 1 else ""
-            hands.append((name, every.loc[baseline, "objective_name"].tolist() + part))
-    return hands
+            found.append((name, every.loc[baseline, "objective_name"].tolist() + part))
+    return found
 
 
 def _draw_panel(axis: Axes, table: pd.DataFrame, view: View) -> None:

@@ -50,8 +50,9 @@ def draw(lines: pd.DataFrame) -> Figure:
 
 
 def of_top1(lines: pd.DataFrame) -> bool:
-    """Say whether all lines are of accuracies of the table."""
-    return lines["value"].isin(["test_top1", "train_top1"]).all()
+    """Say whether all that was measured is of accuracies of the table."""
+    known = lines[lines["difference"].notna()]
+    return (known["value"].isin(["test_top1", "train_top1"]) & (known["unit"] == "points")).all()
 
 
 def _rows(lines: pd.DataFrame) -> list[dict]:
@@ -103,7 +104,8 @@ def _frame(axis: Axes, lines: pd.DataFrame, ticks: list[tuple[float, dict]], bot
     places = [*(-end for end in reversed(ends)), 0, *ends]
     axis.set_xticks(places, [f"{value:+g}".replace("-", "−") if value else "0" for value in places])
     axis.set_xticks([], minor=True)
-    points = "points of top-1" if of_top1(lines) else "in the unit of its column"
+    shares = ", shares in %" if (lines["difference"].notna() & (lines["unit"] == "%")).any() else ""
+    points = "points of top-1" if of_top1(lines) else f"in the unit of its column{shares}"
     axis.set_xlabel(f"difference in the direction of the claim ({points};\nlogarithmic beyond ±1)")
     axis.set_ylim(bottom, 0)
     axis.set_yticks([place for place, _ in ticks], [row["label"] for _, row in ticks])

@@ -56,6 +56,12 @@ def half_words(line: pd.Series, digits: int = 2) -> str:
     return f"{line['mean']:.{digits}f}{half}"
 
 
+def percent_words(found: Paired) -> str:
+    """Spell a share: 87 % [80, 94] (3 pairs)."""
+    ends = minus(f" [{found.low:.0f}, {found.high:.0f}]") if found.tested else ""
+    return f"{minus(f'{found.effect:.0f}')} %{ends} ({found.n} {'pair' if found.n == 1 else 'pairs'})"
+
+
 def paired_words(found: Paired, other: str) -> str:
     """Spell a paired difference: +1.87 points against CE [+1.20, +2.54] (3 pairs); what is decided says the verdict."""
     if not found.n:
@@ -188,7 +194,8 @@ def _diverged(rows: pd.DataFrame) -> str:
 
 def _lost_words(networks: str, objectives: str, noise: str, noise_name: str, seeds: list[int]) -> str:
     labels = "" if noise == "none" else f", {noise_name}"
-    named = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, sorted(seeds)))}"
+    seeds = sorted(set(seeds))  # at several fractions of the data each stands once more
+    named = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
     return f"{networks} by {objectives}{labels} ({named})"
 
 

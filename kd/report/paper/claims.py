@@ -1,7 +1,8 @@
-"""CLAIMS: what Kim et al. say, one by one, as tests on kd's table. A claim is one entry of the list at the end.
+"""CLAIMS: what Kim et al. and Hinton et al. say, one by one, as tests on kd's table: the list at the end.
 
 A claim selects, out of the rows of one setting, two sides of which the first should be the higher, or points along
-tau or alpha that should rise or fall. The same selection picks the published numbers. What the abstract says is
+tau or alpha that should rise or fall. Of three sides the first should reach some of the way from the second to the
+third, and the share is judged. The same selection picks the published numbers. What the abstract says is
 confirmatory and one family; all else is the other.
 """
 
@@ -27,8 +28,9 @@ CHAIN = DIRECT | {
     "networks": "wrn-28-4 > wrn-16-4 > wrn-16-2",
     "networks_name": "WRN-28-4 → WRN-16-4 → WRN-16-2",
 }
-Sides = Callable[[pd.DataFrame], tuple[pd.DataFrame, pd.DataFrame]]
+Sides = Callable[[pd.DataFrame], tuple[pd.DataFrame, ...]]
 Points = Callable[[pd.DataFrame], pd.DataFrame]
+SHARE = "%"  # the unit of a claim of three sides
 MOST_CONFIRMED = 8  # confirmatory claims of one list: each more makes all of them harder to decide
 
 
@@ -39,7 +41,8 @@ class Claim:
     id: str
     sentence: str
     source: str
-    where: str  # clean, noisy, early (a teacher that was stopped early), chain, any, or all (networks: no test)
+    where: str  # clean, noisy, early (a teacher that was stopped early), chain, part (of the data, from a teacher that
+    # saw more), ensemble (of the student's own network), any, or all (networks: no test)
     sides: Sides | None = None
     points: Points | None = None
     over: str = "tau"  # of points
@@ -47,7 +50,8 @@ class Claim:
     value: str = "test_top1"  # a column of the table
     analysis: str = ""  # or of this analysis
     smallest: float = 1.0  # the smallest difference of interest
-    unit: str = "points"  # of value
+    unit: str = "points"  # of value, or SHARE
+    elsewhere: str = ""  # what was published of other data, in words
     confirmatory: bool = False  # at most MOST_CONFIRMED of a list are
     apart: frozenset[str] = frozenset()  # columns by which the sides differ, which say no setting
 
@@ -108,12 +112,35 @@ def _mixed(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return chains[chains["mix_families"] == "kl + mse"], chains[pure]
 
 
+def _least(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["fraction"] == rows["fraction"].min()]
+
+
+def _of_the_loss(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Select KL and CE on a part of the data, and CE on all of it."""
+    part = _least(rows)
+    return _kl(part), _of(part, "ce"), _of(rows[rows["fraction"] == 1], "ce")
+
+
+def _overfitted(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Select CE and KL on a part of the data, with how much better they are on it than on the test set."""
+    part = _least(rows).assign(train_test_gap=lambda found: found["train_top1"] - found["test_top1"])
+    return _of(part, "ce"), _kl(part)
+
+
+def _of_the_gain(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Select students by KL, their network by CE, and the ensemble that taught them."""
+    taught = _kl(rows[rows["role"] == "direct"])
+    return taught, _of(rows[rows["role"] == "alone"], "ce"), taught.assign(test_top1=taught["teacher_top1"])
+
+
 # ---- what is claimed ------------------------------------------------------------------------------------------------
 
 _ABSTRACT = "IJCAI 2021, abstract"
 _GRID = "2020 draft, tables 11 and 12"
 _SEQUENTIAL = "IJCAI 2021, sequential distillation"
 _ASKED = "IJCAI 2021, noisy teacher; its answer is not known here"
+_SPEECH = "Hinton et al. 2015, arXiv 1503.02531, speech"
 _OPEN = "not published; follows from the losses as coded"
 
 CLAIMS = (
@@ -237,6 +264,37 @@ CLAIMS = (
         _same_kl("last", "direct"),
     ),
     Claim("mixed", "Mixing KL and MSE along the chain beats either alone", _SEQUENTIAL, "chain", _mixed),
+    Claim(
+        "recovery",
+        "Soft targets from a teacher that saw all recover what training on a part of the data loses: KL's share of the "
+        "way from CE on the part to CE on all",
+        _SPEECH,
+        "part",
+        _of_the_loss,
+        smallest=10.0,
+        unit=SHARE,
+        elsewhere="87 % (speech, 3 % of the data)",
+    ),
+    Claim(
+        "overfitting",
+        "Soft targets overfit less: on a part of the data train less test accuracy is larger for CE than for KL",
+        _SPEECH,
+        "part",
+        _overfitted,
+        value="train_test_gap",
+        elsewhere="22.8 against 8.4 (speech, 3 % of the data)",
+    ),
+    Claim(
+        "kept",
+        "A student keeps the gain of the ensemble that taught it over one network: KL's share of the way from CE to "
+        "the ensemble, all of the same network",
+        _SPEECH,
+        "ensemble",
+        _of_the_gain,
+        smallest=10.0,
+        unit=SHARE,
+        elsewhere="86 % (speech, ten networks)",
+    ),
     Claim(
         "selection",
         "The best epoch on the test set reads higher than the last (it cannot read lower: an interval, no test)",
