@@ -113,17 +113,21 @@ def _fitted(
     demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     network = begun(cell, have)
     demand_pixels(network, plan, have.examples.shape, len(have.examples.train))
-    _demand_room(cell, nn.ModuleList([network, plan.objective]), state)
+    copies = cell.protocol_of(recipe.protocol).copies
+    _demand_room(cell, nn.ModuleList([network, plan.objective]), state, copies)
     teacher = teacher_of(cell, recipe, have, where) if cell.stage.objective.needs_teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
     return network, plan.objective
 
 
-def _demand_room(cell: Cell, network: nn.Module, state: State) -> None:
-    """Raise StorageError unless the disk has room for two states (each weights and momenta) and for the weights."""
+def _demand_room(cell: Cell, network: nn.Module, state: State, copies: int) -> None:
+    """Raise StorageError unless the disk has room for two states (each weights and copies) and for the weights.
+
+    Copies are as large as the weights: momenta and the like.
+    """
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     saved = on_disk(state.folder).glob("*")  # states of this run, which new ones will replace
-    files.demand(state.folder, max(0, 4 * weights - sum(place.stat().st_size for place in saved)))
+    files.demand(state.folder, max(0, 2 * (1 + copies) * weights - sum(place.stat().st_size for place in saved)))
     files.demand(Path(cell.path), weights)
 
 

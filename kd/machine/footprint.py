@@ -27,20 +27,23 @@ def gpu_bytes(
     bank: int = 0,
     objective: Objective | None = None,
     says: Collection[str] = (),
+    copies: int = 1,
 ) -> int:
     """Return the GPU bytes that training `network` on `examples` takes, with banks of `bank` bytes and an objective.
 
-    Counted are the weights with gradients and momenta, the activations that one batch keeps for its backward pass, and
-    the data, which stay on the device. The objective, built on the meta device, adds its parameters with gradients and
-    momenta, the activations of its adapters, and its buffers, which may remember every example. `says` names the
-    outputs that it reads. Activations count as float32, so in bfloat16 the estimate is too high.
+    Counted are the weights with gradients and so many `copies` (momenta and the like), the activations that one batch
+    keeps for its backward pass, and the data, which stay on the device. The objective, built on the meta device, adds
+    its parameters with gradients and copies, the activations of its adapters, and its buffers, which may remember every
+    example. `says` names the outputs that it reads. Activations count as float32, so in bfloat16 the estimate is too
+    high.
     """
     kept = _kept_by_a_step(network, classes, (batch, *examples.shape), objective, says)
     learned, held = (
         sum(tensor.nbytes for tensor in tensors)
         for tensors in ((objective.parameters(), objective.buffers()) if objective else ((), ()))
     )
-    return math.ceil(_FIXED + examples.nbytes + bank + 3 * learned + held + _SLACK * kept)
+    more = (copies - 1) * sum(p.nbytes for p in _shaped(network, classes, examples.shape[0]).parameters())
+    return math.ceil(_FIXED + examples.nbytes + bank + (2 + copies) * learned + held + more + _SLACK * kept)
 
 
 @functools.cache

@@ -87,7 +87,8 @@ def kind_of(cell: Cell, manifest: Mapping) -> Kind:
 
     A kind ignores numbers, such as epochs and tau. It has words, booleans, and which optional values are given.
     """
-    made, objective, noise = manifest["recipe"]["protocol"], cell.stage.objective, cell.dataset.noise
+    made = manifest["recipe"]["protocol"] | dict(cell.stage.own)
+    objective, noise = cell.stage.objective, cell.dataset.noise
     protocol = Protocol.since() | made
     parts = {
         "noise": noise,
@@ -95,6 +96,8 @@ def kind_of(cell: Cell, manifest: Mapping) -> Kind:
         "fraction": cell.dataset.fraction < 1,
         "student_fraction": cell.stage.fraction < 1,
         "selection": cell.stage.selection,
+        "randaugment": protocol["randaugment"] is not None,
+        **{key: protocol[key] for key in ("warmup", "ema", "swa", "mixup", "cutmix")},
     }
     words = brief(made, {"": Protocol.since()})
     return {

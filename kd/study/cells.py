@@ -237,8 +237,9 @@ class Cell:
 
     def reads_banks(self, protocol: Protocol) -> bool:
         """Whether it reads its teacher's answers from banks. If not, it has no teacher, or runs it in each step."""
-        needs = self.stage.objective.needs
-        return self.teacher is not None and protocol.teacher == "bank" and bool(needs.teacher) and needs.from_bank
+        needs, protocol = self.stage.objective.needs, self.protocol_of(protocol)
+        stored = protocol.teacher == "bank" and protocol.views_are_finite
+        return self.teacher is not None and stored and bool(needs.teacher) and needs.from_bank
 
     def needs_of_bank(self, protocol: Protocol) -> list[Need]:
         """Return what it reads from the bank of each teacher: the logits, and the other outputs that its loss needs."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kd.data.mixing import Mixing
 from kd.losses import LOSSES
 from kd.train.device import Place
 from kd.train.fit import History, fit
@@ -33,16 +34,19 @@ class Linear(nn.Module):
 def trained(kind: str = "ce") -> dict | None:
     """Train on 61 examples in batches of 16, so that the last, of 13, is odd; return weights and rows.
 
-    Cross-entropy trains a network without batch normalisation, ONE a resnet8.
+    Cross-entropy trains a network without batch normalisation, ONE a resnet8; `mixed` is cross-entropy of mixed images,
+    with a mean of weights.
     """
     torch.set_num_threads(1)
     made = plan(lr=0.01)
+    if kind == "mixed":
+        made = dataclasses.replace(made, mixing=Mixing(0.4, 1.0), ema=0.2)
     if kind == "one":
         torch.manual_seed(1)
         objective = built("one", of_network("resnet8", 2), tau=3, branches=3)
         made = dataclasses.replace(made, objective=objective, needs=LOSSES["one"].needs)
     with joined() as peers:
-        student, history = Linear() if kind == "ce" else network(), History()
+        student, history = network() if kind == "one" else Linear(), History()
         where = Place(torch.device("cpu"), "fp32", peers=peers)
         fit(student, made_examples(71, heldout=10), made, None, where, NoState(), history)
         found = {"weights": student.state_dict(), "rows": history.rows, "rank": peers.rank, "count": peers.count}
