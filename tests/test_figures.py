@@ -402,6 +402,7 @@ EXPERIMENTS = {
 }
 _LEARNT = {"students", "taus", "alphas", "no tau at one alpha", "chain", "akl", "selected"}
 FILLED = {name: {*EXPERIMENTS} for name in FIGURES} | dict.fromkeys(["chains", *ANALYSES], _LEARNT)
+FILLED["inference"] = {*EXPERIMENTS}
 FILLED |= {"heatmap": {"taus", "alphas", "no tau at one alpha"}, "tau": {"taus"}}
 FILLED |= {"memorised": {"noisy", "selected"}, "gaps": {"akl"}, "detector": {"selected"}}
 

@@ -7,6 +7,7 @@ import torch
 from made.networks import VECTORS, filled, formula_images, multiply_accumulates
 from torch import nn
 
+from bench import networks as documented
 from kd import models
 from kd.models.grouped import GroupedNetwork
 from kd.models.network import BatchNorm
@@ -99,3 +100,10 @@ def test_vgg_pools_a_fourth_time_in_images_of_64_pixels_alone() -> None:
     assert isinstance(network, GroupedNetwork)
     for size, last in ((8, 1), (32, 4), (64, 4), (224, 14)):
         assert network.maps(torch.zeros(2, 3, size, size))[0][-1].shape[2] == last
+
+
+@pytest.mark.process
+def test_the_documented_networks_are_those_of_the_registry() -> None:
+    text = documented.DOC.read_text(encoding="utf-8")
+    assert documented.written(text) == text, "python -m bench.networks writes them anew"
+    assert all(f"| `{name}` |" in text for family in models.NETWORKS for name in family.examples)

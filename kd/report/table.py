@@ -115,6 +115,7 @@ def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result]) -> dict:
         **_numbers(manifest),
         **_selection(manifest.get("selection") or {}),
         "parameters": manifest.get("parameters", 0),
+        "macs": manifest.get("macs", math.nan),  # of networks of before they were counted, nothing is known
         "objective_parameters": manifest.get("objective_parameters", 0),
         "seconds": manifest["seconds"],
         "lineage_seconds": sum(results[one].manifest["seconds"] for one in cell.lineage),
