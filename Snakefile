@@ -4,7 +4,7 @@ snakemake --cores 8                                              the study of co
 snakemake --cores 8 --configfile workflow/studies/demo.yaml      another study
 snakemake teachers --cores 8                                     or students, chains, tables, figures, report
 
-Inputs and outputs of the rules are stamps (kd/study/stamps.py): kd judges what is to do, Snakemake schedules it.
+The inputs and outputs of the rules are stamps (kd/study/stamps.py): kd judges what is to do, Snakemake schedules it.
 """
 
 from snakemake.utils import min_version
@@ -18,7 +18,7 @@ from kd.study.judge import Judge
 min_version("9.17")
 
 try:
-    overlay = {}  # not `config`: Snakemake reads 010 as 8, and puts keys within a key beside those that it replaces
+    overlay = {}  # not `config`: Snakemake reads 010 as 8, and merges the keys inside a key instead of replacing them
     for path in workflow.overwrite_configfiles:
         overlay |= read_yaml(path)
     VALUES = merged(overlay | dict(workflow.config_settings.config))
@@ -49,14 +49,14 @@ include: "workflow/rules/common.smk"
 rule all:
     default_target: True
     input:
-        # the cells too, so that one that is deleted by hand comes back
+        # cells, too, so that a cell that was deleted by hand is made again
         [stamp(products.network(cell)) for cell in CELLS.values()],
-        stamp(products.page(STUDY.study)),
-        [stamp(one) for one in JUDGE.everything if one.kind == "release"],
+        [stamp(one) for one in JUDGE.everything if one.kind in ("page", "trial", "release")],
 
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/search.smk"
 include: "workflow/rules/analyses.smk"
 include: "workflow/rules/report.smk"
 

@@ -1,4 +1,4 @@
-"""Measurements of kd: `make bench`, or `python -m bench.loops` and so on for one of them. Not part of the package."""
+"""Measurements of kd: `make bench`, or one of them, such as `python -m bench.loops`. Not part of the package."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ RESULTS = Path("bench/results")
 
 
 def write(path: Path, rows: list[dict], by: str) -> None:
-    """Write rows as CSV; those that are there and whose `by` was not measured this time stay."""
+    """Write rows as CSV. Rows of the old file stay if their value of `by` was not measured this time."""
     new = pd.DataFrame(rows)
     if path.exists():
         old = pd.read_csv(path)

@@ -1,4 +1,4 @@
-"""kd beside an earlier commit of itself, in turns: how long it takes to plan, to find nothing to do, and to return.
+"""Compare kd with an earlier commit: seconds to plan, to find nothing to do, and to return from a finished verb.
 
 python -m bench.against REV      writes against.csv: median seconds of each, and the ratio of the medians
 """
@@ -23,7 +23,7 @@ from bench.scale import SIZES, STUDY
 ROOT = Path(__file__).parent.parent
 ROUNDS = 5
 PARTS = ("Snakefile", "config.yaml", "kd", "profiles", "workflow")
-VERBS = {  # of a finished demo: what each of its jobs would do again
+VERBS = {  # run in a finished demo, so that each finds its product current
     "kd train": "train results/digits/demo/wrn-10-2.ce.s0 --configfile demo.yaml",
     "kd collect": "collect --configfile demo.yaml",
     "kd status": "status demo.yaml",
@@ -42,7 +42,7 @@ def main() -> None:
         rows = [measured(f"dry run of {size:,} cells", sides, dry_run(size), options.rounds) for size in options.sizes]
         for side in sides.values():
             demo = yaml.safe_load((ROOT / "workflow" / "studies" / "demo.yaml").read_text())
-            demo["protocol"]["epochs"] = 1  # nothing is timed that trains
+            demo["protocol"]["epochs"] = 1  # training is not timed
             (side / "demo.yaml").write_text(yaml.safe_dump(demo))
             run(side, *snakemake("demo.yaml", "--cores", "2"))
         rows.append(measured("second run of the demo", sides, second_run, options.rounds))
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def checkout(rev: str, folder: Path) -> Path:
-    """Lay down the tree of a commit."""
+    """Write the files of a commit to `folder`."""
     folder.mkdir()
     archive = subprocess.run(["git", "archive", rev, *PARTS], cwd=ROOT, capture_output=True, check=True).stdout
     subprocess.run(["tar", "-x"], cwd=folder, input=archive, check=True)
@@ -60,7 +60,7 @@ def checkout(rev: str, folder: Path) -> Path:
 
 
 def copy(folder: Path) -> Path:
-    """Lay down the tree of now."""
+    """Write the current files to `folder`."""
     folder.mkdir()
     for part in PARTS:
         take = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
@@ -69,7 +69,7 @@ def copy(folder: Path) -> Path:
 
 
 def measured(what: str, sides: dict[str, Path], action: object, rounds: int) -> dict:
-    """Return the median seconds of an action on each side, taken in turns after one that does not count."""
+    """Return the median seconds of an action on each side. The sides take turns; the first turn does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds + 1):
         for name, side in sides.items():
@@ -82,7 +82,7 @@ def measured(what: str, sides: dict[str, Path], action: object, rounds: int) -> 
 
 
 def dry_run(size: int) -> object:
-    """Return what plans a study of so many cells in a folder in which nothing is made."""
+    """Return an action that plans a study of `size` cells of which nothing is made."""
 
     def plan(side: Path) -> float:
         path = side / f"{size}.yaml"
@@ -98,7 +98,7 @@ def second_run(side: Path) -> float:
 
 
 def by_hand(verb: str) -> object:
-    """Return what calls a verb of kd."""
+    """Return an action that calls a verb of kd."""
     return lambda side: run(side, sys.executable, "-m", "kd", *verb.split())
 
 
@@ -107,7 +107,7 @@ def snakemake(study: str, *arguments: str) -> list[str]:
 
 
 def run(side: Path, *command: str) -> float:
-    """Run a command in the tree of a side; return the seconds that it takes."""
+    """Run a command in the folder of a side; return the seconds that it takes."""
     began = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(side)}
     ended = subprocess.run(command, cwd=side, env=environment, capture_output=True, text=True)

@@ -1,9 +1,9 @@
 """The demo's figure in README.md and docs/results.md, and the rows of the demo's table that it shows.
 
-python -m bench.demo              draw it anew from reports/demo-noise.csv, which takes a second
-python -m bench.demo --trained    after `make demo`: take its rows first (`make demo-figure` does both)
+python -m bench.demo              draw the figure again from reports/demo-noise.csv, which takes a second
+python -m bench.demo --trained    after `make demo`: copy the rows first (`make demo-figure` does both)
 
-What the texts beside the figure must say is printed; tests/test_demo.py says whether they do.
+It prints the numbers that the texts beside the figure must have; tests/test_demo.py checks the texts.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def taken(table: Path) -> pd.DataFrame:
-    """Return the experiment's rows of a table, each with a digest of its recipe and what made it."""
+    """Return the experiment's rows of a table, each with a digest of its recipe, the commit and the machine."""
     rows = pd.read_csv(table)
     rows = rows[rows["experiment"] == EXPERIMENT].dropna(axis="columns", how="all")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
@@ -53,12 +53,12 @@ def taken(table: Path) -> pd.DataFrame:
 
 
 def machine() -> str:
-    """Name what decides the bits of a network that is trained on one thread: the processor and torch."""
+    """Name the processor and torch's version: they decide the bits of a network that is trained on one thread."""
     return f"{cpu_name()} {processor()}, torch {metadata.version('torch')}"
 
 
 def recipes() -> dict[str, str]:
-    """Return a digest of what decides each cell of the experiment but its code, by its path."""
+    """Return {path of a cell: digest of its recipe} for the experiment. The code is not part of it."""
     study = validate(merged(read_yaml(STUDY)))
     judge = Judge.of_study(study)
     return {cell.path: _digest(judge.expected(products.network(cell)).recipe) for cell in cells_of(study, EXPERIMENT)}
@@ -70,19 +70,19 @@ def _digest(recipe: dict) -> str:
 
 
 def picture(rows: pd.DataFrame) -> Callable[[Path], None]:
-    """Return what writes the figure as PNG."""
+    """Return a function that writes the figure as PNG."""
     figure, _ = draw(FIGURE, rows, pd.DataFrame())
     return style.pictures(figure, "demo")["demo.png"]
 
 
 def above(rows: pd.DataFrame) -> pd.Series:
-    """Return by how many points the mean of each distilled objective lies above CE's under label noise."""
+    """Return how many points the mean of each distilled objective is above the mean of CE, under label noise."""
     means = rows[rows["noise_rate"] > 0].groupby("objective")["test_top1"].mean()
     return means.drop("ce") - means["ce"]
 
 
 def gain(rows: pd.DataFrame) -> tuple[int, int]:
-    """Return the least and the most of these, in whole points: what the texts say."""
+    """Return the smallest and largest of these gains, in whole points, as the texts give them."""
     return round(above(rows).min()), round(above(rows).max())
 
 

@@ -1,9 +1,10 @@
-"""kd on a GPU: python -m bench.gpu [--parts ...]. Writes gpu.csv, gpu_kernels.csv and gpu.txt.
+"""Measure kd on a GPU: python -m bench.gpu [--parts ...]. Writes gpu.csv, gpu_kernels.csv and gpu.txt.
 
-Each part is made to end within eight minutes on one H200 with 16 cores. What is compared are processes that take turns,
-as in bench.loops. Needs torch, torchvision and pandas, and of kd what trains: no Snakemake, no configuration.
+Each part should end within eight minutes on one H200 with 16 cores. The contestants are processes that take turns, as
+in bench.loops. It needs torch, torchvision and pandas, and the training code of kd, but no Snakemake and no
+configuration.
 
-`--device cpu` runs the same code on a few images where there is no GPU, to see that it runs: its numbers mean nothing.
+`--device cpu` runs the same code on a few images without a GPU, to test that it runs. Its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from bench.worker import BATCH, GRID, IMAGES, TEACHER, Turns, layers_of, network
 
 EPOCHS = 200
 ALL_VIEWS = IMAGES * GRID.count
-KINDS = {  # of kernels, by what their names contain, the first that fits
+KINDS = {  # {kind of kernel: pattern in its name}; the first match counts
     "convolutions and products": r"conv|xmma|cutlass|gemm|dgrad|wgrad|fprop|mma|cudnn",
     "copies": r"^Mem(cpy|set)",
     "optimiser": r"multi_tensor|foreach",
@@ -48,11 +49,11 @@ class Size:
 
     train: int  # images of an epoch
     test: int
-    epochs: int  # of a turn
-    rows: int  # of a bank
-    whole: tuple[int, int, int]  # images, test images and epochs of the cell that is run whole
+    epochs: int  # in a turn
+    rows: int  # in a bank
+    whole: tuple[int, int, int]  # images, test images and epochs of the cell that is trained to its end
     measured: int  # epochs from which 200 are extrapolated
-    cells: tuple[int, ...]  # at once
+    cells: tuple[int, ...]  # numbers of cells that train at once
     workers: int  # of a peer's loader
     side: int  # of the matrices that are multiplied
     copied: int  # bytes
@@ -63,7 +64,7 @@ TINY = Size(256, 128, 1, 128, (256, 128, 3), 2, (2,), 1, 256, 1 << 20)
 
 
 class Bench:
-    """One measurement: where, how much, and the rows that it has so far."""
+    """One measurement: its device, its size, and its rows so far."""
 
     def __init__(self, device: str, networks: list[str], rounds: int) -> None:
         self.device, self.networks, self.rounds = device, networks, rounds
@@ -73,7 +74,7 @@ class Bench:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether this is a measurement, and not a rehearsal."""
+        """Whether this is a real measurement, not a rehearsal on a CPU."""
         return self.device.startswith("cuda")
 
     def note(self, part: str, variant: str, value: float, unit: str) -> None:
@@ -81,7 +82,7 @@ class Bench:
         print(f"{part:40} {variant:44} {value:12.4g} {unit}", flush=True)
 
     def kd(self, name: str, student: str, processes: int = 1, **options: object) -> Contestant:
-        """Return a contestant that runs kd.train.fit: bf16, compiled and recorded, unless `options` say otherwise."""
+        """Return a contestant that runs kd.train.fit: in bf16, compiled and recorded, unless `options` change that."""
         size = self.size
         fixed = {"loop": "kd", "precision": "bf16", "compiles": self.is_gpu, "teacher": "none", "threads": 1}
         epoch = {"device": self.device, "train": size.train, "test": size.test, "epochs": size.epochs}
@@ -89,7 +90,7 @@ class Bench:
         return Contestant(name, student, {**fixed, **epoch, **options}, processes, images=images)
 
     def measured(self, part: str, group: list[Contestant]) -> dict[str, float]:
-        """Give each its turns; return and note images a second."""
+        """Give each contestant its turns; note and return images a second."""
         in_turns(group, self.rounds)
         for one in group:
             self.note(part, one.name, one.rate, "images/s")
@@ -102,7 +103,7 @@ class Bench:
 
 
 def steps(bench: Bench) -> None:
-    """Training with cross-entropy, evaluation included: what compiler, CUDA graphs and precision are worth."""
+    """Training with cross-entropy and evaluation: the effect of compiler, CUDA graphs and precision."""
     for name in bench.networks:
         variants = {
             "fp32, eager": {"precision": "fp32", "compiles": False, "recorded": False},
@@ -117,7 +118,7 @@ def steps(bench: Bench) -> None:
 
 
 def bank(bench: Bench) -> None:
-    """Filling the teacher's bank, beside the bare forward passes."""
+    """Filling the teacher's bank, compared with the forward passes alone."""
     group = []
     loops = {"fill": ("fp32", "tf32", "bf16"), "passes": ("fp32", "bf16")}
     for loop, precision in ((loop, one) for loop, precisions in loops.items() for one in precisions):
@@ -129,7 +130,7 @@ def bank(bench: Bench) -> None:
 
 
 def cell(bench: Bench) -> None:
-    """A student of WRN-28-4 from its bank: 200 epochs from a few, and one run whole, each a process of its own."""
+    """A student that reads WRN-28-4's bank: 200 epochs extrapolated from a few, and one run to its end."""
     images, test, epochs = bench.size.whole
     with tempfile.TemporaryDirectory() as folder:
         same = {"device": bench.device, "precision": "bf16", "compiles": bench.is_gpu, "threads": 4, "folder": folder}
@@ -156,7 +157,7 @@ def _note_cell(bench: Bench, part: str, variant: str, ran: dict, wall: float, ep
 
 
 def _run(options: dict) -> tuple[dict, float]:
-    """Run a worker to its end; return what it says and its seconds from start to exit."""
+    """Run a worker to its end; return its last line, and the seconds from its start to its exit."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "bench.worker", json.dumps(options)]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -164,7 +165,7 @@ def _run(options: dict) -> tuple[dict, float]:
 
 
 def together(bench: Bench) -> None:
-    """Several cells at once on one GPU: processes, processes under MPS, threads with a stream each in one process."""
+    """Several cells at once on one GPU: as processes, as processes under MPS, or as threads with a stream each."""
     student = bench.networks[0]
     with tempfile.TemporaryDirectory() as folder, _mps(Path(folder)) as shared:
         rows = Path(folder, "rows.npy")
@@ -186,7 +187,7 @@ def together(bench: Bench) -> None:
 
 @contextlib.contextmanager
 def _mps(folder: Path) -> Iterator[dict[str, str] | None]:
-    """Run NVIDIA's multi-process service; give the environment of its clients, None where there is none."""
+    """Run NVIDIA's multi-process service; yield the environment for its clients, None if it is not installed."""
     control = shutil.which("nvidia-cuda-mps-control")
     if control is None or not torch.cuda.is_available():
         print("no nvidia-cuda-mps-control here: processes are measured without it")
@@ -203,7 +204,7 @@ def _mps(folder: Path) -> Iterator[dict[str, str] | None]:
 
 
 def peers(bench: Bench) -> None:
-    """kd's loops against the peers', in the same run."""
+    """kd's loops against the loops of its peers, in the same run."""
     student, workers = bench.networks[0], bench.size.workers
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder, "rows.npy")
@@ -226,7 +227,7 @@ def peers(bench: Bench) -> None:
 
 
 def roofline(bench: Bench) -> None:
-    """What memory and arithmetic allow, how much of it training reaches, and where its time goes."""
+    """The speed that memory and arithmetic allow, how much of it training reaches, and where its time goes."""
     bandwidth, rate = _ceilings(bench)
     for name in bench.networks:
         part = f"roofline of {name}, bf16"
@@ -250,7 +251,7 @@ def roofline(bench: Bench) -> None:
 
 
 def _ceilings(bench: Bench) -> tuple[float, float]:
-    """Return bytes a second of a large copy, read and written, and operations a second of a large product in bf16."""
+    """Return (bytes a second that a large copy reads and writes, operations a second of a large product in bf16)."""
     device, size = torch.device(bench.device), bench.size
     source, target = (torch.empty(size.copied // 2, dtype=torch.uint8, device=device).random_() for _ in range(2))
     left, right = (torch.randn(size.side, size.side, device=device, dtype=torch.bfloat16) for _ in range(2))
@@ -272,7 +273,7 @@ def _waited(work: Callable[[], object]) -> Callable[[], None]:
 
 
 def _flops(name: str) -> float:
-    """Return the floating-point operations of a training step, for each image."""
+    """Return the floating-point operations of a training step per image."""
     built = network(name)
     with FlopCounterMode(display=False) as counter:
         built(torch.zeros(2, 3, 32, 32)).sum().backward()
@@ -280,17 +281,17 @@ def _flops(name: str) -> float:
 
 
 def _bytes(name: str) -> float:
-    """Return the bytes that a training step in bf16 moves at least, for each image.
+    """Return the smallest number of bytes per image that a training step in bf16 moves.
 
-    A convolution reads its input and writes its output; backwards it reads both gradients' sides twice: three times
-    each. What stands between convolutions, `traffic` counts.
+    A convolution moves the size of its input and of its output three times each: once forward, twice backward.
+    `traffic` counts what lies between the convolutions.
     """
     layers = layers_of(network(name), 1, torch.bfloat16)
     return 2 * sum(3 * (x.numel() + gradient.numel()) for _, x, _, gradient in layers) + traffic(name) / BATCH
 
 
 def _profiled(bench: Bench, name: str) -> tuple[int, float, dict[str, float]]:
-    """Return images and seconds of two epochs of fit after three to warm up, and the seconds of each kernel."""
+    """Return (images, seconds, {kernel: seconds}) of two epochs of fit, after three epochs to warm up."""
     activity = torch.profiler.ProfilerActivity.CUDA if bench.is_gpu else torch.profiler.ProfilerActivity.CPU
     profiler = torch.profiler.profile(activities=[activity])
     times: list[float] = []
@@ -343,7 +344,7 @@ def main() -> None:
     (options.out / "gpu.txt").write_text(machine(options.device) + "\n")
     for part in options.parts:
         PARTS[part](bench)
-        write(options.out / "gpu.csv", bench.rows, by="part")  # after each: what comes next may be cut off
+        write(options.out / "gpu.csv", bench.rows, by="part")  # after each part, because the next may be cut off
         if bench.kernels:
             pd.DataFrame(bench.kernels).to_csv(options.out / "gpu_kernels.csv", index=False)
 

@@ -1,7 +1,7 @@
-"""Whole training loops side by side: kd, its peers, and the convolutions alone. Writes loops.csv.
+"""Compare whole training loops: kd, its peers, and the convolutions alone. Writes loops.csv.
 
-Every contestant is one process with two threads or two processes with one, started once and then given turns in
-rotation, so that every ratio is one of neighbours in time. Medians over the rounds.
+Every contestant is one process with two threads, or two processes with one. All start once and then take turns, so that
+every ratio compares runs that were close in time. Numbers are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from kd.core.startup import KEEP_MEMORY, VARIABLE
 from kd.train.device import Place
 
 ROWS = 256
-FAST = 4  # epochs a turn of a fast contestant: turns of about equal length
+FAST = 4  # epochs in a turn of a fast contestant, so that all turns take about equal time
 
 
 @dataclass
 class Contestant:
-    """What is measured: its worker's options, how many processes, whether they keep their memory as kd does."""
+    """What is measured: a worker's options, the number of its processes, and whether they keep memory as kd does."""
 
     name: str
     student: str
     options: dict
     processes: int = 1
     keeps_memory: bool = True
-    images: int = TRAIN * FAST  # that one process trains on in a turn
+    images: int = TRAIN * FAST  # images of one process in a turn
     environment: dict[str, str] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     memory: dict = field(default_factory=dict)
@@ -81,12 +81,12 @@ class Contestant:
 
     @property
     def rate(self) -> float:
-        """Images a second of all its processes together."""
+        """Images a second, all its processes together."""
         return self.processes * self.images / median(self.seconds)
 
 
 def contestants(student: str, bank: Path) -> list[Contestant]:
-    """Return those of one student."""
+    """Return the contestants that train one student."""
 
     def kd(
         name: str, precision: str, compiles: bool, processes: int, teacher: str = "bank", epochs: int = FAST
@@ -111,7 +111,7 @@ def contestants(student: str, bank: Path) -> list[Contestant]:
 
 
 def teachers() -> list[Contestant]:
-    """Return what fills banks, beside the bare forward passes."""
+    """Return the contestants that fill banks, and those that only run the forward passes."""
     made = []
     for precision, rows in (("fp32", ROWS), ("bf16", 4 * ROWS)):
         for loop in ("fill", "passes"):
@@ -137,7 +137,7 @@ def main() -> None:
 
 
 def machine(device: str = "cpu") -> str:
-    """Return what this was measured on, in a sentence."""
+    """Describe this machine in a sentence."""
     here = Place(torch.device(device), "bf16").describe()
     where = f"{os.cpu_count()} cores of {here['device']}"
     if device != "cpu":
@@ -148,11 +148,11 @@ def machine(device: str = "cpu") -> str:
 
 
 def in_turns(group: list[Contestant], rounds: int) -> None:
-    """Start all of `group`, give each its turns, and end them."""
+    """Start all contestants, give each its turns, and end them."""
     for contestant in group:
         contestant.start()
     for contestant in group:
-        contestant.wait()  # until it has warmed up, and compiled: all at once, what is timed comes after
+        contestant.wait()  # until it has warmed up and compiled; all do so at once, before the timed turns
     for _ in range(rounds):
         for contestant in group:
             contestant.turn()
@@ -161,7 +161,7 @@ def in_turns(group: list[Contestant], rounds: int) -> None:
 
 
 def measured(group: list[Contestant], rounds: int) -> list[dict]:
-    """Give each of `group` its turns, and return a row for each."""
+    """Give each contestant its turns, and return a row for each."""
     in_turns(group, rounds)
     for contestant in group:
         print(f"{contestant.student:10} {contestant.name:45} {contestant.rate:8.1f} images/s", flush=True)

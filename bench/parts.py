@@ -1,6 +1,6 @@
-"""The parts of a step and of a cell, each setting beside what it replaces. Writes parts.csv.
+"""Measure the parts of a step and of a cell, each setting against its alternative. Writes parts.csv.
 
-One thread, malloc as kd sets it, what is compared in turns within one process; medians.
+On one thread, with malloc as kd sets it. Variants take turns within one process; numbers are medians.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def note(part: str, variant: str, value: float, unit: str) -> None:
 
 
 def interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of one call of each variant, called in turns after two calls to warm up."""
+    """Return the median seconds of one call of each variant. They are called in turns, after two calls to warm up."""
     for work in variants.values():
         work()
         work()
@@ -79,7 +79,7 @@ def images(batch: int = BATCH, side: int = 32, channels: int = 3) -> torch.Tenso
 
 
 class Step:
-    """A training step and nothing else: fixed images, cross-entropy, kd's optimiser."""
+    """A bare training step: fixed images, cross-entropy, kd's optimiser."""
 
     def __init__(self, name: str, place: Place, compiled: bool = False, side: int = 32, channels: int = 3) -> None:
         torch.manual_seed(0)
@@ -100,7 +100,7 @@ class Step:
 
 
 def first_convolution(rounds: int) -> None:
-    """3 input channels: in which precision?"""
+    """The precision of the first convolution, which has 3 input channels."""
     layer, x, weight, gradient = layers_of(network("wrn-16-2"), BATCH, torch.bfloat16)[0]
     variants = {
         str(dtype).removeprefix("torch."): lambda d=dtype: convolve(layer, x.to(d), weight.to(d), gradient.to(d), False)
@@ -111,7 +111,7 @@ def first_convolution(rounds: int) -> None:
 
 
 def steps(rounds: int) -> None:
-    """Precision, memory format and compiler, on the students of the study and a teacher."""
+    """Precision, memory format and compiler, on two students and a teacher."""
     for name in ("wrn-16-2", "wrn-16-4", "wrn-28-4"):
         nchw = Step(name, FP32)
         nchw.network.to(memory_format=torch.contiguous_format)
@@ -124,7 +124,7 @@ def steps(rounds: int) -> None:
 
 
 def compiling(rounds: int) -> None:
-    """What compiling costs, what it saves, and after how many pixels it has paid."""
+    """What compiling costs, what it saves, and after how many pixels the saving exceeds the cost."""
     for name, side, channels in (("wrn-16-2", 32, 3), ("wrn-16-4", 32, 3), ("resnet8", 8, 1)):
         part = f"compiling {name}, {side}x{side}"
         with tempfile.TemporaryDirectory() as cache:
@@ -140,7 +140,7 @@ def compiling(rounds: int) -> None:
 
 
 def _first_step(cache: str, name: str, compiled: bool, side: int, channels: int) -> float:
-    """Return the seconds of the first step of a process of its own."""
+    """Return the seconds of the first step in a new process."""
     code = f"""
 import time, torch
 torch.set_num_threads(1)
@@ -155,7 +155,7 @@ print(time.perf_counter() - began)
 
 
 def roofline(rounds: int) -> None:
-    """What a compiled step must take: its convolutions, and the rest at the speed of memory."""
+    """The least time of a compiled step: its convolutions, and the rest at the speed of memory."""
     name = "wrn-16-2"
     layers = [(*layer, number > 0) for number, layer in enumerate(layers_of(network(name), BATCH, torch.bfloat16))]
     source = torch.randn(1 << 26)
@@ -178,11 +178,11 @@ def roofline(rounds: int) -> None:
 
 
 def traffic(name: str) -> float:
-    """Return the bytes that norms, ReLUs and additions cannot help but move in a step, if all that can be is fused.
+    """Return the bytes that norms, ReLUs and additions must move in a step even if everything possible is fused.
 
-    A norm with its ReLU reads its input for the sums, reads it again and writes; backwards it reads gradient and input
-    for the sums, reads both again and writes: 8 times. A residual addition writes its sum and reads a second summand,
-    and backwards a second gradient: 3 times.
+    A norm with its ReLU moves its size 8 times: forward it reads its input for the sums, reads it again and writes;
+    backward it reads gradient and input for the sums, reads both again and writes. A residual addition moves it 3
+    times: it writes its sum and reads a second summand, and backward a second gradient.
     """
     values = []
 
@@ -201,7 +201,7 @@ def traffic(name: str) -> float:
 
 
 def batch_norm(rounds: int) -> None:
-    """Batch normalisation as sums, against inductor's own form, in a compiled step."""
+    """kd's batch normalisation from sums against torch's own, in a compiled step."""
     own = Step("wrn-16-2", BF16, compiled=True)
     theirs = Step("wrn-16-2", BF16)
     for module in theirs.network.modules():
@@ -213,7 +213,7 @@ def batch_norm(rounds: int) -> None:
 
 
 def inference(rounds: int) -> None:
-    """How many images at a time, without gradients."""
+    """Images a second without gradients, by batch size."""
     for name, place in (("wrn-16-2", BF16), ("wrn-28-4", BF16), ("wrn-28-4", FP32)):
         built = network(name).to(memory_format=torch.channels_last).eval()
 
@@ -228,7 +228,7 @@ def inference(rounds: int) -> None:
 
 
 def data_path(rounds: int) -> None:
-    """Gather, augment and normalise a batch, beside the step that it feeds."""
+    """The time to gather, augment and normalise a batch, compared with the step that uses it."""
     have = examples()
     index = torch.randperm(len(have.images))[:BATCH]
     view = GRID.draw(0, 0, index)
@@ -242,7 +242,7 @@ def data_path(rounds: int) -> None:
 
 
 def step_overhead(rounds: int) -> None:
-    """What fit() adds to a bare step, on digits and a network so small that it shows: one linear layer."""
+    """What fit() adds to a bare step, measured with one linear layer, whose step is short enough to show it."""
     bare = Step("resnet8", FP32, side=8, channels=1)
     bare.network = bare.forward = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     bare.optimiser = Sgd(bare.network.parameters(), plan())
@@ -283,7 +283,7 @@ class NoState(State):
         return False
 
     def save(self, content: dict) -> None:
-        """Keep nothing, after the last epoch neither."""
+        """Save nothing, not even after the last epoch."""
 
 
 def _digits(n: int) -> Examples:
@@ -294,8 +294,8 @@ def _digits(n: int) -> Examples:
 
 
 def fixed_costs(rounds: int) -> None:
-    """What `kd train` takes beside its epochs: start to first step, last step to published. 50,000 images, eager."""
-    from kd.study.config import Protocol, Recipe  # and with it pydantic, which bench.gpu has to do without
+    """The seconds of `kd train` before its first step and after its last, with 50,000 images, without compiling."""
+    from kd.study.config import Protocol, Recipe  # imports pydantic, which bench.gpu must do without
 
     protocol = Protocol(name="bench", epochs=1, compile="never")
     recipe = json.dumps({"protocol": protocol.model_dump(), "dataset": None, "label_file": None})
@@ -332,7 +332,7 @@ def fixed_costs(rounds: int) -> None:
 
 
 def _write_cifar_shaped(folder: Path, recipe: object) -> None:
-    """Lay down data in the shape of CIFAR-100, as if kd had made them."""
+    """Publish data in the shape of CIFAR-100, as if kd had made them."""
     from kd.jobs import making
     from kd.study import products
     from kd.study.judge import Judge

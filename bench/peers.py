@@ -1,7 +1,7 @@
-"""The training loops of other distillation code, written anew, habit by habit, to measure kd against.
+"""The training loops of other distillation code, rewritten with their habits, to compare kd with.
 
-`Mdistiller` works as the trainers of mdistiller and RepDistiller do, `Paper` as the code that accompanies
-arXiv 2105.08919. Network, batch, optimiser, augmentation and loss are kd's, so that the work is the same.
+`Mdistiller` works like the trainers of mdistiller and RepDistiller, `Paper` like the code of arXiv 2105.08919. Network,
+batch, optimiser, augmentation and loss are kd's, so that the work is the same. "Habit" marks what they do otherwise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 class Pictures(Dataset):
-    """Habit: each image is a PIL object that is cropped, flipped, made a tensor and normalised one by one."""
+    """Habit: each image is a PIL object; images are cropped, flipped, made tensors and normalised one by one."""
 
     def __init__(self, images: Tensor, labels: Tensor, train: bool) -> None:
         self.images, self.labels = images.numpy(), labels.tolist()
@@ -49,7 +49,7 @@ class Mdistiller:
         device: torch.device = CPU,
         workers: int = WORKERS,
     ) -> None:
-        torch.backends.cudnn.benchmark = True  # as its training script sets it; a CPU has no use for it
+        torch.backends.cudnn.benchmark = True  # as mdistiller's script does; a CPU ignores it
         self.student, self.teacher, self.device = student, teacher, device
         loading = {"batch_size": batch, "num_workers": workers, "persistent_workers": True}
         self.train_loader = DataLoader(train, shuffle=True, **loading)
@@ -72,7 +72,7 @@ class Mdistiller:
         self.evaluate(self.test_loader)
 
     def batches(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-        """Habit: the copy to the device is waited for."""
+        """Habit: wait for the copy to the device."""
         for images, labels in loader:
             yield images.to(self.device), labels.to(self.device)
 
@@ -95,7 +95,7 @@ class Mdistiller:
 
 
 class Paper(Mdistiller):
-    """The same, and habit: after each epoch the augmented training set is evaluated, by student and teacher."""
+    """The same, and habit: after each epoch student and teacher are evaluated on the augmented training set."""
 
     def epoch(self) -> None:
         super().epoch()

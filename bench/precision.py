@@ -1,4 +1,4 @@
-"""bf16 against fp32: accuracies of two runs of one study that differ in nothing else, paired by cell.
+"""Compare bf16 with fp32: accuracies of two runs of a study that differ only in precision, paired by cell.
 
 python -m bench.precision reports/bf16/table.csv reports/fp32/table.csv
 """
@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def compared(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Return, by network and objective, the paired difference of top-1 with its 95 % interval (t) and p."""
+    """Return, by network and objective, the paired difference of top-1 with its 95 % t interval and p."""
     pairs = keyed(first).merge(keyed(second), on="cell", suffixes=("", "_other"), validate="one_to_one")
     rows = []
     for (network, objective), group in pairs.groupby(["student", "objective"], sort=True):
@@ -42,7 +42,7 @@ def compared(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 
 def keyed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a cell, named by its path without the protocol."""
+    """Return one row for each cell, named by its path without the protocol."""
     cells = table.drop_duplicates("cell").copy()
     cells["cell"] = cells.cell.str.replace(r"^([^/]+/[^/]+)/[^/]+/", r"\1/", regex=True)
     return cells

@@ -1,4 +1,4 @@
-"""bench/results/*.csv -> RESULTS.md and its figure."""
+"""Write bench/results/RESULTS.md and its figure from bench/results/*.csv."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def rates(loops: pd.DataFrame, student: str) -> pd.Series:
 
 
 def loop_table(loops: pd.DataFrame, student: str) -> str:
-    """Return each loop's speed, against the peers and against the convolutions."""
+    """Return each loop's speed, compared with the peers and with the convolutions."""
     rate = rates(loops, student)
     rows = loops[loops.student == student]
     table = pd.DataFrame(
@@ -82,7 +82,7 @@ def loop_table(loops: pd.DataFrame, student: str) -> str:
 
 
 def bank_table(loops: pd.DataFrame) -> str:
-    """Return what filling costs beside the bare forward passes."""
+    """Return the cost of filling a bank, compared with the forward passes alone."""
     rate = rates(loops, "bank")
     rows = [
         {
@@ -100,7 +100,7 @@ def bank_table(loops: pd.DataFrame) -> str:
 
 
 def grown(loops: pd.DataFrame) -> pd.DataFrame:
-    """Return, for more and more students of one teacher, its passes and the hours with and without a bank."""
+    """Return, by number of students of one teacher, the teacher's passes and the hours with and without a bank."""
     rate, fill = rates(loops, "wrn-16-2"), rates(loops, "bank")["fill, fp32"]
     rows = []
     for students in STUDENTS:
@@ -121,7 +121,7 @@ def grown(loops: pd.DataFrame) -> pd.DataFrame:
 
 
 def views_filled(seeds: int) -> float:
-    """Return how many views of an image are seen in the epochs of so many seeds."""
+    """Return the expected number of different views of an image in the epochs of so many seeds."""
     return GRID.count * (1 - (1 - 1 / GRID.count) ** (EPOCHS * seeds))
 
 

@@ -1,4 +1,4 @@
-"""Dry runs of studies of 100 to 20,000 cells: time, memory and whose they are. Writes scale.csv."""
+"""Time and memory of dry runs of studies of 100 to 20,000 cells, and kd's share of the time. Writes scale.csv."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 
 from bench import RESULTS, write
 
-SIZES = {100: 1, 1_000: 11, 5_000: 56, 20_000: 222}  # cells: seeds of the 90 that each seed adds
+SIZES = {100: 1, 1_000: 11, 5_000: 56, 20_000: 222}  # {cells: seeds}; each seed adds 90 cells
 STUDY = {
     "study": "scale",
     "dataset": "cifar100",

@@ -1,7 +1,6 @@
-"""How often the rules of the statistics err, on made differences whose truth is known. Writes simulation.csv.
+"""How often the rules of the statistics err, on invented differences whose truth is known. Writes simulation.csv.
 
-The functions that make differences and judge them are those of tests/test_statistics.py and tests/test_comparisons.py,
-which run them fewer times.
+tests/test_statistics.py and tests/test_comparisons.py use the same functions with fewer runs.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from bench import RESULTS
 from kd.report.comparisons import ALPHA, POWER, judge_family, power, seeds_to_show
 from kd.report.statistics import Paired, judge, judge_crossed
 
-VARIANCES = {  # of teachers, of students, of the rest
+VARIANCES = {  # (of teachers, of students, of the rest)
     "even": (1, 1, 1),
     "teachers": (1, 0.2, 0.3),
     "students": (0.1, 1, 1),
     "rest": (0, 0, 1),
 }
-CROSSED = ((3, 3), (3, 5), (5, 3), (5, 5), (3, 10), (10, 3))  # teachers, students
-SPREADS = np.geomspace(0.1, 2, 8)  # points: standard deviations of the lines of a family
+CROSSED = ((3, 3), (3, 5), (5, 3), (5, 5), (3, 10), (10, 3))  # (teachers, students)
+SPREADS = np.geomspace(0.1, 2, 8)  # points: the standard deviation of each line of a family
 SMALLEST = 1.0  # points
 PILOTS, FAMILIES, OF_ONE = (3, 6, 10), (1, 8, 20), (0.2, 0.5, 1.5)  # pairs, lines, points
 
@@ -47,7 +46,7 @@ def main() -> None:
 
 
 def row(rule: str, setting: str, truth: str, outcome: str, happened: Sequence[bool]) -> dict:
-    """Return how often something happened, with the standard error of that share."""
+    """Return the share of runs in which something happened, with its standard error."""
     share, runs = float(np.mean(happened)), len(happened)
     error = math.sqrt(share * (1 - share) / runs)
     said = {"rule": rule, "setting": setting, "truth": truth, "outcome": outcome}
@@ -60,7 +59,7 @@ def row(rule: str, setting: str, truth: str, outcome: str, happened: Sequence[bo
 def crossed(
     rng: np.random.Generator, teachers: int, students: int, variances: Sequence[float], truth: float = 0.0
 ) -> np.ndarray:
-    """Draw differences [teachers, students] of mean `truth`; the variances are of teachers, students and the rest."""
+    """Draw differences [teachers, students] with mean `truth` and variances of teachers, students and the rest."""
     of_teachers, of_students, rest = np.sqrt(variances)
     return (
         truth
@@ -71,9 +70,9 @@ def crossed(
 
 
 def of_crossed(runs: int) -> Iterator[dict]:
-    """Yield type I error and power at 0.05, beside a paired t test of all pairs.
+    """Yield the type I error and the power at 0.05, and the type I error of a paired t test over all pairs.
 
-    Power is that against a difference which a test that knew the variances would find in 80 of 100 studies.
+    Power is for a difference that a test with known variances would find in 80 of 100 studies.
     """
     for (teachers, students), (name, variances) in itertools.product(CROSSED, VARIANCES.items()):
         rng = np.random.default_rng(0)
@@ -98,23 +97,23 @@ def of_crossed(runs: int) -> Iterator[dict]:
 
 
 def family(rng: np.random.Generator, pairs: int, truth: float = 0.0) -> list[dict]:
-    """Judge a family of eight lines of unlike spread, each with this difference."""
+    """Judge a family of eight lines with different spreads, all with the true difference `truth`."""
     drawn = rng.normal(truth, SPREADS[:, None], (len(SPREADS), pairs))
     return judge_family([judge(values) for values in drawn], [SMALLEST] * len(SPREADS))
 
 
 def claims_a_difference(lines: Sequence[dict]) -> bool:
-    """Say whether any line of a family is decided the one way or the other."""
+    """Say whether any line of a family is judged higher or lower."""
     return any(line["verdict"] in ("higher", "lower") for line in lines)
 
 
 def calls_small(lines: Sequence[dict]) -> bool:
-    """Say whether any line of a family is said to have no difference of interest."""
+    """Say whether any line of a family is judged to have no difference of interest."""
     return any(line["p_small_holm"] < ALPHA for line in lines)
 
 
 def of_families(runs: int) -> Iterator[dict]:
-    """Yield how often a family of eight claims what is not so, and how many of its lines say what is."""
+    """Yield how often a family of eight lines claims something false, and how many of its lines find the truth."""
     for pairs in (3, 5, 6, 10, 20):
         rng = np.random.default_rng(0)
         setting = f"{len(SPREADS)} lines, {pairs} pairs"
@@ -133,18 +132,18 @@ def of_families(runs: int) -> Iterator[dict]:
 
 
 def suffices(found: Paired, spread: float, lines: int) -> bool:
-    """Say whether the number of seeds that a pilot states has its power, where one difference has this spread."""
+    """Say whether the number of seeds that a pilot gives has the power promised, if a difference has this spread."""
     seeds = seeds_to_show(found, SMALLEST, ALPHA / lines)[1]
     return seeds is None or power(SMALLEST / spread, seeds, ALPHA / lines) >= POWER
 
 
 def pilot(rng: np.random.Generator, pairs: int, spread: float) -> Paired:
-    """Judge independent pairs whose mean may be anything."""
+    """Judge independent pairs with a random mean."""
     return judge(rng.normal(rng.normal(0, 1), spread, pairs))
 
 
 def of_seeds(runs: int) -> Iterator[dict]:
-    """Yield how often the number of seeds that a pilot states has 80 % power against 1 point."""
+    """Yield how often the number of seeds that a pilot gives has 80 % power for a difference of 1 point."""
     for pairs, lines, spread in itertools.product(PILOTS, FAMILIES, OF_ONE):
         rng = np.random.default_rng(0)
         found = [suffices(pilot(rng, pairs, spread), spread, lines) for _ in range(runs)]

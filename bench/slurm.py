@@ -1,6 +1,6 @@
-"""What a cell costs on SLURM beside its training: as a job of its own, in an array, in packs. Writes slurm.csv.
+"""The overhead of a cell on SLURM: as a job of its own, in an array, in packs. Writes slurm.csv.
 
-Needs a SLURM that does nothing else: `tests/cluster.sh start`. One job runs at a time, so that none slows another.
+It needs a SLURM without other jobs: `tests/cluster.sh start`. Only one job runs at a time, so that none slows another.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def main() -> None:
 
 
 def measured(folder: Path, profile: dict) -> dict:
-    """Run the study in `folder`; return seconds a cell: of its training, and of its job beside that."""
+    """Run the study in `folder`; return the seconds per cell of its training, and of the rest of its job."""
     for name in ("Snakefile", "config.yaml", "kd", "profiles", "workflow", "slurm"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
     path = folder / "slurm" / "config.yaml"
     options = yaml.safe_load(path.read_text())
-    options["set-resources"]["train"] |= {"slurm_partition": "frail", "cpus_per_task": 8}  # the whole of its one node
+    options["set-resources"]["train"] |= {"slurm_partition": "frail", "cpus_per_task": 8}  # all of its only node
     path.write_text(yaml.safe_dump(options | profile))
     (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, "seeds": list(range(CELLS))}))
     environment = {**os.environ, "PYTHONPATH": str(folder)}
@@ -79,7 +79,7 @@ def measured(folder: Path, profile: dict) -> dict:
 
 
 def job_seconds(folder: Path) -> list[int]:
-    """Return the seconds that each job submitted from `folder` held its node."""
+    """Return how many seconds each job from `folder` ran on its node."""
     command = ["squeue", "--noheader", "--states=all", "--array", "--format=%Z %M"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     clocks = [line.split()[1] for line in lines if line.split()[0] == str(folder)]

@@ -1,4 +1,4 @@
-"""`kd status` and `kd verify` on studies of 1,000 to 20,000 published cells. Writes standing.csv."""
+"""Time `kd status` and `kd verify` on studies of 1,000 to 20,000 published cells. Writes standing.csv."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kd.study import config
 from kd.study.judge import Judge
 
 SIZES = {1_000: 11, 5_000: 56, 20_000: 222}  # cells: seeds, as in bench/scale.py
-WEIGHTS = 300_000  # bytes of a cell's weights: between the networks of the demo and those of the paper
+WEIGHTS = 300_000  # bytes of a cell's weights: between the demo's networks and the paper's
 
 
 def main() -> None:
@@ -46,11 +46,11 @@ def main() -> None:
 
 
 def published(folder: Path, values: dict) -> int:
-    """Lay down every cell of a study as if it were trained from the code of now; return how many."""
+    """Publish every cell of a study as if the current code had trained it; return how many."""
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
     judge = Judge.of_study(config.validate(values))
     made_from = [product for product in judge.everything if product.kind in ("data", "labels", "network")]
-    # fsync would take most of the time, and nobody reads this after a power cut
+    # without fsync, which would take most of the time and only helps after a power cut
     with contextlib.chdir(folder), mock.patch.object(os, "fsync", return_value=None):
         for product in made_from:
             artefacts = {"model.safetensors": os.urandom(WEIGHTS), "metrics.csv": b"epoch\n1\n" * 200}
@@ -60,7 +60,7 @@ def published(folder: Path, values: dict) -> int:
 
 
 def timed(folder: str, verb: str) -> float:
-    """Return the seconds that a verb takes, start of Python included: the best of three, files in the page cache."""
+    """Return the seconds of a verb with the start of Python: the best of three, with files in the page cache."""
     seconds = []
     for _ in range(3):
         began = time.perf_counter()

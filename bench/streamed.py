@@ -1,6 +1,7 @@
-"""How fast streamed images come: python -m bench.streamed [--rounds N]; beside Pillow alone, one after the other.
+"""The speed of streamed images, compared with Pillow alone: python -m bench.streamed [--rounds N].
 
-Made photographs of 500 x 375 pixels, random parts of them at 224 x 224, one batch after the other, in turns.
+It reads random crops of 224 x 224 pixels from made photographs of 500 x 375 pixels, batch after batch. The variants
+take turns.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ CROPS = ResizedCrops(flip=True)
 
 
 def main() -> None:
-    """Print images a second of each way to read them."""
+    """Print images a second for each way to read them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def photographs(folder: Path) -> None:
-    """Make smooth noise, which compresses as photographs do: 40 kB each."""
+    """Make images of smooth noise, which compresses like photographs, to 40 kB each."""
     random = np.random.default_rng(0)
     for number in range(IMAGES):
         for split in ("train", "val") if number < 2 else ("train",):
@@ -53,7 +54,7 @@ def photographs(folder: Path) -> None:
 
 
 def bare(path: Path) -> np.ndarray:
-    """Read an image and resize a part of it, the size of an average crop, and nothing else."""
+    """Read an image and resize a part of it that is as large as an average crop."""
     with Image.open(path) as image:
         return np.asarray(image.crop((50, 20, 420, 300)).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 

@@ -1,7 +1,7 @@
 """One contestant of bench.loops: a process that does its work once for each line on its standard input.
 
-It answers with a line of JSON (its memory) when it has warmed up, and each time it is done. The waiting makes it
-possible to run many of them in turn, so that what else the machine does falls on all of them alike.
+It prints a line of JSON (its memory) when it has warmed up, and after each turn. Because it waits for its turn, many
+contestants can run in rotation, so that other work on the machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from kd.train.fit import History, Plan, fit
 from kd.train.teachers import LiveTeacher, StoredTeacher
 
 CLASSES, IMAGES, BATCH = 100, 50_000, 128
-TRAIN, TEST = 640, 128  # of an epoch in small: five steps, and a test set in CIFAR's proportion
+TRAIN, TEST = 640, 128  # images of a small epoch: five steps, and a test set in CIFAR's proportion
 TEACHER = "wrn-28-4"
 GRID = Grid(pad=4, flip=True)
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def turn() -> None:
-    """Say that the last turn is over, and wait for the next."""
+    """Report that a turn is over, and wait for the next."""
     memory = {key: int(value.split()[0]) // 1024 for key, value in _status().items() if key.startswith("Rss")}
     if torch.cuda.is_initialized():
         memory["gpu"] = torch.cuda.max_memory_reserved() >> 20
@@ -61,7 +61,7 @@ def _status() -> dict[str, str]:
 
 
 def repeat(work: Callable[[], None]) -> None:
-    """Do `work` in each turn; twice before the first."""
+    """Do `work` twice to warm up, and then once in each turn."""
     work()
     while True:
         work()
@@ -72,12 +72,12 @@ def repeat(work: Callable[[], None]) -> None:
 
 
 def kd(options: dict) -> None:
-    """Run kd.train.fit.fit itself; after each few epochs its state asks whether to save, and waits for its turn."""
+    """Run kd.train.fit.fit. Its state, which it asks after each epoch whether to save, waits there for its turn."""
     train_for_ever(options, Turns(options["epochs"], turn))
 
 
 def train_for_ever(options: dict, state: State) -> None:
-    """Train a student of a bank, or of a teacher that runs beside it, or a network alone."""
+    """Train a student that reads a bank, or a student of a live teacher, or a network alone."""
     place = _place(options)
     objective = functools.partial(losses.LOSSES["kl"].function, tau=3.0)
     if options["teacher"] == "bank":
@@ -109,14 +109,14 @@ def together(options: dict) -> None:
     threads = [threading.Thread(target=one, args=[number]) for number in range(count)]
     for thread, ready in zip(threads, first_done, strict=True):
         thread.start()
-        while thread.is_alive() and not ready.wait(1):  # one records its graphs at a time
+        while thread.is_alive() and not ready.wait(1):  # only one thread at a time may record its graphs
             pass
     for thread in threads:
         thread.join()
 
 
 def plan(**changes: object) -> Plan:
-    """Return the paper's plan for one epoch with cross-entropy, with some values changed."""
+    """Return the paper's plan for one epoch with cross-entropy, with these values changed."""
     values = {
         "objective": losses.LOSSES["ce"].function,
         "needs": Needs(),
@@ -138,7 +138,7 @@ def plan(**changes: object) -> Plan:
 
 
 class Turns(State):
-    """A state that keeps nothing; the end of every so many epochs is the end of a turn."""
+    """A state that saves nothing, and ends a turn after every `epochs` epochs."""
 
     def __init__(self, epochs: int, turn_ends: Callable[[], None]) -> None:
         super().__init__(Path("nowhere"), {})
@@ -152,11 +152,11 @@ class Turns(State):
         return False
 
     def save(self, content: dict) -> None:
-        """Keep nothing, after the last epoch neither."""
+        """Save nothing, not even after the last epoch."""
 
 
 def _place(options: dict) -> Place:
-    """Return where a contestant runs; on a GPU its steps are recorded as CUDA graphs unless it is told otherwise."""
+    """Return a contestant's place. On a GPU its steps are recorded as CUDA graphs, unless its options say otherwise."""
     device = torch.device(options.get("device", "cpu"))
     if device.type == "cuda":
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # as kd.train.device.place does
@@ -168,7 +168,7 @@ def _place(options: dict) -> Place:
 
 
 class Unrecorded(Place):
-    """A place that launches every kernel of every step by itself."""
+    """A place that records no CUDA graphs, so that every kernel is launched singly."""
 
     def recorded(self, step: Callable[..., None]) -> Callable[..., None]:
         return step
@@ -179,7 +179,7 @@ def network(name: str) -> nn.Module:
 
 
 def examples(train: int = TRAIN, test: int = TEST) -> Examples:
-    """Return images of noise; a small part of them is an epoch, spread over all of them."""
+    """Return 50,000 images of noise. An epoch uses only `train` of them, spread over all."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (IMAGES + test, 32, 32, 3), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, CLASSES, (IMAGES + test,), generator=generator)
@@ -209,7 +209,7 @@ def stored(path: Path, device: torch.device) -> StoredTeacher:
     return StoredTeacher({"logits": (torch.arange(len(rows), device=device), rows)}, GRID)
 
 
-# -- its peers, and its limits ----------------------------------------------------------------------------------------
+# -- peers and limits -------------------------------------------------------------------------------------------------
 
 
 def peer(options: dict) -> None:
@@ -226,7 +226,7 @@ def peer(options: dict) -> None:
 
 
 def convolutions(options: dict) -> None:
-    """Run the convolutions of the student alone, forward and both backwards, layer by layer, on as many images."""
+    """Run only the student's convolutions, forward and both backward passes, layer by layer, on as many images."""
     dtype = torch.bfloat16 if options["precision"] == "bf16" else torch.float32
     layers = [(*layer, number > 0) for number, layer in enumerate(layers_of(network(options["student"]), BATCH, dtype))]
 
@@ -239,7 +239,7 @@ def convolutions(options: dict) -> None:
 
 
 def layers_of(built: nn.Module, batch: int, dtype: torch.dtype) -> list[tuple[nn.Conv2d, Tensor, Tensor, Tensor]]:
-    """Return each convolution with inputs, weights and output gradients of its sizes; the first one in float32."""
+    """Return each convolution with random inputs, weights and output gradients of its shapes; the first in float32."""
     found: list = []
 
     def note(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -265,7 +265,7 @@ def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, gradient: Tensor, inne
 
 
 def fill(options: dict) -> None:
-    """Fill a bank, kd.train.bank.fill itself, with the views of one epoch."""
+    """Fill a bank with the views of one epoch, by kd.train.bank.fill."""
     place, have, teacher = _place(options), examples(options["rows"]), network(options.get("network", TEACHER))
     identity = _identity(options)
 
@@ -277,7 +277,7 @@ def fill(options: dict) -> None:
 
 
 def passes(options: dict) -> None:
-    """Run the bare forward passes that such a bank needs."""
+    """Run only the forward passes that such a bank needs."""
     place, batch = _place(options), bank.FILL_BATCH[options.get("device", "cpu")]
     teacher = network(options.get("network", TEACHER)).to(place.device, memory_format=torch.channels_last).eval()
     images = torch.randn(batch, 3, 32, 32, device=place.device).to(memory_format=torch.channels_last)
@@ -297,7 +297,7 @@ def passes(options: dict) -> None:
 
 
 def whole_bank(options: dict) -> None:
-    """Fill the bank that a student of so many epochs reads, in options["folder"]."""
+    """Fill the bank in options["folder"] that a student reads in its epochs."""
     place, have = _place(options), examples(options["train"], options["test"])
     folder, needs = Path(options["folder"], "bank"), [Need(0, options["epochs"])]
     manifest = bank.fill(folder, _identity(options), needs, GRID, network(TEACHER), have, place, {})
@@ -305,7 +305,7 @@ def whole_bank(options: dict) -> None:
 
 
 def whole_cell(options: dict) -> None:
-    """Train a student from that bank, saving its state as kd does, and write its weights."""
+    """Train a student that reads this bank, save its state as kd does, and write its weights."""
     folder, place = Path(options["folder"]), _place(options)
     objective = functools.partial(losses.LOSSES["kl"].function, tau=3.0)
     made = plan(objective=objective, epochs=options["epochs"], schedule_epochs=options["schedule"])

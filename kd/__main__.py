@@ -1,7 +1,7 @@
-"""kd VERB ...: every stage of a study by hand; Snakemake calls the same verbs.
+"""kd VERB ...: run every stage of a study by hand; Snakemake calls the same verbs.
 
 kd plan                                                     what a study will train
-kd status                                                   where it stands, and what failed
+kd status                                                   where the study stands, and what failed
 kd train results/digits/demo/wrn-10-2.ce.s0                 train one cell, or go on with it
 kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 a student of it
 kd train results/... --processes 4                          one cell on four GPUs
@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 
-if __name__ == "__main__":  # until `main` heeds it: no traceback through what is being imported
+if __name__ == "__main__":  # until `main` handles it: else Ctrl-C during imports would print a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from collections.abc import Callable, Sequence
@@ -39,41 +39,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.as_command = arguments is None
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    # Of the libraries, warnings only, and of processes that train together all but the first (torchrun sets RANK).
+    # Libraries log only warnings. If several processes train together, only rank 0 logs more (torchrun sets RANK).
     logging.getLogger("kd").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     if arguments is not None:
         return _answer(options)
     try:
         signals.heed()
-        logging.raiseExceptions = False  # nor is a log that cannot be written a reason for tracebacks
+        logging.raiseExceptions = False  # else a log that cannot be written would print a traceback
         code = _answer(options)
         signals.unheed()
     except Terminated as error:
         signals.caught()
         print(f"kd: {error}", file=sys.stderr)
         flush()
-        signals.leave_now(error.exit_code)  # a thread that hangs must not keep it alive
+        signals.leave_now(error.exit_code)  # a thread that hangs must not keep the process alive
     if "torch" in sys.modules:
         leave(code)
     return code
 
 
 def _answer(options: argparse.Namespace) -> int:
-    """Run a verb in the project that it is asked for."""
+    """Run a verb in the project that --directory names."""
     with project.enter(options.directory) if options.directory else contextlib.nullcontext():
         return _run(options)
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run a verb; say in one line why it could not do what it was asked."""
+    """Run a verb; if it fails, say in one line why."""
     try:
         _demand_counts(options)
         code = options.verb(options) or 0
-        sys.stdout.flush()  # here, where one can say why it cannot be written
+        sys.stdout.flush()  # here, because a failure at the interpreter's exit could not be reported
         return code
     except BaseException as error:
         known = understood(error)
-        # Code may swallow a signal, fail because of that, and blame a file that it could not read.
+        # Some code swallows the signal's exception, fails because of that, and blames a file that it could not read.
         if not isinstance(known, STOPS) or isinstance(known, Damaged):
             known = signals.ending() or known
         if not isinstance(known, STOPS):
@@ -81,9 +81,9 @@ def _run(options: argparse.Namespace) -> int:
         if options.as_command and isinstance(known, Terminated):
             raise known from error
         if isinstance(known, Unheard):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains at exit
             return known.exit_code
-        with contextlib.suppress(OSError):  # the disk that the log is on may be the full one
+        with contextlib.suppress(OSError):  # the log may be on the disk that is full
             print(f"kd: {known}", file=sys.stderr)
         return known.exit_code
 
@@ -140,20 +140,26 @@ def _parser() -> argparse.ArgumentParser:
         added = verb(function)
         added.add_argument("cell", help="path of a cell: results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/...")
         added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
-        added.add_argument("--threads", type=int, default=1, help="CPU threads, workers among them (default 1)")
-        added.add_argument("--cells-per-gpu", type=int, default=1, help="cells to share a GPU (default 1; 0: as fit)")
+        _add_resources(added, trains=function is make.train)
         if function is make.select:
             added.add_argument("selection", help="as a path spells it, such as fine, fine0.7 or smallloss0.6")
         elif function is make.train:
-            added.add_argument(
-                "--workers", type=int, default=0, help="processes that decode streamed images (default 0)"
-            )
-            added.add_argument("--processes", type=int, default=1, help="to train together, a GPU each (default 1)")
             added.add_argument("--fresh", action="store_true", help="discard the saved state")
         elif function is make.bank:
             added.add_argument(
-                "--needs", nargs="+", metavar="SEED:EPOCHS[:prelogits]", help="of students, instead of the study's"
+                "--needs",
+                nargs="+",
+                metavar="SEED:EPOCHS[:prelogits]",
+                help="what students need, instead of what the study says",
             )
+    for function in (make.propose, make.trial):
+        added = verb(function)
+        added.add_argument("search", help="its name in the study")
+        added.add_argument("round", type=int, help="from 1")
+        if function is make.trial:
+            added.add_argument("number", type=int, help="of the trial in its round, from 1")
+            _add_resources(added)
+    verb(look.winner).add_argument("search", help="its name in the study")
     verb(make.release).add_argument("cell", help="path of the teacher's cell")
     verb(report.collect)
     added = verb(report.measure)
@@ -167,20 +173,31 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("figure")
         elif function is report.verdict:
             added.add_argument(
-                "--claims", type=Path, metavar="FILE", help="claims of one's own, YAML, instead of the paper's"
+                "--claims", type=Path, metavar="FILE", help="YAML file of your own claims, instead of the paper's"
             )
-    verb(report.report).add_argument("--command", help="the snakemake command of this study, for the page to tell")
+    verb(report.report).add_argument("--command", help="the snakemake command that the page shows")
     added = verb(keep.adopt, study=False)
-    added.add_argument("--cells", type=int, default=1, help="to train again of each kind, the cheapest (default 1)")
-    added.add_argument("--unproved", action="store_true", help="count what cannot be proved too; the table says so")
+    added.add_argument(
+        "--cells", type=int, default=1, help="how many of each kind to train again, the cheapest first (default 1)"
+    )
+    added.add_argument("--unproved", action="store_true", help="also count what cannot be proved; the table says so")
     added = verb(keep.delete, study=False)
     added.add_argument(
-        "what", help="a cell, such as results/digits/demo/wrn-10-2.ce.s0, or a study, such as reports/demo"
+        "what",
+        help="a cell (results/digits/demo/wrn-10-2.ce.s0), a study (reports/demo) or a search (search/best)",
     )
     added.add_argument("-n", "--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     added.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb(look.schema)
     return parser
+
+
+def _add_resources(added: argparse.ArgumentParser, trains: bool = True) -> None:
+    added.add_argument("--threads", type=int, default=1, help="CPU threads, workers among them (default 1)")
+    added.add_argument("--cells-per-gpu", type=int, default=1, help="cells to share a GPU (default 1; 0: as fit)")
+    if trains:
+        added.add_argument("--workers", type=int, default=0, help="processes that decode streamed images (default 0)")
+        added.add_argument("--processes", type=int, default=1, help="to train together, a GPU each (default 1)")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ state=/var/lib/kd-test-cluster
 mark="# the test cluster of kd"
 
 await() {
-  for _ in $(seq 150); do "$@" >/dev/null 2>&1 && return 0; sleep 0.1; done
+  for _ in $(seq 600); do "$@" >/dev/null 2>&1 && return 0; sleep 0.1; done
   echo "cluster.sh: gave up waiting for: $*" >&2
   return 1
 }

@@ -1,9 +1,10 @@
-"""What the tests share: a small study on made images, and a project folder to run it in."""
+"""Fixtures and helpers of all tests: a small study on digits, and a project folder to run it in."""
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -33,15 +34,17 @@ from kd.study.products import Product
 
 ROOT = Path(__file__).parent.parent
 
-# The same examples each time, so that a red run can be looked at; to search on: pytest --hypothesis-profile=default
+# The same examples each time, so that a failure can be repeated. To try others: pytest --hypothesis-profile=default
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
-# Whose tests start processes, or train: `make check` leaves them out. Elsewhere a mark says so.
+os.environ["KD_OUTPUT"] = "snakemake"  # tests count the jobs that Snakemake tells of
+
+# Files whose tests start processes or train. `make check` leaves them out. In other files a mark on the test says so.
 TAKE_TIME = re.compile(
     "test_(analyses|answers|bank|bench|controllers|ensembles|failures|faults|figures|flips|golden|gpu|judge|left_clean|main|"
-    "ikl|objective|patches|peers|plugins|project|report|signals|slurm|slurm_answers|stages|startup|states|status|storage|streamed|table|"
+    "ikl|objective|patches|peers|plugins|project|report|search|signals|slurm|slurm_answers|stages|startup|states|status|storage|streamed|table|"
     "targets|upgrades|verdict|weights|wkd|workflow)"
 )
 
@@ -54,27 +57,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)  # thread counts change bits, and the tests run side by side
+    torch.set_num_threads(1)  # the number of threads changes bits, and tests run in parallel
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """The study of made/faults.py, of today and of earlier, made once for all the processes that run these tests."""
-    from made.faults import made_once  # which imports this file
+    """The two studies of made/faults.py, `now` and `earlier`, made once for all test processes."""
+    from made.faults import made_once  # here, because made.faults imports this file
 
     return made_once(tmp_path_factory)
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty project folder, made the working directory: kd's paths are relative to it."""
+    """An empty project folder, which is also the working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """The small study, run to its end once for all the processes that run these tests."""
+    """The small study, run to its end once for all test processes."""
     from made.project import Project, shared_folder
 
     folder = shared_folder(tmp_path_factory) / "finished"
@@ -89,7 +92,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> object:
 
 @pytest.fixture
 def done(finished: object, tmp_path: Path) -> object:
-    """A copy of the finished study, timestamps and all, that a test may change."""
+    """A copy of the finished study, with its timestamps, that a test may change."""
     from made.project import Project
 
     shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
@@ -118,12 +121,12 @@ def declared(path: str | Path, **claims: object) -> dict:
 
 
 def study(**changes: object) -> Study:
-    """A study of two losses on digits that trains in a second, with some keys changed."""
+    """A study of two losses on digits that trains in a second, with these keys changed."""
     return validate(values(**changes))
 
 
 def values(**changes: object) -> dict:
-    """What a config.yaml would say of that study."""
+    """The values that a config.yaml of that study would have."""
     said = {
         "study": "small",
         "dataset": "digits",
@@ -145,14 +148,14 @@ def values(**changes: object) -> dict:
 
 
 def recipe(what: str | Cell | DatasetChoice, made: Study | None = None) -> Recipe:
-    """Return what a study, the small one unless told, says of a cell or a dataset."""
+    """Return the recipe of a cell or dataset in a study, by default the small one."""
     if isinstance(what, DatasetChoice):
         return Recipe.parse(expansion.data_recipe(made or study(), what))
     return Recipe.parse(expansion.recipe(made or study(), parse_cell(str(what))))
 
 
 def prepare(*names: str, made: Study | None = None) -> None:
-    """Prepare datasets, digits unless told, and the wrong labels of those whose names spell them."""
+    """Prepare datasets, by default digits, and the noisy labels of names such as digits+sym0.4."""
     for dataset in map(parse_dataset, names or ("digits",)):
         given = recipe(dataset, made)
         jobs_data.data(Judge.of_recipe(given), dataset, given)
@@ -161,7 +164,7 @@ def prepare(*names: str, made: Study | None = None) -> None:
 
 
 def train(cell: str | Cell, made: Study | None = None, resources: Resources | None = None, **options: object) -> dict:
-    """Train a cell of a study, the small one unless told; return its manifest."""
+    """Train a cell of a study, by default the small one; return its manifest."""
     cell, given = parse_cell(str(cell)), recipe(cell, made)
     jobs_train.train(Judge.of_recipe(given), cell, given, resources or Resources(), **options)
     return manifest(products.network(cell))
@@ -176,19 +179,19 @@ def fill(cell: str | Cell, needs: list[tuple[int, int]], made: Study | None = No
 
 
 def answer(cell: str | Cell, made: Study | None = None) -> dict:
-    """Write down what a network answers; return the manifest."""
+    """Publish the answers of a network; return the manifest."""
     cell, given = parse_cell(str(cell)), recipe(cell, made)
     jobs_answers.answers(Judge.of_recipe(given), cell, given, Resources())
     return manifest(products.answers(cell))
 
 
 def manifest(product: Product) -> dict:
-    """Return the manifest of what is published."""
+    """Return the manifest of a published product."""
     return files.read_manifest(product.folder, product.manifest)
 
 
 def resigned(folder: str | Path, **changes: object) -> None:
-    """Sign a published folder anew as it is now, its manifest changed, as somebody would who forges it."""
+    """Forge a published folder: change its manifest, and write valid digests of the files as they are now."""
     said = files.read_manifest(Path(folder)) | changes
     for name in said["files"]:
         path = Path(folder, name)
@@ -205,7 +208,7 @@ def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
 
 
 def is_waited_for(lock: Path) -> bool:
-    """Say whether some process waits for a lock; the kernel lists those that do."""
+    """Say whether some process waits for a lock: the kernel lists such processes in /proc/locks."""
     inode = f":{lock.stat().st_ino} "
     return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
 
@@ -216,23 +219,23 @@ def verb(name: str, *arguments: object, **changes: object) -> int:
 
 
 def unsigned(said: dict) -> dict:
-    """Return what a manifest says without what `write_manifest` adds."""
+    """Return a manifest without the keys that `write_manifest` adds."""
     return {key: value for key, value in said.items() if key not in ("format", "manifest_sha256")}
 
 
 def written(artefacts: dict, folder: Path) -> Path:
-    """Write artefacts to a folder, as a verb does that is given no study; return the folder."""
+    """Write artefacts to a folder, as a verb without a study does; return the folder."""
     for name, content in artefacts.items():
         files.write_atomic(folder / name, content)
     return folder
 
 
-# -- what was tampered with -------------------------------------------------------------------------------------------
+# -- damaged inputs ---------------------------------------------------------------------------------------------------
 
 
 @st.composite
 def mutated_text(draw: st.DrawFn, whole: st.SearchStrategy[str], tokens: list[str]) -> str:
-    """A text in which a few places were cut out, doubled or written over by any character or by a token."""
+    """A text with a few places cut out, doubled, or replaced by any characters or by a token."""
     text = draw(whole)
     for _ in range(draw(st.integers(1, 3))):
         begin, end = sorted(draw(st.tuples(*[st.integers(0, len(text))] * 2)))
@@ -243,7 +246,7 @@ def mutated_text(draw: st.DrawFn, whole: st.SearchStrategy[str], tokens: list[st
 
 @st.composite
 def mutated_tree(draw: st.DrawFn, tree: object, values: st.SearchStrategy, keys: list[str]) -> object:
-    """A tree of lists and dicts in which a few values were dropped, replaced or put in."""
+    """A tree of lists and dicts with a few values dropped, replaced or inserted."""
     for _ in range(draw(st.integers(1, 3))):
         place = draw(st.sampled_from(list(_places(tree))))
         tree = _with(tree, place, draw(st.sampled_from(["drop", "replace", "insert"])), draw(values), draw(_key(keys)))
@@ -277,7 +280,7 @@ def _with(tree: object, place: tuple, how: str, value: object, key: str) -> obje
 
 
 def read_until(run: subprocess.Popen, pattern: str) -> str:
-    """Read what a process prints until a pattern is in it; return that."""
+    """Read what a process prints until it matches a pattern; return what was read."""
     output = ""
     while not re.search(pattern, output):
         line = run.stdout.readline()

@@ -1,6 +1,7 @@
 """A storm: Snakemake runs a study of every rule while everything is killed, deleted, filled up and started twice.
 
 python tests/storm.py --seconds 120 --seed 1
+python tests/storm.py --kills 12 --seed 1
 
 Now and then the same command runs undisturbed. It must end with exit 0 and with the bytes of a study that nothing ever
 disturbed, and say "Nothing to be done" when it runs once more; then the study becomes another, and back again. Kills
@@ -50,7 +51,7 @@ class Stormy(Whole):
     """A project whose study has more for a storm to hit: a chain, two banks, cells that take more than an epoch."""
 
     def ask(self, size: int, **keys: object) -> None:
-        protocol = {"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32"}
+        protocol = {"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32", "heldout": 0.1}
         super().ask(size, protocol=protocol, experiments=EXPERIMENTS, **keys)
 
 
@@ -87,10 +88,10 @@ class Storm:
 
     # -- the weather --------------------------------------------------------------------------------------------------
 
-    def blow(self, seconds: float) -> None:
-        """Disturb for so long, check now and then, and once more at the end."""
+    def blow(self, seconds: float, kills: int) -> None:
+        """Disturb until so long has passed and so many kills have hit; check now and then, and once more at the end."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or self.kills.total() < kills:
             for _ in range(self.chance.randint(4, 10)):
                 self.gust()
             try:
@@ -370,7 +371,8 @@ def sent(pid: int, name: str, group: bool = False) -> bool:
 def main() -> int:
     """Run a storm; return 1 if something did not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=float, default=0, help="how long it blows at least")
+    parser.add_argument("--kills", type=int, default=0, help="how many kills hit at least, on however slow a machine")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work and to keep failures; default: a temporary folder")
     options = parser.parse_args()
@@ -378,7 +380,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # not without the counts
     storm = Storm(folder.resolve(), options.seed)
     try:
-        storm.blow(options.seconds)
+        storm.blow(options.seconds, options.kills)
     finally:
         storm.end()
         print(storm.counts(), flush=True)

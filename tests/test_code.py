@@ -78,7 +78,7 @@ def test_a_new_loss_and_its_hyperparameters_leave_cells_of_other_losses_as_they_
     folder, digest = copy
     others = [("kd.train.fit", f"kd.losses.{name}") for name in ("hard", "kl", "mse", "divergences")]
     before = [digest(*one) for one in others]
-    for name in ("__init__", "spec", "built", "ikl", "akl", "wkd", "one"):
+    for name in ("__init__", "spec", "built", "features", "ikl", "akl", "wkd", "one", "matching", "maps"):
         with open(folder / "losses" / f"{name}.py", "a") as file:
             file.write("\nCHANGED = 1\n")
     assert [digest(*one) for one in others] == before

@@ -84,7 +84,7 @@ def test_no_hint_points_elsewhere_and_case_plays_no_part() -> None:
 
 
 def test_what_is_missing_or_of_another_kind_is_said_in_the_study_s_words() -> None:
-    refused(r"protocol\.name: missing; who gives protocol replaces the whole of it", protocol={"epochs": 10})
+    refused(r"protocol\.name: missing; giving protocol replaces all of it", protocol={"epochs": 10})
     refused(
         r"experiments\.one: expected keys and their values, as in \{teacher: .* \(got None\)", experiments={"one": None}
     )

@@ -533,7 +533,7 @@ def test_a_verb_refuses_inputs_that_are_not_those_of_its_study_and_publishes_not
     capsys.readouterr()
     assert main([*command(product), *given]) == 74
     said = capsys.readouterr().err
-    assert f"kd: {product}: what it is made from is not as it must be" in said
+    assert f"kd: {product}: its inputs are not current" in said
     (refused, why), *_ = judge_of(product, **LARGER)
     assert f"\n  {refused}: {why}" in said
     assert contents() == before
@@ -579,7 +579,7 @@ def test_a_verb_refuses_inputs_that_are_not_there(finished: Path, capsys, produc
     capsys.readouterr()
     assert make(product) == 74
     said = capsys.readouterr().err
-    assert f"kd: {product}: what it is made from is not as it must be" in said
+    assert f"kd: {product}: its inputs are not current" in said
     assert f"\n  {missing}: not made yet" in said
     assert contents() == before
 
@@ -750,7 +750,7 @@ def test_what_is_another_by_the_time_it_is_made_gets_no_stamp(finished: Path) ->
         said["files"]["curves.csv"], said["sizes"]["curves.csv"] = files.sha256(b"other"), 5
         files.write_manifest(TABLE.manifest, said)
 
-    with pytest.raises(StorageError, match="tables: made, and does not count, because the table is another now"):
+    with pytest.raises(StorageError, match="tables: made, but not current, because the table is another now"):
         making.make(judge(), TABLES, STAMP, work)
     assert not STAMP.exists()
     assert reason(TABLES) == "not made yet"  # not even with the old table put back

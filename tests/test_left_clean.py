@@ -292,19 +292,19 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("locale", ["ascii", "latin-1"])
-def test_all_is_read_and_written_as_utf_8_whatever_the_locale(finished: Path, project: Path, locale: str) -> None:
+def test_all_is_read_and_written_as_utf_8_whatever_the_locale(finished: Path, project: Path) -> None:
+    """To ASCII most bytes are no characters; to Latin-1 all are, but others."""
     shutil.copytree(finished, project, symlinks=True, dirs_exist_ok=True)
-    environment = ASCII if locale == "ascii" else latin1(project)
     for verb in VERBS:
         assert main([*verb, "--config", "seeds=0"]) == 0
     before = {path: path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
     for verb in (*VERBS, ["status"], ["verify"], ["plan"]):
         config = [] if verb == ["verify"] else ["--config", "seeds=0"]
-        done = kd(*verb, *config, **environment)
+        done = kd(*verb, *config, **ASCII)
         assert done.returncode == 0, done.stderr
     assert {path: path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()} == before
     shutil.rmtree("reports")
+    environment = latin1(project)
     for verb in VERBS:
         assert kd(*verb, "--config", "seeds=0", **environment).returncode == 0
     assert {path: path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()} == before

@@ -16,8 +16,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made.course import evaluate, function_of, without_ce
 from made.fitting import logits
-from torch import Tensor
 
 from kd.core.errors import ConfigError
 from kd.losses import (
@@ -28,13 +28,19 @@ from kd.losses import (
     Number,
     Whole,
     built,
+    correlations,
+    decoupled,
     divergences,
     ensembles,
+    examplewise,
+    features,
     hard,
     kl,
     module_of,
     mse,
+    powers,
     robust,
+    trusting,
 )
 
 VECTORS = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "vectors").glob("*.json")}
@@ -46,26 +52,10 @@ CASES = [
 ]
 TEACHERS = VECTORS["ensemble_teacher"]
 LN2 = math.log(2)
-PURE = {name: loss for name, loss in LOSSES.items() if loss.function}
+PURE = {name: loss for name, loss in LOSSES.items() if function_of(name)}
+ALONE = [name for name, loss in PURE.items() if not loss.batchwise]  # each example by itself
+READ_LABELS = {"dkd", "nkd", "rld", "swap", "sld", "sortkd", "revision", "ofa"}  # also without cross-entropy
 ALPHAS = [(name, alpha) for name, loss in PURE.items() if "alpha" in loss.parameters for alpha in (0.0, 1.0)]
-
-
-def evaluate(name: str, student: Tensor, teacher: Tensor | None, labels: Tensor | None = None, **given):
-    """Return (per-example values [B], gradient of their sum [B, K])."""
-    labels = torch.zeros(len(student), dtype=torch.long) if labels is None else labels
-    student = student.detach().clone().requires_grad_()
-    loss = LOSSES[name]
-    values = loss.function(student, teacher, labels, **loss.resolve({**required(name), **given}))
-    return values.detach(), torch.autograd.grad(values.sum(), student)[0]
-
-
-def required(name: str) -> dict[str, float]:
-    """Return a value for each hyperparameter that has no default."""
-    return {
-        key: 4.0
-        for key, parameter in LOSSES[name].parameters.items()
-        if parameter.default is None and not parameter.optional
-    }
 
 
 def exact_kl(student: list[float], teacher: list[float], tau: float) -> tuple[float, list[float]]:
@@ -227,7 +217,7 @@ def test_tau_squared_keeps_the_gradient_at_one_scale():
     assert bare == pytest.approx([norm / tau**2 for norm, tau in zip(norms, (30, 300, 3000), strict=True)])
 
 
-@pytest.mark.parametrize("name", PURE)
+@pytest.mark.parametrize("name", ALONE)
 def test_values_are_per_example_and_in_the_students_dtype(name):
     student, teacher, labels = logits(0).float(), logits(1).float(), torch.tensor([0, 1, 2, 3])
     values, gradient = evaluate(name, student, teacher, labels)
@@ -246,8 +236,15 @@ def test_alpha_zero_is_plain_ce_and_alpha_one_is_without_ce_bitwise(name, alpha)
     if alpha == 0:
         assert torch.equal(values, ce)
         assert torch.equal(gradient, ce_gradient)
-    else:
+    elif name not in READ_LABELS:
         assert torch.equal(values, evaluate(name, student, teacher, labels.flip(0), alpha=alpha)[0])
+
+
+@pytest.mark.parametrize("name", [name for name, loss in PURE.items() if loss.needs_teacher])
+def test_without_cross_entropy_those_that_trust_the_label_read_it_and_no_others(name):
+    student, teacher, labels = logits(0), logits(1), torch.tensor([0, 1, 2, 3])
+    both = [evaluate(name, student, teacher, one, **without_ce(name))[0] for one in (labels, labels.flip(0))]
+    assert both[0].equal(both[1]) == (name not in READ_LABELS)
 
 
 @pytest.mark.parametrize("name", [name for name, _ in ALPHAS[::2]])
@@ -261,7 +258,7 @@ def test_alpha_mixes_ce_and_the_rest_linearly(name):
 @pytest.mark.parametrize("name", [name for name, loss in PURE.items() if loss.zero_at_teacher])
 def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(name):
     teacher = logits(0).float()
-    values, gradient = evaluate(name, teacher, teacher)
+    values, gradient = evaluate(name, teacher, teacher, **without_ce(name))
     assert values.abs().max() < 1e-15
     assert gradient.abs().max() < 1e-12
 
@@ -282,8 +279,10 @@ def test_every_loss_is_finite_at_extreme_logits_ties_and_parameters(data):
     assert loss.item() >= -1e-3  # rounding of tau^2 at 1e6
 
 
-def values(parameter: Number | Choice) -> st.SearchStrategy:
-    """Return a strategy of allowed values, their extremes among them."""
+def values(parameter: Number | Whole | Choice) -> st.SearchStrategy:
+    """Return a strategy of allowed values for five classes, their extremes among them."""
+    if isinstance(parameter, Whole):
+        return st.integers(parameter.low, min(parameter.high, 4))
     if isinstance(parameter, Choice):
         return st.sampled_from(parameter.options)
     edges = [parameter.low, parameter.high, *([math.inf] if parameter.infinite else [])]
@@ -439,7 +438,14 @@ def test_wrong_hyperparameters_are_refused_by_name(name, given, message):
 
 def test_hyperparameters_come_in_spelling_order():
     resolved = LOSSES["kl"].resolve({"weight": 2, "tau": "3"})
-    assert list(resolved.items()) == [("tau", 3.0), ("alpha", 1.0), ("scale", "tau2"), ("weight", 2.0), ("ce", None)]
+    assert list(resolved.items()) == [
+        ("tau", 3.0),
+        ("alpha", 1.0),
+        ("scale", "tau2"),
+        ("weight", 2.0),
+        ("ce", None),
+        ("logits", "raw"),
+    ]
 
 
 def test_a_weight_of_ce_of_its_own_takes_the_place_of_one_minus_alpha():
@@ -483,13 +489,53 @@ def test_defaults_are_allowed_values(loss: Loss):
         assert parameter.default is None or parameter.check(parameter.default) == parameter.default
 
 
+def as_documented(loss: Loss) -> tuple[str, str]:
+    """Return what the table of docs/losses.md says of a loss in its columns of hyperparameters and of traits."""
+
+    def said(parameter: Number | Whole | Choice) -> str:
+        if isinstance(parameter, Choice):
+            rest = (word for word in parameter.options if word != parameter.default)
+            return ", ".join(f"`{word}`" for word in (parameter.default, *rest))
+        default = "1 − α" if parameter.optional else "must be given"
+        words = [f"{parameter.default:g}".replace("-", "−") if parameter.default is not None else default]
+        return "; ".join([*words, *(f"`{word}`" for word in parameter.words)])
+
+    traits = {"0 at the teacher": loss.zero_at_teacher, "batchwise": loss.batchwise, "unrecorded": not loss.recordable}
+    parameters = ", ".join(f"`{name}` ({said(parameter)})" for name, parameter in loss.parameters.items())
+    return parameters, ", ".join(trait for trait, has in traits.items() if has)
+
+
+def test_the_docs_have_the_hyperparameters_the_defaults_and_the_traits_of_every_loss():
+    text = (Path(__file__).parent.parent / "docs" / "losses.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    told = {name.strip("`"): (parameters, traits) for name, _, parameters, traits, _ in rows}
+    assert told == {name: as_documented(loss) for name, loss in LOSSES.items()}
+    assert len(rows) == len(told)
+
+
 def test_no_two_families_share_a_name():
-    assert len(LOSSES) == sum(len(module.LOSSES) for module in (hard, kl, mse, divergences, robust, built))
+    families = (
+        hard,
+        kl,
+        mse,
+        divergences,
+        decoupled,
+        trusting,
+        powers,
+        examplewise,
+        correlations,
+        robust,
+        built,
+        features,
+    )
+    assert len(LOSSES) == sum(len(module.LOSSES) for module in families)
 
 
 def test_family_names_the_module():
     assert [module_of(name) for name in ("ce", "kl", "smoothl1")] == ["kd.losses.hard", "kd.losses.kl", "kd.losses.mse"]
     assert [module_of(name) for name in ("gkl", "wkd_f")] == ["kd.losses.ikl", "kd.losses.wkd"]
+    assert [module_of(name) for name in ("dkd", "rld")] == ["kd.losses.decoupled", "kd.losses.trusting"]
+    assert [module_of(name) for name in ("at", "crd")] == ["kd.losses.maps", "kd.losses.crd"]
     with pytest.raises(ConfigError, match="loss 'msee': unknown; did you mean 'mse'"):
         module_of("msee")
 

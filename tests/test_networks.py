@@ -9,6 +9,7 @@ from torch import nn
 
 from bench import networks as documented
 from kd import models
+from kd.core.errors import ConfigError
 from kd.models.grouped import GroupedNetwork
 from kd.models.network import BatchNorm
 from kd.models.output import Output
@@ -80,6 +81,22 @@ def test_a_map_is_what_follows_its_edge_and_ends_in_the_logits(name: str) -> Non
         assert any(edge.min() < 0 for edge in said.edges)
         assert torch.equal(network(images), said.logits)
         assert torch.equal(network.head()(said.maps[-2]), said.logits)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_class_activation_maps_mean_the_logits_and_count_a_batch_once(name: str) -> None:
+    torch.manual_seed(0)
+    network, images = models.build(name, 5).train(), torch.randn(2, 3, 32, 32)
+    said = network.outputs(images, ("cams", "edges"))
+    logits = said.cams.mean((2, 3)) + network.classifier.bias
+    torch.testing.assert_close(logits, said.logits, rtol=1e-4, atol=1e-5)
+    counters = [value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")]
+    assert all(value == 1 for value in counters)
+    if name == "shufflenetv2":
+        with pytest.raises(ConfigError, match="no batch normalisation makes all channels of its edges"):
+            network.norms()
+    else:
+        assert [norm.num_features for norm in network.norms()] == [edge.shape[1] for edge in said.edges]
 
 
 @pytest.mark.parametrize("name", GROUPED)

@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import fill, prepare, recipe, study, train, values
+from made.course import required, without_ce
 from made.fitting import CPU, HEADER, StopAt, made_examples, network, plan, same
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -20,6 +21,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from kd import losses, models
 from kd.core import files
 from kd.core.errors import ConfigError, Terminated
+from kd.data.randaugment import RandAugment
+from kd.data.views import Grid
 from kd.jobs import places
 from kd.jobs import train as jobs_train
 from kd.losses.objective import Batch, Course, Objective, Pure
@@ -138,6 +141,11 @@ LITERATURE = {name: {} for name in BUILT} | {
     "dkl": {"wmse": 0.01},
     "gkl": {"wmse": 1},
     "one": {"tau": 3, "branches": 3},
+    "gdkd": {"k": 1},
+    "catkd": {"weight": 0.1},
+    "crd": {"negatives": 32, "weight": 0.1},
+    "sdd": {"finest": 2},
+    "sdd_dkd": {"finest": 2},
 }
 
 
@@ -183,6 +191,7 @@ class Stopping(Objective):
         super().__init__()
         self.__dict__["inner"], self.__dict__["stop"] = inner, StopAt(step)
         self._parameters, self._buffers, self._modules = inner._parameters, inner._buffers, inner._modules
+        self._non_persistent_buffers_set = inner._non_persistent_buffers_set
 
     def adapted(self, student: Output) -> Output:
         return self.inner.adapted(student)
@@ -204,7 +213,7 @@ def trained(kind: str, folder: Path, stop: int = 0) -> tuple[dict, list, dict]:
     torch.manual_seed(1)
     teacher = LiveTeacher(models.build("resnet8x4", 2, 1), CPU.device, "fp32", needs.teacher) if needs.teacher else None
     student, history = network(), History()
-    planned = plan(objective=Stopping(made, stop) if stop else made, needs=needs)
+    planned = plan(objective=Stopping(made, stop) if stop else made, needs=needs, strong=RandAugment(Grid(1, False)))
     fit(student, made_examples(), planned, teacher, CPU, State(folder, HEADER), history)
     return student.state_dict(), history.rows, made.state_dict()
 
@@ -231,6 +240,7 @@ def test_what_an_objective_holds_is_trained_and_what_it_logs_is_a_column(tmp_pat
     fixed = ("logged", "counts", "cost")
     assert all(not held[name].equal(before[name]) for name in before if not any(word in name for word in fixed))
     assert ("tau" in rows[0]) == (kind == "learned")
+    assert ("temperature" in rows[0]) == (kind == "ctkd")
     assert ("head_gap" in rows[0]) == ("tail_gap" in rows[0]) == (kind == "akl")
     if kind == "learned":
         assert 3 < rows[0]["tau"] < 5
@@ -336,9 +346,7 @@ def test_an_objective_and_its_student_share_no_tensor(kind: str) -> None:
 @pytest.mark.parametrize("name", [name for name, loss in losses.LOSSES.items() if loss.zero_at_teacher])
 def test_a_loss_that_claims_it_is_zero_where_the_student_says_what_the_teacher_says(name: str) -> None:
     loss = losses.LOSSES[name]
-    given = {
-        key: 2.0 for key, parameter in loss.parameters.items() if parameter.default is None and not parameter.optional
-    }
+    given = {**required(name), **without_ce(name)}
     logits, labels = torch.randn(6, 10, generator=torch.Generator().manual_seed(0)), torch.arange(6)
     made = loss.build(course(), **loss.resolve(given)) if loss.build else Pure(loss.function, **loss.resolve(given))
     said = (Output(logits),)
@@ -358,12 +366,18 @@ def test_values_and_gradients_are_finite_at_the_teacher_at_logits_of_60_and_wher
     made, labels = of_literature(name)(course()), torch.tensor([0, 1] * 3)
     teacher = torch.tensor([[60.0, -60.0], [-60.0, 60.0], [0.0, 0.0], [0.0, 200.0], [200.0, 0.0], [1.0, -1.0]])
     for student in (teacher, -teacher, teacher.flip(0), torch.zeros(6, 2)):
-        leaf, maps = student.clone().requires_grad_(), torch.rand(6, 256, 2, 2).requires_grad_()
-        said = Output(leaf, maps=(maps,))
-        taught = Output(teacher, maps=(maps.detach(),))
-        values = made(Batch((said,), (taught,), labels, labels, torch.tensor(2.0)))
+        leaf = student.clone().requires_grad_()
+        said, taught = (drawn(shapes(name), logits) for name, logits in (("resnet8", leaf), ("resnet8x4", teacher)))
+        views = BUILT[name].needs.views
+        values = made(Batch((made.adapted(said),) * views, (taught,) * views, labels, labels, torch.tensor(2.0)))
         assert values.isfinite().all()
         assert torch.autograd.grad(values.sum(), leaf)[0].isfinite().all()
+
+
+def drawn(shapes: Output, logits: Tensor) -> Output:
+    """Return logits [B, 2], and numbers of these shapes for the rest."""
+    said = shapes.mapped(lambda each: torch.rand(len(logits), *each.shape[1:]))
+    return said._replace(logits=logits, cams=torch.rand(len(logits), 2, 2, 2))
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from made import table as made
 
 from kd.__main__ import main
@@ -14,7 +15,10 @@ from kd.core.errors import ConfigError, DataError
 from kd.measure.frames import frame_files
 from kd.report.own_claims import read_claims, read_table
 from kd.report.verdict import judged, verdict_on
-from kd.study.plain_yaml import parse_yaml
+from kd.study.config import validate
+from kd.study.expansion import memberships
+from kd.study.judge import Judge
+from kd.study.plain_yaml import parse_yaml, read_yaml
 
 NEAR = """
 claims:
@@ -140,3 +144,16 @@ def test_a_network_that_stands_twice_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"seed": [0, 0], "test_top1": [1.5, 2.5]}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(DataError, match="more than one row for 0"):
         read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow" / "claims").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_claims_are_judged_by_every_seed_of_their_study(path: Path) -> None:
+    study = validate(read_yaml(ROOT / "workflow" / "studies" / path.name))
+    rows = pd.DataFrame(
+        {"experiment": name, "cell": cell.path, **made.named(cell.path), "epochs": cell.epochs(study.protocol)}
+        for name, cell in memberships(study, Judge.of_study(study).students)
+    )
+    rows["test_top1"] = 50 + np.random.default_rng(0).normal(0, 1, len(rows))
+    lines = judged(rows.assign(status="ok", teacher_seed=rows["teacher_seed"].astype("Int64")), read_claims(path))
+    assert set(lines["pairs"]) == {len(study.seeds)}
+    assert not lines["claim"].duplicated().any()

@@ -254,7 +254,7 @@ def test_each_question_that_slurm_does_not_answer_gets_a_word(slurm: Slurm) -> N
     slurm.answers("squeue", "1|COMPLETED")
     assert slurm.ask() == {"1": "COMPLETED"}
     assert slurm.said == [
-        "SLURM's word on the jobs comes from squeue.",
+        "Asking SLURM about the jobs with squeue.",
         "SLURM does not answer (squeue, question 1); asking again.",
         "SLURM does not answer (squeue, question 2); asking again.",
         "SLURM answers again: squeue.",
@@ -306,7 +306,7 @@ def test_a_job_that_slurm_forgot_is_judged_by_what_it_made(slurm: Slurm, tmp_pat
     assert slurm.poll(jobs) == set(jobs)
     slurm.answers("sacct", "3|RUNNING")
     assert slurm.poll(jobs) == {"3"}
-    assert slurm.ended == {"1": "done", "2": "SLURM-job '2' is forgotten by SLURM, and has not made all."}
+    assert slurm.ended == {"1": "done", "2": "SLURM has forgotten job '2'; not all of its outputs exist."}
 
 
 def test_a_question_without_an_answer_makes_no_job_forgotten(slurm: Slurm, tmp_path: Path) -> None:

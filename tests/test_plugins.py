@@ -338,7 +338,7 @@ EXAMPLE = f"{HEAD}class N:\n  def __init__(self, classes, channels): pass\n"
     ("pattern", "examples", "message"),
     [
         ("resnet8", ("resnet8",), "resnet8: there is a network of this name already"),
-        ("wrn-.*|mine", ("mine",), "its pattern takes wrn-16-1, which is another's"),
+        ("wrn-.*|mine", ("mine",), "its pattern also matches wrn-16-1, another network"),
         ("mine", ("yours",), "yours: an example that is no name of this family"),
         ("Mine", ("Mine",), "Mine: an example that is no name of this family, or none that a path can spell"),
         ("mine", (), "examples: give at least one name"),

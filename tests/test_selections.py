@@ -104,7 +104,10 @@ def test_in_a_chain_each_link_selects_for_the_next() -> None:
         ({"student_selection": {"fine": "much"}}, r"got 'much', expected a number"),
         ({"student_selection": "small_loss"}, r"small_loss: got no share of examples to keep; allowed is .*0\.6"),
         ({"teacher": None, "loss": "ce", "teacher_epochs": None}, r"student_selection: there is no teacher that could"),
-        ({"teacher_seeds": "0+1"}, r"experiments\.a\.student_selection: an ensemble teaches; one network selects"),
+        (
+            {"teacher_seeds": "0+1"},
+            r"experiments\.a\.student_selection: an ensemble teaches, but only one network can select",
+        ),
     ],
 )
 def test_a_selection_that_cannot_be_is_refused_with_its_key_and_what_is_allowed(experiment: dict, message: str) -> None:
@@ -119,7 +122,7 @@ def test_a_selection_that_cannot_be_is_refused_with_its_key_and_what_is_allowed(
         ("resnet8.ce.s0/resnet8.mse.s0-fine0.5", r"this recipe's path is .*s0-fine$"),
         ("resnet8.ce.s0/resnet8.mse.s0-fine0", "got '0'; allowed is a number above 0"),
         ("resnet8.ce.s0/resnet8.mse.s0-smallloss", "got no share"),
-        ("resnet8.ce.s0+1/resnet8.mse.s0-fine", "is an ensemble; one network selects"),
+        ("resnet8.ce.s0+1/resnet8.mse.s0-fine", "is an ensemble, but only one network can select"),
     ],
 )
 def test_a_path_that_selects_otherwise_than_canonically_is_refused(stages: str, message: str) -> None:

@@ -43,8 +43,8 @@ def test_an_unanswered_scontrol_does_not_send_questions_to_sacct(project: OnSlur
     project.study({**LONG, "protocol": {**LONG["protocol"], "epochs": 3}})
     project.shim("scontrol", "exit 1")
     said = project.ended(project.start())
-    assert "SLURM's word on the jobs comes from squeue." in said
-    assert "comes from sacct" not in said
+    assert "Asking SLURM about the jobs with squeue." in said
+    assert "with sacct" not in said
     assert project.events("epoch") == [1, 2, 3]
 
 

@@ -22,6 +22,7 @@ from made.whole import (
     LR,
     MEASURES,
     PAGE,
+    PROPOSAL,
     RELEASE,
     REPORTS,
     SELECTION,
@@ -29,6 +30,8 @@ from made.whole import (
     TABLE,
     TABLES,
     TEACHER,
+    TRIAL,
+    TRIED,
     VERDICT,
     manifests,
 )
@@ -42,6 +45,8 @@ MADE_FROM = {
     BANK: [DATA, TEACHER],  # which is gone: the study keeps none
     SELECTION: [DATA, LABELS, TEACHER],
     STUDENT: [DATA, LABELS, TEACHER, SELECTION, BANK],
+    PROPOSAL: [],
+    TRIAL: [DATA, LABELS, PROPOSAL],  # and its network, which it trains itself
     RELEASE: [STUDENT],
     ITS_ANSWERS: [DATA, LABELS, TEACHER],
     ANSWERS: [DATA, LABELS, STUDENT],
@@ -60,6 +65,8 @@ TARGETS = {  # a file of each
     BANK: f"{BANK}/manifest.json",
     SELECTION: f"{SELECTION}/kept.npy",
     STUDENT: f"{STUDENT}/model.safetensors",
+    PROPOSAL: f"{PROPOSAL}.json",
+    TRIAL: f"{TRIAL}.json",
     ITS_ANSWERS: f"{ITS_ANSWERS}/answers.safetensors",
     ANSWERS: ANSWERS,
     MEASURES: f"{MEASURES}.parquet",
@@ -79,9 +86,10 @@ RULES = {  # what the rules ask for that can be asked for by name
     "tables": [TABLES],
     "verdict": [VERDICT],
     "report": [PAGE],
-    "all": [PAGE, TEACHER, STUDENT, RELEASE],
+    "all": [PAGE, TEACHER, STUDENT, TRIAL, RELEASE],
 }
 NETWORKS = {TEACHER, STUDENT}
+TRAINED = {*NETWORKS, TRIAL}
 
 
 def needed(target: str, changed: set[str]) -> set[str]:
@@ -106,7 +114,7 @@ def change_style(project: Whole) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Whole], None], set[str]]] = {
-    "a value of the protocol": (lambda project: project.ask(NOW, **LR), NETWORKS),
+    "a value of the protocol": (lambda project: project.ask(NOW, **LR), TRAINED),
     "the size of the images": (lambda project: project.study(whole(EARLIER)), {DATA}),
     "a file of labels": (change_labels, {LABELS}),
     "the style of figures": (change_style, {DOTS, FIDELITY, VERDICT, PAGE}),
@@ -134,7 +142,7 @@ def test_every_published_file_names_what_it_belongs_to(undisturbed: Undisturbed)
         belongs |= {str(product.folder / file): name for file in manifest["files"]} | {str(product.manifest): name}
         if name == str(product.folder):
             belongs[name] = name
-    assert set(belongs.values()) == set(MADE_FROM) - {BANK, RELEASE}
+    assert set(belongs.values()) == {TRIED, *MADE_FROM} - {BANK, RELEASE}
     assert set(undisturbed.now.published_bytes()) <= set(belongs)
     assert {path: owner(path) for path in belongs} == belongs
 

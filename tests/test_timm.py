@@ -99,7 +99,7 @@ def test_what_kd_cannot_use_of_timm_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"it reads images of \(224, 224\) pixels, these are of \(8, 8\)"):
         models.build("timm-vit-tiny-patch16-224", 10)(torch.zeros(1, 3, 8, 8))
     network = models.build("timm-resnet10t", 10)
-    with pytest.raises(ConfigError, match="it does not tell its maps before their last ReLU"):
+    with pytest.raises(ConfigError, match="it does not tell its edges"):
         network.outputs(torch.zeros(1, 3, 32, 32), ("edges",))
     with pytest.raises(ConfigError, match="it cannot be parted at a map"):
         network.head()

@@ -229,7 +229,7 @@ def miswritten(project: Upgraded) -> Upgraded:
     return project
 
 
-REFUSED = rf"kd: {TEACHER}: trained again by the code of now, it differs from epoch 2 on \(train_loss \S+ -> \S+\)"
+REFUSED = rf"kd: {TEACHER}: trained again by the current code, it differs from epoch 2 on \(train_loss \S+ -> \S+\)"
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""The verbs: each takes what the command line says, judges, and has a job do what is to do."""
+"""The verbs: each reads the command line, asks the judge, and calls a job if something is to do."""

@@ -1,4 +1,4 @@
-"""Verbs for what is published already: check it, keep it under new code, delete it."""
+"""Verbs for what is already published: check it, keep it under new code, delete it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kd.core.errors import Damaged, StorageError
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Compare every published file with its digest; name what is damaged and how it is rebuilt."""
+    """Compare every published file with its digest; name what is damaged and say how to rebuild it."""
     from kd.study.controllers import alive
     from kd.study.status import faulty
 
@@ -32,14 +32,14 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def adopt(options: argparse.Namespace) -> None:
-    """Prove that the code of now trains published networks to the same numbers, so that it need not."""
+    """Prove that the current code gives published networks the same numbers, so that they need not be retrained."""
     from kd.jobs import adopt as job
 
     job.adopt(options.cells, options.unproved)
 
 
 def delete(options: argparse.Namespace) -> None:
-    """Delete a cell with all that it taught, or what is a study's own; say what and how large, and ask."""
+    """Delete a cell with all cells that it taught, or what is a study's or search's own; print what, and ask first."""
     from kd.study.delete import delete
 
     delete(options.what, options.dry_run, options.yes)

@@ -8,17 +8,19 @@ from pathlib import Path
 
 from kd.cli.options import study_of
 from kd.core import files
+from kd.core.errors import ConfigError, StorageError, nearest
 from kd.study import config, products
-from kd.study.expansion import all_cells, cells_of, taught_by
+from kd.study.expansion import all_cells, cells_of, first_trial, taught_by
 from kd.study.judge import Judge, replaced, told
 from kd.study.paths import parse_cell
+from kd.study.values import spelled_noise
 
-_SHOWN = 20  # cells of one status that are listed before the rest is counted
+_SHOWN = 20  # cells listed of each status; the rest is counted
 _NEXT = "he snakemake command of this study makes what is to do; each cell goes on from its state"
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Say what a study will train, what is to do and why; cell by cell with --cells."""
+    """Say what a study will train, what is to do and why; with --cells print every cell."""
     study = study_of(options)
     cells = all_cells(study)
     if options.cells:
@@ -28,6 +30,8 @@ def plan(options: argparse.Namespace) -> None:
     print(f"  seeds {', '.join(map(str, study.seeds))}" + " (one seed; several are a list)" * (len(study.seeds) == 1))
     for name in study.experiments:
         print(f"  {name:20} {len(cells_of(study, name)):6} cells")
+    for name, search in study.searches.items():
+        print(f"  {name:20} {search.rounds * search.batch:6} trials: {search.sampler}, {search.rounds} rounds")
     ensembles = sum(cell.is_ensemble for cell in cells)
     teachers = [cell for cell in taught_by(cells) if not cell.is_ensemble]
     epochs = sum(cell.epochs(study.protocol) for cell in cells)
@@ -47,7 +51,7 @@ def _say_what_is_to_do(judge: Judge) -> None:
 
 
 def _check_room(judge: Judge) -> None:
-    """Say how much of the disk what is to be trained will take. Raises StorageError if it has less."""
+    """Say how much disk space the training will take. Raises StorageError if there is less."""
     from kd.machine.room import disk_bytes, shape_of, unknown
 
     published = {
@@ -56,11 +60,13 @@ def _check_room(judge: Judge) -> None:
         if (manifest := judge.manifest(products.network(cell))) and manifest["status"] == "ok"
     }
     missing = [parse_cell(one.name) for one in judge.all_to_do if one.kind == "network" and not judge.manifest(one)]
+    untried = [one for one in judge.all_to_do if one.kind == "trial" and not judge.manifest(one)]
+    missing += [first_trial(judge.study, one.slot[0]) for one in untried]
     disks: dict[int, dict[str, int]] = {}
     for top, size in disk_bytes(missing, judge.study, published).items():
         disks.setdefault(files.disk_of(Path(top)), {})[top] = size
     print(f"{len(missing)} are not trained yet; they take")
-    for needed in disks.values():  # links may lead to several
+    for needed in disks.values():  # results/, banks/ and answers/ may be links to several disks
         listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
         free = files.free_bytes(Path(next(iter(needed))))
         print(f"  {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
@@ -101,8 +107,34 @@ def status(options: argparse.Namespace) -> None:
         print("next: " + ("a Snakemake is at work here; what it gives up, t" if alive() else "t") + _NEXT)
 
 
+def winner(options: argparse.Namespace) -> None:
+    """Print the best setting of a search as an experiment, to paste into a study and train with other seeds."""
+    import yaml
+
+    from kd.jobs.search import scored
+    from kd.study.search import SCORE, best
+
+    study = study_of(options)
+    if options.search not in study.searches:
+        raise ConfigError(f"{options.search!r}: no such search{nearest(options.search, study.searches)}")
+    judge, search = Judge.of_study(study), study.searches[options.search]
+    done = [one for one in judge.trials(options.search) if not judge.to_do(one)]
+    trials = list(map(scored, done))
+    if (first := best(trials)) is None:
+        raise StorageError(f"search {options.search}: no trial has a score yet; run snakemake")
+    found, (name, number, slot) = trials[first], done[first].slot
+    chosen, own = search.chosen(found.setting)
+    given = {"teacher": search.teacher and search.teacher[0], "student": search.student, "dataset": search.dataset}
+    loss = {chosen.loss: dict(chosen.parameters)} if chosen.parameters else chosen.loss
+    given |= {"label_noise": spelled_noise(search.label_noise[0]), "loss": loss}
+    given |= {"student_training": dict(own), "chosen_with": search.seed}
+    print(f"# search {name}: {len(done)} of {search.rounds * search.batch} trials are done; {SCORE} {found.score:.2f}")
+    print(f"# in round {number}, trial {slot}. The best of many is the luckiest too: train it again with other seeds.")
+    print(yaml.safe_dump({"experiments": {name: {k: v for k, v in given.items() if v}}}, sort_keys=False), end="")
+
+
 def schema(options: argparse.Namespace) -> None:
-    """Print the JSON schema of config.yaml, with what the plug-ins of a study add if one is given."""
+    """Print the JSON schema of config.yaml; if a study is given, with what its plug-ins add."""
     if options.study_json or options.configfile or options.config:
         study_of(options)
     print(json.dumps(config.schema(), indent=1))

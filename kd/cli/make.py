@@ -1,4 +1,4 @@
-"""Verbs that make what a study is made of: data, networks, selections, banks, answers. Snakemake's rules call them."""
+"""Verbs that make data, labels, networks, selections, trials, banks and answers. Snakemake's rules call them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import argparse
 import logging
 import os
 import re
+from pathlib import Path
 
 from kd.cli.options import asked, recipe_of, resources_of, study_of
 from kd.core import files
-from kd.core.errors import ConfigError, Damaged, Diverged
+from kd.core.errors import ConfigError, Damaged, Diverged, nearest
 from kd.core.startup import keep_memory, start_together
 from kd.jobs import making
 from kd.losses.spec import STORED
 from kd.study import products
+from kd.study.config import Study
 from kd.study.judge import Judge
 from kd.study.needs import Need
 from kd.study.paths import parse_cell, parse_dataset, parse_selection
@@ -21,7 +23,7 @@ from kd.study.products import Product
 
 
 def data(options: argparse.Namespace) -> None:
-    """Prepare the images of a dataset, anew where its folder holds other files than it did."""
+    """Prepare the images of a dataset, again if the files in its folder have changed."""
     request = asked(options)
     dataset = parse_dataset(options.dataset)
     given = recipe_of(request, dataset)
@@ -75,12 +77,12 @@ def train(options: argparse.Namespace) -> int:
         from kd.jobs import train as job
 
         status = job.train(judge, cell, given, resources_of(options), options.fresh, options.stamp)
-    # To torchrun, which makes 1 of every code, a cell that diverged has ended well.
+    # torchrun turns every exit code but 0 into 1. So its processes exit with 0 also when the cell diverged.
     return 0 if status == "ok" or _is_one_of_several() else Diverged.exit_code
 
 
 def _undamaged(judge: Judge, product: Product) -> bool:
-    """Say whether a published network is, byte by byte, what its manifest says; if not, have it count as absent."""
+    """Check every byte of a published network; if it is damaged, make it count as absent and return False."""
     try:
         return judge.to_do(product) is not None or bool(files.verified(product.folder))
     except Damaged as error:
@@ -100,7 +102,7 @@ def _prepare_to_train(options: argparse.Namespace) -> None:
 
 
 def bank(options: argparse.Namespace) -> None:
-    """Store what a teacher says of every view that its students which are to be trained will see."""
+    """Store a teacher's outputs for every view that its students will see, if they are still to be trained."""
     request = asked(options) if options.needs else study_of(options)
     cell = parse_cell(options.cell)
     for member in cell.members:
@@ -128,7 +130,7 @@ def _need(text: str) -> Need:
 
 
 def answers(options: argparse.Namespace) -> None:
-    """Write down what a network answers to the test set and to some of what it learnt from."""
+    """Store a network's answers to the test set and to a sample of its training examples."""
     request = asked(options)
     cell = parse_cell(options.cell)
     given = recipe_of(request, cell)
@@ -141,11 +143,11 @@ def answers(options: argparse.Namespace) -> None:
 
 
 def select(options: argparse.Namespace) -> None:
-    """Choose what who learns from a network learns from, where labels may be wrong."""
+    """Let a network choose the examples that its students learn from, because labels may be wrong."""
     request = asked(options)
     cell, by = parse_cell(options.cell), parse_selection(options.selection)
     if cell.is_ensemble:
-        raise ConfigError(f"{cell}: is an ensemble; one network selects, whose pre-logits mean one thing")
+        raise ConfigError(f"{cell}: is an ensemble, but only one network can select")
     given = recipe_of(request, cell)
     judge = Judge.of_recipe(given)
     if not making.done(judge, products.selection(cell, by), options.stamp):
@@ -155,8 +157,55 @@ def select(options: argparse.Namespace) -> None:
         job.select(judge, cell, by, given, resources_of(options), options.stamp)
 
 
+def propose(options: argparse.Namespace) -> None:
+    """Propose the settings that a round of a search tries, from the scores of the rounds before it."""
+    study = study_of(options)
+    product = products.proposal(*_slot(study, options))
+    judge = Judge.of_study(study)
+    if not making.done(judge, product, options.stamp):
+        from kd.jobs import search as job
+
+        job.propose(judge, product, options.stamp)
+
+
+def trial(options: argparse.Namespace) -> int:
+    """Train the cell of one setting of a round, or go on with it, and publish its score on held-out examples."""
+    study = study_of(options)
+    product = products.trial(*_slot(study, options))
+    judge = Judge.of_study(study)
+    if not _is_one_of_several() and making.done(judge, product, options.stamp):
+        return 0
+    _prepare_to_train(options)
+    start_together(options.processes)
+    from kd.jobs import search as job
+    from kd.jobs import train as training
+
+    cell = job.cell_of(judge, product)
+    given, network = judge.recipe_of(cell), products.network(cell)
+    # A network that teaches in the study may be that cell too; of any other nobody asks for a stamp.
+    stamped = options.stamp is not None and network in judge.everything
+    stamp = Path(network.stamp(str(options.stamp.parents[2]))) if stamped else None
+    training.train(Judge.of_recipe(given), cell, given, resources_of(options), stamp=stamp)
+    if os.environ.get("RANK", "0") == "0":
+        job.trial(judge.again(), product, options.stamp)
+    return 0
+
+
+def _slot(study: Study, options: argparse.Namespace) -> tuple[str, ...]:
+    """Return search, round and, of a trial, number as a study has them."""
+    if options.search not in study.searches:
+        raise ConfigError(f"{options.search!r}: no such search{nearest(options.search, study.searches)}")
+    search = study.searches[options.search]
+    if not 1 <= options.round <= search.rounds:
+        raise ConfigError(f"round {options.round}: search {options.search} has 1 to {search.rounds}")
+    slot = getattr(options, "number", 1)
+    if not 1 <= slot <= search.batch:
+        raise ConfigError(f"trial {slot}: a round of search {options.search} has 1 to {search.batch}")
+    return (options.search, options.round, *([slot] if hasattr(options, "number") else []))
+
+
 def release(options: argparse.Namespace) -> None:
-    """Remove the bank of a teacher all of whose students are trained."""
+    """Remove the bank of a teacher when all its students are trained."""
     from kd.study.delete import release_bank
 
     judge = Judge.of_study(study_of(options))

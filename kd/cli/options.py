@@ -1,4 +1,4 @@
-"""What a command line says: the study, the recipe, the resources."""
+"""Read the command line: the study, the recipe, the resources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def study_of(options: argparse.Namespace) -> Study:
-    """Return the study that the command line names; without one, that of config.yaml."""
+    """Return the study that the command line names, by default the one in config.yaml."""
     if options.study_json:
         return validate(_json("--study-json", options.study_json))
     overlay: dict = {}
@@ -43,7 +43,7 @@ def command_of(options: argparse.Namespace) -> str:
 
 
 def _named(study: str | None) -> list[Path]:
-    """Return the file of a study that is given by its name or path."""
+    """Return the file of a study, given by its name or path, in a list; [] for None."""
     if study is None:
         return []
     shipped = Path("workflow/studies", f"{study}.yaml")
@@ -58,12 +58,12 @@ def _json(option: str, text: str) -> object:
 
 
 def asked(options: argparse.Namespace) -> Study | Recipe:
-    """Return what the command line says. It comes before any name is read: plug-ins may define them."""
+    """Return the recipe or study on the command line. Call it before you read a name that a plug-in may define."""
     return Recipe.parse(_json("--recipe", options.recipe)) if options.recipe else study_of(options)
 
 
 def recipe_of(request: Study | Recipe, what: Cell | DatasetChoice) -> Recipe:
-    """Return the recipe of `what`: the one that is given, or the study's. Raises ConfigError where that has none."""
+    """Return the recipe of `what`: the given one, or the study's. Raises ConfigError if the study has none for it."""
     if isinstance(request, Recipe):
         if isinstance(what, Cell) and request.protocol is None:
             raise ConfigError("--recipe: protocol: missing; a cell needs one")
@@ -79,7 +79,7 @@ def recipe_of(request: Study | Recipe, what: Cell | DatasetChoice) -> Recipe:
 
 
 def resources_of(options: argparse.Namespace) -> Resources:
-    """Return what the command line allows a job to use."""
+    """Return the resources that the command line gives a job."""
     from kd.jobs.places import Resources
 
     return Resources(options.threads, options.cells_per_gpu, getattr(options, "workers", 0))

@@ -1,4 +1,4 @@
-"""Verbs that make what a study shows: table, analyses, figures, verdict, page. Snakemake's rules call them."""
+"""Verbs that make table, analyses, figures, verdict and page. Snakemake's rules call them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kd.study.products import Product
 
 
 def collect(options: argparse.Namespace) -> None:
-    """Gather the results of a study into one table; refuse what is missing, damaged, mixed or half done."""
+    """Gather the results of a study into one table; refuse missing, damaged, mixed or unfinished results."""
 
     def gather(study: Study, judge: Judge) -> dict:
         from kd.report import table
@@ -33,7 +33,7 @@ def collect(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Measure what the networks of an experiment answer."""
+    """Measure the answers of the networks of an experiment."""
 
     def measured(study: Study, judge: Judge) -> dict:
         from kd.measure import analyses
@@ -64,7 +64,7 @@ def figure(options: argparse.Namespace) -> None:
 
 
 def tables(options: argparse.Namespace) -> None:
-    """Write the means of a table, with intervals, and its objectives compared two by two."""
+    """Write the means of a table with their intervals, and compare all pairs of objectives."""
 
     def summed(folder: Path) -> dict:
         from kd.report import page
@@ -75,7 +75,7 @@ def tables(options: argparse.Namespace) -> None:
 
 
 def verdict(options: argparse.Namespace) -> None:
-    """Judge the paper's claims by a table, published against measured; or claims of one's own by any tidy table."""
+    """Judge the paper's claims by a study's table, or your own claims by any tidy table."""
 
     def judged(folder: Path) -> dict:
         from kd.report import verdict
@@ -94,7 +94,7 @@ def verdict(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write the page that shows a study: figures, captions, means, environments."""
+    """Write the page of a study: figures, captions, means, environments."""
 
     def shown(study: Study, judge: Judge) -> dict:
         from kd.report import page
@@ -106,7 +106,7 @@ def report(options: argparse.Namespace) -> None:
 
 
 def _publish(study: Study, product: Product, stamp: Path | None, make: Callable[[Study, Judge], dict]) -> None:
-    """Publish in reports/ what `make` returns, unless it is current."""
+    """Publish in reports/ what `make` returns, unless the product is current."""
 
     def work(judge: Judge) -> None:
         files.publish(product.folder, make(study, judge), making.about(judge, product), product.manifest)
@@ -115,7 +115,7 @@ def _publish(study: Study, product: Product, stamp: Path | None, make: Callable[
 
 
 def _from_table(options: argparse.Namespace, product: Callable[[str], Product], make: Callable[[Path], dict]) -> None:
-    """Publish what is made from a study's table alone; without a study, write it beside a table that is given."""
+    """Publish what is made only from a study's table; without a study, write it beside the given table."""
     folder = options.table.parent
     if options.study_json or options.configfile or options.config:
         study = study_of(options)
@@ -128,7 +128,7 @@ def _from_table(options: argparse.Namespace, product: Callable[[str], Product], 
         files.verified(folder, at=manifest)
     ours = product(folder.name)
     with contextlib.ExitStack() as held:
-        if ours.folder == folder:  # a study's own, which a Snakemake may be making
+        if ours.folder == folder:  # the table lies in a study's folder, where a Snakemake may be at work
             held.enter_context(files.lock(ours.lock))
             making.sweep(ours)
         for name, content in make(folder).items():

@@ -1,1 +1,1 @@
-"""Files, errors, signals, processes: what every wing stands on, and no number depends on."""
+"""Files, errors, signals, processes: every wing uses them, and no number depends on them."""

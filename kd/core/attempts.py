@@ -1,7 +1,7 @@
-"""What became of an attempt: a note beside the lock of what is worked on, from its start until it succeeds.
+"""Record what became of an attempt: a note beside the lock of a thing, from the start of the work until it succeeds.
 
-A stage that fails leaves the cause. One that is killed can leave none: its note tells of a beginning without an end,
-and the lock, which the kernel has dropped, that nobody is at it any more. `kd status` reads both.
+A stage that fails writes the cause into its note. A killed stage cannot: it leaves a note with a start and no end, and
+a lock that the kernel has released. `kd status` reads both.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from kd.core import files, signals
 from kd.core.errors import STOPS, StorageError, Terminated, understood
 from kd.core.project import on_disk
 
-_RESERVE = 2 << 20  # bytes of address space, let go of where memory has run out: to write the note takes some, too
+_RESERVE = 2 << 20  # bytes of address space, freed when the work fails: if memory has run out, the note needs some
 
 
 @contextlib.contextmanager
 def at_work(lock: Path) -> Iterator[None]:
-    """Hold `lock`, waiting for it, and keep a note beside it until the block succeeds."""
+    """Wait for `lock`, hold it, and keep a note beside it until the block succeeds."""
     note = _note(lock)
     with files.lock(lock):
         files.sweep(note.parent, note.name)
@@ -45,7 +45,7 @@ def _noted(path: Path) -> Iterator[None]:
 
     def ended(error: BaseException) -> None:
         code = error.exit_code if isinstance(error, STOPS) else 1
-        with contextlib.suppress(StorageError):  # a full disk is cause enough; it must not hide itself
+        with contextlib.suppress(StorageError):  # the disk may be full: the first error must stay the one that is seen
             _write(path, note | {"ended": round(time.time(), 3), "exit": code, "cause": _cause(error)})
 
     reserve = mmap.mmap(-1, _RESERVE)
@@ -55,16 +55,16 @@ def _noted(path: Path) -> Iterator[None]:
             yield
     except BaseException as error:
         reserve.close()
-        traceback.clear_frames(error.__traceback__)  # and with it of what training held
+        traceback.clear_frames(error.__traceback__)  # frees the tensors that the frames of training still hold
         ended(understood(error))
         raise
     on_disk(path).unlink(missing_ok=True)
 
 
 def last_attempt(lock: Path) -> dict | None:
-    """Return the note beside `lock`: of the attempt that is going on, or of one that did not succeed; or None.
+    """Return the note of the attempt that runs now or of the last one, if that did not succeed; else None.
 
-    Raises StorageError that names it when it is damaged.
+    Raises StorageError that names the note when it is damaged.
     """
     note = _note(lock)
     return files.unseal(note)[0] if on_disk(note).exists() else None
@@ -87,7 +87,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _time_is_up() -> bool:
-    """Say whether the SLURM job that this runs in, if any, is at its time limit."""
+    """Say whether this process runs in a SLURM job that has reached its time limit."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job:
         return False
@@ -96,5 +96,5 @@ def _time_is_up() -> bool:
         left = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=5
         ).stdout.strip()
-        return re.fullmatch(r"INVALID|0:0\d", left) is not None  # the first is what squeue makes of a negative time
+        return re.fullmatch(r"INVALID|0:0\d", left) is not None  # squeue prints INVALID for a negative time
     return False

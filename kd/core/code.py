@@ -1,12 +1,12 @@
-"""A digest of what modules do: what decides numbers, and nothing else, changes it.
+"""Digest what modules do: the digest changes with the code that decides numbers, and with nothing else.
 
-It is of syntax trees without comments, docstrings and layout, and of what they import from the wings of kd whose code
-decides numbers: a changed loss retrains its students, a comment or a better error message retrains nothing. Where a
-module lies and in which order it imports plays no part: a module that only moves is the same.
+It covers syntax trees without comments, docstrings and layout, and the modules that they import from the wings whose
+code decides numbers. A changed loss retrains its students; a comment or an error message of kd.core retrains nothing.
+The digest ignores where a module lies and in which order it imports, so that a move retrains nothing.
 
-Tables of contents (`kd.losses`, `kd.models`, ...) do not count: who asks names the one family that is used.
+Tables of contents (`kd.losses`, `kd.models`, ...) do not count: the caller names the one family that it uses.
 
-Plug-ins, a user's own files, are modules of `kd_plugins`. They are digested alike, from the bytes that were run.
+A plug-in, a file of the user's own, is a module of `kd_plugins`. Its digest is taken from the bytes that were run.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 @cache
 def code_digest(*modules: str) -> str:
-    """Return 16 hex digits that change when `modules`, or what they import from kd, do something else."""
+    """Return 16 hex digits that change when the code of `modules`, or of what they import from kd, changes."""
     return _sha256("\n".join(sorted(map(_digest, set(modules)))))[:16]
 
 
 def count_plugins(sources: Mapping[str, bytes]) -> None:
-    """Have these plug-ins, by the names of their modules, be all that there are."""
+    """Register these plug-ins {module name: source} in place of all earlier ones."""
     _plugins.clear()
     _plugins.update(sources)
     code_digest.cache_clear()
@@ -41,7 +41,7 @@ def count_plugins(sources: Mapping[str, bytes]) -> None:
 
 
 def plugins() -> dict[str, str]:
-    """Return the digest of every byte of each plug-in, by the name of its module."""
+    """Return {module name: digest of all bytes} of the plug-ins."""
     return {name: hashlib.sha256(source).hexdigest() for name, source in _plugins.items()}
 
 
@@ -51,7 +51,7 @@ def imports(name: str) -> frozenset[str]:
 
 
 def behind(*modules: str) -> frozenset[str]:
-    """Return the names of the modules whose code `code_digest(*modules)` is of."""
+    """Return the names of the modules whose code `code_digest(*modules)` covers."""
     found = set(modules)
     for name in modules:
         used = (module for module, _, _ in _imported(_tree(name), also_for_types=False))
@@ -60,7 +60,7 @@ def behind(*modules: str) -> frozenset[str]:
 
 
 def counts(name: str) -> bool:
-    """Say whether the code of a module decides numbers, by the wing it lies in."""
+    """Say whether the code of a module decides numbers: its wing tells."""
     top, *below = name.split(".")
     return top == PLUGINS or (below != [] and below[0] in WINGS and name not in CONTENTS)
 
@@ -77,7 +77,7 @@ def _digest(name: str) -> str:
 
 
 class _Bare(ast.NodeTransformer):
-    """What a module does by itself: without docstrings and without what it imports from kd."""
+    """Strip a module of its docstrings and of its imports from kd."""
 
     def visit(self, node: ast.AST) -> ast.AST | None:
         if _is_of_kd(node) or _is_for_types(node):
@@ -88,7 +88,7 @@ class _Bare(ast.NodeTransformer):
 
 
 def _imported(tree: ast.AST, also_for_types: bool = True) -> Iterator[tuple[str, str, str]]:
-    """Yield (module, name in it or "", name here) of all that is imported from kd."""
+    """Yield (module, name in it or "", name here) for each import from kd."""
     queue = [tree]
     while queue:
         node = queue.pop()
@@ -120,7 +120,7 @@ def _is_for_types(node: ast.AST) -> bool:
 
 @cache
 def _source(name: str) -> Path | None:
-    # Found by path below this package, so that nothing is imported by looking.
+    # By path, because importlib.util.find_spec would import the parent packages.
     if name.split(".")[0] != "kd":
         return None
     path = Path(__file__).parent.parent.joinpath(*name.split(".")[1:])

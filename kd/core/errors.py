@@ -1,6 +1,6 @@
 """The ways in which kd stops, each with the exit code that a shell, Snakemake or SLURM sees.
 
-Every message says where, what was got, what is allowed, and the next command.
+Every message says where the error is, what kd found, what it allows, and the next command.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kd.core.project import named
 
 
 class KdError(Exception):
-    """Stop with one clear message and `exit_code`; never shown as a traceback."""
+    """Stop with one clear message and `exit_code`. The user never sees a traceback."""
 
     exit_code = 1
 
@@ -39,15 +39,15 @@ class Diverged(KdError):
 
 
 class StorageError(KdError):
-    """A published file is damaged, or the disk refused a write. Worth a retry once the cause is mended."""
+    """A published file is damaged, or the disk refused a write. Retry when the cause is removed."""
 
     exit_code = 74
 
 
 class Damaged(StorageError):
-    """What lies there is not what was written, or not what is asked for: it is made anew.
+    """A file is not the one that was written, or not the one that is asked for: kd makes it again.
 
-    Of a file that could not be read nothing is known: that is a StorageError, and what it holds still counts.
+    A file that cannot be read raises StorageError instead: it may be intact, so kd does not replace it.
     """
 
 
@@ -58,25 +58,25 @@ class Busy(KdError):
 
 
 class Abandoned(KdError):
-    """One of several processes that trained a cell together is gone, and the others with it."""
+    """One of several processes that train a cell together has ended, so the others end too."""
 
 
 class OutOfMemory(KdError):
-    """An allocation was refused, on the host or on a GPU. 137 is also what a shell says of a killed process."""
+    """The host or a GPU refused an allocation. A process that the kernel kills exits with 137, too."""
 
     exit_code = 137
 
 
 class Unheard(KdError):
-    """Whoever was to read what is printed has gone, as `head` does. Nothing is wrong, and nobody is told."""
+    """The reader of the output has gone, as `head` does after ten lines. This is no error, so kd prints nothing."""
 
-    exit_code = 141  # what a shell says of a command that SIGPIPE ends
+    exit_code = 141  # as for a command that SIGPIPE ends
 
 
 class Terminated(BaseException):
     """A signal arrived (SIGTERM: 143, SIGINT: 130); the same command goes on from what is saved.
 
-    No Exception, as KeyboardInterrupt is none: it arrives in any line, of libraries too, some of which catch all.
+    It is a BaseException, as KeyboardInterrupt is: it may arrive in any line of a library, and some catch Exception.
     """
 
     def __init__(self, signal: int, where: str) -> None:
@@ -84,15 +84,15 @@ class Terminated(BaseException):
         self.exit_code = 128 + signal
 
 
-STOPS = (KdError, Terminated)  # what ends a command with one message, and has an `exit_code`
+STOPS = (KdError, Terminated)  # they end a command with one message, and have an `exit_code`
 
 
 def understood(error: BaseException) -> BaseException:
-    """Return `error` as one of STOPS that it amounts to: a full disk, no memory, Ctrl-C, a lost peer; else itself."""
+    """Translate `error` into one of STOPS (a full disk, no memory, Ctrl-C, a lost peer); return any other unchanged."""
     stop = error
     while stop is not None and not isinstance(stop, Terminated):
         stop = stop.__cause__ or stop.__context__
-    if stop is not None:  # what cleaning up after it raised, or a library made of it
+    if stop is not None:  # a library wrapped Terminated, or the cleanup after it failed
         return stop
     if _is_lack_of_memory(error):
         return OutOfMemory(f"out of memory: {first_line(error)}; give it more, or train fewer cells at once")
@@ -111,33 +111,33 @@ def understood(error: BaseException) -> BaseException:
 
 
 def of_the_machine(error: BaseException, path: object) -> BaseException | None:
-    """Return what the machine did that was taken for a fault of `path`, or None where that file is at fault.
+    """Return the fault of the machine behind an error in reading `path`, or None when the file is at fault.
 
-    No memory, a signal, too many open files, a disk or a network file system that fails, no permission: the file is as
-    it was, so nobody may be told to replace it. Whoever catches all that a decoder raises asks this first.
+    No memory, a signal, too many open files, a failing disk or network file system, no permission: the file may be
+    intact, so no message may tell the user to replace it. Code that catches all errors of a decoder asks this first.
     """
     known = understood(error)
     if isinstance(known, OutOfMemory | Terminated):
         return known
-    # A decoder that calls a file damaged raises OSError too, without a number.
+    # A decoder raises OSError for a damaged file, too, but without an errno.
     if isinstance(error, OSError) and error.errno is not None and error.errno not in _OF_THE_FILE:
-        advice = _ADVICE.get(error.errno, "nothing is known of what it holds; the same command may well succeed")
+        advice = _ADVICE.get(error.errno, "the file may be intact; the same command may well succeed")
         return StorageError(f"{_file(error) or path}: cannot read: {error.strerror}; {advice}")
     return None
 
 
 def _file(error: OSError) -> object:
-    """Return which file an error is of, spelled as elsewhere, or None."""
+    """Return the file that an error names, relative to the project's root where it lies below it, or None."""
     return named(Path(error.filename)) if isinstance(error.filename, str) else error.filename
 
 
 _OF_THE_FILE = frozenset({errno.ENOENT, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _ADVICE = {
-    errno.EACCES: "it is not readable for you: ask its owner, or run as who may read it",
+    errno.EACCES: "it is not readable for you: ask its owner, or run as a user who may read it",
     errno.EMFILE: "this process may open no more files: raise `ulimit -n`",
 }
 
-# What the libraries below say of it: torch's allocator, C++, oneDNN, threads, and the loader of shared libraries.
+# Messages of libraries that lack memory: torch's allocator, C++, oneDNN, threads, the loader of shared libraries.
 _NO_MEMORY = (
     "can't allocate memory",
     "std::bad_alloc",
@@ -146,12 +146,12 @@ _NO_MEMORY = (
     "failed to map segment",
     "is killed by signal: Killed",  # a worker that decodes images
 )
-# What torch.distributed says of a process that has ended: its message, not this one, has the cause.
+# Messages of torch.distributed when a peer has ended. The peer's own message has the cause.
 _NO_PEER = ("gloo/transport", "Connection closed by peer")
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    # By name and text: this module must not import torch, which has a class for a GPU's memory and none for the host's.
+    # By name and text: this module must not import torch, and torch has no class for a lack of memory on the host.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
@@ -160,23 +160,23 @@ def _is_lack_of_memory(error: BaseException) -> bool:
 
 
 def itemised(problems: Sequence[str], most: int = 10) -> str:
-    """Return problems one to a line, `most` of them before the rest is counted."""
+    """List the first `most` problems, one a line, and count the rest."""
     rest = [f"... and {len(problems) - most} more"] if len(problems) > most else []
     return "\n".join([*(f"  {problem}" for problem in problems[:most]), *rest])
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; those of libraries go on with advice that is not for users."""
+    """Return the first line of an error's message: in libraries, the lines after it are advice for programmers."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-_CLOSE = 0.75  # a hint that points elsewhere costs more than none
+_CLOSE = 0.75  # similarity from which a hint is given: a wrong hint costs the user more than none
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the closest known word, whatever its case, else the list of what is known.
 
-    A number is no slip of the pen: of words that differ in their numbers alone, all are listed.
+    A wrong number is rarely a typing error, so all known words that differ from `word` in numbers alone are listed.
     """
     known = sorted(known)
     by_lower = {one.lower(): one for one in known}

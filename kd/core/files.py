@@ -1,10 +1,10 @@
-"""Files that are whole or absent: atomic writes, digests, manifests, sealed state, locks.
+"""Files that are complete or absent: atomic writes, digests, manifests, sealed state, locks.
 
-Publishing order (promise 1): every artefact to a temporary name, fsync, rename; then the directory; then the manifest,
-which names the artefacts with their digests and sizes, in the same way. What has no manifest does not exist.
-A manifest ends with a digest of itself, so that a changed bit in any of its numbers is found when it is read.
+Publishing order (promise 1): write each artefact under a temporary name, fsync, rename; fsync the directory; then write
+the manifest, which names the artefacts with their digests and sizes, in the same way. What has no manifest does not
+exist. A manifest ends with a digest of itself, so that kd finds a changed bit when it reads it.
 
-All paths here are names (kd.core.project): what is given relative is looked for below the project's root.
+All paths here are names (kd.core.project): a relative path lies below the project's root.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from kd.core.errors import Busy, Damaged, StorageError
 from kd.core.project import on_disk
 
 MANIFEST = "manifest.json"
-FORMAT = 2  # of manifests; one of another format is made anew
+FORMAT = 2  # of manifests; what has a manifest of another format is made again
 AGAIN = "run snakemake, or the kd verb that makes it"
-_PENDING = ".tmp-"  # prefix of files that are not there yet; the writer's machine and pid follow
+_PENDING = ".tmp-"  # prefix of unfinished files; the writer's machine and pid follow
 _HOST = os.uname().nodename.replace("-", "_")[:64]
 _SEAL = b',\n "manifest_sha256": "'  # the last key of a manifest: the digest of all that stands before it
 _OPEN_LOCKS: set[int] = set()  # file descriptors
@@ -41,7 +41,7 @@ def sha256(content: bytes) -> str:
 
 
 def opened(path: str | Path) -> BinaryIO:
-    """Open a file to be read. Raises OSError for what is none: the other end of a pipe could be waited for for ever."""
+    """Open a regular file for reading. Raises OSError for anything else: reading a FIFO could wait for ever."""
     try:
         handle = os.open(on_disk(path), os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
@@ -56,13 +56,13 @@ def opened(path: str | Path) -> BinaryIO:
 
 
 def content_of(path: str | Path) -> bytes:
-    """Return the bytes of a regular file."""
+    """Read a regular file."""
     with opened(path) as file:
         return file.read()
 
 
 def kind_of_file(mode: int) -> str:
-    """Name what is no regular file."""
+    """Name the kind of a file that is not a regular one."""
     return {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}.get(
         stat.S_IFMT(mode), "a device"
     )
@@ -75,13 +75,13 @@ def file_digest(path: Path) -> str:
 
 
 def canonical_json(value: object) -> str:
-    """Spell `value` as JSON in the one way that equal values share."""
+    """Spell `value` as JSON; equal values have the same spelling."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 @contextlib.contextmanager
 def storage(path: Path, needed: int = 0, verb: str = "write") -> Iterator[None]:
-    """Turn an operating-system refusal into one message that names the path and what would help."""
+    """Turn an OSError into a StorageError that names the path and what would help."""
     try:
         yield
     except OSError as error:
@@ -90,13 +90,13 @@ def storage(path: Path, needed: int = 0, verb: str = "write") -> Iterator[None]:
             need = f"{needed:,} bytes are needed, " if needed else ""
             room = f" ({need}{free_bytes(path):,} bytes are free; make space and run the same command again)"
         if error.errno in (errno.EACCES, errno.EPERM) and verb != "read":
-            room = " (another user's? who share a project need a folder of their group, chmod g+rwXs, and umask 002)"
+            room = " (another user's? a shared project needs a folder of your group, chmod g+rwXs, and umask 002)"
         gone = verb == "read" and isinstance(error, FileNotFoundError)
         raise (Damaged if gone else StorageError)(f"{path}: cannot {verb}: {error.strerror or error}{room}") from error
 
 
 def disk_of(path: Path) -> int:
-    """Return the number of the file system where `path` is, or will be."""
+    """Return the device number of the file system where `path` is, or will be."""
     return _nearest_folder(path).stat().st_dev
 
 
@@ -106,14 +106,14 @@ def free_bytes(path: Path) -> int:
 
 
 def _nearest_folder(path: Path) -> Path:
-    folder = on_disk(path).resolve()  # where a link points to, which may not be there yet
+    folder = on_disk(path).resolve()  # follows links; the target may not exist yet
     while not folder.is_dir():
         folder = folder.parent
     return folder
 
 
 def demand(path: Path, needed: int) -> None:
-    """Raise StorageError unless `needed` bytes can be written where `path` will be: before the work, not after it."""
+    """Raise StorageError unless `needed` bytes can be written at `path`. Call it before the work, not after it."""
     folder = _nearest_folder(path)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StorageError(f"{path}: cannot write: {folder} is read-only, or another user's")
@@ -121,7 +121,7 @@ def demand(path: Path, needed: int) -> None:
 
 
 def demand_room(path: Path, needed: int) -> None:
-    """Raise StorageError unless the disk where `path` will be has so many bytes free."""
+    """Raise StorageError unless the disk of `path` has `needed` bytes free."""
     free = free_bytes(path)
     if free < needed:
         raise StorageError(
@@ -138,10 +138,10 @@ def _sync_directory(folder: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> str:
-    """Put `content` (bytes, or a function that writes the file it is given) at `path`, whole or not at all.
+    """Write `content` (bytes, or a function that writes the file it is given) to `path`; return its SHA-256.
 
-    Returns the SHA-256 of what was written. After a crash at any moment `path` holds the old content or
-    the new one. Raises StorageError, with the old content in place, when the disk refuses.
+    After a crash at any moment `path` holds the old content or the new one. Raises StorageError when the disk refuses;
+    the old content stays.
     """
     path = Path(path)
     with _written(path, content) as (pending, digest), storage(path):
@@ -151,13 +151,13 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> str:
 
 
 def pending_name(path: Path) -> Path:
-    """Return the name of a file while this process writes it: nobody else's, of any machine."""
+    """Return the name of a file while this process writes it. No other process of any machine uses the same name."""
     return path.with_name(f"{_PENDING}{_HOST}-{os.getpid()}-{path.name}")
 
 
 @contextlib.contextmanager
 def _written(path: Path, content: bytes | Callable[[Path], object]) -> Iterator[tuple[Path, str]]:
-    """Write `content` to a temporary file beside `path` and give its place and digest; afterwards it is gone."""
+    """Write `content` to a temporary file beside `path` and yield (its place, its digest); remove it afterwards."""
     pending = pending_name(on_disk(path))
     try:
         with storage(path, 0 if callable(content) else len(content)):
@@ -171,24 +171,24 @@ def _written(path: Path, content: bytes | Callable[[Path], object]) -> Iterator[
             digest = file_digest(pending)
         yield pending, digest
     finally:
-        with contextlib.suppress(OSError):  # of a folder that refuses everything, the first refusal says why
+        with contextlib.suppress(OSError):  # when a folder refuses everything, the first error says why
             pending.unlink(missing_ok=True)
 
 
 def is_pending(name: str) -> bool:
-    """Say whether this is the name of a file that is not there yet, or never will be: its writer was killed."""
+    """Say whether this is the name of an unfinished file: its writer is at work, or was killed."""
     return name.startswith(_PENDING)
 
 
 def sweep(folder: Path, names: str = "*") -> None:
-    """Remove what dead writers left unfinished of files of these names. Call it while holding the lock of them."""
+    """Remove unfinished files of these names that dead writers left. Call it while you hold the lock of the files."""
     for pending in below(folder, f"{_PENDING}*-{names}"):
         with storage(pending, verb="remove"):
             on_disk(pending).unlink(missing_ok=True)
 
 
 def below(folder: Path, pattern: str) -> Iterator[Path]:
-    """Return the paths below a folder that match a pattern, spelled as the folder is."""
+    """Return the paths below a folder that match a pattern: relative if the folder is, else absolute."""
     place = on_disk(folder)
     return (folder / found.relative_to(place) for found in place.glob(pattern))
 
@@ -198,10 +198,10 @@ def publish(
 ) -> dict:
     """Publish artefacts in `folder`, then the manifest that makes them exist: `at`, or manifest.json beside them.
 
-    Returns the manifest as written, with `files: {name: sha256}` and `sizes: {name: bytes}` added. A crash while names
-    change leaves no manifest, so what it would name counts as absent and is made again; until then what was there
-    before stays whole. Artefacts that are there already, to the byte, are not replaced: only the manifest is, in one
-    step, so that whoever reads them meanwhile is not disturbed.
+    Returns the manifest as written, with `files: {name: sha256}` and `sizes: {name: bytes}` added. The old manifest is
+    removed before the first rename. A crash before that leaves the old artefacts complete; a crash after it leaves no
+    manifest, so that the artefacts count as absent and are made again. If the same bytes are already there, only the
+    manifest is replaced, in one step, so that a process that reads the artefacts meanwhile is not disturbed.
     """
     folder = Path(folder)
     at = at or folder / MANIFEST
@@ -233,7 +233,7 @@ def _are_there(folder: Path, digests: Mapping[str, str], at: Path) -> bool:
 
 
 def write_manifest(path: Path, manifest: dict) -> dict:
-    """Write a manifest, which makes what it names exist; return it as `read_manifest` will."""
+    """Write a manifest; return it as `read_manifest` will. From then on the artefacts that it names exist."""
     body = json.dumps({"format": FORMAT, **manifest}, indent=1, allow_nan=False)[:-2].encode()
     digest = sha256(body)
     write_atomic(path, body + _SEAL + digest.encode() + b'"\n}\n')
@@ -241,13 +241,13 @@ def write_manifest(path: Path, manifest: dict) -> dict:
 
 
 def crash_point(point: str, of: object) -> None:
-    """Fail, die or stand still here if a test asks for it: it shows what each moment of making `of` leaves behind.
+    """Fail, die or wait here if a test asks for it, to show what each moment of making `of` leaves behind.
 
-    The environment variable KD_FAULTS names a folder. A file in it that is called as what is made, with % for /, says
-    `POINT ACTION`. Points, in their order: begin (the inputs are judged, the stamp is there still), work (the stamp is
-    gone), publish:N (N files have their names, there is no manifest), published (there is), stamp (it is judged; the
-    stamp is not there yet). Actions: fail, full (as a full disk does), kill, and hold, which waits until the file is
-    gone and has `held` in it meanwhile. A fault happens once: its file is removed before.
+    The environment variable KD_FAULTS names a folder. A test writes `POINT ACTION` into a file there that is named as
+    `of`, with % for /. Points, in their order: begin (the inputs are judged, the stamp still exists), work (the stamp
+    is removed), publish:N (N files have their names, no manifest exists), published (it exists), stamp (the result is
+    judged, the stamp does not exist yet). Actions: fail, full (a full disk), kill, and hold, which writes `held` into
+    the file and waits until the test removes it. The other actions remove the file first, so that they happen once.
     """
     folder = os.environ.get("KD_FAULTS")
     asked = Path(folder, str(of).replace("/", "%")) if folder else None
@@ -268,10 +268,10 @@ def crash_point(point: str, of: object) -> None:
 
 
 def read_manifest(folder: Path, at: Path | None = None) -> dict | None:
-    """Return the manifest of a published folder (or the one `at` a path), None where there is none.
+    """Return the manifest of a published folder (or the one `at` a path), or None if there is none.
 
-    Raises Damaged that names it when a bit of it has changed, or another version of kd wrote it; StorageError when it
-    cannot be read.
+    Raises Damaged that names the manifest when a bit of it has changed, or another version of kd wrote it; StorageError
+    when it cannot be read.
     """
     path = at or Path(folder) / MANIFEST
     try:
@@ -286,13 +286,13 @@ def read_manifest(folder: Path, at: Path | None = None) -> dict | None:
 
 
 def discard(manifest: Path) -> None:
-    """Make what this manifest is of count as absent, so that it is made anew."""
+    """Remove a manifest, so that the artefacts that it names count as absent and are made again."""
     with storage(manifest):
         on_disk(manifest).unlink(missing_ok=True)
 
 
 def parsed_manifest(content: bytes, path: Path) -> dict:
-    """Return the manifest that `content` spells. Raises Damaged that names `path` when it is not intact."""
+    """Parse a manifest. Raises Damaged that names `path` when it is not intact."""
     body, _, end = content.rpartition(_SEAL)
     if end != sha256(body).encode() + b'"\n}\n':
         raise Damaged(
@@ -306,7 +306,7 @@ def parsed_manifest(content: bytes, path: Path) -> dict:
 
 
 def lacking(folder: Path, manifest: dict) -> str | None:
-    """Return which file that a manifest names is not there with the size that it names, or None: no file is read."""
+    """Name a file of the manifest that is missing or has another size, or return None. It reads no file."""
     place = on_disk(folder)
     for name, size in manifest["sizes"].items():
         try:
@@ -319,10 +319,10 @@ def lacking(folder: Path, manifest: dict) -> str | None:
 
 
 def verified(folder: Path, *names: str, at: Path | None = None) -> dict:
-    """Return the manifest of `folder` once the named artefacts (default: all) have the digests it states.
+    """Check the digests of the named artefacts (default: all) against the manifest of `folder`, and return it.
 
-    Raises Damaged that names the first damaged or missing file and how to have it rebuilt; StorageError when one cannot
-    be read.
+    Raises Damaged that names the first damaged or missing file and says how to rebuild it; StorageError when a file
+    cannot be read.
     """
     folder = Path(folder)
     at = at or folder / MANIFEST
@@ -342,7 +342,7 @@ def verified(folder: Path, *names: str, at: Path | None = None) -> dict:
 
 
 def seal(path: Path, header: dict, payload: bytes) -> None:
-    """Write `payload` atomically behind one line of JSON: `header`, and a digest of both."""
+    """Write atomically one line, `header` as JSON and a digest of both, and behind it `payload`."""
     line = canonical_json(header).encode()
     write_atomic(path, b"%b %b\n%b" % (line, _seal_of(line, payload), payload))
 
@@ -364,7 +364,7 @@ def _seal_of(line: bytes, payload: bytes) -> bytes:
 
 
 def is_locked(path: Path) -> bool:
-    """Say whether some process holds `path` locked alone, without waiting for it. To read the file is enough."""
+    """Say at once whether some process holds an exclusive lock on `path`. Permission to read the file is enough."""
     try:
         handle = os.open(on_disk(path), os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
@@ -382,7 +382,7 @@ def is_locked(path: Path) -> bool:
 def lock(path: Path, wait: bool = True, shared: bool = False) -> Iterator[None]:
     """Hold the lock file `path` while the block runs (promise 3: one writer), alone or `shared` with others.
 
-    The kernel drops the lock when the process ends, however it ends. With `wait=False` raises Busy at once
+    The kernel releases the lock when the process ends, however it ends. With `wait=False` raises Busy at once
     when another process holds it.
     """
     path = Path(path)
@@ -396,12 +396,12 @@ def lock(path: Path, wait: bool = True, shared: bool = False) -> Iterator[None]:
 
 
 def _locked(path: Path, how: int) -> int:
-    """Return a handle that holds the file that is at `path` now: one that is deleted meanwhile keeps nobody out."""
+    """Lock the file that is at `path` now and return its handle: a lock on a file since deleted keeps nobody out."""
     while True:
         with storage(path):
             place = on_disk(path)
             place.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask: a group may share the folder
+            handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)  # the umask decides: a group may share the folder
         _OPEN_LOCKS.add(handle)
         held = False
         try:
@@ -430,5 +430,5 @@ def _close_locks() -> None:
     _OPEN_LOCKS.clear()
 
 
-# A lock is held by whoever has its file open: a worker that outlives its parent must not hold the parent's.
+# A fork inherits the open lock files. If it kept them, a worker that outlives its parent would hold the parent's locks.
 os.register_at_fork(after_in_child=_close_locks)

@@ -1,7 +1,7 @@
-"""Every departure from what Snakemake (9.17 to 9.27) and its SLURM plugin (2.8) do by themselves.
+"""All changes that kd makes to Snakemake (9.17 to 9.27) and its SLURM plugin (2.8).
 
-Each says what happens without it, and names the upstream issue where one is known. Imported by the Snakefile alone;
-tests/test_patches.py holds each against the packages that are installed, CI also against the oldest that kd allows.
+Each says what happens without it, and names the upstream issue if one is known. Only the Snakefile imports this module.
+tests/test_patches.py tests each change on the installed packages, and in CI also on the oldest that kd allows.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _FILES = ("targetfiles", "forcefiles", "priorityfiles", "untilfiles", "omitfiles
 
 
 def apply(stands_for: Callable[[str], str], stamps: str, date: float) -> None:
-    """Change what is listed here.
+    """Make the changes below.
 
-    A target stands for what `stands_for` makes of its path; files below the folder `stamps` have a `date` of their own.
+    `stands_for` turns the path of a target into the path of its stamp; files below the folder `stamps` get the `date`.
     """
     ask_for_stamps(stands_for)
     keep_what_is_published()
@@ -48,13 +48,13 @@ def apply(stands_for: Callable[[str], str], stamps: str, date: float) -> None:
 
 
 def ask_for_stamps(stands_for: Callable[[str], str]) -> None:
-    """Have a published file that is asked for by name stand for its stamp.
+    """Replace a published file that the user asks for by its stamp, and ignore all marks of incomplete jobs.
 
-    Without it `snakemake reports/A/figures/f.png` says "Nothing to be done" over an old picture: to Snakemake an input
-    that is missing is no reason to run where the output exists.
+    Without the first, `snakemake reports/A/figures/f.png` says "Nothing to be done" about an old picture: a missing
+    input is no reason for Snakemake to run a job whose output exists.
 
-    And no mark of an incomplete job decides anything. The option ignore-incomplete is not enough: without this,
-    --report refuses while another Snakemake is drawing, or after one was killed.
+    Without the second, --report refuses while another Snakemake draws, or after one was killed. The command-line option
+    ignore-incomplete is not enough.
     """
     begin = _original(DAG, "__init__")
 
@@ -70,27 +70,27 @@ def ask_for_stamps(stands_for: Callable[[str], str]) -> None:
 
 
 def keep_what_is_published() -> None:
-    """Neither back up what a job updates nor put it back when the job fails (Snakemake's #3833).
+    """Switch off Snakemake's backup of outputs marked update(), and its restore when the job fails (Snakemake's #3833).
 
-    Without it a job that fails after kd published puts the old picture back over the new one, and two controllers that
-    draw one figure stumble over the one backup that both make of it.
+    Without it, when a job fails after kd has published, Snakemake restores the old picture over the new one, and two
+    controllers that draw the same figure fail because both use the same backup file.
     """
     FileBackupMixin.backup_output = lambda persistence, path: None
     FileBackupMixin.restore_output = lambda persistence, path: False
 
 
 def date_stamps_alike(stamps: str, date: float) -> None:
-    """Have Snakemake, which touches what a job has made, give files below `stamps` the one date that all stamps have.
+    """Give files below `stamps` the fixed date of all stamps when Snakemake touches the outputs of a job.
 
-    Without it a job fails where the clock of its machine is behind that of the machine that made its inputs ("older
-    modification time than input").
+    Without it a job fails ("older modification time than input") if the clock of its machine is behind the clock of the
+    machine that made its inputs.
     """
     touch = _original(_IOFile, "touch")
 
     @functools.wraps(touch)
     def touched(file: _IOFile, *args: Any, **options: Any) -> None:
         if str(file).startswith(f"{stamps}/"):
-            if os.stat(file).st_mtime != date:  # kd has dated it; another user's it may not
+            if os.stat(file).st_mtime != date:  # touch only if needed: another user's file would refuse
                 touch(file, (date, date))
         else:
             touch(file, *args, **options)
@@ -99,9 +99,9 @@ def date_stamps_alike(stamps: str, date: float) -> None:
 
 
 def ask_for_no_benchmark() -> None:
-    """Have the benchmark of a rule that is asked for by name count as its log does: where it is gone, nothing is to do.
+    """Treat a rule's benchmark file like its log: if it is missing, that is no reason to run the rule.
 
-    Without it `snakemake collect` runs a job over a table that is current, where benchmarks/ was deleted.
+    Without it `snakemake collect` runs a job for a table that is current when benchmarks/ was deleted.
     """
     products = _original(Job, "products")
 
@@ -114,17 +114,17 @@ def ask_for_no_benchmark() -> None:
 
 
 def say_nothing_of_records() -> None:
-    """Do not say after a dry run that records are missing.
+    """Do not report missing records after a dry run.
 
-    Without it Snakemake says so of each stamp that no job of its own has made, as if that decided anything.
+    Without it Snakemake reports each stamp that kd made outside a job. Records decide nothing here.
     """
     Workflow.log_missing_metadata_info = lambda workflow: None
 
 
 def fail_alone_on_nodes() -> None:
-    """Have the other cells of a job go on when one fails.
+    """Go on with the other cells of a SLURM job when one fails.
 
-    In a job on a node Snakemake reads no profile: without it, it stops at the first failed cell of several.
+    Without it the Snakemake inside the job stops at the first failed cell, because on a node it reads no profile.
     """
     execute = _original(Workflow, "execute")
 
@@ -139,14 +139,14 @@ def fail_alone_on_nodes() -> None:
 
 # -- SLURM ------------------------------------------------------------------------------------------------------------
 
-_LOST = 2  # answers in a row in which a job is missing: SLURM has forgotten it
+_LOST = 2  # a job that is missing in so many answers in a row counts as forgotten by SLURM
 
 
 def heed_sigterm() -> None:
-    """Stop at once on SIGTERM where jobs are on a cluster: they go on and publish by themselves.
+    """Stop at once on SIGTERM when jobs run on a cluster: they go on and publish without a controller.
 
-    Without it Snakemake waits for the jobs, for ever if SLURM does not say what became of one (#448 is near). SIGINT
-    cancels them.
+    Without it Snakemake waits for the jobs, for ever if SLURM does not say what became of one (#448 is similar). SIGINT
+    cancels the jobs.
     """
     leave = _original(JobScheduler, "exit_gracefully")
 
@@ -163,25 +163,25 @@ def heed_sigterm() -> None:
 
 
 def ask_on(plugin: ModuleType, patience: float = 3600.0) -> None:
-    """Say when a question after the jobs fails, and stop after `patience` seconds of failures.
+    """Log each status query that SLURM does not answer, and stop after `patience` seconds of them.
 
-    Without it the executor says nothing and, when five questions in a row have failed, forgets its jobs and hangs for
-    ever (the plugin's #207). The profile makes it ask for as long as it takes (slurm-status-attempts).
+    Without it the executor logs nothing; after five failed queries in a row it forgets its jobs and hangs for ever (the
+    plugin's #207). The profile removes the limit of five (slurm-status-attempts).
 
-    PREEMPTED counts as a failure, so that the job is submitted again: without it the executor waits for SLURM to resume
-    a job that it was told never to requeue (the plugin's #109). UNKNOWN counts as no answer: without it the job counts
-    as done.
+    PREEMPTED counts as a failure, so that the job is submitted again. Without it the executor waits until SLURM resumes
+    the job, but SLURM was told never to requeue it (the plugin's #109). UNKNOWN counts as no answer. Without it the job
+    counts as done.
     """
     ask = _original(plugin, "query_job_status")
     asked: set[str] = set()
-    failures: list[float] = []  # when each question since the last answer was asked
+    failures: list[float] = []  # the time of each query since the last answer
 
     @functools.wraps(ask)
     async def query(command: str, logger: Any) -> tuple:
         program = command.split()[0]
         if program not in asked:
             asked.add(program)
-            logger.info(f"SLURM's word on the jobs comes from {program}.")
+            logger.info(f"Asking SLURM about the jobs with {program}.")
         states, seconds = await ask(command, logger)
         if states is not None:
             if failures:
@@ -208,9 +208,9 @@ def _heard(states: Mapping[str, str]) -> dict[str, str]:
 
 
 def ask_squeue_alone(plugin: ModuleType) -> None:
-    """Take it that SLURM remembers jobs for as long as it last said, or long, when it does not say.
+    """Remember SLURM's MinJobAge from its first answer; until there is one, assume that SLURM forgets no job.
 
-    Without it one unanswered `scontrol` makes the executor ask sacct, which may have no accounting behind it.
+    Without it one unanswered `scontrol` makes the executor use sacct, which fails where SLURM keeps no accounting.
     """
     ask = _original(plugin, "get_min_job_age")
     known: list[int] = []
@@ -225,13 +225,13 @@ def ask_squeue_alone(plugin: ModuleType) -> None:
 
 
 def judge_what_slurm_forgot(plugin: ModuleType) -> None:
-    """Judge a job that SLURM no longer knows by what it made, then by sacct where that knows, else as failed.
+    """Judge a job that SLURM has forgotten: done if its outputs exist, at work if sacct says so, else failed.
 
-    Without it Snakemake waits for ever for a job whose end SLURM has forgotten before it was asked (MinJobAge; the
-    plugin's #33).
+    Without it Snakemake waits for ever for a job that SLURM forgot (after MinJobAge seconds) before Snakemake asked for
+    it (the plugin's #33).
     """
     check = _original(plugin.Executor, "check_active_jobs")
-    missing: dict[str, int] = {}  # answers in which a job was missing, by its id
+    missing: dict[str, int] = {}  # {job id: number of answers in a row that lack the job}
 
     @functools.wraps(check)
     async def checked(executor: Any, active_jobs: list) -> AsyncIterator:
@@ -250,7 +250,7 @@ def judge_what_slurm_forgot(plugin: ModuleType) -> None:
             elif job_states([job]).get(job) in _AT_WORK:
                 yield info
             else:
-                executor.report_job_error(info, msg=f"SLURM-job '{job}' is forgotten by SLURM, and has not made all.")
+                executor.report_job_error(info, msg=f"SLURM has forgotten job '{job}'; not all of its outputs exist.")
 
     plugin.Executor.check_active_jobs = checked
 
@@ -259,9 +259,9 @@ _AT_WORK = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING")
 
 
 def tell_of_packs(plugin: ModuleType) -> None:
-    """Print why a job that several cells share failed, or was refused.
+    """Print why a pack, a SLURM job of several cells, failed or was refused.
 
-    Without it Snakemake prints the reason for a job of one cell alone.
+    Without it Snakemake prints the reason only for jobs of one cell.
     """
     report = _original(plugin.Executor, "report_job_error")
 
@@ -275,9 +275,9 @@ def tell_of_packs(plugin: ModuleType) -> None:
 
 
 def submit_the_rest_alone() -> None:
-    """Have a pack that is submitted again make what it has not made.
+    """Ask a pack that is submitted again only for the cells that it has not made.
 
-    Without it Snakemake has the job start a process for each of its cells, those that are current too.
+    Without it the job starts a process for each of its cells, even for those that are current.
     """
     spec = _original(GroupJob, "get_target_spec")
 
@@ -290,6 +290,6 @@ def submit_the_rest_alone() -> None:
 
 
 def _original(owner: type | ModuleType, name: str) -> Any:
-    """Return a method as Snakemake has it: one process may read the Snakefile twice."""
+    """Return Snakemake's own method: if a process reads the Snakefile twice, the patch is already in its place."""
     found = getattr(owner, name)
     return getattr(found, "__wrapped__", found)

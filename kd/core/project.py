@@ -1,8 +1,8 @@
-"""The project's root, the one folder behind all paths.
+"""The project's root: the folder that all relative paths of kd start from.
 
-A path in kd is a name: relative to the root, as studies, manifests, messages and Snakemake spell it, and absolute only
-where a user gave it so. `on_disk` makes it a place, in the very call that opens, lists, makes, locks or removes a file;
-kd.core.files does so itself for all who call it.
+A path in kd is a name: relative to the root, as studies, manifests, messages and Snakemake spell it, or absolute where
+the user gave it so. `on_disk` turns a name into a place on the disk. It is called where a file is opened, listed, made,
+locked or removed; the functions of kd.core.files call it themselves.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import TypeVar
 
 P = TypeVar("P", str, Path)
 
-_root: Path | None = None  # None is the working directory, whichever that is by then
+_root: Path | None = None  # None means the working directory at the time of the call
 
 
 def here() -> Path:
-    """Return the root: the folder that was entered, else the working directory."""
+    """Return the root: the folder that `enter` chose, else the working directory."""
     return _root or Path.cwd()
 
 
 def enter(folder: str | Path) -> contextlib.ExitStack:
-    """Make `folder` the root of this process, all its threads included; a relative one lies in the root of now.
+    """Make `folder`, absolute or relative to the current root, the root of all threads of this process.
 
-    To close what is returned, as `with` does, brings back the root of before. Raises NotADirectoryError.
+    Closing the returned stack, as `with` does, restores the old root. Raises NotADirectoryError.
     """
     before, root = _root, (here() / Path(folder).expanduser()).resolve()
     if not root.is_dir():
@@ -42,10 +42,10 @@ def _make_root(root: Path | None) -> None:
 
 
 def on_disk(path: P) -> P | Path:
-    """Return where on the disk a path lies: below the root, unless it is absolute."""
+    """Return the place of a path on the disk: below the root, unless the path is absolute."""
     return path if _root is None else _root / path
 
 
 def named(place: Path) -> Path:
-    """Return the path of a place on the disk, relative where it lies below the root that was entered."""
+    """Return the name of a place on the disk: relative if it lies below the root that `enter` chose."""
     return place.relative_to(_root) if _root and place.is_relative_to(_root) else place

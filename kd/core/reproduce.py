@@ -1,4 +1,4 @@
-"""What a reader has to type to get the same: the command, the commit and the versions."""
+"""What a reader needs to get the same results: the command, the commit and the versions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from kd import __version__
 from kd.core.project import here
 
 _PACKAGES = ("torch", "snakemake")
+_PATIENCE = 60  # seconds: a busy machine may keep git waiting; without its answer the page names no commit
 
 
 def command(configfiles: Iterable[str | Path], values: Mapping[str, object]) -> str:
-    """Return the snakemake command of the study that these files and the `values` of --config describe."""
+    """Return the snakemake command that runs the study of these files and of the `values` given as --config."""
     files, pairs = list(map(_shown, configfiles)), [f"{key}={_spelled(value)}" for key, value in values.items()]
     words = ["--configfile", *files] if files else []
     words += ["--config", *pairs] if pairs else []
@@ -26,7 +27,7 @@ def command(configfiles: Iterable[str | Path], values: Mapping[str, object]) -> 
 
 
 def _spelled(value: object) -> str:
-    """Spell a value of --config, which Snakemake reads as text, lists and keys of text."""
+    """Spell a value for --config: in lists and mappings Snakemake reads every key and value as text."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_spelled(key)}: {_spelled(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list):
@@ -35,7 +36,7 @@ def _spelled(value: object) -> str:
 
 
 def _shown(path: str | Path) -> str:
-    """Return a path as it is typed in the project's root."""
+    """Return a path as a user in the project's root types it."""
     root = here()
     return str(Path(path).relative_to(root) if Path(path).is_relative_to(root) else path)
 
@@ -43,8 +44,10 @@ def _shown(path: str | Path) -> str:
 def commit() -> str:
     """Return how to get this code: git's command, or why there is none."""
     try:
-        _git("ls-files", "--error-unmatch", Path(__file__).name)  # a copy may lie in another repository
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another repository
         found = _git("describe", "--always", "--dirty", "--exclude=*", "--abbrev=12")
+    except subprocess.TimeoutExpired:
+        return f"# kd {__version__}; its commit is not known: git did not answer"
     except (OSError, subprocess.SubprocessError):
         return f"# kd {__version__}; its commit is not known: it does not run from a git checkout"
     changed = found.endswith("-dirty")
@@ -53,10 +56,10 @@ def commit() -> str:
 
 def _git(*arguments: str) -> str:
     asked = ["git", "-C", str(Path(__file__).parent), *arguments]
-    return subprocess.run(asked, capture_output=True, encoding="utf-8", check=True, timeout=10).stdout.strip()
+    return subprocess.run(asked, capture_output=True, encoding="utf-8", check=True, timeout=_PATIENCE).stdout.strip()
 
 
 def versions() -> str:
-    """Name what the page was made with."""
+    """Name the versions of Python, torch and Snakemake."""
     installed = {name: one.version for name in _PACKAGES for one in metadata.distributions(name=name)}
     return ", ".join([f"Python {platform.python_version()}", *(f"{name} {it}" for name, it in installed.items())])

@@ -1,9 +1,9 @@
 """SIGTERM and SIGINT end this process, whatever it is doing.
 
-A handler that raises is no guarantee. Code that catches everything swallows what it raises, and so do destructors;
-through an import nothing may be raised; and while a library computes or waits in its own code, no handler runs. So a
-thread insists: it has the handler run again until what was raised arrives in `main`, and after a while it ends the
-process itself. Training is given the time to end its step and to save its state.
+A handler that raises is not enough. Code that catches all exceptions, or a destructor, swallows what the handler
+raises; in an import it may not raise at all; and while a library computes or waits in C, no handler runs. So a thread
+insists: it sends the signal again until `main` has caught the exception, and after a while it ends the process itself.
+Training gets the time to end its step and to save its state.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from types import FrameType
 
 from kd.core.errors import Terminated
 
-PATIENCE = 15.0  # seconds for a step of training to end: with GRACE, less than the 30 s after which SLURM kills
-GRACE = 10.0  # seconds for what was raised to arrive in main, before the process ends without it
+PATIENCE = 15.0  # seconds for a step of training to end; PATIENCE + GRACE is less than the 30 s after which SLURM kills
+GRACE = 10.0  # seconds for main to catch the exception; then the thread ends the process
 _EVERY = 2.0  # seconds between two tries
-_LAST_WORDS = 2.0  # seconds for notes to be written when the process ends without main
+_LAST_WORDS = 2.0  # seconds for writing notes when the thread ends the process
 _ASK = (signal.SIGTERM, signal.SIGINT)
-_WARN = signal.SIGUSR1  # long before the end: training saves its state and stops, however long its step lasts
+_WARN = signal.SIGUSR1  # sent long before the time limit: training saves and stops, however long its step lasts
 
 Words = Callable[[Terminated], object]
 _last_words: list[Words] = []
 
 
 class _Watch:
-    """The thread that insists, and what it knows."""
+    """The thread that insists, and its state."""
 
     def __init__(self) -> None:
-        self.noted: list[int] | None = None  # the signals that training has been told of, while it asks
+        self.noted: list[int] | None = None  # the signals that arrived in a block of `noted()`; None outside one
         self.saving = False
-        self.expired = False  # training has not reacted
-        self.caught = False  # main has what was raised: raise no more
-        self._asked = 0  # the signal by which the process is to end
+        self.expired = False  # training did not stop within PATIENCE
+        self.caught = False  # main has caught the exception: raise no more
+        self._asked = 0  # the signal that is to end the process, or 0
         self._since = 0.0
         self._main = threading.main_thread().ident
         self._told, told = os.pipe()
         os.set_blocking(told, False)
-        signal.set_wakeup_fd(told, warn_on_full_buffer=False)  # written to at once, even while no handler can run
+        signal.set_wakeup_fd(told, warn_on_full_buffer=False)  # CPython writes to it even while no handler can run
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
     def received(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal, raise Terminated, or end the process where it imports: what the handler does."""
+        """Handle a signal: note it for training, or raise Terminated, or in an import end the process."""
         if self.noted is not None and not self.expired:
             self.noted.append(number)
         elif number != _WARN and not self.caught and not _is_under_way():
@@ -61,7 +61,7 @@ class _Watch:
         return self._stop(self._asked) if self._asked else None
 
     def forget(self) -> None:
-        """Do not insist on a signal that came when all was done but to publish it."""
+        """Ignore a signal that came when training was done: publishing takes a moment, so let it end."""
         self._asked = 0
 
     def _stop(self, number: int) -> Terminated:
@@ -93,7 +93,7 @@ class _Watch:
                 signal.pthread_kill(self._main, self._asked)
 
     def _leave(self) -> None:
-        """End the process where it stands. The kernel drops its locks, and what is half written counts for nothing."""
+        """End the process at once. The kernel releases its locks; unfinished files count as absent."""
         error = self._stop(self._asked)
         writer = threading.Thread(target=_say_last_words, args=(error,), daemon=True)
         writer.start()
@@ -115,7 +115,7 @@ def _started() -> _Watch:
 
 
 def _deaf_child() -> None:
-    """Keep the signals of a child, which has no such thread, from being taken for its parent's."""
+    """Unset the wakeup fd in a child. It shares the pipe, so its signals would look like signals to the parent."""
     with contextlib.suppress(ValueError):
         signal.set_wakeup_fd(-1)
 
@@ -125,7 +125,7 @@ def _received(number: int, frame: FrameType | None) -> None:
 
 
 def _is_under_way() -> bool:
-    """Say whether the interrupted code is at work because of what was raised: cleaning up, or writing it down."""
+    """Say whether Terminated was already raised, and the interrupted code cleans up or writes a note because of it."""
     error = sys.exception()
     while error is not None and not isinstance(error, Terminated):
         error = error.__context__
@@ -135,7 +135,7 @@ def _is_under_way() -> bool:
 def _imports(frame: FrameType | None) -> bool:
     """Say whether the interrupted code imports a module.
 
-    What is raised there may be swallowed and leave half a module behind, and C++ code that it goes through aborts.
+    An exception there may be swallowed and leave half a module behind, and it aborts C++ code on its way.
     """
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
@@ -152,7 +152,7 @@ def _say_last_words(error: Terminated) -> None:
 
 
 def heed() -> None:
-    """Have SIGTERM and SIGINT raise Terminated from now on, and end the process if that does not."""
+    """Make SIGTERM and SIGINT raise Terminated from now on, and end the process if the exception is lost."""
     _started()
     for number in _ASK:
         signal.signal(number, _received)
@@ -162,22 +162,22 @@ def heed() -> None:
 
 
 def ending() -> Terminated | None:
-    """Return why this process is to end although what was raised is not what arrived, or None.
+    """Return the signal's Terminated if one is to end this process, else None.
 
-    Where code swallows it, what arrives is what fails because of that.
+    `main` asks this about any other exception: it may be a consequence, because some code swallowed Terminated.
     """
     return _watch.ending() if _watch else None
 
 
 def caught() -> None:
-    """Raise no more: main has what was raised. It still has GRACE seconds to end."""
+    """Raise no more, because main has caught Terminated. It still has GRACE seconds to end."""
     _started().caught = True
 
 
 def unheed(until_heeded: bool = False) -> None:
-    """Have SIGTERM and SIGINT end the process as they do by themselves, and lose none that is on its way.
+    """Restore the default action of SIGTERM and SIGINT without losing a signal that has just arrived.
 
-    Or have them wait, until this program, started again, calls `heed`.
+    With `until_heeded` they stay blocked, until this program, started again by exec, calls `heed`.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _ASK)
     try:
@@ -192,7 +192,7 @@ def unheed(until_heeded: bool = False) -> None:
 
 
 def leave_now(code: int) -> None:
-    """End the process and those it has started, and wait for nothing."""
+    """End the process and its children at once."""
     if multiprocessing := sys.modules.get("multiprocessing"):
         with contextlib.suppress(Exception):
             for child in multiprocessing.active_children():
@@ -205,10 +205,10 @@ def leave_now(code: int) -> None:
 
 @contextlib.contextmanager
 def noted() -> Iterator[list[int]]:
-    """Collect the signals that ask for an end in a list while the block runs, instead of raising between two writes.
+    """Collect signals in a list while the block runs, instead of raising Terminated between two writes.
 
-    Where the block does not end within PATIENCE seconds of one, Terminated is raised in it. Only a main thread can have
-    handlers: in another one the list stays empty.
+    If the block does not end within PATIENCE seconds after SIGTERM or SIGINT, Terminated is raised in it. Only the main
+    thread can have handlers: in another thread the list stays empty.
     """
     if threading.current_thread() is not threading.main_thread():
         yield []
@@ -229,8 +229,8 @@ def noted() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def saving() -> Iterator[None]:
-    """Let what the block saves take its time, whatever signals arrive."""
-    if _watch is None:  # nobody listens: not the main thread
+    """Stop the clocks of PATIENCE and GRACE while the block saves."""
+    if _watch is None:  # no handlers: training runs outside the main thread
         yield
         return
     _watch.saving = True
@@ -242,7 +242,7 @@ def saving() -> Iterator[None]:
 
 @contextlib.contextmanager
 def last_words(say: Words) -> Iterator[None]:
-    """Have `say` called if the process must end while the block runs, and main cannot."""
+    """Call `say` if the thread has to end the process while the block runs, because main did not."""
     _last_words.append(say)
     try:
         yield

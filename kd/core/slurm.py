@@ -13,13 +13,13 @@ CAUSES = {
     "CANCELLED": "cancelled",
     "PREEMPTED": "preempted",
 }
-_SECONDS = 10  # that an answer may take
+_SECONDS = 10  # to wait for an answer
 
 
 def job_states(jobs: Iterable[str]) -> dict[str, str]:
-    """Return the state of each of `jobs` that SLURM remembers, such as {"12": "TIMEOUT"}; nothing where there is none.
+    """Return {job: state} of the jobs that SLURM remembers, such as {"12": "TIMEOUT"}; {} without SLURM.
 
-    With accounting (sacct) that is all of them, without (squeue) those of the last minutes.
+    With accounting (sacct) SLURM remembers all jobs; without it (squeue) only the jobs of the last minutes.
     """
     wanted = sorted(set(jobs))
     if not wanted:

@@ -1,9 +1,9 @@
 """How a process that trains starts and ends.
 
-What has to be said before the interpreter starts is how the C library keeps memory between steps. A training step
-allocates and frees the same hundred megabytes again and again. By default glibc gives them back to the
-kernel each time and gets them back page by page, 12,000 page faults a step; told to keep them, in huge pages, it makes
-a step of a small network a tenth to a quarter faster (bench/parts.py). Elsewhere than on glibc nothing changes.
+The C library must be told before the interpreter starts to keep memory between steps. A training step allocates and
+frees the same hundred megabytes again and again. By default glibc returns them to the kernel each time and gets them
+back page by page, with 12,000 page faults a step. When glibc keeps them, in huge pages, a step of a small network is a
+tenth to a quarter faster (bench/parts.py). Other C libraries ignore the setting.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KEEP_MEMORY = ":".join(
 
 
 def keep_memory() -> None:
-    """Start this command again with malloc told to keep its memory, unless the environment says how it shall behave."""
+    """Start this command again with a malloc that keeps its memory, unless the user has set GLIBC_TUNABLES."""
     if sys.platform == "linux" and VARIABLE not in os.environ:
         os.environ[VARIABLE] = KEEP_MEMORY
         unheed(until_heeded=True)
@@ -34,7 +34,7 @@ def keep_memory() -> None:
 
 
 def speak_utf8() -> None:
-    """Start this command again in UTF-8, whatever the locale: names of files and words of studies are of any script."""
+    """Start this command again in UTF-8, whatever the locale, because studies and file names may use any script."""
     spoken = {sys.getfilesystemencoding(), *(one.encoding.lower() for one in (sys.stdout, sys.stderr) if one)}
     if spoken != {"utf-8"} and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
@@ -42,7 +42,7 @@ def speak_utf8() -> None:
 
 
 def start_together(processes: int) -> None:
-    """Start this command again as so many processes that train together, unless it is one of them."""
+    """Start this command again as `processes` processes that train together, unless this is one of them."""
     if processes > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         unheed()
@@ -50,8 +50,8 @@ def start_together(processes: int) -> None:
 
 
 def leave(code: int) -> None:
-    """End this process at once, unless it has others to end: to take torch apart takes a tenth of a short cell."""
-    import multiprocessing  # only who has imported torch comes here, and so has this
+    """End this process at once, unless it has children: unloading torch takes a tenth of the time of a short cell."""
+    import multiprocessing  # costs nothing: torch has imported it already
 
     if not multiprocessing.active_children():
         flush()
@@ -59,8 +59,8 @@ def leave(code: int) -> None:
 
 
 def flush() -> None:
-    """Have all that was said be read, before the process ends at once."""
-    with contextlib.suppress(OSError):  # whoever was to read it is gone
+    """Write out all buffered output, because `os._exit` would lose it."""
+    with contextlib.suppress(OSError):  # the reader has gone
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

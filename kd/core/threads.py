@@ -1,4 +1,4 @@
-"""Threads that wait for the disk, side by side."""
+"""Run a function that waits for the disk in several threads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ R = TypeVar("R")
 
 
 def each(function: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> list[R]:
-    """Return what `function` makes of each item, by several threads.
+    """Return `function(item)` for each item, computed in several threads.
 
-    Where one fails, or a signal arrives, what has not begun is not begun, and what hangs is not waited for.
+    When one call fails or a signal arrives, no further call begins, and calls that hang are not waited for.
     """
     pool = ThreadPoolExecutor(threads)
     try:

@@ -36,6 +36,10 @@ class ResizedCrops:
         """Return the view [B] int64 that each example index [B] shows in this epoch."""
         return views.words(seed, epoch, index, which)
 
+    def of(self, word: Tensor) -> Tensor:
+        """Return the view [B] that a word [B] decides: the word."""
+        return word
+
     def mirrored(self, view: int) -> bool:
         """Say whether `view` shows a mirror image."""
         return self.flip and view < 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +19,12 @@ from torch import Tensor
 from kd.data import views
 from kd.data.arrays import Dataset
 
+if TYPE_CHECKING:
+    from kd.data.randaugment import RandAugment
+
 Own = Callable[[Tensor], Tensor]  # [B, ...] -> a part of it
-Asked = tuple[Tensor, Tensor]  # of one batch: example indices [B], and the views [B] in which they are shown
+# Of one batch: example indices [B], the views [B] in which they are shown, and the views that there are.
+Asked = tuple[Tensor, Tensor, views.Views]
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,10 @@ class Examples:
 
     def fetch(self, batches: Iterable[Asked], own: Own) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the indices [B] of each batch, and what `inputs` needs of this process's part: its views."""
-        for index, view in batches:
+        for index, view, _ in batches:
             yield index, own(view)
 
-    def inputs(self, index: Tensor, fetched: Tensor, grid: views.Grid) -> Tensor:
+    def inputs(self, index: Tensor, fetched: Tensor, grid: views.Grid | RandAugment) -> Tensor:
         """Return examples `index` [B] in their views, `fetched` [B], as a network wants them: [B, C, H, W]."""
         return self.normalise(grid.render(self.images[index], fetched))
 

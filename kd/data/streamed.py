@@ -28,6 +28,7 @@ from kd.data.arrays import Dataset
 from kd.data.crops import ResizedCrops, box
 from kd.data.examples import Asked, Own
 from kd.data.folder import FORMATS, is_turned, rgb
+from kd.data.randaugment import RandAugment
 
 log = logging.getLogger("kd")
 
@@ -77,8 +78,10 @@ class StreamedExamples:
     def fetch(self, batches: Iterable[Asked], own: Own) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the indices [B] of each batch, and this process's part of its images [B, H, W, C] uint8."""
         batches = list(batches)
-        requests = [("train", own(index).numpy(), own(view).numpy()) for index, view in batches]
-        for (index, _), images in zip(batches, self.stream.read(requests, self._device), strict=True):
+        requests = [("train", own(index).numpy(), own(view).numpy()) for index, view, _ in batches]
+        for (index, view, grid), images in zip(batches, self.stream.read(requests, self._device), strict=True):
+            if isinstance(grid, RandAugment):  # of what the worker has cropped
+                images = grid.changed(images, own(view).to(self._device))
             yield index.to(self._device, non_blocking=True), images
 
     def inputs(self, index: Tensor, fetched: Tensor, grid: views.Views) -> Tensor:

@@ -42,7 +42,11 @@ class Grid:
 
     def draw(self, seed: int, epoch: int, index: Tensor, which: int = 0) -> Tensor:
         """Return the view [B] int64 that each example index [B] shows in this epoch; a second has `which` 1."""
-        return _upper_bits(words(seed, epoch, index, which)) % self.count
+        return self.of(words(seed, epoch, index, which))
+
+    def of(self, word: Tensor) -> Tensor:
+        """Return the view [B] that a word [B] decides."""
+        return upper_bits(word) % self.count
 
     def render(self, images: Tensor, view: Tensor) -> Tensor:
         """Return view [B] of images [B, H, W, C] uint8 as [B, C, H, W] uint8 with channels last in memory."""
@@ -80,6 +84,11 @@ def words(seed: int, epoch: int, index: Tensor, which: int = 0) -> Tensor:
     return _words(seed, epoch, _VIEW + which * _FURTHER, index)
 
 
+def following(word: Tensor, number: int) -> Tensor:
+    """Return another word [B] that follows from each word [B], for a further choice about the same view."""
+    return _mix(word + _signed(_GAMMA * (number + 1) % _WORD))
+
+
 def _words(seed: int, epoch: int, stream: int, index: Tensor) -> Tensor:
     """Return one 64-bit word per index (int64 [B]), the same bits on every device."""
     key = 0
@@ -99,8 +108,9 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _upper_bits(x: Tensor) -> Tensor:
-    return _shift(x, 33)
+def upper_bits(word: Tensor) -> Tensor:
+    """Return the upper 31 bits of words, as numbers that are not negative."""
+    return _shift(word, 33)
 
 
 def _mix_int(x: int) -> int:

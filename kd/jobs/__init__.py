@@ -1,1 +1,1 @@
-"""How each rule makes its product: a path in, a published folder out."""
+"""One function for each rule: it takes a path and publishes a folder."""

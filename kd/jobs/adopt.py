@@ -1,8 +1,8 @@
-"""`kd adopt`: prove that the code of now trains what the code before it has trained (promise 8).
+"""`kd adopt`: prove that the current code trains the same networks as the code before it (promise 8).
 
-Networks that are stale by their code alone are grouped by kind. The cheapest of each kind that this machine has trained
-is trained again in a scratch folder, from its data, labels and teacher as published, by the verb that trains any cell.
-What comes out is compared with what is published: metrics epoch by epoch, then the bytes of the weights.
+kd groups by kind the networks that are stale only because the code changed. Of each kind it takes the cheapest network
+that was trained as this machine trains, and trains it again in a scratch folder: with `kd train`, from the published
+data, labels and teacher. Then it compares the metrics epoch by epoch, and the bytes of the weights.
 """
 
 from __future__ import annotations
@@ -35,48 +35,48 @@ from kd.study.products import Product
 from kd.train.device import place
 from kd.train.published import MODEL
 
-# No dataset, whose states lie in state/, has such a name.
+# The states of a dataset lie in state/DATASET. No dataset has one of these names.
 SCRATCH, LOCK = Path(STATE, "adopt-scratch"), Path(STATE, "adopt.lock")
 
-# On a GPU whose kernels are not deterministic two runs of one code differ, and in weights the more the longer they are.
+# On a GPU with nondeterministic kernels two runs of the same code differ, in weights the more the longer they run.
 _LOSS_SHARE, _ACCURACY_POINTS = 0.1, 2.0
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A published network that is stale by its code alone."""
+    """A published network that is stale only because the code changed."""
 
     cell: Cell
     manifest: dict
-    recipe: dict  # with which `kd train` makes it
+    recipe: dict  # for `kd train`
     judge: Judge
-    code: str  # of now
+    code: str  # digest of the current code
 
     @property
     def kind(self) -> Kind:
-        """Return of which kind it is."""
+        """Return its kind."""
         return kind_of(self.cell, self.manifest)
 
     @property
     def pair(self) -> dict:
-        """Return the pair of codes that its proof would be of."""
+        """Return the pair of code digests, old and new, that it can prove equal."""
         return {"old": self.manifest["code"], "new": self.code, "kind": self.kind}
 
     @property
     def made_from(self) -> list[Product]:
-        """Data, labels, and all networks that led to it."""
+        """Return its data, its labels, and all networks before it in its lineage."""
         led = [cell for cell in self.cell.lineage if cell != self.cell]
         read = [one for one in self.judge.inputs(products.network(self.cell)) if one.kind != "network"]
         return [*read, *map(products.network, led)]
 
     @property
     def cost(self) -> float:
-        """Return how many examples it is shown."""
+        """Return how many examples its training sees, over all epochs."""
         data = self.judge.manifest(products.data(self.cell.dataset.name))
         return self.manifest["epochs"] * self.cell.fraction * data["counts"]["train"] if data else math.inf
 
     def cannot_prove(self, here: Mapping) -> str | None:
-        """Return why, trained again `here`, it would prove nothing, or None."""
+        """Return why training it again on this machine (`here`) would prove nothing, or None."""
         if self.manifest["status"] != "ok":
             return "it diverged"
         for key in ("device", "torch"):
@@ -93,10 +93,10 @@ class Candidate:
 
 
 def adopt(count: int, unproved: bool) -> None:
-    """Record which code gives the numbers of the code before it; train `count` cells of each kind again to prove it.
+    """Train `count` cells of each kind again, and record the kinds for which the new code gives the old numbers.
 
-    `unproved` also records the kinds of which no cell can be trained again here. Raises KdError, and records nothing,
-    where a cell gives other numbers.
+    With `unproved` kinds are also recorded when none of their cells can be trained again here. Raises KdError, and
+    records nothing, when a cell gives other numbers.
     """
     if count < 1:
         raise ConfigError(f"--cells {count}: expected 1 or more")
@@ -119,7 +119,7 @@ def adopt(count: int, unproved: bool) -> None:
 
 
 def _record(found: list[dict]) -> None:
-    """Add pairs to those that are recorded, in the place of what they prove anew."""
+    """Record pairs; a new pair replaces the recorded pair of the same codes and kind."""
     replaced = [_key(pair) for pair in found]
     before = Adopted.read().pairs
     Adopted([*(pair for pair in before if _key(pair) not in replaced), *found]).write()
@@ -128,7 +128,7 @@ def _record(found: list[dict]) -> None:
 
 
 def _retract(kind: Kind) -> None:
-    """Have nothing of a kind count without a proof any more: one of it was found to differ."""
+    """Remove the pairs of a kind that were recorded without a proof, because one of its cells gave other numbers."""
     before = Adopted.read().pairs
     kept = [pair for pair in before if pair["proof"] != NONE or pair["kind"] != kind]
     if kept != before:
@@ -140,7 +140,7 @@ def _key(pair: Mapping) -> str:
 
 
 def _proof(of_kind: list[Candidate], count: int, here: Mapping) -> tuple[str, list[str]]:
-    """Return what it rests on that a kind is as before, and the cells that were trained again; say why, if nothing."""
+    """Return the proof for a kind and the paths of the cells trained again; print why, if there is no proof."""
     fit, why = [], ""
     for one in sorted(of_kind, key=lambda one: one.cost):
         if len(fit) == count:
@@ -166,14 +166,14 @@ def _proof(of_kind: list[Candidate], count: int, here: Mapping) -> tuple[str, li
 
 
 def _stale() -> list[list[Candidate]]:
-    """Return the trained networks that are stale by their code alone, or count without a proof, kind by kind."""
+    """Return, kind by kind, the networks that are stale only because the code changed, or that count without proof."""
     judges: dict[str, Judge] = {}
     kinds: dict[str, list[Candidate]] = {}
     for path in sorted(files.below(Path(RESULTS), f"**/{files.MANIFEST}")):
-        with contextlib.suppress(ConfigError, StorageError):  # of no cell that this kd knows; damaged
+        with contextlib.suppress(ConfigError, StorageError):  # a path that this kd does not know; a damaged manifest
             cell, manifest = parse_cell(path.parent), files.read_manifest(path.parent)
             if cell.is_ensemble or cell.stage.weights:
-                continue  # no epoch trains it: it is made again in no time, to the same bytes
+                continue  # it has no epochs: making it again takes seconds and gives the same bytes
             recipe = _recipe_of(cell, manifest)
             spelled = files.canonical_json(recipe)
             if spelled not in judges:
@@ -187,7 +187,7 @@ def _stale() -> list[list[Candidate]]:
 
 
 def _recipe_of(cell: Cell, manifest: Mapping) -> dict:
-    """Return, from manifests alone, the recipe by which a network would be trained again as it was."""
+    """Rebuild from manifests the recipe with which a network was trained."""
     data = products.data(cell.dataset.name)
     prepared = files.read_manifest(data.folder) or {}
     dataset = _known(DeclaredDataset, manifest["inputs"][data.name]["recipe"])
@@ -196,16 +196,16 @@ def _recipe_of(cell: Cell, manifest: Mapping) -> dict:
     began = (files.read_manifest(Path(first.path)) or manifest)["recipe"]
     claim = began.get("weights")
     return {
-        # Where no size is declared it is a built-in dataset, and where that came from plays no part.
+        # A dataset without a declared size is built in, and needs no declaration.
         "dataset": {**dataset, "folder": str(here() / Path(folder).expanduser())} if dataset["size"] else None,
-        # Of a stage with values of its own the protocol is that of its first teacher, which has none.
+        # A stage with values of its own records the changed protocol; its first teacher has none and records the plain.
         "protocol": _known(Protocol, (began if cell.stage.own else manifest["recipe"])["protocol"]),
         "weights": claim and {**claim, "file": "gone"},
     }
 
 
 def _known(model: type[Protocol | DeclaredDataset], made: Mapping) -> dict:
-    """Return the keys that there are now, as they were; one that a manifest lacks as it was introduced."""
+    """Return all current keys with the values in a manifest; a key that it lacks gets the value of its introduction."""
     return {key: value for key, value in {**model.since(), **made}.items() if key in model.model_fields}
 
 
@@ -213,7 +213,7 @@ def _known(model: type[Protocol | DeclaredDataset], made: Mapping) -> dict:
 
 
 def _trained_again(one: Candidate) -> tuple[str, str]:
-    """Train a network again; return what that proves, and why it proves nothing. Raises KdError where it differs."""
+    """Train a network again; return (proof, why there is none). Raises KdError when the numbers differ."""
     with _scratch(one) as folder:
         code = _train(one, folder)
         again = files.read_manifest(folder / one.cell.path)
@@ -226,14 +226,14 @@ def _trained_again(one: Candidate) -> tuple[str, str]:
         if differs := difference(Path(one.cell.path), folder / one.cell.path, exact):
             _retract(one.kind)
             raise KdError(
-                f"{one.cell}: trained again by the code of now, it differs {differs}; nothing is adopted. "
-                "Where that is meant, run snakemake: it trains again what is stale"
+                f"{one.cell}: trained again by the current code, it differs {differs}; nothing is adopted. "
+                "If you meant to change it, run snakemake: it trains again what is stale"
             )
     return (EQUAL if exact else CLOSE), ""
 
 
 def _train(one: Candidate, folder: Path) -> int:
-    """Train a network in `folder` by the verb that does so anywhere; return the exit code."""
+    """Run `kd train` in `folder`; return its exit code."""
     processes = one.manifest.get("processes", 1)
     command = [sys.executable, "-m", "kd", "train", one.cell.path, "--recipe", json.dumps(one.recipe)]
     command += ["--processes", str(processes), "--threads", str(processes * one.manifest["threads"])]
@@ -250,11 +250,11 @@ def _train(one: Candidate, folder: Path) -> int:
 
 @contextlib.contextmanager
 def _scratch(one: Candidate) -> Iterator[Path]:
-    """Hold a folder with all that a network is trained from, as published; there it counts as made by the code of now.
+    """Make a folder with all inputs of a network, as published; in it they count as made by the current code.
 
-    It has links to single files, because what replaces a file there replaces the link alone.
+    It links each file and no folder: a write in the scratch folder then replaces a link, not the published file.
     """
-    shutil.rmtree(on_disk(SCRATCH), ignore_errors=True)  # of one that was killed
+    shutil.rmtree(on_disk(SCRATCH), ignore_errors=True)  # a killed `kd adopt` leaves one
     banks = [products.bank(cell) for cell in one.cell.teacher.members] if one.cell.teacher else []
     try:
         for product in (*one.made_from, *banks):
@@ -273,7 +273,7 @@ def _scratch(one: Candidate) -> Iterator[Path]:
 
 
 def difference(published: Path, again: Path, exact: bool) -> str | None:
-    """Return where, and in what, a network that was trained again differs from the published one; None if nowhere."""
+    """Return at which epoch and in what the network trained again differs from the published one, or None."""
     then, now = (
         list(csv.DictReader(on_disk(folder / METRICS).open(newline="", encoding="utf-8")))
         for folder in (published, again)
@@ -289,7 +289,7 @@ def difference(published: Path, again: Path, exact: bool) -> str | None:
 
 
 def _close(key: str, was: float, became: float) -> bool:
-    """Say whether a metric is as close as two runs of one code come on a GPU."""
+    """Say whether two values of a metric are as close as two runs of the same code on a GPU."""
     if key.endswith("_loss"):
         return abs(was - became) <= _LOSS_SHARE * was
     return key not in ("epoch", "lr") and abs(was - became) <= _ACCURACY_POINTS

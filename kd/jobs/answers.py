@@ -22,11 +22,11 @@ from kd.train.published import load_network, status_of
 
 
 def answers(judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, stamp: Path | None = None) -> None:
-    """Publish what the network of `cell` answers, for its analyses. A network that diverged has no answers."""
+    """Publish the answers of the network of `cell`, for its analyses. A network that diverged has none."""
     product = products.answers(cell)
 
     def write(judge: Judge) -> None:
-        # Of all that it may have been given, so that what was selected for it does not decide what it is asked.
+        # All examples before a selection, so that networks with different selections answer the same ones.
         have, status = prepared(cell, recipe, cell.fraction), status_of(cell)
         about = making.about(judge, product) | {"status": status, "class_names": list(have.class_names)}
         about["realised_rate"] = have.realised_rate
@@ -40,6 +40,6 @@ def answers(judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, stam
 
     making.with_inputs(judge, product)
     with contextlib.ExitStack() as held:
-        # The place before the lock, as for banks.
+        # Take the place before the lock, as `bank` does.
         where = place_of(cell, recipe, prepared(cell, recipe, cell.fraction), resources, held, trains=False)
         making.make(judge, product, stamp, write)

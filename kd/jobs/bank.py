@@ -1,4 +1,4 @@
-"""The rule bank, and what answers for the teachers of a cell."""
+"""The rule bank, and the teacher that a student reads from banks or runs live."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ log = logging.getLogger("kd")
 def bank(
     judge: Judge, teacher: Cell, recipe: Recipe, needs: list[Need], resources: Resources, stamp: Path | None = None
 ) -> None:
-    """Fill the bank of `teacher` with all that students need of it."""
+    """Fill the bank of `teacher` with all that its students need."""
     if recipe.protocol.crop == "resized":
-        raise ConfigError("protocol.crop: resized crops are without number, no bank holds them; set teacher: online")
+        raise ConfigError(
+            "protocol.crop: resized crops cannot be enumerated, so no bank holds them; set teacher: online"
+        )
     product = products.bank(teacher)
-    making.with_inputs(judge, product)  # before its data are opened
+    making.with_inputs(judge, product)  # before `place_of` opens the data
     with contextlib.ExitStack() as held:
-        # The place before the lock, as students take them: the other way round each could wait for the other.
+        # Take the place before the lock, as students do: in the other order a bank and a student could deadlock.
         where = place_of(teacher, recipe, _behind_bank(teacher, recipe), resources, held, trains=False)
         making.make(judge, product, stamp, lambda now: _fill(now, product, teacher, recipe, needs, where))
 
 
 def teacher_of(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> Teacher:
-    """Return what answers for the teacher of `cell`."""
+    """Return the teacher of `cell`: a bank or a live network, or several of them for an ensemble."""
     have = have if cell.stage.fraction == 1 and not cell.stage.selection else _behind_bank(cell, recipe)
     return together([_voice(member, cell, recipe, have, where) for member in cell.teacher.members], cell)
 
 
 def _voice(teacher: Cell, student: Cell, recipe: Recipe, have: Prepared, where: Place) -> Teacher:
-    """Return what answers for one network; a bank that lacks the views, or is another's, is filled first."""
+    """Return one teaching network; its bank is filled first if it lacks views, or belongs to other weights or data."""
     if not student.reads_banks(recipe.protocol):
         network, precision = load_network(teacher, have), recipe.protocol.teacher_precision
         return LiveTeacher(network, where.device, precision, student.stage.objective.needs.teacher)
@@ -57,11 +59,11 @@ def _voice(teacher: Cell, student: Cell, recipe: Recipe, have: Prepared, where: 
     judge = Judge.of_recipe(recipe).asked({product: set(needs)})
     if not banks.serves(product.folder, identity, needs):
         with at_work(product.lock):
-            if not banks.serves(product.folder, identity, needs):  # nobody filled it while this one waited
+            if not banks.serves(product.folder, identity, needs):  # else another job filled it during the wait
                 _fill(judge, product, teacher, recipe, needs, where)
     try:
         return banks.open_bank(product.folder, identity, needs, have.grid, where.device)
-    except Damaged as error:  # it costs time only
+    except Damaged as error:  # filling it again costs only time
         log.warning("%s; the bank is filled anew", error)
         with at_work(product.lock):
             files.discard(product.manifest)
@@ -70,7 +72,7 @@ def _voice(teacher: Cell, student: Cell, recipe: Recipe, have: Prepared, where: 
 
 
 def _fill(now: Judge, product: Product, teacher: Cell, recipe: Recipe, needs: list[Need], where: Place) -> None:
-    """Publish a bank that holds what is needed, and what it held. Call it while holding its lock."""
+    """Add the needed views to what the bank already holds, and publish it. Call it while you hold the bank's lock."""
     have = _behind_bank(teacher, recipe)
     about, identity = making.about(now, product), _bank_identity(teacher, recipe, have)
     if status_of(teacher) != "ok":
@@ -82,7 +84,7 @@ def _fill(now: Judge, product: Product, teacher: Cell, recipe: Recipe, needs: li
 
 
 def _behind_bank(cell: Cell, recipe: Recipe) -> Prepared:
-    """Return the data of a bank: all that any student may be given a part of."""
+    """Return the data of a bank: all examples of which a student may use a fraction or a selection."""
     return prepared(cell, recipe, cell.dataset.fraction)
 
 

@@ -16,7 +16,7 @@ log = logging.getLogger("kd")
 
 
 def data(judge: Judge, dataset: DatasetChoice, recipe: Recipe, stamp: Path | None = None) -> None:
-    """Prepare the images and labels of a dataset in data/NAME."""
+    """Publish the images and labels of a dataset in data/NAME."""
     product = products.data(dataset.name)
 
     def prepare(judge: Judge) -> None:
@@ -27,7 +27,7 @@ def data(judge: Judge, dataset: DatasetChoice, recipe: Recipe, stamp: Path | Non
 
 
 def labels(judge: Judge, dataset: DatasetChoice, recipe: Recipe, stamp: Path | None = None) -> None:
-    """Make the noisy training labels of a dataset in data/NAME+NOISE."""
+    """Publish the noisy training labels of a dataset in data/NAME+NOISE."""
     product = products.labels(dataset.labelled)
     amount = recipe.label_file or dataset.noise.amount
 

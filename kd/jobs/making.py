@@ -1,7 +1,7 @@
-"""How a verb makes a product: look, wait for the lock, look again, judge the inputs, publish, look once more.
+"""How a verb makes a product: judge it, wait for the lock, judge it again, judge the inputs, publish, judge the result.
 
-Whoever starts a verb, and whatever happened before, it publishes nothing from inputs that are not those of its recipe,
-and leaves a stamp only beside what is current.
+Whoever starts a verb, and whatever happened before, the verb publishes only from the inputs of its recipe, and makes a
+stamp only for a product that is current.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd.core import files
@@ -25,14 +25,14 @@ from kd.study.products import Product
 
 log = logging.getLogger("kd")
 
-LATENCY = "KD_LATENCY_WAIT"  # seconds that a network file system may take to show what another machine has written
-_LOOKS = 5  # a second, while waiting for that
+LATENCY = "KD_LATENCY_WAIT"  # seconds that a network file system may take to show a file of another machine
+_LOOKS = 5  # a second, during this wait
 
 
 def make(judge: Judge, product: Product, stamp: Path | None, work: Callable[[Judge], object]) -> bool:
-    """Have `work` publish a product, unless it is current; return whether it had to. It is given a judge of now.
+    """Call `work` with a fresh judge to publish a product, unless the product is current; return whether it ran.
 
-    Raises StorageError where an input is not what the recipe asks for, or is another when the work is done.
+    Raises StorageError when an input is not the one that the recipe asks for, or changes during the work.
     """
     if done(judge, product, stamp):
         return False
@@ -46,7 +46,7 @@ def make(judge: Judge, product: Product, stamp: Path | None, work: Callable[[Jud
 
 
 def done(judge: Judge, product: Product, stamp: Path | None) -> bool:
-    """Say whether a product is current, and leave its stamp where it is. What cost an import need not be imported."""
+    """Say whether a product is current, and if so make its stamp. Verbs ask this before they import torch."""
     if judge.to_do(product):
         return False
     if stamp is None:
@@ -59,9 +59,9 @@ def done(judge: Judge, product: Product, stamp: Path | None) -> bool:
 
 
 def begin(judge: Judge, product: Product, stamp: Path | None) -> Judge | None:
-    """Return a judge of now that has found all inputs as they must be; None where there is nothing to make after all.
+    """Check the inputs and remove the stamp; return the judge that checked them, or None if the product is current.
 
-    Call it while holding the lock of the product. From here on it has no stamp.
+    Call it while you hold the lock of the product.
     """
     judge = judge.again()
     if _settled(judge, product, stamp):
@@ -76,18 +76,21 @@ def begin(judge: Judge, product: Product, stamp: Path | None) -> Judge | None:
 
 
 def end(judge: Judge, product: Product, stamp: Path | None) -> None:
-    """Leave the stamp of what was just published. Call it under the same lock as `begin`, with the judge it gave."""
+    """Judge what was just published and make its stamp. Call it under the lock of `begin`, with the judge it returned.
+
+    Raises StorageError when the product is not current, for instance because an input changed during the work.
+    """
     files.crash_point("published", product)
     if why := judge.made(product):
-        files.discard(product.manifest)  # it says what was there before: with that back, it would count
-        raise StorageError(f"{product}: made, and does not count, because {why}; run the same command again")
+        files.discard(product.manifest)  # else it would count again as soon as the old input is back
+        raise StorageError(f"{product}: made, but not current, because {why}; run the same command again")
     files.crash_point("stamp", product)
     if stamp:
         stamps.make(stamp)
 
 
 def about(judge: Judge, product: Product) -> dict:
-    """Return what every manifest says first: what it is of, and what that is made from."""
+    """Return the first keys of every manifest: what the product is, and what it is made from."""
     expected = judge.expected(product)
     return {
         "kind": product.kind,
@@ -111,25 +114,23 @@ def _settled(judge: Judge, product: Product, stamp: Path | None) -> bool:
     return True
 
 
-def with_inputs(judge: Judge, product: Product) -> Judge:
-    """Return a judge that has found all inputs of a product as they must be, after waiting a while for them.
+def with_inputs(judge: Judge, product: Product, inputs: Sequence[Product] = ()) -> Judge:
+    """Wait up to KD_LATENCY_WAIT seconds for all inputs of a product, or for these; return the judge that found them.
 
-    Raises StorageError that names those that are not.
+    Raises StorageError that names the inputs that are not.
     """
     deadline = time.monotonic() + float(os.environ.get(LATENCY, "0"))
-    while refusals := judge.refusals(product):
+    while refusals := judge.refusals(product, inputs):
         if time.monotonic() > deadline:
             count = f" ({len(refusals)} of {len(judge.inputs(product))})" if len(refusals) > 1 else ""
-            raise StorageError(
-                f"{product}: what it is made from is not as it must be{count}; {files.AGAIN}\n{itemised(refusals)}"
-            )
+            raise StorageError(f"{product}: its inputs are not current{count}; {files.AGAIN}\n{itemised(refusals)}")
         time.sleep(1 / _LOOKS)
         judge = judge.again()
     return judge
 
 
 def _remove_unnamed(bank: Product, manifest: dict) -> None:
-    """Remove the rows and keys of the bank before this one, where whoever published this one ended before it could."""
+    """Remove rows and keys of the previous bank: the job that published this one may have died before it did so."""
     for name in (*FILES.values(), "keys"):
         for path in files.below(bank.folder, f"{name}-*.npy"):
             if path.name not in manifest["files"]:

@@ -1,4 +1,4 @@
-"""Where a job computes: its share of the machine."""
+"""Give a job its share of the machine."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ log = logging.getLogger("kd")
 class Resources:
     """What a cell may use of the machine."""
 
-    threads: int = 1  # of all its processes, those that decode images among them
+    threads: int = 1  # of all its processes together, image workers included
     cells_per_gpu: int = 1  # 0: as many as fit into its memory
-    workers: int = 0  # that decode streamed images for each process that trains
+    workers: int = 0  # processes that decode streamed images, for each process that trains
 
 
 def place_of(
@@ -44,7 +44,7 @@ def place_of(
     trains: bool = True,
     objective: Callable[[], Objective] | None = None,
 ) -> Place:
-    """Hold a place where `cell` is trained, with this objective, or teaches, until `held` closes."""
+    """Take a place for training `cell` with this objective, or for running it as a teacher, until `held` closes."""
     protocol = cell.protocol_of(recipe.protocol)
     threads = max(1, resources.threads // peers.count - resources.workers)
 
@@ -73,10 +73,10 @@ def place_of(
 
 
 def _bytes_of_banks(cell: Cell, protocol: Protocol, have: Prepared) -> int:
-    """Return the bytes of all views that `cell` can read of its teachers' banks."""
+    """Return the bytes of all views that `cell` can read from its teachers' banks."""
     if not cell.reads_banks(protocol):
         return 0
-    # Of a selection a bank has what was left out, too.
+    # A bank also holds the examples that a selection leaves out.
     count = len(have.examples.labels) if cell.stage.selection else len(have.examples.train) / cell.stage.fraction
     views = have.grid.count * count
     read = [

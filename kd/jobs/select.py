@@ -28,9 +28,9 @@ log = logging.getLogger("kd")
 def select(
     judge: Judge, teacher: Cell, by: Selected, recipe: Recipe, resources: Resources, stamp: Path | None = None
 ) -> None:
-    """Publish which examples `teacher` selects for who learns from it, and how well they are told from wrong ones.
+    """Publish which examples `teacher` selects for its students, and how well that separates right from wrong labels.
 
-    A teacher that diverged selects nothing. Raises DataError where of a class nothing can be selected.
+    A teacher that diverged selects nothing. Raises DataError when nothing can be selected from a class.
     """
     product = products.selection(teacher, by)
 
@@ -48,6 +48,6 @@ def select(
 
     making.with_inputs(judge, product)
     with contextlib.ExitStack() as held:
-        # The place before the lock, as for banks.
+        # Take the place before the lock, as `bank` does.
         where = place_of(teacher, recipe, prepared(teacher, recipe), resources, held, trains=False)
         making.make(judge, product, stamp, write)

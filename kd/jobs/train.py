@@ -1,4 +1,4 @@
-"""The rule train: a path in, a published network out."""
+"""The rule train: it takes a path and publishes a network."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ METRICS, TIMINGS = "metrics.csv", "timings.csv"
 def train(
     judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, fresh: bool = False, stamp: Path | None = None
 ) -> str:
-    """Train the network of `cell`, going on from its state if there is one, and publish it; return its status.
+    """Train the network of `cell`, going on from its saved state if there is one, and publish it; return its status.
 
-    Weights that come from a file are checked and published in the same way, after no epoch; so is an ensemble, of
-    which nothing but its members' names, digests and common accuracy is published.
+    Imported weights and ensembles are published in the same way, without training. Of an ensemble only the names and
+    digests of its members and their joint accuracy are published.
 
     A cell that is current is left as it is. A cell that diverges is published as diverged. `fresh` discards the state.
     """
@@ -60,7 +60,7 @@ def train(
         if peers.is_first:
             held.enter_context(at_work(product.lock))
             now = making.begin(judge, product, stamp)
-        # The others wait for the lock here. What they find then is what the first finds.
+        # The other ranks wait here until rank 0 has the lock. Then all do what rank 0 found.
         if not peers.broadcast(now is not None):
             return judge.again().manifest(product)["status"]
         about = making.about(now if peers.is_first else judge.again(), product)
@@ -100,7 +100,7 @@ def _may_be_taught(cell: Cell) -> bool:
 
 
 def _objective_of(cell: Cell, recipe: Recipe, have: Prepared) -> Callable[[], Objective] | None:
-    """Return what builds the objective of a cell on a GPU, to see how large it is; None where it holds nothing."""
+    """Return a function that builds the objective of a cell, to measure its GPU memory; None if it has no tensors."""
     if not cell.epochs(recipe.protocol) or not _may_be_taught(cell) or not LOSSES[cell.stage.objective.loss].build:
         return None
     return lambda: plan_of(cell, cell.protocol_of(recipe.protocol), have, torch.device("cuda")).objective
@@ -122,20 +122,20 @@ def _fitted(
 
 
 def _demand_room(cell: Cell, network: nn.Module, state: State) -> None:
-    """Raise StorageError unless the disk has room for the cell's states (two, weights and momenta) and its weights."""
+    """Raise StorageError unless the disk has room for two states (each weights and momenta) and for the weights."""
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    saved = on_disk(state.folder).glob("*")  # of this run alone: it will be replaced
+    saved = on_disk(state.folder).glob("*")  # states of this run, which new ones will replace
     files.demand(state.folder, max(0, 4 * weights - sum(place.stat().st_size for place in saved)))
     files.demand(Path(cell.path), weights)
 
 
 def _fingerprint(about: dict, have: Prepared, where: Place) -> str:
-    """Return the digest of all that decides a cell's numbers on one kind of machine: a state is of one fingerprint.
+    """Return the digest of all that decides a cell's numbers on one kind of machine; a state is for one fingerprint.
 
-    A key whose value is what counts where a recipe lacks it stays out: a new one leaves the states of before it good.
+    Keys that have the value of their introduction stay out, so that a new key does not make older states useless.
     """
     recipe = brief(about["recipe"], since("network", about["recipe"]))
-    decided = {"precision": where.precision, "compile": "always" if where.compiles else "never"}  # what auto became
+    decided = {"precision": where.precision, "compile": "always" if where.compiles else "never"}  # replaces "auto"
     identity = {
         "name": about["name"],
         "recipe": recipe | {"protocol": recipe["protocol"] | decided},
@@ -151,9 +151,9 @@ def _fingerprint(about: dict, have: Prepared, where: Place) -> str:
 def _summary(
     cell: Cell, network: nn.Module | None, objective: Objective | None, history: History, have: Prepared
 ) -> dict:
-    """Return a run's results: the last epoch is the headline, the best on test stands beside it.
+    """Return a run's results: the last epoch is the headline, the best epoch on test stands beside it.
 
-    What an objective has learnt is not published, so its parameters are counted apart from the network's.
+    The parameters of an objective are not published, so they are counted apart from the network's.
     """
     seconds = sum(timing["seconds"] for timing in history.timings)
     summary = {"epochs": len(history.timings), "seconds": round(seconds, 3)}
@@ -172,12 +172,12 @@ def _summary(
 
 
 def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: dict) -> None:
-    # A network that diverged has no weights to give; those of an ensemble are its members'.
+    # A network that diverged has no weights. An ensemble has none of its own: they lie in its members.
     weights = network.state_dict() if network and not cell.is_ensemble else {}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-    # By these digests the file, and so whoever is taught, knows when a member is another.
+    # These digests change the file when a member changes, so that students see that their teacher changed.
     members = {one.path: manifest["inputs"][one.path]["digest"] for one in cell.members if cell.is_ensemble}
-    # So it is with imported weights that see images otherwise: their answers are others.
+    # Imported weights that normalise images with another mean and std give other answers, so the file names both.
     claimed = manifest["recipe"].get("weights", {})
     sees = {key: claimed[key] for key in ("mean", "std") if claimed.get(key)}
     more = {"members": members} if members else sees
@@ -193,9 +193,9 @@ def _publish(cell: Cell, network: nn.Module | None, history: History, manifest: 
 
 
 def _csv(rows: list[Row]) -> bytes:
-    """Spell rows as CSV, the shortest digits that read back as the same number: equal runs give equal bytes.
+    """Spell rows as CSV with the shortest digits that read back as the same number: equal runs give equal bytes.
 
-    What is lacking in a row, of an epoch that was not evaluated, is empty.
+    An epoch that was not evaluated has empty fields.
     """
     text = io.StringIO()
     if rows:

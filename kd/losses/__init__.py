@@ -6,7 +6,20 @@ Nothing here imports torch: a study is checked against these names while the Sna
 from __future__ import annotations
 
 from kd.core.errors import ConfigError, nearest
-from kd.losses import built, divergences, hard, kl, mse, robust
+from kd.losses import (
+    built,
+    correlations,
+    decoupled,
+    divergences,
+    examplewise,
+    features,
+    hard,
+    kl,
+    mse,
+    powers,
+    robust,
+    trusting,
+)
 from kd.losses.ensembles import ENSEMBLES
 from kd.losses.spec import Choice, Later, Loss, Needs, Number, Whole
 
@@ -17,8 +30,14 @@ LOSSES: dict[str, Loss] = {
     **kl.LOSSES,
     **mse.LOSSES,
     **divergences.LOSSES,
+    **decoupled.LOSSES,
+    **trusting.LOSSES,
+    **powers.LOSSES,
+    **examplewise.LOSSES,
+    **correlations.LOSSES,
     **robust.LOSSES,
     **built.LOSSES,
+    **features.LOSSES,
 }
 
 

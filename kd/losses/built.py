@@ -1,4 +1,4 @@
-"""Losses that build an objective, which holds something, follows the epoch or looks at feature maps.
+"""Losses that build an objective, which holds something or follows the epoch; those of `features` look at more.
 
 Their classes import torch. Here stand the names and hyperparameters, which a study is checked against without it.
 """
@@ -81,6 +81,45 @@ LOSSES = {
         build=Later("kd.losses.akl", "Akl"),
         zero_at_teacher=True,
         logs=frozenset({"head_gap", "tail_gap"}),
+    ),
+    "ctkd": Loss(
+        None,
+        "CE and KL at a temperature that is learnt against the student",
+        {
+            "alpha": Number(0.9, low=0, high=1),
+            "warmup": Number(0.042, low=0, high=1),  # share of the epochs: 10 of 240
+        },
+        build=Later("kd.losses.ctkd", "Ctkd"),
+        logs=frozenset({"temperature"}),
+    ),
+    "mlkd": Loss(
+        None,
+        "CE and KL at five temperatures of a weak and a strong view, and pairs of examples and of classes of the weak",
+        {
+            "instance": Number(1.0, low=0),
+            "pairs": Number(1.0, low=0),
+            "classes": Number(1.0, low=0),
+            "weak": Number(0.5, low=0),
+            "ce": Number(1.0, low=0),
+            "logits": Choice("raw", ("raw", "standardised")),
+        },
+        needs=Needs(views=2, strong=True),
+        build=Later("kd.losses.mlkd", "Mlkd"),
+        batchwise=True,
+    ),
+    "crld": Loss(
+        None,
+        "CE of a weak and a strong view, KL within and across the two where the teacher is sure",
+        {
+            "tau": Number(4.0),
+            "same": Number(2.0, low=0),
+            "cross": Number(0.5, low=0),
+            "sure_weak": Number(0.9, low=0, high=1),
+            "sure_strong": Number(0.2, low=0, high=1),
+            "ce": Number(1.0, low=0),
+        },
+        needs=Needs(views=2, strong=True),
+        build=Later("kd.losses.crld", "Crld"),
     ),
     "wkd_l": Loss(
         None,

@@ -23,21 +23,40 @@ def kl(
     scale: str = "tau2",
     weight: float = 1.0,
     ce: float | None = None,
+    logits: str = "raw",
 ) -> Tensor:
     """Return (1 - alpha) CE + alpha * weight * scale * KL(softmax(t/tau) || softmax(s/tau)), [B].
 
     `scale` is tau^2 (gradients of one size at every large tau; arXiv 1503.02531 sec. 2), tau (the same for small
     tau; arXiv 2105.08919), or 1. At tau = inf it is the limit of tau^2 KL (`half_variance`). `ce`, if given, weighs CE
-    in the place of 1 - alpha.
+    in the place of 1 - alpha. `logits` says of which logits the divergence is (`compared`).
     """
+    said, taught = compared(student, logits), compared(teacher, logits)
     if math.isinf(tau):
-        soft = half_variance(student, teacher)
+        soft = half_variance(said, taught).to(student.dtype)
     else:
         # In float32 tau^2 multiplies rounding errors into values that are wrong by 2e-2 at tau 1e3 and without a
         # digit from 1e4, in gradients wrong by 6e-2 at 1e6. B * K numbers in float64 are no cost beside a network.
-        gap = divergence((teacher.double() / tau).log_softmax(-1), (student.double() / tau).log_softmax(-1))
+        gap = divergence(log_probabilities(taught, tau), log_probabilities(said, tau))
         soft = (gap * {"tau2": tau * tau, "tau": tau, "one": 1.0}[scale]).to(student.dtype)
     return blend(student, labels, alpha, weight * soft, ce)
+
+
+def log_probabilities(logits: Tensor, tau: float) -> Tensor:
+    """Return log softmax(z/tau) [B, K] in float64."""
+    return (logits.double() / tau).log_softmax(-1)
+
+
+def compared(logits: Tensor, how: str) -> Tensor:
+    """Return logits z [B, K] as they are compared: raw, or standardised, (z - mean) / (1e-7 + deviation), in float64.
+
+    Mean and (unbiased) standard deviation are over classes; the gradient goes through both (Sun et al., arXiv
+    2403.01427).
+    """
+    if how == "raw":
+        return logits
+    logits = logits.double()
+    return (logits - logits.mean(-1, keepdim=True)) / (1e-7 + logits.std(-1, keepdim=True))
 
 
 def divergence(target: Tensor, student: Tensor) -> Tensor:
@@ -64,6 +83,8 @@ def _check(params: Mapping) -> None:
         raise ValueError(f"scale: got {params['scale']!r}; at tau = inf only tau2, for a smaller factor tends to 0")
 
 
+COMPARED = Choice("raw", ("raw", "standardised"))  # the hyperparameter `logits`
+
 LOSSES = {
     "kl": Loss(
         kl,
@@ -74,6 +95,7 @@ LOSSES = {
             "scale": Choice("tau2", ("tau2", "tau", "one")),
             "weight": Number(1.0),
             "ce": CE,
+            "logits": COMPARED,
         },
         check=_check,
         zero_at_teacher=True,

@@ -51,6 +51,7 @@ class Course:
     # What the teacher, or several that teach as one, says beside logits ("maps", ...) of all that is learnt from, as
     # images are: batches, each with its labels. Asked again it is run again.
     told: Callable[[str], Iterator[tuple[Output, Tensor]]] | None = None
+    train: Tensor | None = None  # [n] numbers of the examples that are learnt from; all where None
 
 
 class Objective(nn.Module):
@@ -100,3 +101,10 @@ class Pure(Objective):
     def forward(self, batch: Batch) -> Tensor:
         teacher = batch.teacher[0].logits if batch.teacher else None
         return self._function(batch.student[0].logits, teacher, batch.labels)
+
+
+class Following(Pure):
+    """A function of logits, labels and the epoch."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._function(batch.student[0].logits, batch.teacher[0].logits, batch.labels, epoch=batch.epoch)

@@ -132,17 +132,21 @@ class Choice:
         return str(value)
 
 
-OUTPUTS = ("logits", "prelogits", "maps", "edges")  # what a network can say; kd.losses.objective.Output has the shapes
+OUTPUTS = ("logits", "prelogits", "maps", "edges", "cams")  # what a network can say; kd.models.output has the shapes
 STORED = OUTPUTS[:2]  # of these a bank can hold those of a teacher
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a loss looks at: outputs of the student and of the teacher, and in how many views of each image."""
+    """What a loss looks at: outputs of the student and of the teacher, and in how many views of each image.
+
+    Views after the first are `strong` where the loss compares weak and strong ones: see kd.data.randaugment.
+    """
 
     student: frozenset[str] = frozenset({"logits"})
     teacher: frozenset[str] = frozenset({"logits"})
     views: int = 1
+    strong: bool = False
 
     @property
     def from_bank(self) -> bool:
@@ -170,8 +174,8 @@ class Loss:
     the value that the code goes by from then on in `removed`.
 
     Traits: `batchwise`, an example's value depends on the others of its batch, or on what is remembered of examples;
-    `zero_at_teacher`, it is 0 where the student says what the teacher says; `recordable`, a step of it can be recorded
-    and replayed on a GPU. `logs` names the columns that it adds to metrics.csv.
+    `zero_at_teacher`, it is 0, CE apart, where the student says what the teacher says; `recordable`, a step of it can
+    be recorded and replayed on a GPU. `logs` names the columns that it adds to metrics.csv.
     """
 
     function: Callable | None
@@ -280,3 +284,19 @@ class Later:
     def __call__(self, course: object, **hyperparameters: object) -> object:
         """Return the objective of a course."""
         return getattr(importlib.import_module(self.__module__), self._name)(course, **hyperparameters)
+
+
+class Epochwise:
+    """What builds the objective of a function of logits that follows the epoch, as a warm-up does.
+
+    `function(student, teacher, labels, epoch=..., epochs=..., **hyperparameters)` returns values [B]; `epoch` is a
+    tensor, the first is 1, and `epochs` is how many are trained. The objective's module imports torch.
+    """
+
+    def __init__(self, function: Callable) -> None:
+        self.__module__, self.function = function.__module__, function
+
+    def __call__(self, course: object, **hyperparameters: object) -> object:
+        """Return the objective of a course."""
+        following = importlib.import_module("kd.losses.objective").Following
+        return following(self.function, epochs=course.epochs, **hyperparameters)

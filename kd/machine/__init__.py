@@ -1,1 +1,1 @@
-"""What a machine holds of a training: states, memory, kernels, a bar; no number depends on it."""
+"""Training and the machine: saved states, memory, compiled kernels, a progress bar. No number depends on them."""

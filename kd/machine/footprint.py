@@ -1,4 +1,4 @@
-"""How much memory a cell needs of a GPU, and its weights anywhere, worked out before it starts."""
+"""Estimate a cell's GPU memory and the size of its weights before anything starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kd.losses.objective import Objective
 from kd.models.network import Network
 
 _FIXED = 1 << 30  # CUDA's context, the libraries' workspaces, the allocator's and the graphs' pools
-_SLACK = 1.25  # fragments, and the gradients of activations that are alive at once
+_SLACK = 1.25  # for fragmentation, and for the gradients of activations that exist at the same time
 
 
 def gpu_bytes(
@@ -28,12 +28,12 @@ def gpu_bytes(
     objective: Objective | None = None,
     says: Collection[str] = (),
 ) -> int:
-    """Return the bytes that training `network` on `examples` takes, with a bank of so many bytes and an objective.
+    """Return the GPU bytes that training `network` on `examples` takes, with banks of `bank` bytes and an objective.
 
-    Weights with gradients and momenta, what one batch keeps for its backward pass, and the data, which stay on the
-    device. Of the objective, which is on the meta device and looks at what the network `says`, its parameters with
-    gradients and momenta, what its adapters keep, and its buffers, which may remember every example. Activations count
-    as float32: in bfloat16 it is less.
+    Counted are the weights with gradients and momenta, the activations that one batch keeps for its backward pass, and
+    the data, which stay on the device. The objective, built on the meta device, adds its parameters with gradients and
+    momenta, the activations of its adapters, and its buffers, which may remember every example. `says` names the
+    outputs that it reads. Activations count as float32, so in bfloat16 the estimate is too high.
     """
     kept = _kept_by_a_step(network, classes, (batch, *examples.shape), objective, says)
     learned, held = (
@@ -56,7 +56,7 @@ def width(network: str, classes: int) -> int:
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leave weights as they are. To draw normal ones on the meta device imports torch._dynamo, which takes a second."""
+    """Skip the drawing of normal weights: on the meta device it imports torch._dynamo, which takes a second."""
 
     def __torch_function__(
         self, function: Callable, types: object, args: tuple = (), kwargs: Mapping | None = None
@@ -65,7 +65,7 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 def _shaped(network: str, classes: int, channels: int = 3) -> Network:
-    """Return a network whose weights have shapes and no memory."""
+    """Build a network on the meta device: its weights have shapes but take no memory."""
     with torch.device("meta"), _NothingDrawn():
         return models.build(network, classes, channels)
 
@@ -77,9 +77,9 @@ def _kept_by_a_step(
     objective: Objective | None = None,
     says: Collection[str] = (),
 ) -> int:
-    """Return the bytes of weights, gradients, momenta and saved activations, counted without computing anything.
+    """Return the bytes of weights, gradients, momenta and saved activations; nothing is computed.
 
-    Of an objective the activations of its adapters alone.
+    Of an objective only the activations of its adapters count.
     """
     built = _shaped(network, classes, shape[1]).train()
     images = torch.empty(shape, device="meta")
@@ -87,7 +87,7 @@ def _kept_by_a_step(
     saved: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor  # several views of one storage are kept once
+        saved[tensor.untyped_storage()._cdata] = tensor  # views of the same storage count once
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -97,4 +97,4 @@ def _kept_by_a_step(
     for parameter in objective.parameters() if objective is not None else ():
         saved.pop(parameter.untyped_storage()._cdata, None)
     activations = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-    return activations + said.logits.nbytes + 2 * weights  # the weights themselves are saved for the backward pass
+    return activations + said.logits.nbytes + 2 * weights  # `activations` already has the weights, saved for backward

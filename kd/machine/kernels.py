@@ -1,7 +1,7 @@
-"""Where compiled kernels are kept: in a folder of the user who trains, and nobody else's. What lies there is run.
+"""Keep compiled kernels in a folder that only the user who trains can write, because kernels there are run.
 
-A study may be shared, copied and handed on; what torch compiles for it is not (promise 6). Digests of what was
-compiled lie beside it, so that a damaged kernel is compiled again instead of run.
+A study may be shared or copied; the kernels that torch compiles for it are not part of it (promise 6). Their digests
+lie beside them, so that a damaged kernel is compiled again and not run.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from kd.core.errors import ConfigError, StorageError
 
 log = logging.getLogger("kd")
 
-VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # where torch keeps them; who sets it is obeyed
-_NAMED = os.environ.get(VARIABLE)  # by the user: torch itself sets it later, to a folder in /tmp that anyone may make
+VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # where torch keeps kernels; kd uses the user's folder if it is set
+_NAMED = os.environ.get(VARIABLE)  # read now: torch later sets it to a folder in /tmp that any user may create
 _DIGESTS = "kd-digests.json"
 _LOCK = "kd-digests.lock"
 
 
 @contextlib.contextmanager
 def kept(processor: str) -> Iterator[None]:
-    """Have torch keep kernels for this processor in the user's cache while the block runs.
+    """Make torch keep kernels for this processor in the user's cache while the block runs.
 
-    Where that cannot be, or would have others' code run: in a new folder that is removed afterwards. Raises ConfigError
-    where there is no folder from which code can be run.
+    If the cache cannot be used, or others may write to it, torch uses a new folder that is removed afterwards. Raises
+    ConfigError when the file system does not allow running code from the folder.
     """
     if _NAMED:
         Path(_NAMED).mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def kept(processor: str) -> Iterator[None]:
 
 
 def discard() -> None:
-    """Have everything compiled anew: what is kept cannot be loaded. A folder that the user has named is left alone."""
+    """Discard all kernels, because they cannot be loaded. A folder that the user named stays; a new one replaces it."""
     folder = Path(os.environ.get(VARIABLE, ""))
     if (folder / _DIGESTS).exists() or folder.parent == _root():
         log.warning("%s: the kernels kept there cannot be used; they are compiled anew", folder)
@@ -80,7 +80,7 @@ def _is_noexec(folder: Path) -> bool:
 
 
 def _root() -> Path | None:
-    """Return the user's folder of kernels; None where the user has no home."""
+    """Return the user's folder of kernels; None if the user has no home."""
     try:
         cache = os.environ.get("XDG_CACHE_HOME", "")
         return Path(cache if os.path.isabs(cache) else Path.home() / ".cache", "kd", "compiled")
@@ -89,7 +89,7 @@ def _root() -> Path | None:
 
 
 def _own(processor: str) -> Path | None:
-    """Return the user's folder of kernels for a processor, made if need be; None, and a word, where it cannot be."""
+    """Return the user's folder of kernels for a processor and create it if needed; warn and return None if not safe."""
     root = _root()
     if root is None:
         log.warning("kernels are compiled and not kept: this user has no home; XDG_CACHE_HOME can name a folder")
@@ -113,14 +113,14 @@ def _own(processor: str) -> Path | None:
 
 
 def _others_may_write(folder: Path) -> str | None:
-    """Say whose folder it is, or who may write there, if that is not this user alone; None where it is."""
+    """Return None if only this user can write to a folder; else say who owns it, or that others may write to it."""
     real, me = folder.resolve(), os.geteuid()
     own = [one.resolve() for one in (folder, folder.parent, folder.parent.parent)]
     for path in (real, *real.parents):
         found = path.stat()
         if found.st_uid not in (0, me) or (path == real and found.st_uid != me):
             return f"{path} belongs to another user"
-        # A home, and what is between, may be a group's, as a user's own group is.
+        # A home directory and the folders above may be writable by their group, because that may be the user's own.
         if found.st_mode & (0o022 if path in own else 0o002) and not found.st_mode & stat.S_ISVTX:
             return f"others may write to {path}; make it yours alone (chmod go-w), or remove it"
     return None
@@ -139,7 +139,7 @@ def _discard_damaged(folder: Path) -> None:
 
 
 def _write_down(folder: Path) -> None:
-    """Write down the digests of what is new. A full disk costs no more than that."""
+    """Record the digests of new kernels. If the disk is full, they stay without one; training is not affected."""
     with contextlib.suppress(StorageError, OSError), files.lock(folder / _LOCK):
         known = _digests(folder)
         there = {str(path.relative_to(folder)): path for path in _kernels(folder)}
@@ -149,7 +149,7 @@ def _write_down(folder: Path) -> None:
 
 
 def _kernels(folder: Path) -> Iterator[Path]:
-    """Yield libraries, sources and pickles, once they are whole: all have names that their contents give them."""
+    """Yield complete libraries, sources and pickles. Their names are made from their contents, so they never change."""
     for path in folder.rglob("*"):
         if path.is_file() and path.parent != folder and path.suffix not in (".lock", ".tmp"):
             yield path

@@ -1,4 +1,4 @@
-"""What this machine is, and how much memory this process has held."""
+"""The processor of this machine, and the peak memory of this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import zlib
 
 def peak_resident() -> int:
     """Return the most bytes that this process had in memory, pages of mapped files included."""
-    # Not ru_maxrss where it can be helped: a program inherits that of the process that started it.
+    # ru_maxrss is the fallback, because a program inherits it from the process that started it.
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
         for line in file:
             if line.startswith("VmHWM:"):
@@ -20,7 +20,7 @@ def peak_resident() -> int:
 
 
 def processor() -> str:
-    """Name this machine's kind of processor, which compiled kernels are made for."""
+    """Return a digest of the processor's name and features: compiled kernels run only on the same kind."""
     return f"{zlib.crc32((cpu_name() + cpu_info('flags')).encode()):08x}"
 
 
@@ -31,7 +31,7 @@ def cpu_name() -> str:
 
 
 def cpu_info(key: str) -> str:
-    """Return what Linux says of the processor under a key, nothing elsewhere."""
+    """Return the value of a key in Linux's /proc/cpuinfo, "" on other systems."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
             if line.startswith(key):

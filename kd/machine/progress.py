@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar on a terminal, one line per epoch in a log."""
+"""Show a training run: a bar on a terminal, or one line for each epoch in a log."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Progress:
         self._done_before: int | None = None
         self._bar = None
         if is_first and sys.stderr.isatty():
-            from tqdm import tqdm  # nobody else needs it
+            from tqdm import tqdm  # only a terminal needs it
 
             self._bar = tqdm(total=epochs * steps, desc=name[-40:], unit="step", dynamic_ncols=True)
 
     def at(self, step: int) -> None:
         """Say that `step` steps of the whole run are done."""
         if self._done_before is None:
-            self._done_before = step  # steps of an earlier process tell nothing of this one's speed
+            self._done_before = step  # steps of an earlier process say nothing about this one's speed
         if self._bar:
             self._bar.update(step - self._bar.n)
 
@@ -49,5 +49,5 @@ class Progress:
 
 
 def _tested(row: Mapping[str, float]) -> str:
-    """Say what an epoch reached on the test set, nothing where it was not evaluated."""
+    """Return an epoch's results on the test set as text, "" if it was not evaluated."""
     return f"test {row['test_loss']:.4f} {row['test_top1']:.2f} %  " if "test_top1" in row else ""

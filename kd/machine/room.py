@@ -1,4 +1,4 @@
-"""How much of the disk a study will take, worked out before it starts; without torch where nothing asks for it."""
+"""Estimate the disk space of a study before it starts. It imports torch only if it has to build a network."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from kd.study.config import Study
 from kd.study.expansion import analysed, augmentation, taught_by
 from kd.study.needs import FILES
 
-Shape = tuple[str, str]  # a network and a dataset's name: they decide what shapes weights have
+Shape = tuple[str, str]  # (network, dataset): they decide the shapes of the weights
 
 
 def shape_of(cell: Cell) -> Shape:
-    """Return what decides the shapes of the weights of a cell."""
+    """Return the network and dataset of a cell."""
     return cell.stage.network, cell.dataset.name
 
 
 def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, int] | None = None) -> Mapping[str, int]:
-    """Return the bytes that training `cells` will add below results/, banks/ and answers/, by top folder.
+    """Return {top folder: bytes} that training `cells` will add below results/, banks/ and answers/.
 
-    `published` has the bytes of cells that are trained. A new cell of the same shape takes as much; another has its
-    network built without memory, which takes torch. Banks and answers count where the number of examples is known
-    (`unknown` names the datasets of which it is not), and where there are none yet: what a bank lacks of an output that
-    it has is little.
+    `published` has the sizes of trained cells; a new cell of the same shape takes as much. For other shapes the network
+    is built on torch's meta device. Banks and answers are left out if the number of examples is not known yet
+    (`unknown` names these datasets), or if they exist: views that an existing bank lacks take little.
     """
     cells, counts = list(cells), _Counts()
     needed = Counter()
@@ -43,7 +42,7 @@ def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, in
 
 
 def unknown(cells: Iterable[Cell], study: Study) -> list[str]:
-    """Return the datasets whose banks or answers `disk_bytes` leaves out: how many examples they have is not known."""
+    """Return the datasets whose banks or answers `disk_bytes` leaves out, because it lacks their number of examples."""
     names, counts = {cell.dataset.name for cell in (*_with_banks(cells, study), *_unanswered(study))}, _Counts()
     return sorted(name for name in names if counts[name] is None)
 
@@ -61,7 +60,7 @@ def _weight_bytes(shape: Shape, counts: _Counts) -> int:
     from kd.machine import footprint
 
     network, dataset = shape
-    classes = counts[dataset][2] if counts[dataset] else 100  # it decides the last layer only
+    classes = counts[dataset][2] if counts[dataset] else 100  # a guess, which changes only the last layer
     return footprint.weight_bytes(network, classes)
 
 
@@ -71,14 +70,14 @@ def _bank_bytes(teacher: Cell, students: list[Cell], study: Study, counts: _Coun
     train, _, classes = counts[teacher.dataset.name]
     declared = study.datasets.get(teacher.dataset.name)
     pad, flip = augmentation(source_of(teacher.dataset.name, declared and declared.model_dump()), study.protocol)
-    views = (2 * pad + 1) ** 2 * (1 + flip)  # kd.data.views, which counts them too, imports torch
+    views = (2 * pad + 1) ** 2 * (1 + flip)  # as in kd.data.views, which imports torch
     longest: dict[str, dict[int, int]] = defaultdict(dict)
     for seed, epochs, output in sorted(need for student in students for need in student.needs_of_bank(study.protocol)):
         longest[output][seed] = epochs
     total = 0.0
     for output, epochs in longest.items():
         if not any(on_disk(Path(BANKS, teacher.name)).glob(f"*{FILES[output]}-*")):
-            seen = views * (1 - (1 - 1 / views) ** sum(epochs.values()))  # views that are drawn, on average
+            seen = views * (1 - (1 - 1 / views) ** sum(epochs.values()))  # expected number of different views drawn
             total += seen * view_bytes(teacher.stage.network, classes, output)
     return round(train * teacher.dataset.fraction * total)
 
@@ -105,10 +104,10 @@ def _answer_bytes(cell: Cell, counts: _Counts) -> int:
 
 
 class _Counts(dict[str, tuple[int, int, int] | None]):
-    """How many examples a dataset has to train and to test on, and classes, by its name; None where nobody knows yet.
+    """{dataset: (training examples, test examples, classes)}, or None for a dataset whose counts are not known yet.
 
-    The manifest of the data says so, and kd of built-in ones; a damaged manifest does not, for they will be made anew.
-    Each is read once.
+    The counts come from the manifest of the data, read once; if it is missing or damaged, from kd's list of built-in
+    datasets.
     """
 
     def __missing__(self, name: str) -> tuple[int, int, int] | None:

@@ -1,4 +1,4 @@
-"""Shares of a GPU: cells that run at once, in any process of any node, lock parts of its memory."""
+"""Share a GPU: cells that run at the same time, in any process of any node, lock parts of its memory."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from kd.core.errors import Busy, ConfigError
 
 SHARES = Path("state/gpus")
 AUTO = 0  # cells per GPU: as many as fit into its memory
-_PARTS = 48  # that a GPU's memory is shared out in: 1, 2, 3, 4, 6, 8, 12, 16 or 24 equal cells leave nothing over
+_PARTS = 48  # parts of a GPU's memory: 1, 2, 3, 4, 6, 8, 12, 16 or 24 equal cells divide it without a remainder
 _POLL_SECONDS = 1.0
 
 
 def gpu_shares(
     memories: dict[str, int], need: int, cells_per_gpu: int, held: contextlib.ExitStack, count: int = 1
 ) -> list[int]:
-    """Lock a share of each of `count` visible GPUs, the emptiest first, waiting while too few are free.
+    """Lock a share on each of `count` GPUs, the emptiest first, and return the GPUs' numbers; wait if too few are free.
 
-    Returns the GPUs' numbers. A share is a block of the `_PARTS` of a GPU, by its name with its bytes in `memories`: as
-    many as hold `need` bytes, at least 1 / `cells_per_gpu` of them.
+    `memories` maps the name of each visible GPU to its bytes. A share is a block of the `_PARTS` of a GPU: as many
+    parts as hold `need` bytes, and at least 1 / `cells_per_gpu` of them.
     """
     least = _PARTS // cells_per_gpu if cells_per_gpu != AUTO else 1
     sizes = [max(least, math.ceil(_PARTS * need / memory)) for memory in memories.values()]
@@ -41,7 +41,7 @@ def gpu_shares(
 
 
 def _free_shares(names: list[str], sizes: list[int], held: contextlib.ExitStack, count: int) -> list[int]:
-    """Lock a free share of each of at most `count` GPUs into `held`; return their numbers."""
+    """Lock a free share on each of up to `count` GPUs into `held`; return the GPUs' numbers."""
     taken: list[int] = []
     for block in range(_PARTS):
         for number, (name, size) in enumerate(zip(names, sizes, strict=True)):

@@ -1,7 +1,7 @@
-"""What a training run needs to go on after any stop: two generations on disk, sealed, safe to delete.
+"""What a training run needs to go on after any stop: two sealed generations on disk. They may be deleted.
 
-State is not a result (promise 2). It lies in state/<cell>/<fingerprint>/, where the fingerprint names the recipe,
-the code and the inputs: a changed loss starts afresh and leaves the old state for whoever changes back.
+State is not a result (promise 2). It lies in state/<cell>/run-<fingerprint>/. The fingerprint covers the recipe, the
+code and the inputs: with a changed loss training starts afresh, and the old state stays in case the user changes back.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from kd.core.project import on_disk
 log = logging.getLogger("kd")
 
 _GENERATIONS = ("last.pt", "previous.pt")
-_SAVING_SHARE = 0.03  # of a run's time may go into saving after an epoch
-_PATIENCE_SECONDS = 60.0  # within an epoch, lose no more than this
+_SAVING_SHARE = 0.03  # saving after epochs may take at most this share of a run's time
+_PATIENCE_SECONDS = 60.0  # within an epoch, a stop loses at most this much work
 
 
 class State:
     """The saved state of one run."""
 
     def __init__(self, folder: Path, header: dict) -> None:
-        """Use `folder`; `header` says whose state it is and is checked when it is read."""
+        """Keep the state in `folder`. `header` names its cell and fingerprint; `load` checks it."""
         self.folder = Path(folder)
         self.header = header
         self._saved_at = time.monotonic()
         self._cost = 0.0
 
     def load(self) -> dict | None:
-        """Return the newest intact generation, or None where there is none.
+        """Return the newest intact generation, or None if there is none.
 
-        A damaged generation is passed over with a word in the log, and so is one that cannot be read where another can.
-        Raises StorageError where none can, or when a state is another cell's: it was copied here by hand, and going on
-        from it would publish wrong numbers.
+        A generation that is damaged or cannot be read is skipped with a warning. Raises StorageError when one cannot be
+        read and no other is intact, or when a state belongs to another cell: somebody copied it here, and going on from
+        it would publish wrong numbers.
         """
         unread = None
         for name in _GENERATIONS:
@@ -59,12 +59,12 @@ class State:
                     f"remove {self.folder}, or train with --fresh, to start anew"
                 )
             return _unpacked(path, payload)
-        if unread is not None:  # to begin anew would cost all that it holds
+        if unread is not None:  # it may be intact, and starting afresh would lose its work
             raise unread
         return None
 
     def save(self, content: dict) -> None:
-        """Save `content` (tensors, numbers, strings, lists, dicts); the generation before it stays."""
+        """Save `content` (tensors, numbers, strings, lists, dicts) and keep the generation before it."""
         began = time.monotonic()
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -77,7 +77,7 @@ class State:
         self._cost = self._saved_at - began
 
     def due(self, epoch_ends: bool) -> bool:
-        """Whether now is a moment to save: after an epoch unless saving is dear, within one after a minute."""
+        """Whether to save now: after an epoch, unless saving takes too long; within an epoch, once a minute."""
         since = time.monotonic() - self._saved_at
         return since * _SAVING_SHARE >= self._cost if epoch_ends else since >= _PATIENCE_SECONDS
 
@@ -88,10 +88,10 @@ class State:
 
 
 def _unpacked(path: Path, payload: bytes) -> dict:
-    """Return the content of a state. Tensors and plain values only: anything else is refused, and nothing runs."""
+    """Return the content of a state. Only tensors and plain values are accepted, so no code in the file can run."""
     try:
         return torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
     except MemoryError:
         raise
-    except Exception as error:  # what a malformed pickle raises has no common type
+    except Exception as error:  # a malformed pickle raises errors of many types
         raise Damaged(f"{path}: not a state that kd saved ({first_line(error)}); remove it") from error

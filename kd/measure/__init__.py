@@ -1,1 +1,1 @@
-"""What a trained network answers, and what is measured of that."""
+"""The answers of trained networks, and what is measured on them."""

@@ -1,8 +1,8 @@
-"""What the networks of an experiment answer, measured: a tidy frame for each of `ANALYSES`, from their answers alone.
+"""Measure the answers of the networks of an experiment: a tidy frame for each of `ANALYSES`, from the answers alone.
 
-Every frame has the columns by which the table names a cell, and `reference`: the network that it is measured against,
-"" for none, with its lineage. On the training split labels are those that the network was given; classes, where what
-counts is what an image shows (scatter, planes), are those before label noise.
+Every frame has the columns by which the table names a cell, and `reference` with its lineage: the network that the cell
+is measured against, "" for none. On the training split, labels are the ones that the network was given. Scatter and
+planes use the classes before label noise, because there it matters what an image shows.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from kd.study.config import Study
 from kd.study.expansion import measured
 
 SPLITS = ("test", "train")
-# Quarters of a decade, closer where the one limit gives way to the other, and the temperatures that papers use.
+# Four in each decade, more of them where one limit gives way to the other, and the temperatures that papers use.
 TAUS = sorted({*(round(10 ** (n / 4), 4) for n in range(-8, 13)), 0.5, 0.75, 1.3, 2.3, 3, 4, 5, 7, 14, 20, 25})
 TLD_BINS = np.linspace(-10, 20, 301)  # as in arXiv 2105.08919
-_BINS = 200  # of the other densities
-_POINTS = 200  # of a class, on a plane
+_BINS = 200  # in the other densities
+_POINTS = 200  # per class on a plane
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network with what it answers, and the one that it is measured against."""
+    """A network with its answers, and the network that it is measured against."""
 
     cell: Cell
     own: Answers
@@ -51,7 +51,7 @@ class Subject:
         return {"cell": self.cell.path, **setting(self.cell, self.about), **reference}
 
     def splits(self) -> Iterator[tuple[str, Split, Split | None]]:
-        """Return (name, own, theirs) of each split: where there is a reference, the examples that both answered."""
+        """Yield (name, own, theirs) for each split; with a reference, only the examples that both networks answered."""
         for name in SPLITS:
             own = getattr(self.own, name)
             if self.theirs is None:
@@ -63,7 +63,7 @@ class Subject:
 def measure(study: Study, experiment: str, analysis: str) -> Artefacts:
     """Return one analysis of an experiment, as CSV and parquet.
 
-    Raises DataError that names the networks whose answers are missing, damaged or of another network.
+    Raises DataError that names the networks whose answers are missing or damaged.
     """
     for word, known in ((experiment, study.experiments), (analysis, ANALYSES)):
         if word not in known:
@@ -74,13 +74,13 @@ def measure(study: Study, experiment: str, analysis: str) -> Artefacts:
     return frame_files(frame, f"analyses/{experiment}.{analysis}")
 
 
-# -- who is measured --------------------------------------------------------------------------------------------------
+# -- the networks -----------------------------------------------------------------------------------------------------
 
 
 def subjects(study: Study, experiment: str) -> Iterator[Subject]:
-    """Return the networks of an experiment and their teachers, one after the other: not all may fit into memory.
+    """Yield the networks of an experiment and their teachers one by one, because all may not fit into memory.
 
-    Those that diverged are neither measured nor measured against.
+    Networks that diverged are left out, as subjects and as references.
     """
     pairs = measured(study, experiment)
     well = _well(dict.fromkeys(cell for pair in pairs for cell in pair if cell))
@@ -93,9 +93,9 @@ def subjects(study: Study, experiment: str) -> Iterator[Subject]:
 
 
 def _well(cells: Iterable[Cell]) -> dict[Cell, dict]:
-    """Return the manifests of the answers of those of `cells` that did not diverge.
+    """Return {cell: manifest of its answers} for the cells that did not diverge.
 
-    Raises DataError that names those whose answers cannot be used.
+    Raises DataError that names the cells whose answers cannot be used.
     """
     well, problems = {}, []
     for cell in cells:
@@ -112,7 +112,7 @@ def _well(cells: Iterable[Cell]) -> dict[Cell, dict]:
 
 
 def _shared(one: Split, other: Split) -> tuple[Split, Split]:
-    """Return of both splits the examples that are in both: a student of a fraction learnt from fewer."""
+    """Reduce two splits to their common examples, because a student of a fraction learnt from fewer."""
     if one.index.equal(other.index):
         return one, other
     places = np.intersect1d(one.index.numpy(), other.index.numpy(), return_indices=True)[1:]
@@ -126,9 +126,10 @@ def _shared(one: Split, other: Split) -> tuple[Split, Split]:
 
 
 def measures_of(subjects: Iterable[Subject]) -> pd.DataFrame:
-    """Return what is measured of each network on each split, alone and against its reference (NaN where it has none).
+    """Measure each network on each split, alone and against its reference (NaN if it has none).
 
-    Shares are in percent, `gap` in points: top-1 on the training examples, as they are, minus that on the test set.
+    Shares are in percent. `gap` is top-1 on the training examples, without augmentation, minus top-1 on the test set,
+    in points.
     """
     rows = []
     for subject in subjects:
@@ -183,10 +184,10 @@ def _mean(values: Tensor) -> float:
 
 
 def densities_of(subjects: Iterable[Subject]) -> pd.DataFrame:
-    """Return histograms, a row for each bin: `density` is the share of the n examples in it, by its width.
+    """Return histograms, a row for each bin: `density` is the bin's share of the n examples, divided by its width.
 
     `quantity` is the distance ||z_s - z_t|| to the reference's logits, the norm of the pre-logits, or the true logit
-    difference, some of which may lie outside its bins; those of the others hold every value of the experiment.
+    difference. The bins of the first two hold every value of the experiment; some differences may lie outside theirs.
     """
     found = [
         ({**subject.identity, "split": name, "quantity": quantity, "n": len(values)}, values)
@@ -221,9 +222,9 @@ def _histogram(about: dict, values: np.ndarray, bins: np.ndarray) -> pd.DataFram
 def planes_of(subjects: Iterable[Subject]) -> pd.DataFrame:
     """Return the pre-logits of the first three classes on the plane of these classes' templates, a row for each point.
 
-    (x, y) are coordinates along the basis of `measures.plane`. Rows of `split` template are the templates themselves,
-    with their biases; where (w_i - w_j)'x + b_i - b_j = 0 lies the border between two classes. `scatter_ratio` is that
-    of the three classes in all dimensions. An ensemble has no pre-logits, and no rows.
+    (x, y) are coordinates in the basis of `measures.plane`. Rows with `split` template are the templates, with their
+    biases. The border between two classes is where (w_i - w_j)'x + b_i - b_j = 0. `scatter_ratio` is computed from the
+    three classes in all dimensions. An ensemble has no pre-logits, and no rows.
     """
     every = {subject.cell: replace(subject, reference=None, theirs=None) for subject in subjects}
     parts = [part for subject in every.values() if subject.own.weight is not None for part in _plane(subject)]
@@ -257,8 +258,8 @@ def _plane(subject: Subject) -> Iterator[pd.DataFrame]:
 def limits_of(subjects: Iterable[Subject]) -> pd.DataFrame:
     """Return how near the gradient of KL at each tau is to its limits, on the test set, in float64.
 
-    A row for each student and tau: `logit_cosine` and `logit_error` to logit matching (tau -> inf), `label_cosine` and
-    `label_error` of the gradient divided by tau to label matching (tau -> 0).
+    A row for each student and tau: `logit_cosine` and `logit_error` compare the gradient with logit matching
+    (tau -> inf), `label_cosine` and `label_error` the gradient divided by tau with label matching (tau -> 0).
     """
     rows = []
     for subject in subjects:
@@ -297,7 +298,7 @@ def inference_of(subjects: Iterable[Subject]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# By the names that kd.report.figures.ANALYSES knows.
+# Under the names that kd.report.figures.ANALYSES uses.
 ANALYSES: dict[str, Callable[[Iterable[Subject]], pd.DataFrame]] = {
     "measures": measures_of,
     "densities": densities_of,

@@ -1,9 +1,9 @@
-"""What a published network answers to images as they are, in evaluation mode and float32: what analyses read.
+"""The answers of a published network to images without augmentation, in evaluation mode and float32, for analyses.
 
-answers/<cell>/ holds one safetensors file and a manifest. It is about the whole test set, and about a class-balanced
-sample of the examples that the network learnt from, chosen as fractions are: of two cells of one dataset the samples
-are the same, whatever their seeds and label noise, or lie one within the other. Logits are float32, for their ranks and
-small differences are measured; pre-logits float16, whose 11 bits are more than a density or a correlation shows.
+answers/<cell>/ holds one safetensors file and a manifest: answers for the whole test set, and for a class-balanced
+sample of the examples that the network learnt from, chosen as fractions are. Two cells of one dataset share one sample,
+or one sample contains the other, whatever seed and noise. Logits are float32, because analyses measure their ranks and
+small differences. Pre-logits are float16: a density or a correlation shows less than its 11 bits.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ FILE = "answers.safetensors"
 
 @dataclass(frozen=True)
 class Split:
-    """What a network answers to N examples. An ensemble has no pre-logits."""
+    """The answers of a network to N examples. An ensemble has no pre-logits."""
 
-    index: Tensor  # [N] of the examples, rising
+    index: Tensor  # [N] numbers of the examples, ascending
     labels: Tensor  # [N] as the network was given them
     clean: Tensor  # [N] before label noise
     logits: Tensor  # [N, K] float32
@@ -44,7 +44,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a network answers, and its templates: the rows of the classifier's weight."""
+    """The answers of a network, and its templates: the rows of the classifier's weight."""
 
     test: Split
     train: Split
@@ -53,16 +53,16 @@ class Answers:
 
 
 def sample(clean: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Return the sorted indices of at most about `SAMPLE` of the examples `train` [M], classes in their proportions."""
+    """Return the sorted indices of about `SAMPLE` of the examples `train` [M], or of all; classes keep their shares."""
     return subset(clean, min(1.0, SAMPLE / len(train)), among=train)
 
 
 def answered(
     networks: Sequence[Network], combination: str, examples: Examples, clean: np.ndarray, place: Place
 ) -> dict[str, Tensor]:
-    """Return the tensors of a network's answers, by the names that `read` knows; several answer as one ensemble.
+    """Return the tensors of a network's answers, named as `read` expects; several networks answer as an ensemble.
 
-    `clean` [N] are the training labels before label noise. `combination`, one of ENSEMBLES, is taken at tau = 1.
+    `clean` [N] are the training labels before label noise. `combination` is one of ENSEMBLES, used at tau = 1.
     """
     chosen = torch.from_numpy(sample(clean, examples.train.numpy()))
     given, before = examples.labels[chosen], torch.from_numpy(clean.copy())[chosen]
@@ -82,7 +82,7 @@ def answered(
             tensors[f"{name}.prelogits"] = prelogits.half()
     if len(networks) == 1:
         tensors |= {key: getattr(networks[0].classifier, key).detach().cpu() for key in ("weight", "bias")}
-    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}  # no two share their memory
+    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}  # safetensors refuses shared memory
 
 
 @torch.inference_mode()
@@ -90,7 +90,7 @@ def _run(network: Network, split: str, index: Tensor, examples: Examples, place:
     """Return the logits [M, K] and pre-logits [M, D] of the images of `train` or `test` at `index` [M], float32."""
     network = network.to(place.device, memory_format=torch.channels_last).eval()
     logits, prelogits = [], []
-    for inputs in examples.plain(split, index, place.evaluation_batch):  # by parts: they may be larger than memory
+    for inputs in examples.plain(split, index, place.evaluation_batch):  # in batches: all may not fit into memory
         features = network.features(inputs.to(place.device))
         logits.append(network.classifier(features).cpu())
         prelogits.append(features.cpu())
@@ -98,12 +98,12 @@ def _run(network: Network, split: str, index: Tensor, examples: Examples, place:
 
 
 def manifest_of(cell: Cell) -> dict:
-    """Return the manifest of a cell's answers. Raises StorageError where they are missing or damaged."""
+    """Return the manifest of a cell's answers. Raises StorageError when they are missing or damaged."""
     return files.verified(Path(ANSWERS, cell.name))
 
 
 def read(cell: Cell) -> Answers:
-    """Return the published answers of a cell that did not diverge. Raises StorageError where they cannot be read."""
+    """Return the published answers of a cell that did not diverge. Raises StorageError when they cannot be read."""
     path = Path(ANSWERS, cell.name, FILE)
     try:
         tensors = safetensors.torch.load_file(on_disk(path))

@@ -1,4 +1,4 @@
-"""Frames as files, and the columns by which each frame names a cell."""
+"""Write and read frames, and give them the columns that name a cell."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from kd.core.errors import StorageError, first_line
 from kd.core.project import on_disk
 from kd.study.cells import Cell, spell_objective
 
-# A key of a parquet file's metadata, the bytes by which parquet says that a text of 64 follows, and a text of 64.
+# The seal in a parquet file's metadata: its key, the bytes that announce a string of 64 bytes, and a placeholder.
 _SEAL, _LENGTH, _UNSEALED = b"kd_sha256", b"\x18\x40", b"0" * 64
 
-AXES = ("tau", "alpha")  # the hyperparameters over which figures draw: every frame has their columns
+AXES = ("tau", "alpha")  # figures draw over these hyperparameters, so every frame has their columns
 
 Artefacts = dict[str, bytes | Callable[[Path], object]]  # what `kd.core.files.publish` writes
 
 
 def setting(cell: Cell, manifest: dict) -> dict:
-    """Return the columns by which tables and analyses name a cell; its manifest has the realised label noise."""
+    """Return the columns by which tables and analyses name a cell. Its `manifest` has the realised rate of noise."""
     return {
         "dataset": cell.dataset.name,
         **_noise(cell, manifest["realised_rate"]),
@@ -49,10 +49,10 @@ def _noise(cell: Cell, realised: float) -> dict:
 
 
 def with_hyperparameters(frame: pd.DataFrame, cells: Iterable[Cell]) -> pd.DataFrame:
-    """Return `frame` with a column for each hyperparameter of the losses of its networks, which are among `cells`.
+    """Add a column for each hyperparameter of the losses in `frame`; `cells` must include its networks.
 
-    The column has the hyperparameter's name, or `loss.NAME` where the frame has another column of that name. A network
-    whose loss has no such hyperparameter has NaN in it.
+    The column has the hyperparameter's name, or `loss.NAME` if the frame already has a column of that name. It is NaN
+    for a network whose loss has no such hyperparameter.
     """
     named = set(frame["cell"])
     resolved = {cell.path: _given(cell) for cell in cells if cell.path in named}
@@ -68,12 +68,12 @@ def with_hyperparameters(frame: pd.DataFrame, cells: Iterable[Cell]) -> pd.DataF
 
 
 def _given(cell: Cell) -> dict:
-    """Return the hyperparameters of a cell's loss, without those that are left to the loss itself."""
+    """Return the hyperparameters of a cell's loss that are not None."""
     return {name: value for name, value in cell.stage.objective.resolved.items() if value is not None}
 
 
 def frame_files(frame: pd.DataFrame, name: str) -> Artefacts:
-    """Return a frame as `name`.csv, to be read by anyone, and `name`.parquet, which keeps types and every digit."""
+    """Return a frame as `name`.csv, which any program reads, and `name`.parquet, which keeps types and every digit."""
     return {
         f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode(),
         f"{name}.parquet": _sealed_parquet(frame),
@@ -81,7 +81,7 @@ def frame_files(frame: pd.DataFrame, name: str) -> Artefacts:
 
 
 def _sealed_parquet(frame: pd.DataFrame) -> bytes:
-    """Return a frame as parquet with a digest of itself in its metadata, to check copies that have no manifest."""
+    """Return a frame as parquet with a digest of itself in its metadata, which checks copies that have no manifest."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     table = table.replace_schema_metadata({**table.schema.metadata, _SEAL: _UNSEALED})
     buffer = io.BytesIO()
@@ -90,7 +90,7 @@ def _sealed_parquet(frame: pd.DataFrame) -> bytes:
 
 
 def _with_seal(content: bytes, seal: Callable[[bytes], bytes]) -> bytes:
-    """Return parquet with the seal that belongs to what it is without one; parquet that has no place for one, as is."""
+    """Write the digest of the unsealed parquet into its seal; return parquet without a seal unchanged."""
     place = content.rfind(_SEAL + _LENGTH)
     if place < 0:
         return content
@@ -100,7 +100,7 @@ def _with_seal(content: bytes, seal: Callable[[bytes], bytes]) -> bytes:
 
 
 def read_frame(path: Path) -> pd.DataFrame:
-    """Read a frame that was written as parquet. Raises StorageError that says what to do."""
+    """Read a frame from parquet. Raises StorageError that says what to do."""
     try:
         content = on_disk(path).read_bytes()
         if _with_seal(content, lambda unsealed: files.sha256(unsealed).encode()) != content:
@@ -111,7 +111,7 @@ def read_frame(path: Path) -> pd.DataFrame:
         return frame
     except MemoryError:
         raise
-    except Exception as error:  # what a file that is no parquet raises has no common type
+    except Exception as error:  # a file that is not parquet raises errors of many types
         raise StorageError(f"{path}: cannot read this table: {_why(error)}; run snakemake to collect it") from error
 
 

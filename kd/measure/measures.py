@@ -1,6 +1,6 @@
-"""What is measured of the answers of networks: tensors in, tensors or numbers out, each with its source.
+"""Measures on the answers of networks: functions from tensors to tensors or numbers, each with its source.
 
-N examples, K classes, D pre-logits. Logits z, of student and teacher s and t; natural logarithms throughout.
+N examples, K classes, D pre-logits. Logits are z, or s of a student and t of its teacher. All logarithms are natural.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kd.losses.kl import divergence
 
 
 def right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return whether the highest logit is the label's, [N] bool."""
+    """Return whether the label has the highest logit, [N] bool."""
     return logits.argmax(-1) == labels
 
 
@@ -25,14 +25,15 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """Return the probability of the likeliest class, [N]."""
+    """Return the probability of the most likely class, [N]."""
     return logits.softmax(-1).amax(-1)
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     """Return the expected calibration error, 0 to 1, over `bins` intervals ((b - 1) / bins, b / bins] of confidence.
 
-    Each bin's |accuracy - mean confidence| counts by its share of the examples (Guo et al., arXiv 1706.04599, eq. 3).
+    Each bin's |accuracy - mean confidence| is weighted by its share of the examples (Guo et al., arXiv 1706.04599,
+    eq. 3).
     """
     sure, correct = confidence(logits).double(), right(logits, labels).double()
     place = (sure * bins).ceil().long().clamp(1, bins) - 1
@@ -41,15 +42,15 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
 
 
 def true_logit_difference(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the logit of the true class minus the largest other one, [N]: the TLD of arXiv 2105.08919."""
+    """Return the logit of the true class minus the largest other logit, [N]: the TLD of arXiv 2105.08919."""
     true = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, labels[:, None], True)
     return logits[true] - logits.masked_fill(true, -torch.inf).amax(-1)
 
 
 def scatter_ratio(features: Tensor, classes: Tensor) -> float:
-    """Return trace(S_W) / trace(S_B) of features [N, D]: how loose classes are, 0 where each is a point.
+    """Return trace(S_W) / trace(S_B) of features [N, D]: how loose the classes are, 0 if each is a point.
 
-    S_W = sum_i (x_i - m_c)(x_i - m_c)' about the mean m_c of the class of i, S_B = sum_c n_c (m_c - m)(m_c - m)'
+    S_W = sum_i (x_i - m_c)(x_i - m_c)' with the mean m_c of the class of i, S_B = sum_c n_c (m_c - m)(m_c - m)'
     (Fukunaga, Introduction to Statistical Pattern Recognition, ch. 10).
     """
     features = features.double()
@@ -65,7 +66,7 @@ def scatter_ratio(features: Tensor, classes: Tensor) -> float:
 
 
 def agree(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return whether both have the highest logit at one class, [N] bool: the fidelity of arXiv 2106.05945."""
+    """Return whether both have their highest logit at the same class, [N] bool: the fidelity of arXiv 2106.05945."""
     return student.argmax(-1) == teacher.argmax(-1)
 
 
@@ -91,8 +92,8 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 def plane(templates: Tensor) -> Tensor:
     """Return an orthonormal basis [2, D] of the plane through three templates [3, D].
 
-    The first axis goes from the first template towards the second, the third lies on its positive side (Mueller et al.,
-    arXiv 1906.02629, sec. 2). On such a plane lies all that decides between the three classes.
+    The first axis goes from the first template to the second; the third template has a positive second coordinate
+    (Mueller et al., arXiv 1906.02629, sec. 2). Only the part in this plane decides between the three classes.
     """
     along, aside = templates[1] - templates[0], templates[2] - templates[0]
     first = along / along.norm()
@@ -104,21 +105,22 @@ def plane(templates: Tensor) -> Tensor:
 
 
 def gradient(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
-    """Return the gradient of tau^2 KL by s, [N, K]: tau (softmax(s/tau) - softmax(t/tau)).
+    """Return the gradient of tau^2 KL with respect to s, [N, K]: tau (softmax(s/tau) - softmax(t/tau)).
 
-    For tau -> inf it tends to `logit_matching`, for tau -> 0, divided by tau, to `label_matching` (arXiv 2105.08919).
+    It tends to `logit_matching` for tau -> inf. Divided by tau, it tends to `label_matching` for tau -> 0 (arXiv
+    2105.08919).
     """
     return tau * ((student / tau).softmax(-1) - (teacher / tau).softmax(-1))
 
 
 def logit_matching(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return (D - mean_k D) / K of D = s - t, [N, K]."""
+    """Return (D - mean_k D) / K with D = s - t, [N, K]."""
     difference = student - teacher
     return (difference - difference.mean(-1, keepdim=True)) / difference.shape[-1]
 
 
 def label_matching(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return 1 at the class where s is highest minus 1 where t is, [N, K]: 0 throughout where they agree."""
+    """Return 1 at the class of the highest s minus 1 at the class of the highest t, [N, K]: all 0 where they agree."""
     return _highest(student) - _highest(teacher)
 
 
@@ -127,9 +129,9 @@ def _highest(logits: Tensor) -> Tensor:
 
 
 def nearness(found: Tensor, limit: Tensor) -> tuple[float, float]:
-    """Return cosine and relative error ||found - limit|| / ||limit|| of two fields [N, K]; NaN where the limit is 0.
+    """Return cosine and relative error ||found - limit|| / ||limit|| of two gradients [N, K]; NaN if the limit is 0.
 
-    Over all examples at once: each counts by the size of its gradient, as it does in training.
+    Both are taken over all examples at once, so that each example counts by the size of its gradient, as in training.
     """
     if not limit.any():
         return float("nan"), float("nan")

@@ -23,6 +23,10 @@ class Network(nn.Module):
         """Return the maps [B, C, H, W] after each group and, if asked, the same before their last ReLU."""
         raise NotImplementedError
 
+    def norms(self) -> list[nn.BatchNorm2d]:
+        """Return the batch normalisation that each edge comes from, or its branch where a shortcut is added to it."""
+        raise NotImplementedError
+
     def pooled(self, last: Tensor) -> Tensor:
         """Return the pre-logits [B, D] of the last map [B, D, H, W]."""
         return average(last)
@@ -33,12 +37,13 @@ class Network(nn.Module):
 
     def outputs(self, images: Tensor, names: Collection[str]) -> Output:
         """Return what `names` says of what the network says of images [B, C, H, W]; logits always."""
-        if not {"maps", "edges"} & set(names):
+        if not {"maps", "edges", "cams"} & set(names):
             prelogits = self.features(images)
             return Output(self.classifier(prelogits), prelogits if "prelogits" in names else None)
         maps, edges = self.maps(images, "edges" in names)
         prelogits = self.pooled(maps[-1])
-        return Output(self.classifier(prelogits), prelogits, tuple(maps), tuple(edges))
+        cams = nn.functional.conv2d(maps[-1], self.classifier.weight[:, :, None, None]) if "cams" in names else None
+        return Output(self.classifier(prelogits), prelogits, tuple(maps), tuple(edges), cams=cams)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits [B, K]."""

@@ -16,6 +16,7 @@ class Output(NamedTuple):
     maps: tuple[Tensor, ...] = ()  # [B, C, H, W] after each group
     edges: tuple[Tensor, ...] = ()  # the same before their last ReLU
     added: tuple[Tensor, ...] = ()  # what adapters of an objective make of these
+    cams: Tensor | None = None  # [B, K, H, W], the classifier without its bias at each place of the last map
 
     def float(self) -> Output:
         """Return the same in float32."""
@@ -23,6 +24,6 @@ class Output(NamedTuple):
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Output:
         """Return what `function` makes of each tensor."""
-        prelogits = None if self.prelogits is None else function(self.prelogits)
+        prelogits, cams = (None if each is None else function(each) for each in (self.prelogits, self.cams))
         maps, edges, added = (tuple(map(function, each)) for each in (self.maps, self.edges, self.added))
-        return Output(function(self.logits), prelogits, maps, edges, added)
+        return Output(function(self.logits), prelogits, maps, edges, added, cams)

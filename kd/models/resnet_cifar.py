@@ -75,6 +75,10 @@ class CifarResNet(Network):
             before += [edge] if edges else []
         return maps, before
 
+    def norms(self) -> list[nn.BatchNorm2d]:
+        """Return the last batch normalisation of each group, to which its edge adds a shortcut."""
+        return [each[-1].norm2 for each in (self.stage1, self.stage2, self.stage3)]
+
     def head(self) -> nn.Sequential:
         """Return the third group and all after it."""
         return nn.Sequential(self.stage3, Average(), self.classifier)

@@ -38,6 +38,11 @@ class ImageNetResNet(Network):
             before += [edge] if edges else []
         return maps, before
 
+    def norms(self) -> list[nn.BatchNorm2d]:
+        """Return the last batch normalisation of each group, to which its edge adds a shortcut."""
+        last = [each[-1] for each in (self.layer1, self.layer2, self.layer3, self.layer4)]
+        return [block.bn3 if isinstance(block, torchvision.models.resnet.Bottleneck) else block.bn2 for block in last]
+
     def pooled(self, last: Tensor) -> Tensor:
         """Return the pre-logits [B, D] of the last map."""
         return self.avgpool(last).flatten(1)

@@ -38,8 +38,8 @@ class TimmNetwork(Network):
 
     def outputs(self, images: Tensor, names: Collection[str]) -> Output:
         """Return what `names` says of what the network says of images [B, C, H, W]; logits always."""
-        if "edges" in names:
-            raise ConfigError(f"timm:{self.name}: it does not tell its maps before their last ReLU")
+        if wanted := {"edges", "cams"} & set(names):
+            raise ConfigError(f"timm:{self.name}: it does not tell its {' and '.join(sorted(wanted))}")
         if "maps" not in names:
             return super().outputs(images, names)
         self._demand_size(images)
@@ -52,6 +52,10 @@ class TimmNetwork(Network):
     def head(self) -> nn.Sequential:
         """Raise ConfigError: what follows a map is not known."""
         raise ConfigError(f"timm:{self.name}: it cannot be parted at a map")
+
+    def norms(self) -> list[nn.BatchNorm2d]:
+        """Raise ConfigError: what precedes a ReLU is not known."""
+        raise ConfigError(f"timm:{self.name}: it does not tell the batch normalisation before its ReLUs")
 
     def _demand_size(self, images: Tensor) -> None:
         own, given = self.body.default_cfg, tuple(images.shape[2:])

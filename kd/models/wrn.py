@@ -64,7 +64,12 @@ class WideResNet(Network):
         maps = [first, second, last.relu()]
         if not edges:
             return maps, []
-        return maps, [normalised(self.stage2[0].norm1, first), normalised(self.stage3[0].norm1, second), last]
+        one, other, _ = self.norms()
+        return maps, [normalised(one, first), normalised(other, second), last]
+
+    def norms(self) -> list[nn.BatchNorm2d]:
+        """Return the batch normalisation that each edge comes from."""
+        return [self.stage2[0].norm1, self.stage3[0].norm1, self.norm]
 
     def head(self) -> nn.Sequential:
         """Return the third group and all after it."""

@@ -1,1 +1,1 @@
-"""From the published cells to table, figures, verdict and page; no torch."""
+"""From the published cells to table, figures, verdict and page, without torch."""

@@ -1,4 +1,4 @@
-"""What may be said of a family of differences, by one rule; and all pairs of objectives compared."""
+"""Judge a family of differences by one rule, and compare all pairs of objectives."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kd.report.statistics import LEVEL, SETTING, Paired, against, side
 HIGHER, LOWER, SMALL, UNDECIDED = "higher", "lower", "small", "undecided"
 ALPHA = 1 - LEVEL
 POWER = 0.8
-LEAST = 5  # independent pairs; fewer decide nothing, because three or four that happen to agree look certain
-PILOT = 6  # independent pairs; fewer know their spread so badly that the number of seeds is a range
-SMALLEST = 1.0  # points: the smallest difference of interest where nothing else is said
-NARROW = 0.1  # of its family's median spread: a spread that chance may have made
-MOST = 1000  # seeds; a difference that takes more is as good as none
+LEAST = 5  # independent pairs; fewer decide nothing, because three or four that agree by chance look certain
+PILOT = 6  # independent pairs; with fewer the spread is known so badly that the number of seeds is given as a range
+SMALLEST = 1.0  # points: the default smallest difference of interest
+NARROW = 0.1  # a spread below this share of its family's median may be due to chance
+MOST = 1000  # seeds; nobody will train more to show a difference
 
 COMPARED = ["experiment", *SETTING, "noise_name", "networks", "networks_name", "stopped"]
 TESTED = ["difference", "low", "high", "half_width", "sd", "pairs", "teachers", "left_out", "p", "p_holm"]
@@ -31,18 +31,18 @@ WHOLE = {"seeds_from": "Int64", "seeds_needed": "Int64"}
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return p values corrected by Holm for the number of tests; NaN, where there was no test, stays NaN."""
+    """Return p values with Holm's correction for the number of tests. NaN means no test and stays NaN."""
     corrected = np.asarray(p, dtype=float).copy()
     tested = np.flatnonzero(~np.isnan(corrected))
     rising = tested[np.argsort(corrected[tested], kind="stable")]
-    # By hand: statsmodels' multipletests takes half a second each time.
+    # Not by statsmodels' multipletests, which takes half a second each time.
     steps = corrected[rising] * np.arange(len(rising), 0, -1)
     corrected[rising] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected.tolist()
 
 
 def verdict(found: Paired, corrected: float, corrected_small: float = math.nan) -> str:
-    """Return "higher", "lower", "small" (no difference of interest) or "undecided" by the corrected p values."""
+    """Return "higher", "lower", "small" (no difference of interest) or "undecided" from the corrected p values."""
     if found.independent < LEAST:
         return UNDECIDED
     if corrected < ALPHA:  # NaN decides nothing
@@ -51,10 +51,10 @@ def verdict(found: Paired, corrected: float, corrected_small: float = math.nan) 
 
 
 def seeds_to_show(found: Paired, smallest: float, alpha: float) -> tuple[int | None, int | None]:
-    """Return how many independent pairs show a difference of `smallest`: the fewest and the most that it may take.
+    """Return the fewest and the most independent pairs that it may take to show a difference of `smallest`.
 
-    They belong to the lower and the upper 80 % limit of the spread, of which few pairs know little. From six pairs on
-    the upper alone counts. None: more than 1000, or there is no spread to reckon with.
+    They follow from the lower and upper 80 % limits of the spread, because few pairs measure it badly. From six pairs
+    on both are the number for the upper limit. None means more than 1000, or that there is no spread.
     """
     if not found.tested:
         return None, None
@@ -65,26 +65,26 @@ def seeds_to_show(found: Paired, smallest: float, alpha: float) -> tuple[int | N
 
 
 def seeds_needed(effect: float, sd: float, alpha: float = ALPHA) -> int | None:
-    """Return with how many seeds, five or more, a paired t test at `alpha`, two-sided, has 80 % power.
+    """Return the number of seeds, five or more, with which a two-sided paired t test at `alpha` has 80 % power.
 
-    `effect` and `sd` are the mean and the standard deviation of the differences. None: no number up to 1000 will do.
+    `effect` and `sd` are the mean and standard deviation of the differences. None means more than 1000.
     """
     seeds = range(LEAST, MOST + 1)
     place = bisect.bisect_left(seeds, -abs(effect) / sd, key=lambda n: -_shown(n, alpha))
     return seeds[place] if place < len(seeds) else None
 
 
-@cache  # of a grid's thousand comparisons, most ask for the same few n
+@cache  # a grid has a thousand comparisons, and most ask for the same few n
 def _shown(n: int, alpha: float) -> float:
-    """Return what `n` pairs show with 80 % power, in standard deviations."""
+    """Return the difference that `n` pairs show with 80 % power, in standard deviations."""
     return float(optimize.brentq(lambda size: power(size, n, alpha) - POWER, 1e-6, 1e4, xtol=1e-9))
 
 
 def power(size: float, n: int, alpha: float) -> float:
-    """Return how probable it is that `n` pairs show a difference of `size` standard deviations.
+    """Return the probability that `n` pairs show a difference of `size` standard deviations.
 
-    It is the normal's power, averaged over the standard deviations that may be seen: scipy's noncentral t takes
-    milliseconds, and gives NaN in its tails.
+    It averages the power of the normal test over the standard deviations that n pairs may show, because scipy's
+    noncentral t takes milliseconds and gives NaN in its tails.
     """
     limit, centre = float(special.stdtrit(n - 1, 1 - alpha / 2)) * _seen(n), size * math.sqrt(n)
     return float(np.mean(special.ndtr(centre - limit) + special.ndtr(-limit - centre)))
@@ -92,15 +92,15 @@ def power(size: float, n: int, alpha: float) -> float:
 
 @cache
 def _seen(n: int) -> np.ndarray:
-    """Return 4000 quantiles of the standard deviation that `n` values with one of 1 show."""
+    """Return 4000 quantiles of the sample standard deviation of `n` values whose true one is 1."""
     return np.sqrt(special.chdtri(n - 1, 1 - (np.arange(4000) + 0.5) / 4000) / (n - 1))
 
 
 def judge_family(found: Sequence[Paired], smallest: Sequence[float], units: Sequence[str] = ()) -> list[dict]:
-    """Return the columns `TESTED` of the differences of one family.
+    """Return the columns `TESTED` for the differences of one family.
 
-    Each is tested for being other than 0 and for being smaller than `smallest` (in `units`: points); Holm's correction
-    is over the family in each of the two questions.
+    Each difference is tested against 0, and for being smaller than its `smallest` (in its unit, by default points).
+    Holm's correction is over the family, once for each of the two questions.
     """
     corrected = holm([one.p for one in found])
     small = [one.p_within(least) for one, least in zip(found, smallest, strict=True)]
@@ -140,7 +140,7 @@ def amount(smallest: float, unit: str = "points") -> str:
 
 
 def _statement(found: Paired, line: dict, least: str) -> str:
-    """Say in words what may be said of a against b, or why nothing may and what it would take."""
+    """Say how a compares with b, or why the pairs do not tell and how many seeds would."""
     narrow = "; its spread is less than a tenth of its family's median, as chance can have it" if line["narrow"] else ""
     if line["verdict"] == SMALL:
         return f"no difference larger than {least}{narrow}"
@@ -178,15 +178,15 @@ def _undecided_words(found: Paired, line: dict, least: str) -> str:
 def comparisons(rows: pd.DataFrame) -> pd.DataFrame:
     """Compare every two objectives of the same networks and data, experiment by experiment.
 
-    Along a chain it is the mixes that are compared; the student alone is compared with each. The comparisons of one
-    experiment and setting are a family of their own: `family` says how many tests it has.
+    Along a chain the mixes are compared. Each is also compared with the student trained alone. The comparisons of one
+    experiment and setting are one family; `family` is the number of its tests.
     """
     lines = [line for key, frame in _groups(rows) for line in _compared(key, frame)]
     return pd.DataFrame(lines, columns=[*COMPARED, "a", "b", *TESTED]).astype(WHOLE)
 
 
 def _groups(rows: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
-    """Yield each experiment's students of the same networks and data, with those networks trained alone."""
+    """Yield, for each experiment, networks and data, the students, and the same networks trained alone."""
     alone = rows[rows["stages"] == 1]
     for values, group in rows[rows["stages"] > 1].groupby(COMPARED, sort=False):
         key = dict(zip(COMPARED, values, strict=True))

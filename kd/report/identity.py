@@ -1,7 +1,7 @@
-"""Who a network is, for its row of the table: its teachers and its losses as facts, and what readers call it.
+"""The columns of a table's row that say what a network is: its teachers and losses, and its names for readers.
 
-Figures and captions take all of this from the table's columns. Only here are names made, from cells and never from
-other names: beside the column X stands `X_name` wherever readers call it something else.
+Figures and captions read them from the table. Only this module makes names, and it makes them from cells, never from
+other names. If readers call the value of a column X something else, the column `X_name` says it.
 """
 
 from __future__ import annotations
@@ -38,18 +38,49 @@ _LOSSES = {
     "symmetric_kl": "symmetric KL",
     "jensen_shannon": "JS",
     "akl": "AKL",
+    "ctkd": "CTKD",
+    "mlkd": "MLKD",
+    "crld": "CRLD",
     "ikl": "IKL",
     "dkl": "DKL",
     "gkl": "GKL",
     "wkd_l": "WKD-L",
     "wkd_f": "WKD-F",
+    "dkd": "DKD",
+    "gdkd": "GDKD",
+    "nkd": "NKD",
+    "rld": "RLD",
+    "swap": "Swap",
+    "sld": "SLD",
+    "sortkd": "SortKD",
+    "revision": "label revision",
+    "abkd": "ABKD",
+    "ttm": "TTM",
+    "wttm": "WTTM",
+    "ofa": "OFA",
+    "normkd": "NormKD",
+    "eakd": "EA-KD",
+    "dist": "DIST",
     "one": "ONE",
     "gce": "GCE",
     "symmetric_ce": "symmetric CE",
     "elr": "ELR",
+    "fitnet": "FitNet",
+    "at": "AT",
+    "vid": "VID",
+    "catkd": "CAT-KD",
+    "sp": "SP",
+    "rkd": "RKD",
+    "pkt": "PKT",
+    "cc": "CC",
+    "reviewkd": "ReviewKD",
+    "ofd": "OFD",
+    "crd": "CRD",
+    "sdd": "SDD-KD",
+    "sdd_dkd": "SDD-DKD",
 }
 _SYMBOLS = {"tau": "τ", "alpha": "α", "beta": "β", "gamma": "γ"}
-_ALWAYS = ("beta",)  # paths leave its default out, readers should not have to
+_ALWAYS = ("beta",)  # shown even if it is the default, which paths leave out
 _NOISES = {"sym": "symmetric", "asym": "asymmetric", "pair": "pair-flip", "instance": "instance-dependent"}
 _SELECTIONS = {
     "fine": "FINE",
@@ -57,11 +88,11 @@ _SELECTIONS = {
     "loss_gmm": "loss mixture",
     "small_loss": "small loss",
 }
-_ENSEMBLES = {"mean_prob": "mean of probabilities", "sum_logit": "sum of logits"}  # else the mean of logits
+_ENSEMBLES = {"mean_prob": "mean of probabilities", "sum_logit": "sum of logits"}  # the default is the mean of logits
 
 
 def identity(cell: Cell) -> dict:
-    """Return the columns of a cell that are facts of its lineage, and those that name it for readers."""
+    """Return the columns that describe a cell's lineage, and the columns that name the cell for readers."""
     first, *taught = cell.stages
     teacher, chosen = cell.teacher, cell.stage.objective
     learnt = dict.fromkeys(stage.objective for stage in taught)
@@ -91,12 +122,12 @@ def identity(cell: Cell) -> dict:
 
 
 def family(chosen: LossChoice) -> LossChoice:
-    """Return an objective without its tau and alpha (`AXES`): what a grid over those two holds fixed."""
+    """Return an objective without its tau and alpha (`AXES`): the part that a grid over these two keeps fixed."""
     return chosen._replace(parameters=tuple(pair for pair in chosen.parameters if pair[0] not in AXES))
 
 
 def order(cell: Cell) -> tuple:
-    """Return the sort key of a cell among those it is compared with: fewer stages first, then loss by loss."""
+    """Return the sort key of a cell among the cells that it is compared with: fewer stages first, then by losses."""
     first, *taught = cell.stages
     return len(cell.stages), *(_order(stage.objective) for stage in (*taught, first))
 
@@ -113,7 +144,7 @@ def _order(chosen: LossChoice) -> tuple:
 
 
 def objective_name(chosen: LossChoice) -> str:
-    """Spell an objective for readers: KL τ=3, α=0.5; MSE/2; 2·KL τ=∞. No two objectives have one name."""
+    """Spell an objective for readers: KL τ=3, α=0.5; MSE/2; 2·KL τ=∞. No two objectives share a name."""
     if chosen.weights:
         return f"{_LOSSES[chosen.loss]} {chosen.weights}"
     given, spec = dict(chosen.parameters), REGISTERED[chosen.loss].parameters
@@ -141,7 +172,7 @@ def _mix_name(cell: Cell) -> str:
 
 
 def network_name(stage: Stage) -> str:
-    """Spell the network of a stage: WRN-16-2; of an ensemble how many of which: 3 × WRN-28-4 (sum of logits)."""
+    """Spell the network of a stage: WRN-16-2; for an ensemble of three seeds: 3 × WRN-28-4 (sum of logits)."""
     times = f"{1 + len(stage.more_seeds)} × " if stage.more_seeds else ""
     how = "" if stage.ensemble == MEAN_LOGIT else f" ({_ENSEMBLES[stage.ensemble]})"
     own = "".join(f", {key} {_own_value(value)}" for key, value in stage.own)
@@ -150,7 +181,7 @@ def network_name(stage: Stage) -> str:
 
 
 def selection_name(chosen: Selected) -> str:
-    """Spell a selection: FINE; small loss 0.6, where its amount is not the default."""
+    """Spell a selection: FINE, or with an amount that is not the default: small loss 0.6."""
     name = _SELECTIONS.get(chosen.name, chosen.name)
     return name if chosen.amount == SELECTIONS[chosen.name].default else f"{name} {number(chosen.amount)}"
 

@@ -1,10 +1,10 @@
-"""Claims of one's own, from a YAML file, and tables of any origin to judge them by.
+"""Read a user's own claims from a YAML file, and tables of any origin to judge them by.
 
 claims:
   - id: near
     sentence: A student of MSE agrees with its teacher more often than one of KL (τ = 3)
     value: measures.agreement            # a column of the table, or ANALYSIS.COLUMN
-    a: {objective: mse}                  # rows of the side that is higher
+    a: {objective: mse}                  # rows of the side that is claimed to be higher
     b: {objective: kl-tau3}
     smallest: 2                          # the smallest difference of interest
   - id: tau
@@ -29,8 +29,8 @@ from kd.study.config import Model, checked
 from kd.study.plain_yaml import read_yaml
 from kd.study.values import Name, Number
 
-Chosen = dict[str, object]  # column: a value, or a list of some
-PERCENT = ("top1", "agreement", "gap", "ece")  # what ends so is counted in points
+Chosen = dict[str, object]  # {column: a value, or a list of values}
+PERCENT = ("top1", "agreement", "gap", "ece")  # columns with these endings are percentages: differences are in points
 
 
 class OwnClaim(Model):
@@ -65,7 +65,7 @@ class OwnClaim(Model):
 
     @property
     def claim(self) -> Claim:
-        """The claim that it describes."""
+        """The claim that this entry describes."""
         a, b = self.a or {}, self.b or {}
         return Claim(
             self.id,
@@ -110,7 +110,7 @@ def read_claims(path: Path) -> list[Claim]:
 
 
 def choose(rows: pd.DataFrame, chosen: Chosen) -> pd.DataFrame:
-    """Return the rows that have, in each column of `chosen`, its value or one of its values."""
+    """Return the rows whose columns have the chosen value, or one of the chosen values."""
     for column, values in chosen.items():
         if column not in rows:
             raise ConfigError(f"{column}: the table has no such column{nearest(column, rows.columns)}")
@@ -136,8 +136,8 @@ _NUMBERS = {"noise_rate": 0.0, "fraction": 1.0, "epochs": 0} | dict.fromkeys(AXE
 def read_table(path: Path) -> pd.DataFrame:
     """Read kd's own table, or another tidy one: CSV or parquet, a row for each network, with a column `seed`.
 
-    Of what kd's tables have beside it, what is missing counts as the same for all rows. Raises DataError where two
-    rows differ in nothing but measured numbers.
+    If another column of kd's tables is missing, all rows count as having the same value there. Raises DataError when
+    two rows differ only in measured numbers.
     """
     try:
         frame = (pd.read_csv if path.suffix == ".csv" else pd.read_parquet)(on_disk(path))
@@ -171,10 +171,10 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def with_analysis(rows: pd.DataFrame, name: str, folder: Path) -> pd.DataFrame:
-    """Return the rows of an analysis of the networks in `rows`, with their columns: of each experiment in `folder`.
+    """Read an analysis of all experiments in `folder`; return its rows for the networks in `rows`, with their columns.
 
-    Where it has several splits they are of the test set. Networks that diverged have rows without its columns, those
-    that it does not know have none.
+    Of several splits only the test set is taken. A network that diverged has a row without the columns of the analysis.
+    A network that the analysis does not have is left out.
     """
     paths = sorted(below(folder, f"analyses/*.{name}.parquet"))
     if not paths:
@@ -187,7 +187,7 @@ def with_analysis(rows: pd.DataFrame, name: str, folder: Path) -> pd.DataFrame:
 
 
 def one_each(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Return a row for each network of an analysis, with the mean of `value` over its rows; those that lack it go."""
+    """Reduce an analysis to a row for each network, with the mean of `value`; drop sound networks that have none."""
     each = rows.drop_duplicates("cell")
     each = each.assign(**{value: each["cell"].map(rows.groupby("cell")[value].mean())})
     return each[each[value].notna() | (each["status"] != "ok")]

@@ -1,6 +1,6 @@
-"""The page that shows a study: what was run, figures, means with intervals, environments; one file, no network.
+"""The page of a study: what was run, figures, means with intervals, environments, in one file that loads no other.
 
-Names come from the user's study and are escaped by the template; nothing in the page is fetched or run.
+Names come from the user's study, so the template escapes them. The page fetches nothing and runs no script.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kd.report.statistics import SETTING, paired, settings, summarise
 from kd.study.config import Protocol, Study
 
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
-_OBJECTIVES = 7  # of one experiment, whose 21 comparisons the page shows; those of more are in comparisons.csv
+_OBJECTIVES = 7  # most of one experiment whose comparisons, 21, the page shows; comparisons.csv has all
 _ENVIRONMENT = ["device", "precision", "threads"]
 
 
@@ -36,10 +36,10 @@ def render(
 ) -> str:
     """Return the page as HTML that needs no other file.
 
-    `study` holds `name`, `lines` (sentences about the study), `counts` (what: how many) and may hold `sentences`
-    (experiment: what was run; else told from `rows`), `commands` (how to reproduce) and `versions`. `figures` are
-    (experiment, figure, path of its PNG, caption); an SVG beside the PNG is shown instead, since it stays sharp.
-    `judged` is the verdict's picture and its caption.
+    `study` has `name`, `lines` (sentences about the study) and `counts` {what: how many}. It may have `sentences`
+    {experiment: what was run} (default: made from `rows`), `commands` (how to reproduce) and `versions`. `figures` are
+    (experiment, figure, path of its PNG, caption). The page shows an SVG beside the PNG if there is one, because it
+    stays sharp. `judged` is the verdict's picture and its caption.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -100,7 +100,7 @@ def _embedded(path: Path) -> str:
 
 
 def _alternative(figure: str, experiment: str, caption: str) -> str:
-    """Say in short what the picture shows; its caption, beside it, holds the numbers."""
+    """Say briefly what the picture shows. The numbers are in the caption below it."""
     return f"Figure {figure} of experiment {experiment}: {caption.partition('. ')[0]}."
 
 
@@ -123,7 +123,7 @@ def what_was_run(rows: pd.DataFrame) -> str:
 
 
 def _objectives(rows: pd.DataFrame) -> str:
-    """Name the objectives, those that differ in tau and alpha alone as one: KL (τ = 1, 3, ∞; α = 0.1, 1)."""
+    """Name the objectives; write those that differ only in tau and alpha as one: KL (τ = 1, 3, ∞; α = 0.1, 1)."""
     names = []
     for name, group in rows.groupby("family_name", sort=False):
         taus, alphas = (sorted(group[key].dropna().unique()) for key in ("tau", "alpha"))
@@ -139,7 +139,7 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def means(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
-    """Return (title, lines of words) for each path and data: a line for the cells that differ in seed only."""
+    """Return (title, lines of words) for each path and data, with one line for all cells that differ only in seed."""
     against = _against_ce(rows)
     rows = rows.assign(against=rows["cell"].map(lambda cell: against.get(cell, "–")))
     shared = [*SETTING, "noise_name", "networks", "networks_name"]
@@ -152,15 +152,15 @@ def means(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
 
 
 def _train_words(rows: pd.DataFrame, by: list[str]) -> list[str]:
-    """Say the train accuracy of each group of `by`; a network of no epoch, imported or an ensemble, has none."""
-    known = rows["train_top1"].mask(rows["epochs"] == 0, 0.0)  # no NaN that `summarise` would refuse
+    """Say the train accuracy of each group of `by`; imported networks and ensembles have no epoch, and none."""
+    known = rows["train_top1"].mask(rows["epochs"] == 0, 0.0)  # `summarise` refuses NaN
     lines = summarise(rows.assign(train_top1=known), by, "train_top1").to_dict("records")
     return [wording.half_words(line) if line["epochs"] else "–" for line in lines]
 
 
 def _lines(group: pd.DataFrame) -> list[dict]:
     lines = group.to_dict("records")
-    early = group["lineage"].nunique() > group["objectives"].nunique()  # a teacher that was stopped early, too
+    early = group["lineage"].nunique() > group["objectives"].nunique()  # such as teachers that were stopped early
     return [
         {
             "objectives": line["objectives_name"] + (f" ({line['teacher_lineage']})" if early else ""),
@@ -175,7 +175,7 @@ def _lines(group: pd.DataFrame) -> list[dict]:
 
 
 def _against_ce(rows: pd.DataFrame) -> dict[str, str]:
-    """Return, for each cell with a teacher, how its objective stands against CE alone, paired over seeds."""
+    """Return {cell with a teacher: how its objective compares with CE alone, paired over seeds}."""
     words = {}
     for _, frame in settings(rows):
         for baseline in wording.baselines(frame, "objective"):
@@ -185,7 +185,7 @@ def _against_ce(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def pairs(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
-    """Return (title, lines of words) of the objectives compared two by two; none where they are too many to read."""
+    """Return (title, lines of words) for all pairs of objectives, or nothing if they are too many to read."""
     if rows["objectives"].nunique() > _OBJECTIVES:
         return []
     table = comparisons(rows)
@@ -210,9 +210,9 @@ def _pairs(group: pd.DataFrame, names: dict[str, str]) -> list[dict]:
 
 
 def environments(cells: pd.DataFrame) -> list[dict]:
-    """Return one line per device, precision and threads, with its cells, its seconds and the code digests.
+    """Return one line per device, precision and threads, with its cells, its time and the code digests.
 
-    Cells of one study differ in code as they differ in loss and network, so code tells no environments apart.
+    Code does not separate environments, because within a study it differs with loss and network.
     """
     lines = []
     for key, group in cells.groupby(_ENVIRONMENT, dropna=False, sort=False):
@@ -230,7 +230,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-# -- from and to the folder of a study --------------------------------------------------------------------------------
+# -- in the folder of a study -----------------------------------------------------------------------------------------
 
 
 def draw(folder: Path, experiment: str, figure: str) -> Artefacts:
@@ -240,7 +240,7 @@ def draw(folder: Path, experiment: str, figure: str) -> Artefacts:
     known = set(rows["experiment"])
     if experiment not in known:
         raise ConfigError(f"no experiment {experiment!r} in the table{nearest(experiment, known)}")
-    # Curves may be empty: a network that diverged in its first epoch has none.
+    # A network that diverged in its first epoch has no curves, so this frame may be empty.
     frames = rows, read_frame(folder / f"{analysis}.parquet")
     rows, more = (frame[frame["experiment"] == experiment].reset_index(drop=True) for frame in frames)
     drawn, caption = draw_figure(figure, rows, more)
@@ -264,10 +264,10 @@ def how_trained(protocol: Protocol) -> str:
 
 
 def means_and_comparisons(folder: Path) -> Artefacts:
-    """Return, from the table in `folder`, means.csv and comparisons.csv.
+    """Return means.csv and comparisons.csv, from the table in `folder`.
 
-    The first has mean, sd, interval, n, diverged and gap of every group; the second every two objectives, with Holm's
-    correction and power.
+    means.csv has mean, sd, interval, n, diverged and gap of every group. comparisons.csv has every pair of objectives,
+    with Holm's correction and power.
     """
     rows = read_frame(folder / "table.parquet")
     by = ["experiment", *SETTING, "networks", "objectives", "lineage"]
@@ -276,7 +276,7 @@ def means_and_comparisons(folder: Path) -> Artefacts:
 
 
 def page(study: Study, folder: Path, command: str) -> Artefacts:
-    """Return `report.html` of a study, from the table and the drawn figures in `folder`; `command` makes it again."""
+    """Return `report.html` of a study, from the table and figures in `folder`. It shows `command`, which makes it."""
     rows = read_frame(folder / "table.parquet")
     paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in study.drawn]
     captions = list(map(_caption, paths))

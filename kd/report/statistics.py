@@ -1,7 +1,7 @@
 """Means with their intervals, and differences between objectives that are paired over seeds.
 
-Every number here is of networks that ended well. A diverged network is counted, never averaged (promise 5):
-its place in a mean is the word "diverged", and in a pair it takes its partner out with it.
+All numbers are of networks that did not diverge. A diverged network is counted, never averaged (promise 5): if all of a
+group diverged, the report says "diverged" instead of a mean, and a pair with a diverged network is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PATH = ["noise_name", "networks", "networks_name", "teacher_lineage"]
 
 
 class Interval(NamedTuple):
-    """A mean with the ends of its 95 % Student t interval (NaN where n = 1 gives none)."""
+    """A mean with the ends of its 95 % Student t interval (NaN if n = 1)."""
 
     mean: float
     low: float
@@ -33,11 +33,11 @@ class Interval(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """A mean of differences a - b (points), its standard error and degrees of freedom; NaN where nothing tells them.
+    """A mean of differences a - b (points), its standard error and degrees of freedom; NaN if they are not known.
 
-    `n` counts pairs. Of independent pairs `teachers` is 1: all from one teacher, or each from its own. Otherwise every
-    student seed stands under each of that many teachers. `left_out` pairs lack a value on one side or both, or stand
-    under some of the teachers only. `sd` is of one difference of a new student, and a new teacher if they are crossed.
+    `n` counts pairs. If pairs are independent, all from one teacher or each from its own, `teachers` is 1. Otherwise
+    they are crossed: each of `teachers` teachers taught every student seed. `left_out` pairs lack a value on a side, or
+    lack some of the teachers. `sd` is the spread of one difference of a new student, and if crossed of a new teacher.
     """
 
     effect: float = math.nan
@@ -50,12 +50,12 @@ class Paired(NamedTuple):
 
     @property
     def independent(self) -> int:
-        """How many pairs are independent: of crossed ones the fewer of teachers and students."""
+        """The number of independent pairs; if they are crossed, the smaller number of teachers and students."""
         return self.n if self.teachers == 1 else min(self.teachers, self.n // self.teachers)
 
     @property
     def tested(self) -> bool:
-        """Whether there is a spread to judge by. Equal differences are a coarse measure (few test images), not one."""
+        """Whether the differences have a spread to judge by. Equal ones only mean a coarse measure: few test images."""
         return self.se > 1e-10
 
     @property
@@ -79,12 +79,12 @@ class Paired(NamedTuple):
         return 2 * float(stats.t.sf(abs(self.effect) / self.se, self.df)) if self.tested else math.nan
 
     def p_within(self, smallest: float) -> float:
-        """Return p of the two one-sided t tests that the mean lies between -smallest and smallest."""
+        """Return p of the two one-sided t tests for a mean between -smallest and smallest."""
         return float(stats.t.sf((smallest - abs(self.effect)) / self.se, self.df)) if self.tested else math.nan
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Return mean, low, high and n of `values`, which must be finite: a NaN is a fault of the caller's table."""
+    """Return mean, low, high and n of `values`. They must be finite: a NaN means that the table is wrong."""
     x = np.asarray(values, dtype=float)
     if x.size == 0 or not np.isfinite(x).all():
         raise DataError(f"mean over {x.size} values of which {np.isfinite(x).sum()} are finite: every one must be")
@@ -96,9 +96,9 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def finished(rows: pd.DataFrame, value: str = "test_top1", by: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the rows that did not diverge, each with a finite `value`; raise DataError that names what is wrong.
+    """Return the rows that did not diverge. Raises DataError that names cells without a finite `value` or status.
 
-    A cell may stand once in each group of `by`.
+    A cell may stand once in each group of `by`; more than once is an error.
     """
     ok = rows["status"] == "ok"
     silent = ok & ~np.isfinite(rows[value].astype(float))
@@ -114,9 +114,9 @@ def finished(rows: pd.DataFrame, value: str = "test_top1", by: Sequence[str] = (
 def summarise(rows: pd.DataFrame, by: Sequence[str], value: str = "test_top1") -> pd.DataFrame:
     """Return one line per group of `by`: mean, sd, low, high, n, teachers, diverged and best_gap (mean of best - last).
 
-    `n` counts networks, `teachers` the seeds of their teachers. Where every student seed stands under several teachers
-    the interval is that of `judge_crossed`. Groups keep the order of `rows`. A group whose networks all diverged has
-    n = 0 and NaN for its mean.
+    `n` counts networks, `teachers` the seeds of their teachers. If several teachers taught every student seed, the
+    interval comes from `judge_crossed`. Groups keep the order of `rows`. A group whose networks all diverged has n = 0
+    and a mean of NaN.
     """
     finished(rows, value, by)
     columns = dict.fromkeys([*by, value, "best_gap", "status", "seed", "teacher_seed"])
@@ -140,22 +140,22 @@ def _summary(group: pd.DataFrame, value: str) -> dict:
 
 
 def paired(rows: pd.DataFrame, a: str, b: str, column: str = "objective", value: str = "test_top1") -> Paired:
-    """Compare `a` with `b`, two values of `column`, over the seeds that both have; `rows` are of one setting."""
+    """Compare `a` with `b`, two values of `column`, over the seeds that both have. `rows` must be of one setting."""
     return contrast(*(rows[rows[column] == which] for which in (a, b)), value, f"{a} against {b}")
 
 
 def contrast(left: pd.DataFrame, right: pd.DataFrame, value: str = "test_top1", name: str = "a contrast") -> Paired:
-    """Compare the rows `left` with the rows `right`, paired by seeds; a side of several objectives is their mean."""
+    """Compare the rows `left` with the rows `right`, paired by seeds. A side with several objectives is their mean."""
     return against(side(left, value), side(right, value), name)
 
 
-Seeds = tuple[int, int]  # of the teacher (-1: none) and of the student
+Seeds = tuple[int, int]  # (seed of the teacher or -1 for none, seed of the student)
 
 
 class Side(NamedTuple):
     """One side of a comparison: its settings, its teachers' lineages, and its value for each seed.
 
-    A seed with a network that diverged is `wanted` and has no value.
+    A seed of which a network diverged is in `wanted`, but not in `values`.
     """
 
     settings: dict[str, set]
@@ -164,7 +164,7 @@ class Side(NamedTuple):
     values: dict[Seeds, float]
 
     def beside(self, other: Side) -> Side:
-        """Return this side, which has one teacher or none, with each student once for each teacher in `other`."""
+        """Repeat each student of this side, which has one teacher or none, for each teacher in `other`."""
         own = {seed: value for (_, seed), value in self.values.items()}
         seeds = {seed for _, seed in self.wanted}
         partners = {pair for pair in other.wanted if pair[1] in seeds}
@@ -181,7 +181,7 @@ class Side(NamedTuple):
 def side(rows: pd.DataFrame, value: str = "test_top1") -> Side:
     """Return `rows` as one side of a comparison."""
     taught = set(rows["teacher_seed"].dropna())
-    if len(taught) and rows["teacher_seed"].isna().any():  # who learnt alone stands beside the students of each teacher
+    if len(taught) and rows["teacher_seed"].isna().any():  # repeat networks without a teacher for each teacher
         parts = [rows[rows["teacher_seed"].isna() | (rows["teacher_seed"] == seed)] for seed in sorted(taught)]
         rows = pd.concat([part.assign(teacher_seed=seed) for part, seed in zip(parts, sorted(taught), strict=True)])
     settings = {column: set(rows[column]) for column in SETTING}
@@ -193,10 +193,10 @@ def _seeds(rows: pd.DataFrame) -> list[Seeds]:
 
 
 def against(left: Side, right: Side, name: str = "a contrast", apart: Collection[str] = ()) -> Paired:
-    """Compare two sides over the seeds that both have; of the settings only those named by `apart` may differ.
+    """Compare two sides over the seeds that both have. Of the settings only the columns in `apart` may differ.
 
-    A pair shares the seed of the student and that of the teacher. Where only one side has several teachers, or the
-    two have different ones, of one seed each, the seed of the student is enough.
+    A pair shares the student's seed and the teacher's seed. The student's seed is enough if only one side has several
+    teachers, or if the sides have different teachers of one seed each.
     """
     for column in SETTING:
         if column not in apart:
@@ -214,8 +214,8 @@ def against(left: Side, right: Side, name: str = "a contrast", apart: Collection
 def trend(rows: pd.DataFrame, over: str, value: str = "test_top1", apart: Collection[str] = ()) -> Paired:
     """Judge how far `value` rises from the least to the greatest `over` (tau, alpha), seed by seed.
 
-    The rise of a seed is that of the straight line fitted to its values against the ranks of `over`: it has a place
-    for tau = inf, and no single step decides. A seed that lacks a value at any point is left out.
+    For each seed a straight line is fitted to its values against the ranks of `over`; the rise is the line's. Ranks
+    have a place for tau = inf, and no single step decides. A seed that lacks a value at any point is left out.
     """
     for column in SETTING:
         if column not in apart:
@@ -228,15 +228,15 @@ def trend(rows: pd.DataFrame, over: str, value: str = "test_top1", apart: Collec
 
 
 def rise_weights(points: int) -> np.ndarray:
-    """Return what turns `points` values into the rise of their fitted line from the first to the last."""
+    """Return the weights whose product with `points` values is the rise of their fitted line, first to last."""
     ranks = np.arange(points) - (points - 1) / 2
     return (points - 1) * ranks / (ranks**2).sum()
 
 
 def _by_seed(rows: pd.DataFrame, value: str) -> dict[Seeds, float]:
-    """Return the value of `rows` for each seed; a seed that lacks one of their objectives has none."""
+    """Return the value of `rows` for each seed; a seed that lacks one of the objectives has none."""
     ok = finished(rows, value)
-    # Where they have several kinds of teachers, the mean of their students of a seed is that seed's value.
+    # With several kinds of teachers, a seed's value is the mean over its students.
     values = ok.groupby([ok["teacher_seed"].fillna(-1).astype(int), "seed", "objectives"])[value].mean().unstack()
     whole = values.reindex(columns=rows["objectives"].unique()).dropna().mean(axis=1)
     return {(int(teacher), int(seed)): found for (teacher, seed), found in whole.items()}
@@ -258,10 +258,10 @@ def judge(differences: Sequence[float], left_out: int = 0) -> Paired:
 
 
 def judge_seeds(found: dict[Seeds, float], wanted: int) -> Paired:
-    """Judge differences by the seeds of their teacher and student, of which `wanted` should have one.
+    """Judge the differences `found` for the seeds of teacher and student; `wanted` is how many there should be.
 
-    One teacher, or student s from teacher s: the pairs are independent. Several students, each of one teacher of
-    several: each teacher's mean is one value. Every student under each teacher: `judge_crossed`.
+    With one teacher, or if student s has teacher s, the pairs are independent. If each student has one of several
+    teachers, each teacher's mean is one value. If each teacher taught every student, `judge_crossed` judges them.
     """
     teachers, students = (sorted({seeds[which] for seeds in found}) for which in (0, 1))
     if min(len(teachers), len(students)) <= 1:
@@ -277,9 +277,9 @@ def judge_seeds(found: dict[Seeds, float], wanted: int) -> Paired:
 
 
 def judge_crossed(differences: np.ndarray, left_out: int = 0) -> Paired:
-    """Return the mean of paired `differences` [teachers, students], of which each of either stands in several.
+    """Return the mean of paired `differences` [teachers, students]: each teacher taught each student.
 
-    Teachers and students are random effects: the variance of the mean is (MS_T + MS_S - MS_E) / (T S), at least the
+    Teachers and students are random effects: the variance of the mean is (MS_T + MS_S - MS_E) / (T S), but at least the
     larger of MS_T / (T S) and MS_S / (T S), with Satterthwaite's degrees of freedom.
     """
     t, s = differences.shape
@@ -297,11 +297,10 @@ def judge_crossed(differences: np.ndarray, left_out: int = 0) -> Paired:
 
 
 def settings(rows: pd.DataFrame, apart: Collection[str] = ()) -> list[tuple[dict, pd.DataFrame]]:
-    """Split `rows` into what may be compared: the students of one network, data and teacher, as (setting, rows).
+    """Split `rows` into comparable groups (setting, rows): students of one network, data and teacher.
 
-    Networks of the same kind trained without a teacher join each setting of theirs as its baseline. A network that
-    only teaches is no part of any setting. Columns `apart` tell no settings apart. The order is that of `rows`, noise
-    rates rising.
+    The same network trained without a teacher joins each group as its baseline. A network that only teaches belongs to
+    no group. The columns in `apart` do not split groups. Groups keep the order of `rows`, sorted by noise rate.
     """
     rows = rows.sort_values("noise_rate", kind="stable")
     alone = rows[rows["stages"] == 1]

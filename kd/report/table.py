@@ -1,8 +1,8 @@
-"""The tidy table: one row per experiment and cell, and one per epoch; whole and honest or not written.
+"""The tidy table, one row per experiment and cell, and the curves, one row per epoch; complete, or not written.
 
-It refuses, naming the cells: what is missing, damaged, half trained or trained with other code, and numbers
-that are not finite in a cell that claims to be well (promise 5). A diverged cell has its row, without numbers.
-Rows stand in the order in which figures show them: an experiment's by their objectives, then as the study has them.
+An error names the cells that are missing, damaged or half trained, or that have a number that is not finite although
+they did not diverge (promise 5). A diverged cell has a row without numbers. Rows stand in the order in which figures
+show them: by experiment, then by objectives, then as in the study.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def collect(study: Study, judge: Judge) -> Artefacts:
 
 
 def read_results(judge: Judge) -> dict[Cell, Result]:
-    """Return every cell's result. Raises DataError naming the cells that are missing, damaged or unsound."""
+    """Return every cell's result. Raises DataError that names the cells that are missing, damaged or unsound."""
     results, problems = {}, []
     for cell in judge.cells:
         try:
@@ -89,7 +89,7 @@ def _metrics(path: Path) -> pd.DataFrame:
 
 
 def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int, every: int | str) -> None:
-    # Imported weights and ensembles, of no epoch, have one row: that of epoch 0.
+    # Imported weights and ensembles have no epochs, but one row, for epoch 0.
     if list(epochs["epoch"]) != list(range(min(1, expected), expected + 1)):
         raise DataError(f"{cell}: its metrics are not one row for each of {expected} epochs")
     evaluated = epochs["epoch"].eq(expected) | (False if every == "last" else epochs["epoch"] % every == 0)
@@ -124,14 +124,14 @@ def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result]) -> dict:
 
 
 def _numbers(manifest: dict) -> dict:
-    """Return the headline (last epoch), and the best on test beside it; NaN throughout where the cell diverged."""
+    """Return the headline (last epoch), and the best on test beside it; all NaN if the cell diverged."""
     last = manifest.get("last", {}) if manifest["status"] == "ok" else {}
     best = manifest.get("best_on_test", {}) if last else {}
     measured = [f"{of}_{what}" for of in ("train", "test", "heldout") for what in ("loss", "top1")]
-    measured += ["train_top1_running", "train_memorised", "train_recovered"]  # the last two of mislabelled examples
+    measured += ["train_top1_running", "train_memorised", "train_recovered"]  # the last two: on mislabelled examples
     after = {"train_top1": manifest["train_top1"]} if last and "train_top1" in manifest else {}
     numbers = {key: (last | after).get(key, math.nan) for key in measured}
-    numbers |= {key: last[key] for key in last if key.startswith(("test_", "heldout_"))}  # of an objective's own
+    numbers |= {key: last[key] for key in last if key.startswith(("test_", "heldout_"))}  # an objective may add some
     best_top1 = best.get("test_top1", math.nan)
     return numbers | {
         "best_test_top1": best_top1,
@@ -141,9 +141,9 @@ def _numbers(manifest: dict) -> dict:
 
 
 def _selection(found: dict) -> dict:
-    """Return how well what a network learnt from was told from wrong labels; NaN where nothing was selected for it.
+    """Return how well the selection that a network learnt from excludes wrong labels; NaN if it has no selection.
 
-    The measures by class stand in one text, in the order of the classes.
+    The measures by class stand in one string, in the order of the classes.
     """
     given = {"kept": found.get("kept"), **{f"kept_{name}": found.get(name) for name in MEASURES}}
     given["selected_after"] = found.get("teacher_epochs")

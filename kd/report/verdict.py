@@ -1,8 +1,8 @@
 """The verdict: each claim of the paper, what was published, what was measured, and whether it holds.
 
-A claim is judged wherever a study has both its sides: by a test paired over seeds, corrected by Holm over the lines of
-its family, confirmatory or exploratory. `difference` is in the direction of the claim: above 0 speaks for it. Claims of
-one's own are judged by the same rule (`kd.report.own_claims`).
+A claim is judged in each setting in which a study has both its sides, by a test paired over seeds, with Holm's
+correction over the lines of its family, confirmatory or exploratory. `difference` is in the direction of the claim: a
+value above 0 supports it. A user's own claims are judged by the same rule (`kd.report.own_claims`).
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ CONFIRMATORY, EXPLORATORY, DESCRIPTIVE = "confirmatory", "exploratory", "descrip
 COLUMNS = ["claim", "setting", "published", "measured", "difference", "verdict"]
 _WORDS = {HIGHER: HOLDS, LOWER: FAILS}
 _KEY = [*SETTING, "noise_name", "stages", "first", "teacher", "networks", "networks_name", "stopped"]
-_TREND = 3  # points; two are a comparison
+_TREND = 3  # fewest points of a trend; two points are a comparison
 _PAPER = {"dataset": "cifar100", "noise": "none", "fraction": 1.0, "epochs": 200, "stopped": ""}
 _NOTHING = {"published": "no number known", "published_difference": math.nan, "doubt": ""}
 _UNMEASURED = {"measured": "–", "found": Paired()}
-# Who names one of these as what differs says that the networks on the way do, or the labels.
+# If a claim's sides differ in one of these columns, they may differ in all columns of the path, or of the labels.
 _OF_PATHS = {"student", "networks", "networks_name", "teacher", "teacher_lineage", "teacher_members", "stages", "first"}
 _OF_PATHS |= {"first_loss", "stopped", "lineage", "objectives", "mix", "mix_families"}
 _OF_LABELS = {"noise", "noise_rate", "noise_name", "realised_rate"}
 
 
 def judged(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, folder: Path = Path()) -> pd.DataFrame:
-    """Return one line per claim and setting that can speak to it, or that says that none can.
+    """Return one line for each claim and each setting that can test it, or one line that says that none can.
 
-    Analyses that claims are about lie in `folder`.
+    `folder` has the analyses that claims are about.
     """
     rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
     scenes, known = list(_scenes(rows)), published()
@@ -58,7 +58,7 @@ def judged(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, folder: Path = 
 
 
 def _said_of(line: dict, tested: dict) -> dict:
-    """Return what a line says of its claim."""
+    """Return the verdict of a line, and its words."""
     if line["measured"] == _UNMEASURED["measured"]:
         return {"verdict": MISSING, "number": "", "statement": MISSING}
     number = _number(line, line["found"])
@@ -72,7 +72,7 @@ def _said_of(line: dict, tested: dict) -> dict:
 
 
 def _number(line: dict, found: Paired) -> str:
-    """Say whether the published difference lies in the measured interval, where the two are of the same thing."""
+    """Say whether the published difference lies in the measured interval; "" if the two cannot be compared."""
     value = line["published_difference"]
     if math.isnan(value) or math.isnan(found.low) or "suspect" in line["doubt"]:
         return ""
@@ -83,7 +83,7 @@ def _number(line: dict, found: Paired) -> str:
 
 
 def _scenes(rows: pd.DataFrame) -> Iterator[tuple[str, dict, pd.DataFrame]]:
-    """Yield (kind, key, rows) for each path of networks that the study has on some data; `role` says who is who."""
+    """Yield (kind, key, rows) for each path of networks and data in the study; the column `role` says what a row is."""
     for values, _ in rows[rows["stages"] > 1].groupby(_KEY, sort=False):
         key = dict(zip(_KEY, values, strict=True))
         same = rows[(rows[SETTING] == pd.Series(key)[SETTING]).all(axis=1)]
@@ -100,7 +100,7 @@ def _kind(key: dict) -> str:
 
 
 def _with_roles(rows: pd.DataFrame, path: dict) -> pd.DataFrame:
-    """Return the rows that belong to a path, with their role: chain, direct (its ends), last (its last two), alone."""
+    """Return the rows of a path with their role: chain, direct (first and last network), last (last two), alone."""
     rows = rows[rows["student"] == path["student"]].assign(role="")
     two = rows["stages"] == 2
     rows.loc[rows["stages"] == 1, "role"] = "alone"
@@ -112,7 +112,7 @@ def _with_roles(rows: pd.DataFrame, path: dict) -> pd.DataFrame:
 
 
 def _is_the_papers(key: dict, rows: pd.DataFrame) -> bool:
-    """Whether numbers, too, may be compared: the paper's data and epochs, and teachers that learnt from labels."""
+    """Whether numbers may be compared with the paper's: its data and epochs, and teachers that learnt from labels."""
     begins = rows.loc[rows["stages"] > 1, "first_loss"]
     return all(key[name] == value for name, value in _PAPER.items()) and (begins == "ce").all()
 
@@ -137,7 +137,7 @@ def _lines(claim: Claim, rows: pd.DataFrame, scenes: Sequence, known: pd.DataFra
 
 
 def _places(claim: Claim, rows: pd.DataFrame, folder: Path) -> Iterator[tuple[str, dict, pd.DataFrame]]:
-    """Yield ("any", key, rows) for each setting of a claim of one's own, which says what differs within it."""
+    """Yield ("any", key, rows) for each setting of a user's own claim. The claim says what differs within a setting."""
     if claim.analysis:
         rows = with_analysis(rows, claim.analysis, folder)
     for column in (claim.value, claim.over if claim.points else "seed"):
@@ -172,7 +172,7 @@ def _contrast(claim: Claim, rows: pd.DataFrame) -> dict | None:
 
 
 def _measured(claim: Claim, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each network; an analysis may have several."""
+    """Return one row for each network, because an analysis may have several."""
     return one_each(rows, claim.value) if claim.analysis else rows
 
 
@@ -194,7 +194,7 @@ def _along(claim: Claim, words: Sequence[str], places: Sequence[float]) -> str:
 
 
 def _gap(rows: pd.DataFrame) -> dict:
-    """Return the mean over networks of their best epoch on the test set less their last, and its spread over seeds."""
+    """Return how much better the best epoch on the test set is than the last: mean over networks, spread over seeds."""
     gaps = finished(rows, "best_gap").groupby("seed")["best_gap"].mean()
     return {"found": judge(gaps.tolist()), "measured": f"{wording.signed(gaps.mean())} points"}
 
@@ -203,7 +203,7 @@ def _gap(rows: pd.DataFrame) -> dict:
 
 
 def _published(claim: Claim, path: dict, known: pd.DataFrame, points: Sequence[float] | None = None) -> dict:
-    """Return what was published of a claim for the networks of a path; of a trend, its rise over the same points."""
+    """Return what was published on a claim for the networks of a path; for a trend, its rise over the same points."""
     rows = _with_roles(known[known["metric"] == claim.value], path)
     if claim.where not in ("clean", "chain") or rows.empty:
         return _NOTHING
@@ -237,7 +237,7 @@ def _published_trend(claim: Claim, rows: pd.DataFrame, points: Sequence[float] |
 
 
 def _elsewhere(claim: Claim, known: pd.DataFrame, points: Sequence[float] | None = None) -> dict:
-    """Return what was published for the paper's own networks, to be read and not to be compared."""
+    """Return what was published for the paper's own networks. It is shown, but not compared with the measured."""
     theirs = _published(claim, claim.reference, known, points)
     if theirs is _NOTHING:
         return theirs
@@ -257,7 +257,7 @@ def _doubts(rows: pd.DataFrame) -> str:
 
 
 def shown(lines: pd.DataFrame) -> pd.DataFrame:
-    """Return the lines in words, with COLUMNS; a sentence stands once, before its settings."""
+    """Return the lines in words, with COLUMNS. A claim's sentence stands only in its first line."""
     first = ~lines["claim"].duplicated()
     settings = _settings(lines)
     return pd.DataFrame(
@@ -292,12 +292,12 @@ def _setting(line: dict, varied: set[str]) -> str:
     if not line["dataset"]:
         return "–" if line["verdict"] == MISSING else "all networks"
     early = f", teacher stopped after {line['stopped']} epochs" if line["stopped"] else ""
-    clean = line["noise"] == "none"  # what goes without saying
+    clean = line["noise"] == "none"  # the title need not say it
     return naming.title(line, varied - {"noise", "noise_rate", "student"} if clean else varied - {"student"}) + early
 
 
 def caption(lines: pd.DataFrame, of: str = "Kim et al. (IJCAI 2021)") -> str:
-    """Say how the claims were judged, how many hold, and what stands in the way of comparing numbers."""
+    """Say how the claims were judged, how many hold, and why numbers may not be comparable."""
     counts = lines["verdict"].value_counts()
     found = ", ".join(f"{counts.get(word, 0)} {word}" for word in (HOLDS, FAILS, SMALL, UNDECIDED, MEASURED, MISSING))
     tested = lines.groupby("kind")["family"].max()
@@ -329,7 +329,7 @@ _SMALLEST = ("smallest", "unit")
 
 
 def _about_teachers(lines: pd.DataFrame) -> str:
-    """Say how the pairs of these lines hang together."""
+    """Say whether the pairs of these lines are independent or crossed."""
     crossed = lines.loc[lines["teachers"] > 1, "teachers"]
     if crossed.empty:
         return "they are independent."
@@ -362,7 +362,7 @@ def verdict(folder: Path) -> Artefacts:
 
 
 def verdict_on(table: Path, claims: Path) -> Artefacts:
-    """Return the same on any tidy table, by the claims of a file."""
+    """Return the same files for any tidy table and the claims in a file."""
     lines = judged(read_table(table), read_claims(claims), table.parent).assign(published="–")
     return _written(lines, caption(lines.drop(columns="published"), claims.name))
 

@@ -1,7 +1,7 @@
-"""Code that counts as that of now: what `kd adopt` has proved, or was described to take as proved (promise 8).
+"""Old code that counts as the current code, because `kd adopt` proved it or was told to assume it (promise 8).
 
-results/adopted.json has pairs of code digests, the old and the new, each for one kind of network: a rewrite that gives
-the same bits in float32 may not in bfloat16. A pair also says what it rests on, its proof.
+results/adopted.json has pairs of code digests, old and new. Each pair is for one kind of network, because a rewrite
+that gives the same bits in float32 may give other bits in bfloat16. A pair also names its proof.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from kd.study.recipes import brief
 FILE = Path(RESULTS, "adopted.json")
 EQUAL, CLOSE, NONE = PROOFS = "equal", "close", "none"  # to the bit; within a GPU's tolerance; not proved
 
-_TOLD_APART = frozenset({"name", "precision", "compile", "teacher"})  # what `kind_of` has by other names
+_TOLD_APART = frozenset({"name", "precision", "compile", "teacher"})  # `kind_of` has these under keys of their own
 
 Kind = dict[str, Any]
 
 
 class Adopted:
-    """Pairs of code digests: `old`, `new`, `kind` (None: of any product) and `proof`."""
+    """Pairs of code digests, each with `old`, `new`, `kind` (None: any product) and `proof`."""
 
     def __init__(self, pairs: Iterable[Mapping] = ()) -> None:
         self.pairs = list(pairs)
 
     @classmethod
     def read(cls) -> Adopted:
-        """Return what is adopted in this folder. Raises StorageError where a bit of it has changed."""
+        """Read the pairs of this project. Raises StorageError when a bit of the file has changed."""
         manifest = files.read_manifest(FILE.parent, FILE)
         return cls(manifest["pairs"] if manifest else ())
 
@@ -52,10 +52,10 @@ class Adopted:
         return frozenset(code for pair in self.pairs for code in (pair["old"], pair["new"]))
 
     def proof(self, cell: Cell | None, manifest: Mapping, code: str) -> str | None:
-        """Return what it rests on that something counts as made by this code, its weakest link; None if it does not.
+        """Return the proof by which a product counts as made by `code`, or None if it does not count.
 
-        Two codes that give the same count as each other, whichever was first: who goes back retrains nothing either.
-        `cell` is None of what is no network.
+        Pairs are followed in both directions, so that going back to the old code retrains nothing either. A chain of
+        pairs is as strong as its weakest proof. `cell` is None for products other than networks.
         """
         made = manifest["code"]
         if made == code:
@@ -71,7 +71,7 @@ class Adopted:
 
 
 def _reached(code: str, pairs: Iterable[Mapping]) -> set[str]:
-    """Return the codes that pairs lead to from this one."""
+    """Return all codes that can be reached from this one through pairs."""
     found, queue = {code}, [code]
     while queue:
         one = queue.pop()
@@ -83,9 +83,9 @@ def _reached(code: str, pairs: Iterable[Mapping]) -> set[str]:
 
 
 def kind_of(cell: Cell, manifest: Mapping) -> Kind:
-    """Return of which kind a trained network is: those of one kind run the same lines, in the same arithmetic.
+    """Return the kind of a trained network. Networks of one kind run the same lines of code in the same arithmetic.
 
-    Numbers play no part, neither epochs nor tau; words, yes or no, and what is given at all do.
+    A kind ignores numbers, such as epochs and tau. It has words, booleans, and which optional values are given.
     """
     made, objective, noise = manifest["recipe"]["protocol"], cell.stage.objective, cell.dataset.noise
     protocol = Protocol.since() | made
@@ -121,7 +121,7 @@ def _taught(cell: Cell, teacher: str) -> str:
 
 
 def described(kind: Kind) -> str:
-    """Say of which kind a network is."""
+    """Describe a kind in one line."""
     said = [
         f"{kind['network']}, {kind['loss']}, teacher {kind['teacher']}",
         kind["precision"] + (", compiled" if kind["compiled"] else ""),

@@ -1,22 +1,22 @@
-"""Stages, cells and their paths: the only place that spells a path; kd/study/paths.py reads one.
+"""Stages, cells and their paths. Only this module spells a path; only kd/study/paths.py reads one.
 
 A directory is a trained network; the directories inside it are the networks that it taught::
 
     results/cifar100+sym0.4/paper/wrn-28-4.ce.s0/wrn-16-2.kl-tau3.s1
             dataset         protocol teacher     student: network . objective . seed
 
-Numbers have one canonical spelling, so 0.10 and 0.1 are one cell, and a loss that needs no teacher starts a
-lineage anew, so that one recipe has one path and one path one recipe. A network whose weights come from a file is
-`wrn-28-4.weights-NAME.s0`.
+One recipe has one path, and one path one recipe: a number has one spelling, so 0.10 and 0.1 are one cell, and a loss
+that needs no teacher starts a new lineage. A network whose weights come from a file is `wrn-28-4.weights-NAME.s0`.
 
 Several networks can teach as one: `wrn-28-4.ce.s0+1+2` is an ensemble of three seeds, `wrn-16-4+wrn-28-4.ce.s0` of two
-networks, and `-meanprob` or `-sumlogit` at the end says what it answers where that is not the mean of the logits.
-`-frac0.1` ends a stage that learns from a tenth of what its first teacher saw; where all do, it stands in the dataset.
-`-fine` ends a stage that learns from the examples that FINE keeps by what its teacher says of them.
+networks. It answers with the mean of the logits, unless `-meanprob` or `-sumlogit` follows.
+A stage that ends with `-frac0.1` learns from a tenth of the examples of its first teacher; if the first teacher, too,
+sees only a tenth, the dataset says so instead. A stage that ends with `-fine` learns from the examples that FINE
+selects by its teacher's pre-logits.
 
-What of the protocol is a stage's own stands behind its seed: `wrn-16-2.mse.s0-lr0.02-total40` has its own learning
-rate and is trained for 40 epochs in all, by a schedule of that length. `-epochs10` is another thing: training stops
-after ten epochs of a schedule that is made for all.
+A stage's own values of the protocol stand behind its seed: `wrn-16-2.mse.s0-lr0.02-total40` has its own learning rate,
+and is trained for 40 epochs with a schedule of 40. `-epochs10` is different: training stops after ten epochs of the
+protocol's schedule.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from kd.study.needs import Need
 from kd.study.values import LossChoice, Noise, Own, Selected
 
 RESULTS, STATE, BANKS, ANSWERS, DATA, REPORTS, LOGS = "results", "state", "banks", "answers", "data", "reports", "logs"
-SELECTIONS = "selections"
-TEACHERS = "teachers"  # the experiment of the networks that teach, so that they are in the table too
+SELECTIONS, SEARCH = "selections", "search"
+TEACHERS = "teachers"  # the table lists the networks that teach under this experiment
 
 
 def _word(name: str) -> str:
@@ -46,16 +46,13 @@ def _word(name: str) -> str:
 COMBINATIONS = {_word(name): name for name in losses.ENSEMBLES}
 MEAN_LOGIT = next(iter(losses.ENSEMBLES))
 OWN = {_word(key): key for key in OwnTraining.model_fields}
-OWN["total"] = OWN.pop("epochs")  # -epochs10 is a stop after ten of them
+OWN["total"] = OWN.pop("epochs")  # because -epochs10 already means an early stop
 _OWN_WORDS = {key: word for word, key in OWN.items()}
 SELECTED = {_word(name): name for name in data.SELECTIONS}
 
 
 def spell(number: float | str | tuple) -> str:
-    """Return the one spelling of a number that paths use: no exponent, no trailing zeros, `inf`; a word as it is.
-
-    Several numbers are joined by +.
-    """
+    """Spell a number as paths do: no exponent, no trailing zeros, `inf`. A word stays; a tuple is joined by +."""
     if isinstance(number, tuple):
         return "+".join(map(spell, number))
     if isinstance(number, str | int):
@@ -90,10 +87,10 @@ class DatasetChoice:
 
 @dataclass(frozen=True)
 class Stage:
-    """One trained network of a lineage: network, objective, seed; `epochs` only where it stops early.
+    """One trained network of a lineage: network, objective, seed; `epochs` is given only if it stops early.
 
-    Or an ensemble, one network for each name in `network` (joined by +) and each seed (`more_seeds` are those after the
-    first), which teach as one: `ensemble` says how their logits become one. Make one with `stage`.
+    Or an ensemble: it has a member for each pair of a name in `network` (joined by +) and a seed (`seed` and
+    `more_seeds`); `ensemble` says how the logits of the members are combined. Make one with `stage`.
     """
 
     network: str
@@ -103,32 +100,32 @@ class Stage:
     more_seeds: tuple[int, ...] = ()
     ensemble: str = MEAN_LOGIT
     fraction: float = 1.0  # of the training set, class-balanced
-    own: Own = ()  # values of the protocol that are this stage's own
-    selection: Selected | None = None  # by which its teacher chooses what it learns from
+    own: Own = ()  # this stage's own values of protocol keys
+    selection: Selected | None = None  # how its teacher chooses the examples that it learns from
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether this stage needs who stands before it: its loss reads a teacher, or that one selects for it."""
+        """Whether this stage needs a teacher: its loss reads one, or the teacher selects examples for it."""
         return self.objective.needs_teacher or self.selection is not None
 
     @property
     def weights(self) -> str | None:
-        """Name of the weights that this stage imports, None where it is trained."""
+        """Name of the weights that this stage imports, None if it is trained."""
         return self.objective.weights
 
     @property
     def networks(self) -> list[str]:
-        """Names of the networks, more than one where this is an ensemble of networks."""
+        """Names of the networks: several if this is an ensemble of networks."""
         return self.network.split("+")
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether this is not one network but several."""
+        """Whether this is several networks that teach as one."""
         return bool(self.more_seeds) or "+" in self.network
 
     @property
     def members(self) -> tuple[Stage, ...]:
-        """Stages of the networks that teach as one: this one alone where it is no ensemble."""
+        """Stages of the members of an ensemble; this stage alone if it is none."""
         if not self.is_ensemble:
             return (self,)
         each = itertools.product(self.networks, (self.seed, *self.more_seeds))
@@ -136,14 +133,14 @@ class Stage:
 
     @property
     def title(self) -> str:
-        """What tables call it: the network, and what is its own; of an ensemble how many of which: 3*wrn-28-4."""
+        """Its name in tables: the network with its own values; for an ensemble of three seeds 3*wrn-28-4."""
         times = f"{1 + len(self.more_seeds)}*" if self.more_seeds else ""
         chosen = f"-{spell_selection(self.selection)}" if self.selection else ""
         return "+".join(times + network for network in self.networks) + self._combined + self._own + chosen
 
     @property
     def seedless(self) -> str:
-        """All that it is but for its seeds, such as wrn-28-4.ce-epochs10 or 3*wrn-28-4.ce."""
+        """The stage without its seeds, such as wrn-28-4.ce-epochs10 or 3*wrn-28-4.ce."""
         return f"{self.title}.{spell_objective(self.objective)}{self._ending}"
 
     @property
@@ -176,7 +173,7 @@ def stage(
     own: Own = (),
     selection: Selected | None = None,
 ) -> Stage:
-    """Return the canonical stage of these: members in order, each once, and nothing to combine where there is one."""
+    """Return the canonical stage: members sorted, each once; with a single member `ensemble` is the default."""
     networks, (seed, *more) = sorted(set(networks)), sorted(set(seeds))
     combined = ensemble if len(networks) > 1 or more else MEAN_LOGIT
     return Stage("+".join(networks), chosen, seed, epochs, tuple(more), combined, fraction, own, selection)
@@ -195,9 +192,9 @@ def spell_selection(chosen: Selected) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """A network to train: its dataset, protocol and lineage. The last stage is the one that is trained.
+    """A network to train: its dataset, protocol and lineage. The cell trains the last stage of its lineage.
 
-    Where that is an ensemble nothing is trained: its members are, each a cell of its own.
+    A cell whose last stage is an ensemble trains nothing: each member is a cell of its own.
     """
 
     dataset: DatasetChoice
@@ -216,19 +213,19 @@ class Cell:
 
     @cached_property
     def teacher(self) -> Cell | None:
-        """Cell that teaches this one, or None; an ensemble has members instead."""
+        """Cell that teaches this one, or None. An ensemble has members and no teacher."""
         if len(self.stages) == 1 or self.is_ensemble:
             return None
         return Cell(self.dataset, self.protocol, self.stages[:-1])
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether this is not one network but several that teach as one."""
+        """Whether this is an ensemble: several networks that teach as one."""
         return self.stage.is_ensemble
 
     @cached_property
     def members(self) -> tuple[Cell, ...]:
-        """The cells whose logits are those of this one: itself alone where it is no ensemble."""
+        """The cells of the members of an ensemble; this cell alone if it is none."""
         if not self.is_ensemble:
             return (self,)
         return tuple(Cell(self.dataset, self.protocol, (*self.stages[:-1], stage)) for stage in self.stage.members)
@@ -239,23 +236,23 @@ class Cell:
         return self.stages[-1]
 
     def reads_banks(self, protocol: Protocol) -> bool:
-        """Whether it learns from what its teachers said before; else they are run in each step, or there are none."""
+        """Whether it reads its teacher's answers from banks. If not, it has no teacher, or runs it in each step."""
         needs = self.stage.objective.needs
         return self.teacher is not None and protocol.teacher == "bank" and bool(needs.teacher) and needs.from_bank
 
     def needs_of_bank(self, protocol: Protocol) -> list[Need]:
-        """Return what it reads of the bank of each of its teachers: the logits, and what else its loss looks at."""
+        """Return what it reads from the bank of each teacher: the logits, and the other outputs that its loss needs."""
         read = [one for one in STORED if one == "logits" or one in self.stage.objective.needs.teacher]
         return [Need(self.stage.seed, self.epochs(protocol), one) for one in read]
 
     def protocol_of(self, protocol: Protocol) -> Protocol:
-        """Return the values by which this cell is trained: the protocol's, and those that are its own."""
+        """Return the protocol with this cell's own values."""
         return with_own(protocol, self.stage.own)
 
     def epochs(self, protocol: Protocol) -> int:
         """Return for how many epochs this cell is trained: the protocol's or its own, unless it stops early.
 
-        None where it is imported, or an ensemble.
+        Imported weights and ensembles have 0 epochs.
         """
         if self.stage.weights or self.is_ensemble:
             return 0
@@ -268,7 +265,7 @@ class Cell:
 
     @property
     def lineage(self) -> Iterator[Cell]:
-        """The cells from the first teacher to this one, the members of an ensemble before it."""
+        """The cells from the first teacher to this one. The members of an ensemble come before it."""
         for n in range(1, len(self.stages) + 1):
             cell = Cell(self.dataset, self.protocol, self.stages[:n])
             if cell.is_ensemble:
@@ -277,7 +274,7 @@ class Cell:
 
     @property
     def seedless(self) -> str:
-        """The lineage, without seeds: wrn-28-4.ce > wrn-16-2.kl-tau3; a stage names its share of the data."""
+        """The lineage without seeds: wrn-28-4.ce > wrn-16-2.kl-tau3. Each stage names its share of the data."""
         shares = (replace(stage, fraction=min(self.dataset.fraction, stage.fraction)) for stage in self.stages)
         return " > ".join(stage.seedless for stage in shares)
 
@@ -286,10 +283,13 @@ class Cell:
 
 
 def canonical(dataset: DatasetChoice, protocol: str, stages: tuple[Stage, ...]) -> Cell:
-    """Return the canonical cell: what comes before the last stage that learns from labels alone plays no part."""
+    """Return the canonical cell. A stage without a teacher starts a new lineage: drop all stages before the last such.
+
+    If all stages see the same fraction of the data, the dataset names it instead of the stages.
+    """
     n = max((n for n, stage in enumerate(stages) if not stage.needs_teacher), default=0)
     first, *taught = stages[n:]
-    if first.weights:  # a file has no seed, and nothing to stop or to train otherwise
+    if first.weights:  # a file has no seed and no epochs
         first = Stage(first.network, first.objective, seed=0)
     stages = (first, *taught)
     if first.fraction < 1 and len({stage.fraction for stage in stages}) == 1:

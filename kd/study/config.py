@@ -1,15 +1,16 @@
 """config.yaml -> Study: what the user may write, checked before anything runs.
 
-Unknown keys are refused with the nearest known one. The JSON schema in workflow/config.schema.json, for editors, is
-generated from these models and a test holds it in step. What the values are is said in kd/study/values.py.
+An unknown key is refused with the nearest known one. The JSON schema for editors, workflow/config.schema.json, is
+generated from these models; a test fails if it is out of date. kd/study/values.py says what each value may be.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -20,8 +21,10 @@ from kd import data, losses
 from kd.core.errors import ConfigError, nearest
 from kd.report import figures
 from kd.study.plain_yaml import read_yaml
+from kd.study.search import LOSS, SAMPLERS, Axis, Choice, Range, Space
 from kd.study.values import (
     TEACHER_SEEDS,
+    Axes,
     BatchSize,
     CellsPerGpu,
     Channels,
@@ -37,6 +40,7 @@ from kd.study.values import (
     Losses,
     Milestones,
     Name,
+    Network,
     Networks,
     Number,
     Own,
@@ -54,6 +58,7 @@ from kd.study.values import (
     TeacherSeeds,
     WeightDecay,
     Whole,
+    loss_choice,
     loss_schema,
     several,
     shown,
@@ -67,19 +72,19 @@ PAPER_DROPS = (0.5, 0.75)  # the paper's 100 and 150 of 200 epochs, as shares of
 
 
 class Model(BaseModel):
-    """Keys and values that a user may write; what is not known is refused with the nearest that is."""
+    """Keys and values that a user may write. An unknown key is refused with the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=False)
 
-    REMOVED: ClassVar[Mapping[str, object]] = {}  # keys that are no more, each with the value that the code goes by
+    REMOVED: ClassVar[Mapping[str, object]] = {}  # removed keys, each with the value that the code now uses
 
     @classmethod
     @cache
     def since(cls) -> Mapping[str, Any]:
-        """Return, as JSON has it, the value with which each key was introduced: what one that a recipe lacks counts as.
+        """Return the JSON value with which each key was introduced: a key that a recipe lacks counts as this value.
 
-        It is the default. One that changes leaves the first beside it: `Field(64, json_schema_extra={"since": 32})`. A
-        key that must be given has none.
+        It is the default. A default that changes keeps the first value: `Field(64, json_schema_extra={"since": 32})`.
+        A required key has none.
         """
         found = dict(cls.REMOVED)
         for name, field in cls.model_fields.items():
@@ -100,11 +105,12 @@ class Model(BaseModel):
 
 
 def _belongs(key: str, model: type[Model]) -> str:
-    """Say of a key that stands in the wrong place where it belongs, where that is known."""
+    """Say where a misplaced key belongs, or return "" if no model and no loss knows it."""
     places = {
         Study: "the study itself, the top level",
         Protocol: "protocol",
         Experiment: "an experiment: experiments.NAME",
+        Search: "a search: searches.NAME",
         DeclaredDataset: "a dataset: datasets.NAME",
         Weights: "weights.NAME",
     }
@@ -164,7 +170,7 @@ class Protocol(Model):
         if self.crop == "resized" and self.pad is not None:
             raise ValueError("pad: resized crops are not padded; leave it out")
         if self.crop == "resized" and self.teacher == "bank":
-            raise ValueError("teacher: resized crops are without number, no bank holds them; set teacher: online")
+            raise ValueError("teacher: resized crops cannot be enumerated, so no bank holds them; set teacher: online")
         return self
 
     @property
@@ -173,11 +179,11 @@ class Protocol(Model):
         if self.milestones is not None:
             return self.milestones
         first, second = (max(1, round(share * self.epochs)) for share in PAPER_DROPS)
-        return min(first, max(1, second - 1)), second  # of three epochs too, one after the other
+        return min(first, max(1, second - 1)), second  # never both at once, not even in three epochs
 
 
 class OwnTraining(Model):
-    """Values of the protocol that a stage may have of its own."""
+    """Protocol keys for which a stage may have its own value."""
 
     lr: LearningRate | None = None
     batch: BatchSize | None = None
@@ -190,12 +196,12 @@ class OwnTraining(Model):
 
 @cache
 def with_own(protocol: Protocol, own: Own) -> Protocol:
-    """Return a protocol with the values that a stage has of its own. Raises ConfigError where they do not agree."""
+    """Return a protocol with a stage's own values. Raises ConfigError when they contradict each other."""
     return checked(Protocol, {**protocol.model_dump(), **dict(own)}) if own else protocol
 
 
 def own_training(values: Mapping[str, object]) -> Own:
-    """Return the values that a stage has of its own, in their order. Raises ValueError that names what is wrong."""
+    """Check a stage's own values and return them in the order of the model. Raises ValueError that names the fault."""
     try:
         made = OwnTraining.model_validate(dict(values))
     except ValidationError as error:
@@ -204,7 +210,7 @@ def own_training(values: Mapping[str, object]) -> Own:
 
 
 def _trainings(value: object) -> tuple[Own, ...]:
-    """Read `{lr: [0.1, 0.02], batch: 64}`: every combination, each key in its order."""
+    """Read `{lr: [0.1, 0.02], batch: 64}` as every combination of the listed values."""
     if not isinstance(value, dict):
         raise ValueError(f"got {shown(value)}, expected {{lr: [0.1, 0.02]}}")
     each = itertools.product(*(several(_listed(key, values)) for key, values in value.items()))
@@ -212,7 +218,7 @@ def _trainings(value: object) -> tuple[Own, ...]:
 
 
 def _listed(key: str, values: object) -> object:
-    """Return what is given for a key as a list of its values: one value of milestones is a list itself."""
+    """Wrap a single value of milestones in a list, because it is a list itself; return other values unchanged."""
     if key == "milestones" and not (isinstance(values, list) and values and isinstance(values[0], list)):
         return [values]
     return values
@@ -230,7 +236,7 @@ Trainings = Annotated[tuple[Own, ...], BeforeValidator(_trainings), Schema(_trai
 
 
 class DeclaredDataset(Model):
-    """A dataset of one's own: a folder of images, or a local copy of a built-in one."""
+    """A user's own dataset: a folder of images, or a local copy of a built-in dataset."""
 
     folder: str | None = Field(None, description="holds train/CLASS/*.jpg and val|test/CLASS/*")
     size: Annotated[Whole, Field(ge=4, le=512)] | None = Field(None, description="images become size x size pixels")
@@ -276,12 +282,12 @@ class Weights(Model):
         if (self.mean and len(self.mean)) != (self.std and len(self.std)):
             raise ValueError("mean and std: give one number of each for every channel, or neither")
         if any(value > 1 for value in self.mean or ()) or not all(self.std or (1,)):
-            raise ValueError("mean and std are those of pixels from 0 to 1, and no std is 0")
+            raise ValueError("mean and std are of pixels from 0 to 1, and no std is 0")
         return self
 
     @property
     def claim(self) -> dict[str, Any]:
-        """What is claimed of the weights, wherever their file lies."""
+        """What the study says of the weights, without the place of their file."""
         return self.model_dump(mode="json", exclude={"file"})
 
 
@@ -313,6 +319,7 @@ class Experiment(Model):
     teacher_weights: Name | None = Field(
         None, description="the first network of each path is not trained but has these weights"
     )
+    chosen_with: Seeds = Field((), description="seeds by which a search chose this: they may not be its own")
     figure: Figures = ()
 
     @model_validator(mode="after")
@@ -326,7 +333,9 @@ class Experiment(Model):
             raise ValueError(f"teacher: missing; {needing[0]} needs one")
         for chosen in self.teacher_loss:
             if chosen.needs_teacher:
-                raise ValueError(f"teacher_loss: {chosen.loss} needs a teacher, which the first of a path has not")
+                raise ValueError(
+                    f"teacher_loss: {chosen.loss} needs a teacher, but the first network of a path has none"
+                )
         if min(self.fraction) < 1 and min(self.student_fraction) < 1:
             raise ValueError("student_fraction: teachers see the fraction too; give one of the two")
         if any(self.student_selection) and any(len(path) < 2 for path in self.networks):
@@ -338,7 +347,7 @@ class Experiment(Model):
         return self
 
     def _check_figure(self, name: str) -> None:
-        """Refuse what would be found empty only after everything is trained."""
+        """Refuse a figure that would turn out empty, before anything is trained."""
         filled = [known for known, one in figures.FIGURES.items() if one.needs is None or one.needs.met(self)]
         if name not in filled:
             found = ", ".join(dict.fromkeys(chosen.loss for chosen in self.loss))
@@ -366,10 +375,135 @@ class Experiment(Model):
         return tuple((*teacher, student) for teacher in ahead for student in self.student or ())
 
 
+_SEARCHED = OwnTraining.model_fields.keys() - {"milestones"}  # each is one value
+
+
+class Search(Model):
+    """A search for a student's loss, hyperparameters and training, by trials that held-out examples score."""
+
+    teacher: Teachers | None = Field(None, description="the network that teaches; A+B is an ensemble of networks")
+    student: Network = Field(description="the network that is trained in each trial")
+    dataset: Name | None = Field(None, description="by default the study's")
+    label_noise: LabelNoise = (None,)
+    space: Axes = Field(
+        description="loss: [ce, kl], and hyperparameters of these or values of the student's own training, each a list "
+        "or {from: 0.25, to: 20, log: true}"
+    )
+    sampler: Literal["random", "grid", "tpe", "gp", "local"] = Field(
+        "random", description="what proposes settings; tpe, gp and local need the extra kd[search]"
+    )
+    rounds: Annotated[Whole, Field(ge=1, le=100)] = Field(
+        description="each proposes from the scores of those before it"
+    )
+    batch: Annotated[Whole, Field(ge=1, le=1000)] = Field(
+        description="trials of a round, which are trained side by side"
+    )
+    seed: Seed = Field(1000, description="of every trial; no experiment may have it: the seeds that chose do not judge")
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> Search:
+        for key in ("teacher", "label_noise"):
+            if len(getattr(self, key) or (0,)) > 1:
+                raise ValueError(f"{key}: got several; a search has one")
+        if LOSS not in self.space:
+            raise ValueError("space.loss: missing; list what the student may learn with, such as [ce, kl]")
+        found = self.axes
+        needing = [loss for loss in found.takes if losses.LOSSES[loss].needs_teacher]
+        if needing and not self.teacher:
+            raise ValueError(f"teacher: missing; {needing[0]} needs one")
+        budget = self.rounds * self.batch
+        if self.sampler == "grid":
+            if found.ranges:
+                raise ValueError(f"space.{next(iter(found.ranges))}: a grid needs a list of values, such as [1, 3, 10]")
+            if (size := int(found.size)) != budget:
+                raise ValueError(
+                    f"rounds: got {self.rounds} of {self.batch} trials; the grid has {size} settings, which rounds: 1, "
+                    f"batch: {size} tries, or any rounds x batch = {size}"
+                )
+        if found.size < budget:
+            raise ValueError(
+                f"rounds: got {self.rounds} of {self.batch} trials; allowed are at most {found.size:.0f} in all, for "
+                "that many settings are in the space"
+            )
+        if not SAMPLERS[self.sampler].installed:
+            others = ", ".join(name for name, one in SAMPLERS.items() if one.installed)
+            raise ValueError(
+                f"sampler: got {self.sampler}, whose {SAMPLERS[self.sampler].needs} is not installed: pip install "
+                f"'kd[search]'; installed are {others}"
+            )
+        return self
+
+    @cached_property
+    def axes(self) -> Space:
+        """Return the space. Raises ValueError that names an axis, what was got and what is allowed."""
+        if not isinstance(self.space[LOSS], Choice):
+            raise ValueError(f"space.{LOSS}: losses have no order; list them, such as [ce, kl]")
+        for name in (names := self.space[LOSS].values):
+            if name not in losses.LOSSES:
+                raise ValueError(f"space.{LOSS}: {shown(name)}: no such loss{nearest(str(name), losses.LOSSES)}")
+        known = {name: losses.LOSSES[name].parameters for name in names}
+        for key in self.space.keys() - {LOSS, *_SEARCHED}:
+            if not any(key in parameters for parameters in known.values()):
+                may = {*_SEARCHED, *(key for of in known.values() for key in of)}
+                raise ValueError(
+                    f"space.{key}: neither taken by {', '.join(names)} nor a value of training{nearest(key, may)}"
+                )
+        axes = {LOSS: self.space[LOSS]} | {key: self._axis(key, known) for key in self.space if key != LOSS}
+        takes = {name: frozenset(of.keys() & axes.keys() - {*_SEARCHED}) for name, of in known.items()}
+        made = Space(axes, takes)
+        for name in names:
+            try:
+                for end in (0, -1):
+                    self.chosen(made.active(made.corner(end) | {LOSS: name}))
+            except ValueError as error:
+                raise ValueError(f"space: {error}") from None
+        return made
+
+    def _axis(self, key: str, known: Mapping[str, Mapping[str, Any]]) -> Axis:
+        """Return an axis whose values were checked by all that take them; whole where these are whole numbers."""
+        axis = self.space[key]
+        ends = axis.values if isinstance(axis, Choice) else (axis.low, axis.high)
+        if key in _SEARCHED:
+            checks = {"": lambda value: dict(own_training({key: value}))[key]}
+        else:
+            checks = {f"{name}: ": of[key].check for name, of in known.items() if key in of}
+        for name, check in checks.items():
+            try:
+                found = tuple(map(check, ends))
+            except ValueError as error:
+                raise ValueError(f"space.{key}: {name}{str(error).removeprefix(f'{key}: ')}") from None
+        if isinstance(axis, Choice):
+            spelled = ("inf" if value == math.inf else value for value in found)  # as JSON has it
+            return Choice(tuple(dict.fromkeys(spelled)))
+        if not all(isinstance(value, int | float) for value in found):
+            raise ValueError(f"space.{key}: has no numbers between two of its values; list them")
+        return Range(*found, axis.log, whole=all(isinstance(value, int) for value in found))
+
+    def chosen(self, setting: Mapping[str, Any]) -> tuple[LossChoice, Own]:
+        """Return the loss and the training of a setting. Raises ValueError where its values do not go together."""
+        own = {key: value for key, value in setting.items() if key in _SEARCHED}
+        rest = {key: value for key, value in setting.items() if key not in own and key != LOSS}
+        return loss_choice(str(setting[LOSS]), rest), own_training(own)
+
+    def experiment(self, setting: Mapping[str, Any], teacher_seeds: tuple[int, ...]) -> Experiment:
+        """Return the experiment whose one cell is the trial of a setting."""
+        chosen, own = self.chosen(setting)
+        return Experiment.model_construct(
+            teacher=self.teacher,
+            student=(self.student,),
+            loss=(chosen,),
+            dataset=self.dataset,
+            label_noise=self.label_noise,
+            student_training=(own,),
+            seeds=(self.seed,),
+            teacher_seeds=(teacher_seeds,),
+        )
+
+
 class Study(Model):
     """Everything that one `snakemake` command trains and draws."""
 
-    # First, because fields are read in order, and the others may name what plug-ins add.
+    # First, because pydantic reads fields in order, and later fields may name what plug-ins add.
     plugins: Plugins = Field(
         (), validate_default=True, description="Python files that add losses, networks, datasets or figures; they run"
     )
@@ -385,6 +519,7 @@ class Study(Model):
     teacher_seeds: TeacherSeeds = Field(((0,),), description=f"of the networks that teach; {TEACHER_SEEDS}")
     noise_seed: Seed = 0
     experiments: dict[Name, Experiment]
+    searches: dict[Name, Search] = Field({}, description="searches for a loss and its hyperparameters, by name")
     keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
     cells_per_gpu: CellsPerGpu = Field(1, description="cells that share one GPU; auto: as many as fit into its memory")
     gpus_per_cell: Annotated[Whole, Field(ge=1, le=64)] = Field(
@@ -416,14 +551,50 @@ class Study(Model):
                     f"experiments.{name}.ensemble: no teacher is one; write teacher: A+B or teacher_seeds: 0+1+2"
                 )
             if any(experiment.student_selection) and self._has_ensembles(experiment):
-                raise ValueError(f"experiments.{name}.student_selection: an ensemble teaches; one network selects")
+                raise ValueError(
+                    f"experiments.{name}.student_selection: an ensemble teaches, but only one network can select"
+                )
             for chosen in experiment.loss:
                 self._check_loss(f"experiments.{name}.loss: {chosen.loss}", chosen, self._has_ensembles(experiment))
+            self._check_judges(f"experiments.{name}", experiment)
+        for name, search in self.searches.items():
+            self._check_search(f"searches.{name}", search)
         self._check_dataset("dataset", self.dataset)
         for name, declared in self.datasets.items():
             if declared.source and name not in data.DATASETS:
                 raise ValueError(f"datasets.{name}.source: only a built-in dataset{nearest(name, data.DATASETS)}")
         return self
+
+    def _check_judges(self, key: str, experiment: Experiment) -> None:
+        """Refuse seeds that chose something: whoever is the best of many by them was also the luckiest by them."""
+        seeds = experiment.seeds or self.seeds
+        for seed in seeds:
+            if seed in experiment.chosen_with:
+                raise ValueError(f"{key}.seeds: got {seed}, by which a search chose; allowed are all but chosen_with")
+            for name, search in self.searches.items():
+                if seed == search.seed:
+                    raise ValueError(
+                        f"searches.{name}.seed: got {seed}, which {key} has too; the seeds that chose do not judge: "
+                        "allowed is any that no experiment has"
+                    )
+
+    def _check_search(self, key: str, search: Search) -> None:
+        if not self.protocol.heldout:
+            raise ValueError(
+                f"protocol.heldout: got 0; allowed with {key} is a share such as 0.1: trials are scored on held-out "
+                "examples, never on the test set"
+            )
+        self._check_dataset(f"{key}.dataset", search.dataset or self.dataset)
+        for noise in filter(None, search.label_noise):
+            if noise.kind == "labels" and noise.amount not in self.label_files:
+                raise ValueError(f"{key}.label_noise.file: {noise.amount!r} is not under label_files")
+        space = search.axes
+        for setting in (space.corner(0), space.corner(-1)):
+            for loss in space.axes[LOSS].values:
+                chosen, own = search.chosen(space.active(setting | {LOSS: loss}))
+                experiment = search.experiment(space.active(setting | {LOSS: loss}), self.teacher_seeds[0])
+                self._check_training(f"{key}.space", own)
+                self._check_loss(f"{key}.space.loss: {chosen.loss}", chosen, self._has_ensembles(experiment))
 
     def _has_ensembles(self, experiment: Experiment) -> bool:
         seeds = experiment.teacher_seeds or self.teacher_seeds
@@ -441,7 +612,7 @@ class Study(Model):
             raise ValueError(f"{key} looks at more of a teacher than its logits, which an ensemble does not have")
         if self.gpus_per_cell > 1 and losses.LOSSES[chosen.loss].batchwise:
             raise ValueError(
-                f"{key} compares or remembers examples, which several processes part; set gpus_per_cell: 1"
+                f"{key} compares or remembers examples, but each process sees only a part; set gpus_per_cell: 1"
             )
 
     @property
@@ -469,17 +640,17 @@ class Study(Model):
 
 
 class Recipe(Model):
-    """What, beside its path, decides a cell's numbers, or the data's: what the study says of the names in the path."""
+    """What decides the numbers of a cell or dataset beside its path: what the study says of the names in the path."""
 
-    plugins: Plugins = ()  # on command lines alone: no manifest names code to run
+    plugins: Plugins = ()  # only on command lines: no manifest names code to run
     dataset: DeclaredDataset | None = None
     label_file: str | None = None
-    protocol: Protocol | None = None  # None where only data is made
-    weights: Weights | None = None  # None where the network is trained
+    protocol: Protocol | None = None  # None if only data is made
+    weights: Weights | None = None  # None if the network is trained
 
     @property
     def declared(self) -> dict[str, Any] | None:
-        """The dataset as plain values, None where the study declares none."""
+        """The dataset as plain values, None if the study declares none."""
         return self.dataset and self.dataset.model_dump()
 
     @classmethod
@@ -492,24 +663,24 @@ class Recipe(Model):
 
 
 def merged(overlay: Mapping[str, object], base: Path = DEFAULT) -> dict:
-    """Return the values of `base` with each top-level key of `overlay` in the place of its own.
+    """Return the values of `base`, with each top-level key that `overlay` has replaced by the overlay's.
 
-    Keys are replaced whole: the experiments of an overlay are all the experiments there are.
+    A key is replaced as a whole: an overlay with experiments replaces all experiments.
     """
     return {**read_yaml(base), **overlay}
 
 
 def validate(values: object) -> Study:
-    """Return the Study that `values` describe. Raises ConfigError with the key path, what was got and the fix."""
+    """Return the Study that `values` describe. Raises ConfigError with the key path, the value and the fix."""
     return checked(Study, values)
 
 
-_MOST_ERRORS = 20  # that one message shows
-_LONGEST = 2000  # characters of one
+_MOST_ERRORS = 20  # shown in one message
+_LONGEST = 2000  # characters of an error
 
 
 def checked(model: type[_M], values: object) -> _M:
-    """Return the `model` that `values` describe. Raises ConfigError with the key path, what was got and the fix."""
+    """Return the `model` that `values` describe. Raises ConfigError with the key path, the value and the fix."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -517,10 +688,10 @@ def checked(model: type[_M], values: object) -> _M:
         more = [f"... and {len(said) - _MOST_ERRORS} more"] if len(said) > _MOST_ERRORS else []
         raise ConfigError("\n".join(said[:_MOST_ERRORS] + more)) from None
     except RecursionError:
-        raise ConfigError("lists or keys within each other, too deep to read") from None
+        raise ConfigError("lists or keys are nested too deeply") from None
 
 
-_WORDS = {  # in the place of pydantic's own
+_WORDS = {  # replace pydantic's messages of these types
     "missing": "missing",
     "model_type": "expected keys and their values, as in {teacher: wrn-28-4, student: wrn-16-2, loss: [ce, mse]}",
 }
@@ -530,7 +701,7 @@ def _explain(item: Any) -> str:
     where = ".".join(str(part) for part in item["loc"])
     what = _WORDS.get(item["type"], item["msg"].removeprefix("Value error, "))
     if item["type"] == "missing" and len(item["loc"]) == 2:
-        what += f"; who gives {item['loc'][0]} replaces the whole of it: give all keys that are no defaults"
+        what += f"; giving {item['loc'][0]} replaces all of it: give every key without a default"
     got = "" if item["type"] in ("value_error", "missing") else f" (got {shown(item['input'])})"
     # A key that the message itself starts with belongs to the path: `protocol` + `lrr: unknown key`.
     glue = "." if re.match(r"[A-Za-z0-9_.]+: ", what) else ": "
@@ -539,7 +710,7 @@ def _explain(item: Any) -> str:
 
 
 def schema() -> dict:
-    """Return the JSON schema of config.yaml; what a loss may be stands in it once, however many keys take one."""
+    """Return the JSON schema of config.yaml. It defines a loss once, because several keys take one."""
     one = loss_schema()
 
     def once(said: object) -> object:

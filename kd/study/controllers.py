@@ -1,7 +1,7 @@
-"""The Snakemakes that are at work in a folder, and which of them may be at work at once.
+"""The Snakemakes that work in a folder at the same time, the controllers, and whether another one may start.
 
-Each holds a file in state/controllers/ that says what it makes. Two that make the same things from the same values help
-each other; two that would replace each other's results do not start.
+Each controller holds a lock on a file in state/controllers/ that says what it makes. Controllers that make the same
+things from the same values share the work. A controller that would replace the results of another does not start.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from kd.study.judge import data_recipe
 from kd.study.recipes import brief
 
 FOLDER = Path(STATE, "controllers")
-_GATE = Path(STATE, "controllers.lock")  # held while controllers are looked at and one enters
+_GATE = Path(STATE, "controllers.lock")  # held while a controller compares itself with the others and enters
 
 
 def enter(study: Study, every: Sequence[Cell]) -> contextlib.ExitStack:
-    """Say that this process is at work on a study until what is returned is closed, or the process ends.
+    """Enter this process as a controller of `study`, until the returned stack is closed or the process ends.
 
-    Raises ConfigError, in one line, where another process makes something else in the same place.
+    Raises ConfigError, in one line, when another process makes something else in the same place.
     """
     mine, held = _presence(study, every), contextlib.ExitStack()
     with files.lock(_GATE):
         for path in sorted(files.below(FOLDER, "*.json")):
             if not files.is_locked(path):
                 with files.storage(path, verb="remove"):
-                    on_disk(path).unlink(missing_ok=True)  # of one that has ended
+                    on_disk(path).unlink(missing_ok=True)  # its controller has ended
                 continue
             other = _said(path)
             conflict = _conflict(mine, other)
@@ -50,7 +50,7 @@ def enter(study: Study, every: Sequence[Cell]) -> contextlib.ExitStack:
 
 
 def alive() -> bool:
-    """Say whether a Snakemake is at work here."""
+    """Say whether a Snakemake works in this folder."""
     return any(map(files.is_locked, files.below(FOLDER, "*.json")))
 
 
@@ -66,11 +66,12 @@ def _presence(study: Study, every: Sequence[Cell]) -> dict:
         "dataset": {name: _brief(data_recipe(d.model_dump()), d) for name, d in study.datasets.items()},
         "label file": {name: _digest(path) for name, path in study.label_files.items()},
         "weights": {name: _brief(declared.claim, declared) for name, declared in study.weights.items()},
+        "search": {name: one.model_dump(mode="json", exclude={"rounds"}) for name, one in study.searches.items()},
     }
 
 
 def _brief(recipe: dict, of: DeclaredDataset | Weights) -> dict:
-    return brief(recipe, {"": of.since()})  # the other may be of a version of kd that has not all of the keys
+    return brief(recipe, {"": of.since()})  # the other controller may run a version of kd that lacks a key
 
 
 def _digest(named: str) -> str | None:
@@ -81,7 +82,7 @@ def _digest(named: str) -> str | None:
 
 
 def _conflict(mine: dict, other: dict) -> str | None:
-    """Return what another controller makes in the place of what this one would make, or None."""
+    """Return how another controller would make something else in the same place, or None if it would not."""
     for place, values in mine["protocols"].items():
         theirs = Protocol.since() | other["protocols"].get(place, values)
         for key in values:
@@ -91,7 +92,7 @@ def _conflict(mine: dict, other: dict) -> str | None:
                     f"trains protocol {name} with {key} {theirs[key]}, this study has {values[key]}; wait for it, "
                     "or give the protocol another name"
                 )
-    for kind in ("dataset", "label file", "weights"):
+    for kind in ("dataset", "label file", "weights", "search"):
         for name, what in mine[kind].items():
             theirs = other[kind].get(name, what)
             if theirs != what and None not in (theirs, what):
@@ -102,7 +103,7 @@ def _conflict(mine: dict, other: dict) -> str | None:
 
 
 def _said(path: Path) -> dict:
-    """Return what another process says that it makes."""
+    """Read what another process says that it makes."""
     try:
         return files.unseal(path)[0]
     except StorageError as error:

@@ -1,4 +1,4 @@
-"""Deletion: a cell with all that it taught, or what is a study's own; and banks that nobody needs any more."""
+"""Delete a cell with all cells that it taught, or a study's own files, or a bank that no student needs any more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from kd.core import files
 from kd.core.errors import Busy, ConfigError
 from kd.core.project import on_disk
-from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, SELECTIONS, STATE
+from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, SEARCH, SELECTIONS, STATE
 from kd.study.paths import demand_cell
 from kd.study.products import RELEASED, Product
 from kd.study.stamps import TOP
@@ -22,9 +22,9 @@ log = logging.getLogger("kd")
 
 
 def delete(what: str, dry: bool = False, yes: bool = False) -> None:
-    """Delete `what`, a cell with all that it taught or a study's own, once its size is said and the user agrees.
+    """Print the size of `what`, a cell with all that it taught or what is a study's own; delete it if the user agrees.
 
-    All locks are taken first; then manifests go, so that what is half deleted counts as absent; then the rest.
+    It takes all locks first, then removes the manifests, so that half-deleted things count as absent, then the rest.
     """
     what = what.rstrip("/")
     trees = _trees(what)
@@ -58,15 +58,15 @@ def delete(what: str, dry: bool = False, yes: bool = False) -> None:
 def _agrees() -> bool:
     try:
         return input("delete them? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:  # nobody is there to be asked
+    except EOFError:  # no terminal, so no answer
         print()
         return False
 
 
 def release_bank(bank: Product) -> None:
-    """Remove a bank; what lies deeper are banks of students that teach. Call it while holding its lock."""
+    """Remove a bank, but not its subfolders: they are banks of students that teach. Call it while you hold its lock."""
     size = 0
-    files.discard(bank.manifest)  # first: a bank without its rows must not look whole
+    files.discard(bank.manifest)  # first, because a bank without its rows must not look complete
     files.crash_point("publish:1", f"{RELEASED}/{bank.name.partition('/')[2]}")
     for place in on_disk(bank.folder).glob("*"):
         if place.is_file():
@@ -76,21 +76,23 @@ def release_bank(bank: Product) -> None:
 
 
 def _trees(what: str) -> list[Path]:
-    """Return what belongs to a cell or study, of what is there."""
+    """Return the existing files and folders that belong to a cell or study."""
     top, _, name = what.partition("/")
     if top == RESULTS:
-        demand_cell(what)  # its network may be a plug-in's that is gone
+        demand_cell(what)  # checks the form alone, because the plug-in of its network may be gone
         trees = [Path(tree, name) for tree in (RESULTS, SELECTIONS, BANKS, ANSWERS, STATE, LOGS, "benchmarks")]
         trees += [Path(top, SELECTIONS, name) for top in (LOGS, "benchmarks")]
         for ending in (".log", ".bank.log", ".answers.log", ".release.log"):
             trees.append(Path(LOGS, name + ending))
         trees += [Path("benchmarks", name + ending) for ending in (".tsv", ".bank.tsv", ".answers.tsv")]
         stamped = [f"{tree}/{name}" for tree in (RESULTS, SELECTIONS, BANKS, ANSWERS, RELEASED)]
-    elif top == REPORTS and re.fullmatch(NAME, name):
+    elif top in (REPORTS, SEARCH) and re.fullmatch(NAME, name):
         trees = [Path(what), Path(LOGS, what), Path("benchmarks", what), Path(STATE, what)]
         stamped = [what]
     else:
-        raise ConfigError(f"{what}: not a cell ({RESULTS}/...) nor a study's folder ({REPORTS}/STUDY)")
+        raise ConfigError(
+            f"{what}: not a cell ({RESULTS}/...) nor a study's folder ({REPORTS}/STUDY) nor a search's ({SEARCH}/NAME)"
+        )
     for question in files.below(Path(TOP), "q-*"):
         trees += [path for one in stamped for path in (question / one, question / f"{one}.stamp")]
     return [tree for tree in trees if on_disk(tree).exists()]
@@ -103,16 +105,16 @@ def _files(place: Path) -> Iterable[Path]:
 def _manifests(tree: Path) -> Iterable[Path]:
     if tree.parts[0] in (RESULTS, SELECTIONS, BANKS, ANSWERS):
         yield from files.below(tree, f"**/{files.MANIFEST}")
-    elif tree.parts[0] == REPORTS:
+    elif tree.parts[0] in (REPORTS, SEARCH):
         yield from files.below(tree / "manifests", "**/*.json")
 
 
 def _locked(trees: Iterable[Path], published: Iterable[Path]) -> list[Path]:
-    """Return the locks of all that is deleted: those that are there, and those of what is published."""
+    """Return the locks of all that is deleted: existing lock files, and the locks of published products."""
     found = (path for tree in trees if tree.parts[0] == STATE for path in files.below(tree, "**/*lock"))
     locks = {path for path in found if on_disk(path).is_file()}
     for manifest in published:
-        with contextlib.suppress(Exception):  # a damaged one names nothing
+        with contextlib.suppress(Exception):  # a damaged manifest names no product
             found = files.read_manifest(manifest.parent, manifest)
             locks.add(Product(found["kind"], found["name"]).lock)
     return sorted(locks)

@@ -1,4 +1,4 @@
-"""From a study to its cells: the products of its experiments' axes, who teaches whom, the recipe of each."""
+"""From a study to its cells: the product of each experiment's axes, which cell teaches which, and their recipes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from kd.core.errors import ConfigError
 from kd.report import figures
 from kd.study.cells import MEAN_LOGIT, TEACHERS, Cell, DatasetChoice, Stage, canonical, stage
 from kd.study.config import Experiment, Protocol, Study, Weights, with_own
+from kd.study.search import LOSS
 from kd.study.values import WEIGHTS, Own, imported
 
 
@@ -34,7 +35,7 @@ def _datasets(study: Study, experiment: Experiment) -> Iterator[DatasetChoice]:
 def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -> Iterator[tuple[Stage, ...]]:
     firsts = (imported(experiment.teacher_weights),) if experiment.teacher_weights else experiment.teacher_loss
     stops = experiment.teacher_epochs or (None,)
-    # The first network of a path learns from labels, or is imported; every later one takes each loss of the experiment.
+    # The first network of a path learns from labels, or is imported. Each later one takes each loss of the experiment.
     taught = itertools.product(experiment.loss, repeat=len(networks) - 1) if len(networks) > 1 else [()]
     mixes = itertools.product(firsts, taught) if len(networks) > 1 else [(o, ()) for o in experiment.loss]
     teacher_seeds = experiment.teacher_seeds or study.teacher_seeds
@@ -48,30 +49,49 @@ def _lineages(study: Study, experiment: Experiment, networks: tuple[str, ...]) -
         stages = []
         for n, (network, chosen) in enumerate(teach):
             stop, share, its_own, its_by = (None, part, own, by) if n else (early, 1.0, (), None)
-            # Seeds that are matched have none of their own: student s learns from teacher s.
+            # Matched seeds are (): student s learns from teacher s.
             given = stop, ensemble, share, its_own, its_by
             stages.append(stage(network.split("+"), chosen, from_seeds or (seed,), *given))
         yield (*stages, Stage(*last, seed, fraction=part, own=own, selection=by if teach else None))
 
 
 def _beside(own: Own, protocol: Protocol) -> Own:
-    """Return the values that are not the protocol's already, nor idle beside a cosine: one recipe has one path."""
+    """Drop own values that equal the protocol's, or that a cosine schedule ignores, so that one recipe has one path."""
     idle = ("milestones", "gamma") if with_own(protocol, own).schedule == "cosine" else ()
     return tuple((key, value) for key, value in own if value != getattr(protocol, key) and key not in idle)
 
 
 def with_teachers(cells: Iterable[Cell]) -> list[Cell]:
-    """Return the cells and every cell that teaches them, each once, teachers first."""
+    """Return the cells and all their teachers, each once, teachers first."""
     return list(dict.fromkeys(ancestor for cell in cells for ancestor in cell.lineage))
 
 
 def all_cells(study: Study) -> list[Cell]:
-    """Return every cell of a study, each once, teachers before what they teach."""
-    return with_teachers(itertools.chain.from_iterable(cells_of(study, name) for name in study.experiments))
+    """Return every cell of a study, each once, teachers before their students; of searches only the teachers."""
+    compared = itertools.chain.from_iterable(cells_of(study, name) for name in study.experiments)
+    return with_teachers([*compared, *filter(None, (searching(study, name) for name in study.searches))])
+
+
+def tried(study: Study, name: str, setting: Mapping) -> Cell:
+    """Return the cell that is the trial of a setting in search `name`."""
+    return next(_expand(study, study.searches[name].experiment(setting, study.teacher_seeds[0])))
+
+
+def first_trial(study: Study, name: str) -> Cell:
+    """Return the cell of the setting that the space of search `name` begins with: one that its trials are like."""
+    space = study.searches[name].axes
+    return tried(study, name, space.active(space.corner(0)))
+
+
+def searching(study: Study, name: str) -> Cell | None:
+    """Return the cell that teaches in search `name`; None where no loss of its space needs a teacher."""
+    space = study.searches[name].axes
+    found = (tried(study, name, space.active(space.corner(0) | {LOSS: loss})) for loss in space.axes[LOSS].values)
+    return next(filter(None, (cell.teacher for cell in found)), None)
 
 
 def data_recipe(study: Study, dataset: DatasetChoice) -> dict:
-    """Return what, beside its name, decides the images and labels of a dataset."""
+    """Return what decides the images and labels of a dataset, beside its name."""
     name = dataset.noise.amount if dataset.noise and dataset.noise.kind == "labels" else None
     if name not in {None, *study.label_files}:
         raise ConfigError(f"{dataset}: {name!r} is not under label_files; name the study that has it with --configfile")
@@ -83,7 +103,7 @@ def _declared(study: Study, name: str) -> dict | None:
 
 
 def augmentation(source: data.Source, protocol: Protocol) -> tuple[int, bool]:
-    """Return by how many pixels images of `source` are padded for random crops, and whether they are flipped."""
+    """Return (pixels of padding for random crops, whether images are flipped) for images of `source`."""
     return (
         source.pad if protocol.pad is None else protocol.pad,
         source.mirrorable if protocol.flip is None else protocol.flip,
@@ -91,9 +111,9 @@ def augmentation(source: data.Source, protocol: Protocol) -> tuple[int, bool]:
 
 
 def recipe(study: Study, cell: Cell) -> dict:
-    """Return what, beside its path, decides the numbers of a cell and of those that led to it.
+    """Return what decides the numbers of a cell and its lineage, beside its path.
 
-    That is the protocol's values, the dataset, and imported weights, which only the first of a lineage can have.
+    That is the protocol's values, the dataset, and imported weights, which only the first stage can have.
     """
     for one in cell.stages:
         if one.own != _beside(one.own, study.protocol):
@@ -102,7 +122,7 @@ def recipe(study: Study, cell: Cell) -> dict:
 
 
 def training_recipe(study: Study, weights: str | None) -> dict:
-    """Return the protocol's values and, where a lineage begins with imported weights, what these are."""
+    """Return the protocol's values and, if a lineage begins with imported weights, what the study says of them."""
     imports = {"weights": _weights(study, weights).model_dump()} if weights else {}
     return {"protocol": study.protocol.model_dump(mode="json"), **imports}
 
@@ -116,7 +136,7 @@ def _weights(study: Study, name: str) -> Weights:
 
 
 def taught_by(cells: Iterable[Cell]) -> Mapping[Cell, list[Cell]]:
-    """Return, for each cell that teaches, the cells it teaches: an ensemble's are those of its members too."""
+    """Map each teacher to its students. Students of an ensemble count as students of each member, too."""
     students: dict[Cell, list[Cell]] = {}
     for cell in cells:
         if cell.teacher:
@@ -126,7 +146,7 @@ def taught_by(cells: Iterable[Cell]) -> Mapping[Cell, list[Cell]]:
 
 
 def memberships(study: Study, teachers: Iterable[Cell]) -> list[tuple[str, Cell]]:
-    """Return (experiment, cell) for every row of the table; `teachers`, which teach, are an experiment of their own."""
+    """Return (experiment, cell) for every row of the table; the teachers form an experiment of their own."""
     pairs = [(name, cell) for name in study.experiments for cell in cells_of(study, name)]
     return pairs + [(TEACHERS, cell) for cell in teachers]
 
@@ -135,9 +155,10 @@ def memberships(study: Study, teachers: Iterable[Cell]) -> list[tuple[str, Cell]
 
 
 def measured(study: Study, name: str) -> list[tuple[Cell, Cell | None]]:
-    """Return the cells that experiment `name` compares and those that teach them, each with whom it is measured by.
+    """Return (cell, other) for the cells that experiment `name` compares and their teachers: measure one by the other.
 
-    That is its teacher; where it has none, each teacher of the same network on the same data, but never itself.
+    The other is the cell's teacher. For a cell without a teacher it is each teacher in the experiment that teaches the
+    same network on the same data, but not the cell itself; if there is none, it is None.
     """
     cells = cells_of(study, name)
     taught = [cell for cell in cells if cell.teacher]

@@ -1,17 +1,20 @@
-"""The judge: what is current, or why not, and what is to do. It reads manifests and nothing else, and writes nothing.
+"""The judge says what is current, or why it is not, and what is to do. It reads manifests and writes nothing.
 
-Snakemake, `kd plan`, `kd status`, `kd verify` and every verb ask it; nobody else decides what is out of date.
+Snakemake, `kd plan`, `kd status`, `kd verify` and every verb ask it; nothing else decides what is out of date.
 
-*Current* is what is whole (its manifest intact, its files there with the sizes it names; of what people read, each
-byte as it was), made by the code and recipe of now, from inputs that are not otherwise now. What may be deleted at any
-time (data, labels, selections, answers, banks) counts, while it is gone, as it is recorded in what was made from it.
+A product is *current* if it is complete, if the current code and recipe made it, and if its inputs have not changed.
+Complete means: the manifest is intact and its files exist with the sizes that it names; of what people read, the bytes
+are checked, too. Data, labels, selections, answers and banks may be deleted at any time: while one is gone, it counts
+as what the manifests of the products made from it say of it.
 
-*To do* is what is not current, and what is made from something to do: its verb looks again, and mostly returns. Data,
-labels, selections, banks and answers are to do only where something to do asks for them.
+A product is *to do* if it is not current, or if one of its inputs is to do: its verb judges again, and mostly returns
+at once. Data, labels, selections, banks and answers are to do only if something that is to do asks for them.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import time
 from collections import Counter, defaultdict
@@ -20,6 +23,8 @@ from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pydantic_core import to_jsonable_python
 
 from kd import data
 from kd.core import files
@@ -36,16 +41,18 @@ from kd.study.needs import Need, unmet
 from kd.study.paths import parse_cell, parse_dataset, parse_selection
 from kd.study.products import READ_BY_PEOPLE, SPARED, Product
 from kd.study.recipes import UNREADABLE, changed, plain, since
+from kd.study.search import SAMPLERS, SCORE
 
 ABSENT = "not made yet"
 OTHER_CODE = "made by other code"
-_SEEN_ANEW = frozenset({"labels", "table"})  # whose recipe depends on a file of labels, or on what is adopted
-_SLOW_SECONDS = 1e-3  # a read: of a network file system, whose reads are worth overlapping
-_READERS = 32  # threads that read there
+# Their recipes depend on a label file, on what is adopted, or on what a round proposes.
+_SEEN_ANEW = frozenset({"labels", "table", "trial"})
+_SLOW_SECONDS = 1e-3  # a slower read means a network file system, on which reading in threads pays
+_READERS = 32  # threads for it
 
 
 class Expected(NamedTuple):
-    """What a product would be made from now."""
+    """What a product would be made from if it were made now."""
 
     recipe: dict
     code: str
@@ -53,16 +60,16 @@ class Expected(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What lies on the disk: the manifest of a product, or why there is none that counts."""
+    """What lies on the disk: the manifest of a product, or why it has no valid one."""
 
     manifest: dict | None
     why: str | None = None
 
 
 class Judge:
-    """What is current and what is to do, of a study or of what one recipe makes.
+    """Says what is current and what is to do, for a study or for the products of one recipe.
 
-    It remembers what it has seen; `again` gives one that has seen nothing.
+    It remembers the manifests that it has read; `again` returns a judge that reads them again.
     """
 
     def __init__(self, recipe_of: Callable[[Cell | DatasetChoice], Recipe], study: Study | None = None) -> None:
@@ -92,13 +99,13 @@ class Judge:
 
     @classmethod
     def of_recipe(cls, recipe: Recipe) -> Judge:
-        """Return the judge of what one recipe makes: a cell and what led to it, or a dataset."""
+        """Return the judge of the products of one recipe: a cell and its lineage, or a dataset."""
         return cls(lambda what: recipe)
 
     def again(self) -> Judge:
-        """Return a judge of the same that has seen nothing yet, but knows what would be made now."""
+        """Return a judge of the same products that reads all manifests again, but keeps what is expected of them."""
         other = Judge(self.recipe_of, self.study).asked(self._needs)
-        # But for what files say: they may have been replaced while a verb waited for its lock.
+        # Recipes that depend on files are read again: the files may have changed while a verb waited for its lock.
         other._expected = {one: expected for one, expected in self._expected.items() if one.kind not in _SEEN_ANEW}
         other._cell_at = self._cell_at
         known = {name: self.__dict__[name] for name in ("cells", "students", "everything") if name in self.__dict__}
@@ -106,7 +113,7 @@ class Judge:
         return other
 
     def asked(self, needs: Mapping[Product, set[Need]]) -> Judge:
-        """Have banks hold these; return this judge."""
+        """Set what banks must hold; return this judge."""
         self._needs = needs
         return self
 
@@ -119,7 +126,7 @@ class Judge:
         return self._reasons[product]
 
     def to_do(self, product: Product) -> str | None:
-        """Return why a product is to do, or None. Of what may be deleted: were it asked for."""
+        """Return why a product is to do, or None. A product that may be deleted is judged as if it were asked for."""
         if product not in self._to_do:
             self._to_do[product] = self.reason(product) or self._after(product)
         return self._to_do[product]
@@ -128,7 +135,7 @@ class Judge:
         """Return what a product is made from."""
         if product.kind not in ("network", "table"):
             return self.expected(product).inputs
-        # Of thousands: without recipe and code, which nobody asks for where nothing is made yet.
+        # A study has thousands of networks: do not work out their recipes and code, which only made ones need.
         if product.kind == "table":
             return tuple(map(products.network, self.cells))
         cell = self._cell(product)
@@ -136,36 +143,46 @@ class Judge:
         return (*_read_data(cell.dataset), *map(products.network, led), *_selected_for(cell))
 
     def asks_for(self, product: Product) -> tuple[Product, ...]:
-        """Return what must be there for a product to be made: its inputs, and the banks of its teachers."""
+        """Return what must exist before a product can be made: its inputs, and the banks of its teachers.
+
+        A trial trains its cell itself: it asks for what any cell of its search is made from, which is known before
+        anything is proposed.
+        """
+        if product.kind == "trial":
+            search = product.slot[0]
+            read = _read_data(expansion.first_trial(self.study, search).dataset)
+            led = map(products.network, filter(None, [self.searching[search]]))
+            return (products.proposal(*product.slot[:2]), *read, *led)
         return (*self.inputs(product), *self._banks(product))
 
-    def refusals(self, product: Product) -> list[str]:
-        """Return why a product cannot be made now: the inputs that are not current. None of them where it can."""
-        return [f"{one}: {why}{self._because(one)}" for one in self.inputs(product) if (why := self.to_do(one))]
+    def refusals(self, product: Product, inputs: Sequence[Product] = ()) -> list[str]:
+        """Return why a product cannot be made now: a line for each of its inputs, or of these, that is not current."""
+        judged = inputs or self.inputs(product)
+        return [f"{one}: {why}{self._because(one)}" for one in judged if (why := self.to_do(one))]
 
     def _because(self, product: Product) -> str:
-        """Return what, further up, a product is to do for, where that is not its own doing."""
+        """Return the first cause further up the lineage, when a product is to do only because of its inputs."""
         first, before = product, self._waits_for(product)
         while self.reason(first) is None and before:
             first, before = before, self._waits_for(before)
         return f" ({first}: {self.reason(first)})" if first != product else ""
 
     def named(self, product: Product) -> dict[str, dict]:
-        """Return the inputs of a product as its manifest names them: by digest, and what may go by recipe and code."""
+        """Return the inputs as a manifest names them: by digest; those that may be deleted also by recipe and code."""
         return {one.name: self._record(product, one) for one in self.inputs(product)}
 
     def manifest(self, product: Product) -> dict | None:
-        """Return the manifest of a product, None where there is none that counts."""
+        """Return the manifest of a product, None if it has no valid one."""
         return self._look(product).manifest
 
     def proof(self, product: Product) -> str | None:
-        """Return what it rests on that what is published counts as made by the code of now; None if it does not."""
+        """Return the proof by which a published product counts as made by the current code, None if it does not."""
         cell = self._cell(product) if product.kind == "network" else None
         return self._adopted.proof(cell, self._look(product).manifest, self.expected(product).code)
 
     @cached_property
     def unproved(self) -> list[str]:
-        """The networks of the study that count, without a proof, as made by the code of now."""
+        """The networks of the study that count as made by the current code without a proof."""
         if not self._adopted.has_unproved:
             return []
         networks = [one for one in map(products.network, self.cells) if self.manifest(one)]
@@ -176,15 +193,15 @@ class Judge:
         return Adopted.read()
 
     def same(self, product: Product) -> bool:
-        """Say whether a product lies on the disk as this judge saw it."""
+        """Say whether a product on the disk is still as this judge saw it."""
         if product.kind == "release":
             return _takes_room(_bank_of(product)) == bool(self.reason(product))
         return _read(product) == self._look(product)
 
     def made(self, product: Product) -> str | None:
-        """Return why what was published since this judge looked is not current, or None.
+        """Return why a product that was published after this judge looked is not current, or None.
 
-        It looks at the product and its inputs alone: this judge had found these current.
+        It reads again only the product and its inputs, which this judge found current before.
         """
         for one in self.inputs(product):
             if product.kind != "release" and not self.same(one) and not (one.kind in SPARED and _is_gone(one)):
@@ -208,11 +225,11 @@ class Judge:
             changed(manifest["recipe"], expected.recipe, since(product.kind, expected.recipe), manifest)
             or self._otherwise(product, manifest, expected.inputs)
             or (self._lacks_views(product, manifest) if product.kind == "bank" else None)
-            or (OTHER_CODE if self.proof(product) is None else None)  # last: then it is stale by its code alone
+            or (OTHER_CODE if self.proof(product) is None else None)  # last, so that it means: only the code changed
         )
 
     def _otherwise(self, product: Product, manifest: dict, inputs: Iterable[Product]) -> str | None:
-        """Return which input is otherwise now than when a product was made, or None."""
+        """Return which input has changed since a product was made, or None."""
         for one in inputs:
             recorded = manifest["inputs"].get(one.name)
             if recorded is None:
@@ -229,7 +246,7 @@ class Judge:
         return None
 
     def _after(self, product: Product) -> str | None:
-        """Return what a product has to wait for, or None."""
+        """Return which input a product must wait for, or None."""
         if product.kind == "release":
             return "after its students" if any(map(self.to_do, self.inputs(product))) else None
         one = self._waits_for(product)
@@ -239,7 +256,7 @@ class Judge:
         """Return the first input of a product that is to do, or None."""
         for one in self.inputs(product):
             if one.kind in SPARED and self._look(one).manifest is None:
-                continue  # its own inputs are, where they count, those of the product too
+                continue  # it may be gone; its own inputs, if they matter, are inputs of the product, too
             if self.to_do(one):
                 return one
         return None
@@ -257,7 +274,7 @@ class Judge:
         return self._seen[product]
 
     def look_at(self, wanted: Sequence[Product]) -> None:
-        """Read the manifests of many products at once: by threads, where a read takes as long as on a network."""
+        """Read the manifests of many products; use threads if the first reads are as slow as on a network."""
         first, rest = wanted[:_READERS], wanted[_READERS:]
         began = time.perf_counter()
         for product in first:
@@ -268,7 +285,7 @@ class Judge:
     # -- what would be made now ---------------------------------------------------------------------------------------
 
     def expected(self, product: Product) -> Expected:
-        """Return recipe, code and inputs that a product would be made with now."""
+        """Return the recipe, code and inputs with which a product would be made now."""
         if product not in self._expected:
             self._expected[product] = getattr(self, f"_expected_{product.kind}")(product)
         return self._expected[product]
@@ -309,12 +326,45 @@ class Judge:
         teacher, by = self._cell(product), parse_selection(product.name.rpartition("/")[2])
         values = {"selection": by.name, "amount": by.amount, "heldout": self.recipe_of(teacher).protocol.heldout}
         code = staleness.code_behind_selection(teacher, by)
-        # Where the teacher itself learnt from a part, that is what directions are taken from.
+        # A teacher that learnt from a selection computes its directions from that selection.
         inputs = (*_read_data(teacher.dataset), products.network(teacher), *_selected_for(teacher))
         return Expected(values, code, inputs)
 
+    def _expected_proposal(self, product: Product) -> Expected:
+        name, number, _ = product.slot
+        search = self.study.searches[name]
+        recipe = {"space": [[key, *axis] for key, axis in search.axes.axes.items()], "sampler": search.sampler}
+        recipe = to_jsonable_python(recipe | {"batch": search.batch, "seed": search.seed, "round": number})
+        code = code_digest("kd.study.search", SAMPLERS[search.sampler].module)
+        return Expected(recipe, code, tuple(one for one in self.trials(name) if one.slot[1] < number))
+
+    def _expected_trial(self, product: Product) -> Expected:
+        proposal, cell = products.proposal(*product.slot[:2]), self.tried(product)
+        made_from = (proposal, products.network(cell)) if cell else (proposal,)
+        return Expected({"score": SCORE}, "", made_from)
+
+    def setting(self, trial: Product) -> dict | None:
+        """Return the setting of a trial; None where its round is not proposed yet, or must be anew."""
+        proposal = products.proposal(*trial.slot[:2])
+        if self.reason(proposal):
+            return None
+        return json.loads(files.content_of(Path(f"{proposal}.json")))["settings"][trial.slot[2] - 1]
+
+    def tried(self, trial: Product) -> Cell | None:
+        """Return the cell that a trial trains; None where its round is not proposed yet."""
+        setting = self.setting(trial)
+        return setting and expansion.tried(self.study, trial.slot[0], setting)
+
+    def trials(self, search: str) -> list[Product]:
+        """Return every trial of a search, round by round."""
+        found = self.study.searches[search]
+        slots = itertools.product(range(1, found.rounds + 1), range(1, found.batch + 1))
+        return [products.trial(search, *slot) for slot in slots]
+
     def _expected_release(self, product: Product) -> Expected:
-        return Expected({}, "", tuple(map(products.network, self.readers(self._cell(product)))))
+        teacher = self._cell(product)
+        trials = [one for name in self.searches_by(teacher) for one in self.trials(name)]
+        return Expected({}, "", (*map(products.network, self.readers(teacher)), *trials))
 
     def _expected_answers(self, product: Product) -> Expected:
         cell = self._cell(product)
@@ -382,10 +432,7 @@ class Judge:
         return tuple(map(products.bank, cell.teacher.members))
 
     def needs(self, bank: Product) -> list[Need]:
-        """Return what of this bank every student of its teacher that is to do will read.
-
-        Where none is to do, those of all.
-        """
+        """Return what the students that are to do will read from this bank; if none is to do, what all read."""
         if self.study is None:
             return sorted(self._needs.get(bank, ()))
         students = self.readers(self._cell(bank))
@@ -396,23 +443,34 @@ class Judge:
 
     @cached_property
     def cells(self) -> list[Cell]:
-        """Every cell of the study, each once, teachers before what they teach."""
+        """Every cell of the study, each once, teachers before their students."""
         found = expansion.all_cells(self.study)
         self._cell_at |= {cell.path: cell for cell in found}
         return found
 
     @cached_property
     def students(self) -> Mapping[Cell, list[Cell]]:
-        """For each cell of the study that teaches, those it teaches."""
+        """Each teacher of the study, with its students."""
         return expansion.taught_by(self.cells)
 
     def readers(self, teacher: Cell) -> list[Cell]:
         """Return the cells of the study that read the bank of a teacher."""
         return [cell for cell in self.students.get(teacher, ()) if cell.reads_banks(self.study.protocol)]
 
+    def searches_by(self, teacher: Cell) -> list[str]:
+        """Return the searches whose trials may read the bank of a teacher."""
+        if self.study.protocol.teacher != "bank":
+            return []
+        return [name for name, cell in self.searching.items() if cell and teacher in cell.members]
+
+    @cached_property
+    def searching(self) -> Mapping[str, Cell | None]:
+        """For each search of the study the cell that teaches in it."""
+        return {name: expansion.searching(self.study, name) for name in self.study.searches}
+
     @cached_property
     def everything(self) -> tuple[Product, ...]:
-        """All that a study publishes, each once, what something is made from before it."""
+        """All products of a study, each once, inputs before what is made from them."""
         study, name = self.study, self.study.study
         teachers = [cell for cell in self.students if not cell.is_ensemble and self.readers(cell)]
         analyses = dict.fromkeys((e, figures.ANALYSES[f]) for e, f in study.drawn if f in figures.ANALYSES)
@@ -421,16 +479,22 @@ class Judge:
         found += dict.fromkeys(products.labels(cell.dataset.labelled) for cell in self.cells if cell.dataset.noise)
         found += dict.fromkeys(one for cell in self.cells for one in (*_selected_for(cell), products.network(cell)))
         found += map(products.bank, teachers)
-        found += map(products.release, [] if study.keep_banks else teachers)
+        for search in study.searches:
+            for number, trials in itertools.groupby(self.trials(search), lambda one: one.slot[1]):
+                found += [products.proposal(search, number), *trials]
+        searched = [cell for cell in self.cells if self.searches_by(cell)]
+        found += map(products.release, [] if study.keep_banks else dict.fromkeys([*teachers, *searched]))
         found += map(products.answers, expansion.analysed(study))
         found += [products.analysis(name, *pair) for pair in analyses]
+        if not study.experiments:
+            return tuple(found)
         found.append(products.table(name))
         found += [products.figure(name, *drawn) for drawn in study.drawn]
         return (*found, products.tables(name), products.verdict(name), products.page(name))
 
     @cached_property
     def all_to_do(self) -> dict[Product, str]:
-        """Return every product of a study that is to do, and why; what may be deleted, only if it is asked for."""
+        """Return {product: why} of all that is to do; a product that may be deleted only if another asks for it."""
         self.look_at(self.everything)
         found = {one: why for one in self.everything if one.kind not in SPARED and (why := self.to_do(one))}
         asked: dict[Product, None] = {}
@@ -442,16 +506,16 @@ class Judge:
                     if why := self.to_do(one):
                         found[one] = why
                         queue.append(one)
-        # What comes back may come back as another: who else is asked for and made from it looks again.
+        # A deleted input that is made again may differ, so all products that are asked for and read it look again.
         for one in (one for one in self.everything if one in asked and one not in found):
             if back := next((i for i in self.inputs(one) if i in found), None):
                 found[one] = f"looked at again after {_role(one, back)}"
         return {one: found[one] for one in self.everything if one in found}
 
     def is_to_do(self, product: Product) -> bool:
-        """Say whether a product of the study is to do, or would be if it were asked for.
+        """Say whether a product of the study is to do.
 
-        It looks at no more than that takes: at all of a study only for what others may ask for.
+        It judges the whole study only for a product that may be deleted, because others may ask for it.
         """
         return self.to_do(product) is not None or (product.kind in SPARED and product in self.all_to_do)
 
@@ -465,14 +529,14 @@ def told(to_do: Mapping[Product, str]) -> list[str]:
 
 
 def plural(kind: str, count: int) -> str:
-    """Return the name of a kind as one says it of `count` of them."""
+    """Return the name of a kind, in the plural unless `count` is 1."""
     if count == 1 or kind in ("data", "labels", "answers", "tables"):
         return kind
     return {"analysis": "analyses"}.get(kind, f"{kind}s")
 
 
 def replaced(judge: Judge) -> str | None:
-    """Say which published networks will be trained again in place because values of their protocol changed, or None."""
+    """Say that published networks will be replaced because values of their protocol changed, or return None."""
     found: dict[str, int] = defaultdict(int)
     for product in judge.all_to_do:
         manifest = judge.manifest(product) if product.kind == "network" else None
@@ -516,14 +580,14 @@ def _is_gone(product: Product) -> bool:
 
 
 def _digest(product: Product, one: Product, manifest: dict) -> str:
-    """Return the digest by which `product` names an input: the table, which has numbers of a manifest, names that."""
+    """Return the digest by which `product` names an input. The table names the manifest: it reads numbers from it."""
     if one.kind == "network" and product.kind == "table":
         return manifest["manifest_sha256"]
     return content(manifest)
 
 
 def content(manifest: dict) -> str:
-    """Return the digest of what a product is, wherever and whenever it was made."""
+    """Return the digest of a product's content: the same wherever and whenever it was made."""
     match manifest["kind"]:
         case "data" | "labels":
             return manifest["content"]
@@ -533,12 +597,12 @@ def content(manifest: dict) -> str:
 
 
 def data_recipe(declared: Mapping) -> dict:
-    """Return what of a declared dataset decides what it is: not where it lies."""
+    """Return the keys of a declared dataset that decide its images: all but the place of its files."""
     return {key: value for key, value in declared.items() if key not in ("folder", "source")}
 
 
 def labels_recipe(dataset: DatasetChoice, label_file: str | None) -> dict:
-    """Return what decides noisy labels beside those that are right; of a file its content, not its place."""
+    """Return what decides noisy labels, beside the true labels. A label file counts by its content, not its place."""
     noise = dataset.noise
     if noise.kind == "labels":
         path, key = data.label_file(label_file or "")
@@ -551,7 +615,7 @@ def _file_digest(path: Path) -> str:
     try:
         return files.file_digest(path)
     except OSError:
-        return UNREADABLE  # what was made from it is not otherwise for that
+        return UNREADABLE  # this counts as unchanged
 
 
 @cache
@@ -572,7 +636,7 @@ def _read_data(dataset: DatasetChoice) -> tuple[Product, ...]:
 
 
 def _selected_for(cell: Cell) -> tuple[Product, ...]:
-    """Return the selection that a cell learns from, where there is one."""
+    """Return the selection that a cell learns from, if it has one."""
     return (products.selection(cell.teacher, cell.stage.selection),) if cell.stage.selection else ()
 
 
@@ -581,7 +645,7 @@ def _bank_of(product: Product) -> Product:
 
 
 def _takes_room(bank: Product) -> bool:
-    """Say whether any file of a bank is there: who was killed while it released one left rows without a manifest."""
+    """Say whether a bank has any file: a release that was killed leaves rows without a manifest."""
     try:
         return any(entry.is_file() for entry in os.scandir(on_disk(bank.folder)))
     except FileNotFoundError:
@@ -589,10 +653,11 @@ def _takes_room(bank: Product) -> bool:
 
 
 def _role(product: Product, one: Product) -> str:
-    """Return what an input is to a product."""
+    """Say what an input is to a product, such as "its teacher"."""
     if one.kind == "network" and product.kind == "network":
         return "its teacher" if product.name.startswith(f"{one.name}/") else "a member"
     named = {"network": "a network", "data": "its data", "labels": "its labels", "selection": "its selection"}
+    named |= {"trial": "an earlier trial" if product.kind == "proposal" else "a trial", "proposal": "its proposal"}
     return named.get(one.kind, f"the {one.kind}")
 
 

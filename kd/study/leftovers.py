@@ -1,4 +1,4 @@
-"""What writers that died left unfinished, and states that nothing goes on from: removed by the next who comes by."""
+"""Remove what dead writers left unfinished, and saved states that no training will go on from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kd.study.products import READ_BY_PEOPLE, Product
 
 
 def sweep(product: Product) -> None:
-    """Remove what writers of this product that are dead left unfinished. Call it while holding its lock."""
+    """Remove what dead writers of this product left unfinished. Call it while you hold its lock."""
     files.sweep(product.lock.parent, f"{product.lock.name}*")
     if product.kind == "network":
         for run in states(product):
@@ -25,14 +25,14 @@ def sweep(product: Product) -> None:
 
 
 def forget_states(product: Product) -> None:
-    """Remove all states of a network: one that is published goes on from none. Call it while holding its lock."""
+    """Remove all states of a network that has just been published. Call it while you hold its lock."""
     for run in states(product):
         with files.storage(run, verb="remove"):
             shutil.rmtree(on_disk(run))
 
 
 def left_by(product: Product, manifest: dict) -> Path | None:
-    """Return the state that a published network was trained from, where it is left; None for any other product."""
+    """Return the state of a published network's training if it still exists; None for any other product."""
     if product.kind != "network":
         return None
     run = state_of(product, manifest["fingerprint"])
@@ -40,16 +40,19 @@ def left_by(product: Product, manifest: dict) -> Path | None:
 
 
 def forget_what_is_published(product: Product, manifest: dict) -> None:
-    """Remove the state of what is published; others may be of who changes back. Call it while holding its lock."""
+    """Remove the state of the published training, if it still exists. Call it while you hold the product's lock.
+
+    States of other fingerprints stay: training goes on from one if the user changes back to its recipe.
+    """
     if run := left_by(product, manifest):
         shutil.rmtree(on_disk(run), ignore_errors=True)
 
 
 def state_of(product: Product, fingerprint: str) -> Path:
-    """Return the folder of the state of a network that is trained as `fingerprint` says."""
+    """Return the folder of a network's state for one fingerprint."""
     return product.lock.parent / f"run-{fingerprint[:12]}"
 
 
 def states(product: Product) -> list[Path]:
-    """Return the folders of the states of a network."""
+    """Return the folders of all states of a network."""
     return sorted(files.below(product.lock.parent, "run-*"))

@@ -1,16 +1,16 @@
-"""What students need of the bank of their teacher, and which of these needs a bank does not meet."""
+"""What students need from their teacher's bank, and which of these needs a bank does not meet."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-# How the files of a bank begin that hold the rows of each output that it can hold.
+# {output: first part of the names of the bank's files that hold it}
 FILES = {"logits": "rows", "prelogits": "prelogits"}
 
 
 class Need(NamedTuple):
-    """One output of a teacher, for every view that a student of this seed sees in so many epochs."""
+    """One output of a teacher, for every view that a student of this seed sees in `epochs` epochs."""
 
     seed: int
     epochs: int
@@ -21,6 +21,6 @@ class Need(NamedTuple):
 
 
 def unmet(manifest: Mapping, needs: Iterable[Need]) -> list[Need]:
-    """Return which of these needs the bank of a manifest does not meet."""
+    """Return the needs that the bank with this manifest does not meet."""
     longest = {output: dict(part["holds"]) for output, part in manifest.get("outputs", {}).items()}
     return [need for need in needs if longest.get(need.output, {}).get(need.seed, 0) < need.epochs]

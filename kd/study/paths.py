@@ -1,4 +1,4 @@
-"""From the path of a cell, or the name of a dataset, to what it spells: kd.study.cells says how."""
+"""Read the path of a cell or the name of a dataset. kd.study.cells describes and spells them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kd.study.cells import (
 from kd.study.config import own_training
 from kd.study.values import NAME, WEIGHTS, LossChoice, Noise, Own, Selected, imported, loss_choice, selected
 
-_BY = "|".join(sorted(SELECTED, reverse=True))  # the longer of two that begin alike comes first
+_BY = "|".join(sorted(SELECTED, reverse=True))  # a longer name comes before a shorter one that it begins with
 _STAGE = re.compile(
     r"(?P<networks>[a-z0-9+-]+)\.(?P<objective>.+)\.s(?P<seeds>[0-9]{1,9}(?:\+[0-9]{1,9})*)"
     rf"(?:-(?!schedule|{_BY})(?P<ensemble>[a-z]+))?(?P<own>(?:-(?:{'|'.join(OWN)})[a-z0-9.+]+)*)"
@@ -39,7 +39,7 @@ _DATASET = re.compile(
 
 
 def demand_cell(path: str | Path) -> tuple[str, ...]:
-    """Return the parts of a path that is built as that of a cell is, whoever defines its network and objective.
+    """Return the parts of a path that has the form of a cell's path. The network and objective need not be known.
 
     Raises ConfigError for any other path.
     """
@@ -67,7 +67,7 @@ def parse_cell(path: str | Path) -> Cell:
         raise ConfigError(f"{path}: {cell.stages[0]} needs a teacher: put its directory inside the teacher's")
     for before, after in itertools.pairwise(cell.stages):
         if after.selection and before.is_ensemble:
-            raise ConfigError(f"{path}: {before} is an ensemble; one network selects, whose pre-logits mean one thing")
+            raise ConfigError(f"{path}: {before} is an ensemble, but only one network can select")
     return cell
 
 

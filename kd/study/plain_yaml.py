@@ -1,4 +1,4 @@
-"""YAML of plain values, in which no number is octal by surprise and no key is lost."""
+"""Read YAML of plain values, and refuse what YAML 1.1 reads otherwise than it looks: octal numbers, double keys."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def parse_yaml(text: str, where: str) -> object:
         return _PlainYaml(text).plain()
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
-    except Exception as error:  # YAMLError, and what a scalar that belies its tag raises, which has no common type
+    except Exception as error:  # YAMLError; a scalar that does not fit its tag raises errors of many types
         raise ConfigError(f"{where}: not valid YAML: {error}") from error
 
 
-_MOST_VALUES = 100_000  # of a study, aliases counted as what they stand for
+_MOST_VALUES = 100_000  # in a study, with all aliases written out
 
 
 def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
-    """Return how many values a node has if each alias is written out; one within itself has no end."""
+    """Return how many values a node has with all aliases written out: infinitely many if one contains itself."""
     if id(node) not in known:
         known[id(node)] = math.inf
         parts = node.value if isinstance(node, yaml.CollectionNode) else ()
@@ -54,10 +54,10 @@ def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
 
 
 class _PlainYaml(yaml.SafeLoader):
-    """YAML of plain values, in which no number is octal by surprise and no key is lost."""
+    """A SafeLoader that refuses octal and sexagesimal numbers, and keys that stand twice."""
 
     def plain(self) -> object:
-        """Return the values. Raises ConfigError where aliases within aliases stand for more than a study can be."""
+        """Return the values. Raises ConfigError when nested aliases stand for too many values."""
         node = self.get_single_node()
         if node is None:
             return None
@@ -68,7 +68,7 @@ class _PlainYaml(yaml.SafeLoader):
         return self.construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Return keys and values. Raises ConfigError for a key that is there twice: YAML would keep the last."""
+        """Return keys and values. Raises ConfigError for a key that stands twice, because YAML would keep the last."""
         lines: dict[str, int] = {}
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             line, name = key.start_mark.line + 1, key.value
@@ -82,22 +82,22 @@ class _PlainYaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def integer(self, node: yaml.ScalarNode) -> int:
-        """Return a whole number. Raises ConfigError for one with a leading zero: to YAML 1.1 `010` is 8."""
+        """Return a whole number. Raises ConfigError for a leading zero, because YAML 1.1 reads `010` as 8."""
         value, written = self._decimal(node, self.construct_yaml_int), node.value.replace("_", "")
         if re.fullmatch("[-+]?0[0-9]+", written):
             meant = " or ".join(map(str, dict.fromkeys((value, int(written)))))
             line = node.start_mark.line + 1
             raise ConfigError(f"line {line}: {node.value} begins with 0, which YAML reads as octal; write {meant}")
-        str(value)  # raises where a number is too long for any message to show it
+        str(value)  # raises if the number is too long to be printed
         return value
 
     def real(self, node: yaml.ScalarNode) -> float:
-        """Return a number. Raises ConfigError for one to the base of 60."""
+        """Return a number. Raises ConfigError for a sexagesimal one."""
         return self._decimal(node, self.construct_yaml_float)
 
     def _decimal(self, node: yaml.ScalarNode, construct: Callable[[yaml.ScalarNode], _N]) -> _N:
         value = construct(node)
-        if ":" in node.value:  # to YAML 1.1 `1:30` is 90
+        if ":" in node.value:  # YAML 1.1 reads `1:30` as 90
             line = node.start_mark.line + 1
             raise ConfigError(f"line {line}: {node.value} is {value} to YAML, which counts by sixties; write {value}")
         return value

@@ -1,8 +1,8 @@
 """Plug-ins: a user's own losses, networks, datasets, label noises and figures, in files that a study names.
 
-A plug-in defines any of kd's tables of contents: LOSSES, NETWORKS, DATASETS, NOISES, FIGURES. What they list is defined
-in the same file. Only a study that names plug-ins runs code, and kd says so. No manifest names them: what is made with
-one depends on its code by digest, as on kd's own.
+A plug-in defines one or more of kd's tables LOSSES, NETWORKS, DATASETS, NOISES and FIGURES, and in the same file
+everything that they list. Only a study that names plug-ins runs code, and kd says so. No manifest names a plug-in:
+products depend on its code by digest, as they depend on kd's own code.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kd.report import figures
 
 _SAID = "KD_SAID_PLUGINS"
 _NAME = "[A-Za-z0-9][A-Za-z0-9_]*"
-_TABLES: dict[str, tuple[dict, type, str]] = {  # what each adds to, the type of its entries, names that paths can spell
+_TABLES: dict[str, tuple[dict, type, str]] = {  # {name: (kd's table, type of its entries, pattern of their names)}
     "LOSSES": (losses.LOSSES, losses.Loss, "(?!weights$)[a-z][a-z0-9_]*"),
     "DATASETS": (data.DATASETS, data.Source, _NAME),
     "NOISES": (data.NOISES, data.NoiseKind, "(?!frac)[a-z]+"),
@@ -39,10 +39,10 @@ _NETWORKS = list(models.NETWORKS)
 
 
 class Plugin(NamedTuple):
-    """A file as it was read."""
+    """A plug-in's file as kd read it."""
 
     path: str
-    place: Path  # on the disk: two projects may have files of one name
+    place: Path  # on the disk: two projects may have files of the same name
     source: bytes
 
     @property
@@ -59,9 +59,9 @@ _loaded: list[Plugin] = []
 
 
 def load(paths: Sequence[str]) -> Sequence[str]:
-    """Have the tables list what kd has and what these files add, in their order; return the paths.
+    """Run these files in their order and fill the tables with kd's own entries and theirs; return the paths.
 
-    Files that are loaded already are not run again. Raises ConfigError that names the file and the line.
+    If the same files are already loaded, nothing runs. Raises ConfigError that names the file and the line.
     """
     wanted = list(map(_read, paths))
     if wanted == _loaded:
@@ -84,7 +84,7 @@ def load(paths: Sequence[str]) -> Sequence[str]:
 
 
 def _say(wanted: Sequence[Plugin]) -> None:
-    """Say whose code runs: once, whatever other processes of kd this one starts or becomes."""
+    """Say which files run: once, even if this process starts others or starts itself again."""
     places = ", ".join(str(plugin.place) for plugin in wanted)
     if places and os.environ.get(_SAID) != places:
         os.environ[_SAID] = places
@@ -101,7 +101,7 @@ def _read(path: str) -> Plugin:
         return Plugin(path, place, place.read_bytes())
     except OSError as error:
         raise ConfigError(f"plugins: {path}: {error.strerror}") from error
-    except ValueError as error:  # a character that no file's name can have
+    except ValueError as error:  # a character that no file name can have
         raise ConfigError(f"plugins: {path!r}: {error}") from error
 
 
@@ -119,11 +119,11 @@ def _forget() -> None:
 def _run(plugin: Plugin) -> ModuleType:
     spec = importlib.util.spec_from_file_location(plugin.module, plugin.place)
     module = importlib.util.module_from_spec(spec)
-    package = sys.modules.setdefault(code.PLUGINS, ModuleType(code.PLUGINS))  # so that one can import another
+    package = sys.modules.setdefault(code.PLUGINS, ModuleType(code.PLUGINS))  # so that plug-ins can import each other
     sys.modules[plugin.module] = module
     setattr(package, Path(plugin.path).stem, module)
     try:
-        # Not by the module's loader, which may take older code from __pycache__: what is digested is what runs.
+        # Not by the module's loader, which may run older code from __pycache__: kd must run the code that it digests.
         exec(compile(plugin.source, plugin.path, "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         if isinstance(understood(error), OutOfMemory | Terminated):
@@ -179,7 +179,7 @@ def _wrong(entry: object, kind: type, module: ModuleType) -> str:
         return f"expected a {kind.__name__}, got {type(entry).__name__}"
     try:
         return _wrong_entry(entry, module)
-    except Exception as error:  # whatever stands where a pattern, a name or a function should
+    except Exception as error:  # the user may have put any object in the place of a pattern, a name or a function
         return f"{type(error).__name__}: {error}"
 
 
@@ -188,7 +188,7 @@ def _wrong_entry(entry: object, module: ModuleType) -> str:
         case losses.Loss():
             made, arguments = (entry.function, 3) if entry.function else (entry.build, 1)
             if getattr(made, "__module__", None) != module.__name__:
-                return "its function must be defined in this file, by whose code its results are known"
+                return "its function must be defined in this file, because kd digests only this file's code"
             return _wrong_call(made, arguments, entry.parameters)
         case models.Family():
             return (
@@ -202,7 +202,7 @@ def _wrong_entry(entry: object, module: ModuleType) -> str:
             return _wrong_function(entry.module, entry.function.rpartition(":")[2], module)
         case data.NoiseKind():
             if entry.takes_file or entry.name in {noise.name for noise in data.NOISES.values()}:
-                return f"a kind of label noise called {entry.name!r} is kd's own, or reads a file, as only kd's own may"
+                return f"the label noise called {entry.name!r} is kd's own, or takes a file, as only kd's own may"
             return _wrong_function(entry.module, entry.function.rpartition(":")[2], module)
         case figures.Figure():
             if entry.analysis not in {"", *figures.ANALYSES.values()}:
@@ -236,12 +236,12 @@ def _wrong_examples(family: models.Family) -> str:
     known = (example for other in models.NETWORKS for example in other.examples)
     taken = next((name for name in known if family.numbers(name) is not None), None)
     if taken:
-        return f"its pattern takes {taken}, which is another's"
+        return f"its pattern also matches {taken}, another network"
     return "" if family.examples else "examples: give at least one name"
 
 
 def _line_in(plugin: Plugin, table: str, name: object = None) -> int | None:
-    """Return the line on which a plug-in defines a table, or the entry `name` of it."""
+    """Return the line on which a plug-in defines a table, or its entry `name`."""
     line = None
     for node in ast.walk(ast.parse(plugin.source)):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]

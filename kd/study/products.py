@@ -6,6 +6,8 @@
 | labels   | its training labels made wrong      | data/NAME+NOISE/                              | labels   |
 | network  | a trained network, or an ensemble   | results/CELL/                                 | train    |
 | selection| what a teacher selects to learn from| selections/CELL/SELECTION/                    | select   |
+| proposal | the settings of a round            | search/NAME/round-2.json                      | propose  |
+| trial    | the score of one of them            | search/NAME/round-2.3.json                    | trial    |
 | bank     | a teacher's logits, pre-logits      | banks/CELL/                                   | bank     |
 | release  | the absence of that bank            |                                               | release  |
 | answers  | what a network answers              | answers/CELL/                                 | answers  |
@@ -16,8 +18,8 @@
 | verdict  | claims judged                       | reports/STUDY/verdict.*, figures/verdict.*    | verdict  |
 | page     | the page                            | reports/STUDY/report.html                     | report   |
 
-What comes before analyses is a folder with a manifest.json; what lies in reports/STUDY has its manifests together in
-reports/STUDY/manifests/.
+The kinds above `analysis` are folders with a manifest.json, but for proposals and trials. These and the others lie in
+search/NAME and reports/STUDY, with their manifests in the folder manifests/ there.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.core.files import MANIFEST
-from kd.study.cells import ANSWERS, BANKS, DATA, REPORTS, RESULTS, SELECTIONS, STATE, Cell, spell_selection
+from kd.study.cells import ANSWERS, BANKS, DATA, REPORTS, RESULTS, SEARCH, SELECTIONS, STATE, Cell, spell_selection
 from kd.study.values import Selected
 
-RELEASED = "released"  # names the absence of a bank, among stamps alone
+RELEASED = "released"  # the first part of a release's name, which only stamps use
 MANIFESTS = "manifests"
 
 RULES = {  # the rule, and verb, that makes each kind
@@ -39,6 +41,8 @@ RULES = {  # the rule, and verb, that makes each kind
     "labels": "labels",
     "network": "train",
     "selection": "select",
+    "proposal": "propose",
+    "trial": "trial",
     "bank": "bank",
     "release": "release",
     "answers": "answers",
@@ -50,36 +54,38 @@ RULES = {  # the rule, and verb, that makes each kind
     "page": "report",
 }
 KINDS = tuple(RULES)  # in the order in which they are made
-# What may be deleted at any time: it is made again when something that is made from it must be.
+# May be deleted at any time: kd makes it again when something that reads it is to do.
 SPARED = frozenset({"data", "labels", "selection", "bank", "answers"})
-# Small, and read by people: every byte is checked, not the size alone.
-READ_BY_PEOPLE = frozenset({"analysis", "table", "figure", "tables", "verdict", "page"})
+# Small, and read by people: the judge checks every byte, not only the sizes.
+READ_BY_PEOPLE = frozenset({"proposal", "trial", "analysis", "table", "figure", "tables", "verdict", "page"})
 
 _FILES = {
     "table": ("table.*", "curves.*"),
     "tables": ("means.*", "comparisons.*"),
-    # each by its name: figures/verdict.dots.png is a figure of an experiment that is called verdict
+    # no wildcard: figures/verdict.dots.png is the figure `dots` of an experiment named `verdict`
     "verdict": ("verdict.*", *(f"figures/verdict.{kind}" for kind in ("pdf", "png", "svg", "txt"))),
     "page": ("report.html",),
 }
 
 
 class Product(NamedTuple):
-    """Something that is published: its kind, and its path without what tells its files apart."""
+    """Something that kd publishes: its kind, and the common part of the paths of its files."""
 
     kind: str
     name: str
 
     @property
     def folder(self) -> Path:
-        """Folder that its files are named in."""
+        """Folder to which the names of its files are relative."""
         if self.kind in READ_BY_PEOPLE:
             return Path(*Path(self.name).parts[:2])
         return Path(self.name)
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Patterns of its files in reports/STUDY."""
+        """Patterns of its files in its folder."""
+        if self.kind in ("proposal", "trial"):
+            return (f"{Path(self.name).name}.json",)  # round-2.* are the trials of round-2
         return _FILES.get(self.kind) or (f"{Path(self.name).relative_to(self.folder)}.*",)
 
     @property
@@ -91,7 +97,7 @@ class Product(NamedTuple):
 
     @property
     def lock(self) -> Path:
-        """File that whoever makes it holds locked."""
+        """Lock file that a process holds while it makes the product."""
         top, _, rest = self.name.partition("/")
         match self.kind:
             case "network":
@@ -105,12 +111,19 @@ class Product(NamedTuple):
         return Path(STATE, top, f"{rest}.lock")
 
     def stamp(self, folder: str) -> str:
-        """Path of its stamp in the folder of a question."""
+        """Path of its stamp in the folder of a question (kd.study.stamps)."""
         return f"{folder}/{self.name}.stamp"
 
     @property
+    def slot(self) -> tuple[str, int, int]:
+        """The search, round and number in it, from 1 each, of a trial; 0 is the proposal of the round."""
+        _, search, last = self.name.split("/")
+        number, _, trial = last.removeprefix("round-").partition(".")
+        return search, int(number), int(trial or 0)
+
+    @property
     def cell(self) -> str:
-        """Path of the network that it is, or is of."""
+        """Path of the network that it is, or belongs to."""
         below = self.name.partition("/")[2]
         return f"{RESULTS}/{below.rpartition('/')[0] if self.kind == 'selection' else below}"
 
@@ -124,12 +137,12 @@ def data(name: str) -> Product:
 
 
 def labels(labelled: str) -> Product:
-    """The noisy labels of a dataset, by their name, such as cifar100+sym0.4."""
+    """The noisy labels of a dataset, such as cifar100+sym0.4."""
     return Product("labels", f"{DATA}/{labelled}")
 
 
 def network(cell: Cell) -> Product:
-    """A trained network, or an ensemble of some."""
+    """A trained network, or an ensemble."""
     return Product("network", cell.path)
 
 
@@ -139,8 +152,18 @@ def bank(teacher: Cell) -> Product:
 
 
 def selection(teacher: Cell, by: Selected) -> Product:
-    """What a teacher selects for those who learn from it."""
+    """The examples that a teacher selects for its students."""
     return Product("selection", f"{SELECTIONS}/{teacher.name}/{spell_selection(by)}")
+
+
+def proposal(search: str, number: int) -> Product:
+    """The settings that a round of a search tries; the first round is 1."""
+    return Product("proposal", f"{SEARCH}/{search}/round-{number}")
+
+
+def trial(search: str, number: int, slot: int) -> Product:
+    """The score of one setting of a round; the first is 1."""
+    return Product("trial", f"{SEARCH}/{search}/round-{number}.{slot}")
 
 
 def release(teacher: Cell) -> Product:
@@ -149,12 +172,12 @@ def release(teacher: Cell) -> Product:
 
 
 def answers(cell: Cell) -> Product:
-    """What a network answers."""
+    """The answers of a network."""
     return Product("answers", f"{ANSWERS}/{cell.name}")
 
 
 def analysis(study: str, experiment: str, name: str) -> Product:
-    """What is measured of the answers of an experiment."""
+    """What is measured on the answers of an experiment."""
     return Product("analysis", f"{REPORTS}/{study}/analyses/{experiment}.{name}")
 
 
@@ -169,12 +192,12 @@ def table(study: str) -> Product:
 
 
 def tables(study: str) -> Product:
-    """Means and comparisons."""
+    """The means and comparisons of a study."""
     return Product("tables", f"{REPORTS}/{study}/tables")
 
 
 def verdict(study: str) -> Product:
-    """The claims judged by a study."""
+    """The claims, judged by the results of a study."""
     return Product("verdict", f"{REPORTS}/{study}/verdict")
 
 
@@ -201,7 +224,7 @@ _IN_REPORTS = (
 def owner(path: str) -> str | None:
     """Return the name of the product that a published file or folder belongs to; None for any other path.
 
-    The name is read from the path alone: whether a study has such a product is not asked.
+    Only the path is read: the product need not exist in any study.
     """
     path = path.rstrip("/")
     top, _, rest = path.partition("/")
@@ -212,6 +235,8 @@ def owner(path: str) -> str | None:
             if match := re.fullmatch(pattern, inside):
                 return f"{REPORTS}/{parts[0]}/{match.expand(name)}"
         return None
+    if top == SEARCH and (found := re.fullmatch(rf"(\w+/)(?:{MANIFESTS}/)?(round-\d+(?:\.\d+)?)(?:\.json)?", rest)):
+        return f"{SEARCH}/{found[1]}{found[2]}"
     if top == DATA and rest:
         return f"{DATA}/{parts[0]}"
     if top == SELECTIONS and len(parts) > 3:

@@ -1,8 +1,8 @@
-"""Recipes compared, and what a key counts as that one of them lacks (promise 8).
+"""Compare recipes, and give a key that a recipe lacks the value of its introduction (promise 8).
 
-A manifest keeps the whole recipe that something was made from. A key that it lacks did not exist when it was made, and
-counts as the value with which the key was introduced (`since`). So a new key makes nothing stale, a default that
-changes later does, and a key that is removed leaves the value that the code goes by from then on.
+A manifest keeps the whole recipe of a product. A key that it lacks did not exist when the product was made, and counts
+as the value with which the key was introduced (`since`). So a new key makes nothing stale, and a default that changes
+later does. A removed key counts as the value that the code uses from then on.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Mapping
 from kd import losses
 from kd.study.config import DeclaredDataset, Protocol, Weights
 
-Since = Mapping[str, Mapping]  # for each part of a recipe, its keys and what each counts as where it is lacking
+Since = Mapping[str, Mapping]  # {part of a recipe: {key: the value that it counts as where it is missing}}
 
-UNREADABLE = "unreadable"  # in the place of a digest: no change
+UNREADABLE = "unreadable"  # replaces the digest of a file that cannot be read; counts as unchanged
 _AUTO = {"precision": lambda made: made["precision"], "compile": lambda made: "always" if made["compiled"] else "never"}
 
 
 def since(kind: str, recipe: Mapping) -> Since:
-    """Return what each key counts as that a recipe of this kind of product lacks; "" is the recipe itself."""
+    """Return the values that missing keys of such a recipe count as, by part; "" is the recipe itself."""
     match kind:
         case "data":
             return {"": DeclaredDataset.since()}
         case "page":
             return {"protocol": Protocol.since()}
         case "network":
-            loss = losses.LOSSES.get(recipe.get("objective", {}).get("loss"))  # None where weights come from a file
+            loss = losses.LOSSES.get(recipe.get("objective", {}).get("loss"))  # None if weights come from a file
             objective = {key: plain(value) for key, value in loss.since.items()} if loss else {}
             return {"protocol": Protocol.since(), "objective": objective, "weights": Weights.since()}
     return {}
@@ -38,7 +38,7 @@ def plain(value: float | str) -> float | str:
 
 
 def brief(recipe: Mapping, known: Since, part: str = "") -> dict:
-    """Return a recipe without the keys that count as what they are: its digest outlives keys that come and go."""
+    """Drop the keys whose values they would count as if missing, so that new keys do not change a recipe's digest."""
     first = known.get(part, {})
     return {
         key: brief(value, known, key) if isinstance(value, dict) else value
@@ -48,9 +48,9 @@ def brief(recipe: Mapping, known: Since, part: str = "") -> dict:
 
 
 def changed(made: Mapping, now: Mapping, known: Since, manifest: Mapping | None = None, part: str = "") -> str | None:
-    """Return which value of a recipe is another now, as `lr 0.1 -> 0.05`, or None.
+    """Return which value of a recipe has changed, such as `lr 0.1 -> 0.05`, or None.
 
-    The `manifest` of a network, if one is given, says what `auto` became.
+    The `manifest` of a network, if given, says which value `auto` stood for.
     """
     first = known.get(part, {})
     made, now = {**first, **made}, {**first, **now}
@@ -69,7 +69,7 @@ def changed(made: Mapping, now: Mapping, known: Since, manifest: Mapping | None 
 
 
 def _is_auto(part: str, name: str, manifest: Mapping | None) -> bool:
-    """Say whether a manifest has what `auto` became: that of a network has, a page tells what was asked for."""
+    """Say whether the manifest has the value that `auto` stood for: a network's has, a page's has what was asked."""
     return part == "protocol" and name in _AUTO and manifest is not None and manifest["kind"] == "network"
 
 

@@ -1,4 +1,4 @@
-"""The code behind what is published: what of kd decides its numbers, as a digest."""
+"""The code behind each product: a digest of the modules that decide its numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kd.study.values import Noise, Selected
 
 
 def code_behind(cell: Cell, protocol: Protocol) -> str:
-    """Return the digest of the code that decides what training `cell` gives, its data and its teacher aside."""
+    """Return the digest of the code that decides the numbers of `cell`, apart from its data and its teacher."""
     modules = list(map(models.module_of, cell.stage.networks))
     if cell.is_ensemble or cell.stage.weights:
         modules.append("kd.train.weights")
@@ -32,7 +32,7 @@ def code_behind_bank(teacher: Cell, protocol: Protocol) -> str:
 
 
 def code_behind_selection(teacher: Cell, by: Selected) -> str:
-    """Return the digest of the code by which `teacher` selects."""
+    """Return the digest of the code with which `teacher` selects."""
     return code_digest(data.SELECTIONS[by.name].module, "kd.train.selecting", models.module_of(teacher.stage.network))
 
 
@@ -42,7 +42,7 @@ def code_behind_answers(cell: Cell) -> str:
 
 
 def code_behind_data(name: str, declared: Mapping | None) -> str:
-    """Return the digest of the code that prepares the images of dataset `name`, declared so by a study."""
+    """Return the digest of the code that prepares the images of a dataset, built in or `declared` by a study."""
     return code_digest(data.source_of(name, declared).module)
 
 

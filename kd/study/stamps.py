@@ -1,11 +1,10 @@
-"""Stamps: all that Snakemake sees of what is current. They are empty files, the outputs and inputs of its rules.
+"""Stamps are empty files, the outputs and inputs of Snakemake's rules. Snakemake sees nothing else.
 
-state/stamps/<question>/ has a stamp for each product that is not to do; of data, labels, selections, banks and
-answers, that would not be to do if they were asked for. The question is a digest of the study's values
-and of kd's code: whoever asks something else has stamps of their own. A verb removes the stamp of what it is about to
-replace, under its lock, and makes it when what it published is current. The Snakemake that a user starts projects the
-judge's verdicts onto the stamps whenever it reads the Snakefile, so that a stamp that was lost, copied, dated or left
-behind decides nothing.
+state/stamps/<question>/ has a stamp for each product that is not to do (judged as if asked for, where it may be
+deleted). The question is a digest of the study's values and of kd's code, so that another study, or other code, has
+stamps of its own. Under the product's lock a verb removes the stamp before it replaces the product, and makes it when
+the published product is current. Whenever a user's Snakemake reads the Snakefile, kd makes and removes stamps as the
+judge says (it projects them). So a stamp that was lost, copied, touched or left behind decides nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from kd.study.leftovers import forget_what_is_published
 from kd.study.products import Product, owner
 
 TOP = f"{STATE}/stamps"
-PREFIX = "q-"  # no dataset, whose states lie in state/, has a protocol of such a name
-VARIABLE = "KD_STAMPS"  # tells the jobs of a Snakemake its folder
-DATE = 1  # seconds after 1970, of every stamp: times decide nothing
-_PATIENCE_SECONDS = 20.0  # for who works on a product to have removed its stamp
+PREFIX = "q-"  # states lie in state/DATASET/PROTOCOL, and no protocol has a name with a dash
+VARIABLE = "KD_STAMPS"  # Snakemake's jobs read their folder of stamps from it
+DATE = 1  # seconds after 1970: all stamps have the same time, so that times decide nothing
+_PATIENCE_SECONDS = 20.0  # how long to wait until a job at work has removed its stamp
 
 
 def question(values: object) -> str:
-    """Return the folder of who asks for a study of these values with the code of now, its plug-ins' too."""
+    """Return the folder of stamps for a study of these values with the current code of kd and of its plug-ins."""
     package = Path(__file__).parent.parent
     sources = b"".join(place.read_bytes() for place in sorted(package.rglob("*.py")))
     asked = [files.sha256(sources), code.plugins(), _plain(values)]
@@ -42,7 +41,7 @@ def question(values: object) -> str:
 
 
 def _plain(values: object) -> object:
-    """Return values as JSON can spell them: YAML also has infinity."""
+    """Return values as JSON can spell them; YAML, unlike JSON, has infinity."""
     if isinstance(values, dict):
         return {str(key): _plain(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
@@ -51,9 +50,9 @@ def _plain(values: object) -> object:
 
 
 def asked_for(path: str, folder: str, known: Collection[str]) -> str:
-    """Return the stamp of what a published file belongs to, as a path in `folder`; any other path as it is.
+    """Replace the path of a published file by the stamp of its product in `folder`; return any other path unchanged.
 
-    Raises SystemExit, which names the nearest, where no product of that name is `known`.
+    Raises SystemExit that names the nearest product, if no product of that name is `known`.
     """
     name = owner(os.path.normpath(path)) if not os.path.isabs(path) else None
     if name is None:
@@ -64,11 +63,11 @@ def asked_for(path: str, folder: str, known: Collection[str]) -> str:
 
 
 def make(path: Path) -> None:
-    """Make a stamp. Call it while holding the lock of its product."""
+    """Make a stamp. Call it while you hold the lock of its product."""
     files.sweep(path.parent, path.name)
     if _date(path) == DATE:
         return
-    pending = files.pending_name(on_disk(path))  # another user's stamp cannot be dated, but replaced
+    pending = files.pending_name(on_disk(path))  # a rename can replace another user's stamp, os.utime cannot date it
     try:
         with files.storage(path):
             pending.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +81,7 @@ def make(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a stamp. Call it while holding the lock of its product, before replacing that."""
+    """Remove a stamp. Call it before you replace its product, while you hold the product's lock."""
     with files.storage(path):
         on_disk(path).unlink(missing_ok=True)
 
@@ -91,7 +90,7 @@ def remove(path: Path) -> None:
 
 
 def project(judge: Judge, folder: str) -> None:
-    """Have a stamp in `folder` for each product that is not to do, and none for those that are."""
+    """Make a stamp in `folder` for each product that is not to do, and remove the stamps of those that are."""
     judge.look_at(judge.everything)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     for product in judge.everything:
@@ -110,15 +109,15 @@ def _project(product: Product, judge: Judge, stamp: Path, deadline: float) -> No
                 _settle(product, judge, stamp)
                 return
         except Busy:
-            # Somebody is at work on it: the job of a thing without a stamp waits for the lock, and looks. Who asks the
-            # same removes the stamp at once; who asks something else does not, and may be at work for hours.
+            # Another process is at work on it. If it asks the same question, it soon removes the stamp; if not, it may
+            # work for hours: give up. The job of a product without a stamp waits for the lock, and then judges again.
             if not on_disk(stamp).exists() or time.monotonic() > deadline:
                 return
             time.sleep(0.05)
 
 
 def _settle(product: Product, judge: Judge, stamp: Path) -> None:
-    """Make or remove a stamp by a verdict of now: the one that is remembered may be older than what was published."""
+    """Judge again and make or remove a stamp: the product may be newer than the verdict that is remembered."""
     if not judge.same(product):
         judge = judge.again()
     if judge.is_to_do(product):
@@ -135,12 +134,12 @@ def _date(stamp: Path) -> float | None:
         return None
 
 
-# -- whose folders live -----------------------------------------------------------------------------------------------
+# -- folders in use ---------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def living(folder: str) -> Iterator[None]:
-    """Hold the folder of a question, shared with others who ask it, while the block runs; sweep those nobody holds."""
+    """Hold the folder of a question while the block runs, shared with other processes; remove folders nobody holds."""
     mine = Path(f"{folder}.lock")
     with files.lock(mine, shared=True):
         _sweep(mine)
@@ -148,8 +147,8 @@ def living(folder: str) -> Iterator[None]:
 
 
 def _sweep(mine: Path) -> None:
-    # a folder, too, that has no lock: a job has outlived its Snakemake, and another start the folder
+    # Also folders without a lock: a job made a stamp after its Snakemake had ended and another had removed the folder.
     for path in {found.with_suffix(".lock") for found in files.below(Path(TOP), f"{PREFIX}*")} - {mine}:
         with contextlib.suppress(StorageError, OSError, Busy), files.lock(path, wait=False):
             shutil.rmtree(on_disk(path.with_suffix("")), ignore_errors=True)
-            on_disk(path).unlink(missing_ok=True)  # last, and while it is held: who waits looks whether it is there
+            on_disk(path).unlink(missing_ok=True)  # last, and under the lock: a process that waits for it checks for it

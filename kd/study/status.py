@@ -1,4 +1,4 @@
-"""Where a study stands, cell by cell, and what is damaged: no torch, no pandas, seconds for thousands of cells."""
+"""Where a study stands, cell by cell, and what is damaged. It takes seconds for thousands of cells."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kd.core.errors import Damaged, StorageError
 from kd.core.project import named, on_disk
 from kd.core.threads import each
 from kd.study import adopted, products
-from kd.study.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, SELECTIONS, Cell
+from kd.study.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, SEARCH, SELECTIONS, Cell
 from kd.study.expansion import all_cells, analysed, taught_by
 from kd.study.judge import ABSENT, Judge
 from kd.study.products import MANIFESTS, Product
@@ -23,19 +23,19 @@ from kd.study.products import MANIFESTS, Product
 STATUSES = ("done", "diverged", "stale", "running", "failed", "waiting")
 _CAUSES = {2: "refused", 74: "storage", 75: "busy", 130: "interrupted", 137: "out of memory", 143: "terminated"}
 _EPOCH = re.compile(rb"epoch (\d+/\d+) ")
-_TAIL = 4096  # bytes at the end of a log, in which the last epoch stands
-_THREADS = min(8, os.cpu_count() or 1)  # that wait for the disk and compute digests
+_TAIL = 4096  # bytes at the end of a log that are searched for the last epoch
+_THREADS = min(8, os.cpu_count() or 1)  # that read files and compute digests
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a piece of work stands: a cell, or a bank or dataset that cells wait for, or a cell's answers."""
+    """Where a piece of work stands: a cell, a dataset, a selection, a bank, or a cell's answers."""
 
     name: str
     status: str  # one of STATUSES
-    detail: str = ""  # cause, or how far it is
+    detail: str = ""  # cause, or progress
     log: str = ""
-    slurm_job: str = ""  # in which it was killed
+    slurm_job: str = ""  # the job in which it was killed
 
     def __str__(self) -> str:
         return "  ".join(filter(None, [self.name, self.detail, self.log]))
@@ -45,33 +45,38 @@ class Standing:
 
 
 def standings(judge: Judge) -> tuple[list[Standing], list[Standing]]:
-    """Return where every cell of a study stands, and what else is being made or has failed: banks, data, answers."""
+    """Return the standings of all cells, and those of data, selections, banks and answers that run or have failed."""
     cells = all_cells(judge.study)
     judge.look_at(judge.everything)
-    of_cells = [_of_cell(judge, cell) for cell in cells]
+    trials = [one for one in judge.everything if one.kind == "trial"]
+    tried = {cell: one for one in reversed(trials) if (cell := judge.tried(one)) and cell not in cells}
+    of_cells = [_of_cell(judge, cell, f"{LOGS}/{cell.name}.log") for cell in cells]
+    of_cells += [_of_cell(judge, cell, f"{LOGS}/{one.name}.log") for cell, one in tried.items()]
+    of_cells += [Standing(one.name, "waiting") for one in trials if judge.tried(one) is None]
     names = dict.fromkeys(name for cell in cells for name in (cell.dataset.name, cell.dataset.labelled))
     others = [_work(products.data(name), f"{LOGS}/{DATA}/{name}.log") for name in names]
-    chosen = [one for one in judge.everything if one.kind == "selection"]
+    chosen = [one for one in judge.everything if one.kind in ("selection", "proposal", "trial")]
     others += [_work(one, f"{LOGS}/{one.name}.log") for one in chosen]
     others += [_work(products.bank(t), f"{LOGS}/{t.name}.bank.log") for t in taught_by(cells)]
     others += [_work(products.answers(c), f"{LOGS}/{c.name}.answers.log") for c in analysed(judge.study)]
     explained = _explained([*of_cells, *filter(None, others)])
-    return _blocked(cells, explained[: len(cells)]), explained[len(cells) :]
+    of_cells, others = explained[: len(of_cells)], explained[len(of_cells) :]
+    return [*_blocked([*cells, *tried], of_cells), *of_cells[len(cells) + len(tried) :]], others
 
 
-def _of_cell(judge: Judge, cell: Cell) -> Standing:
+def _of_cell(judge: Judge, cell: Cell, log: str) -> Standing:
     product = products.network(cell)
     why = judge.to_do(product)
     if why is None:
         manifest = judge.manifest(product)
         status = "diverged" if manifest["status"] == "diverged" else "done"
         return Standing(cell.path, status, manifest.get("cause", ""))
-    under_way = _work(product, f"{LOGS}/{cell.name}.log")
+    under_way = _work(product, log)
     return under_way or (Standing(cell.path, "waiting") if why == ABSENT else Standing(cell.path, "stale", why))
 
 
 def _work(product: Product, log: str) -> Standing | None:
-    """Return what the note beside its lock tells: work that is going on, or that failed; None where there is none."""
+    """Read the note beside a product's lock: work that runs, or that failed; None if there is no note."""
     name, lock = product.name, product.lock
     log = log if on_disk(Path(log)).exists() else ""
     try:
@@ -103,7 +108,7 @@ def _how_far(log: str, note: dict) -> str:
 
 
 def _explained(standings: list[Standing]) -> list[Standing]:
-    """Return `standings` with SLURM's word on those that were killed, asked for all at once."""
+    """Ask SLURM once why jobs were killed, and write the causes into `standings`."""
     states = slurm.job_states(s.slurm_job for s in standings if s.slurm_job)
     return [
         replace(s, detail=f"{slurm.CAUSES[states[s.slurm_job]]} (SLURM job {s.slurm_job})")
@@ -114,7 +119,7 @@ def _explained(standings: list[Standing]) -> list[Standing]:
 
 
 def _blocked(cells: Sequence[Cell], standings: list[Standing]) -> list[Standing]:
-    """Return `standings` of `cells`, where those that wait for a teacher or a member that failed say so."""
+    """Write into the standings of waiting cells that their teacher or a member failed."""
     failed = {s.name for s in standings if s.status == "failed"}
 
     def waiting_for(cell: Cell, standing: Standing) -> Standing:
@@ -129,14 +134,15 @@ def _blocked(cells: Sequence[Cell], standings: list[Standing]) -> list[Standing]
 
 
 def faulty() -> tuple[int, list[tuple[Path, StorageError]]]:
-    """Return how many products are published, and (manifest, what is wrong) for each that is not whole.
+    """Return how many products are published, and (manifest, what is wrong) for each damaged one.
 
-    Every byte is read and compared with the digests in the manifests; folders of images with the list of their files.
+    It reads every byte and compares it with the digests in the manifests. For folders of images it compares the names
+    and sizes of their files.
     """
-    tops = (RESULTS, DATA, SELECTIONS, BANKS, ANSWERS, REPORTS)
+    tops = (RESULTS, DATA, SELECTIONS, SEARCH, BANKS, ANSWERS, REPORTS)
     manifests = [path for top in tops for path in _manifests(Path(top))]
     manifests += [path for path in [adopted.FILE] if on_disk(path).exists()]
-    wrong = each(_wrong_with, manifests, _THREADS)  # hashing lets go of the interpreter
+    wrong = each(_wrong_with, manifests, _THREADS)  # hashing releases the GIL, so threads help
     return len(manifests), [(path, what) for path, what in zip(manifests, wrong, strict=True) if what]
 
 
@@ -168,7 +174,7 @@ def _wrong_with(path: Path) -> StorageError | None:
 
 
 def _other_images(manifest: dict, path: Path) -> Damaged | None:
-    """Return that a folder of images holds other files than when it was read, or None; also where it is gone."""
+    """Return an error if a folder of images holds other files than when kd read it; None if not, or if it is gone."""
     if "listing" not in manifest:
         return None
     from kd.data.prepare import holds_other_files

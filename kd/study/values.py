@@ -1,6 +1,6 @@
-"""The values that a study may have: what each is read from, and the JSON schema that says so to editors.
+"""The values that a study may have: how each is read, and its JSON schema for editors.
 
-A boolean is never a number; `1e-3`, which YAML reads as text, is the number it looks like.
+A boolean is never a number. `1e-3`, which YAML reads as text, is a number.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from kd import data, losses, models
 from kd.core.errors import ConfigError, nearest
 from kd.report import figures
 from kd.study import plugins
+from kd.study.search import Axis, Choice, Range
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_]*"  # no dot, dash, plus or slash: those separate the parts of a path
 SHA256 = r"[0-9a-f]{64}"
-WEIGHTS = "weights"  # stands where a loss does in the path of a network that comes from a file
+WEIGHTS = "weights"  # replaces the loss in the path of a network whose weights come from a file
 MATCHED = "matched"  # teacher seeds: each student learns from the teacher of its own seed
 
 
 class LossChoice(NamedTuple):
     """A loss with the hyperparameters that differ from their defaults, in the order in which they are spelled.
 
-    Or where weights come from that no loss has trained: `imported`.
+    Or the name of weights that come from a file (`imported`).
     """
 
     loss: str
@@ -37,7 +38,7 @@ class LossChoice(NamedTuple):
 
     @property
     def weights(self) -> str | None:
-        """Name of the weights that stand in the place of training, or None."""
+        """Name of the imported weights, None if the network is trained."""
         return str(self.parameters[0][1]) if self.loss == WEIGHTS else None
 
     @property
@@ -47,12 +48,12 @@ class LossChoice(NamedTuple):
 
     @property
     def needs(self) -> losses.Needs:
-        """What the loss looks at."""
+        """The outputs that the loss looks at."""
         return losses.Needs(teacher=frozenset()) if self.weights else losses.LOSSES[self.loss].needs
 
     @property
     def logs(self) -> frozenset[str]:
-        """What the loss adds to the metrics of an epoch."""
+        """Names of the metrics that the loss adds to each epoch."""
         return frozenset() if self.weights else losses.LOSSES[self.loss].logs
 
     @property
@@ -62,7 +63,7 @@ class LossChoice(NamedTuple):
 
 
 def imported(name: str) -> LossChoice:
-    """Return what a network with the weights `name` has in the place of a loss, spelled `weights-NAME`."""
+    """Return the objective of a network with imported weights, spelled `weights-NAME`."""
     return LossChoice(WEIGHTS, (("", name),))
 
 
@@ -74,7 +75,7 @@ class Noise(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """How a teacher chooses what is learnt from: `name` is a key of SELECTIONS, `amount` what that asks for."""
+    """How a teacher selects examples: `name` is a key of SELECTIONS, `amount` is the number that this one takes."""
 
     name: str
     amount: float
@@ -86,7 +87,7 @@ _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 200
 
 
 def shown(value: object) -> str:
-    """Spell a value for a message: what is large or deep in part."""
+    """Spell a value for a message, and shorten it if it is large or deep."""
     return _REPR.repr(value)
 
 
@@ -131,7 +132,7 @@ def _channels(value: object) -> tuple[float, ...]:
 
 
 def _evaluate(value: object) -> int | str:
-    """Read after how many epochs networks are evaluated, or `last`."""
+    """Read after how many epochs networks are evaluated: a number, or `last`."""
     if value == "last":
         return "last"
     if (epochs := _whole(value)) < 1:
@@ -150,7 +151,7 @@ def several(value: object) -> tuple:
     values = value if isinstance(value, list | tuple) else [value]
     if not values:
         raise ValueError("an empty list; give at least one value, or leave the key out")
-    # Not among booleans: `true`, equal to 1, would be dropped as a repetition instead of refused.
+    # Booleans keep their repetitions: dict.fromkeys would drop `true` after 1, so that it would not be refused later.
     plain = all(isinstance(v, int | float | str) and not isinstance(v, bool) for v in values)
     return tuple(dict.fromkeys(values)) if plain else tuple(values)
 
@@ -175,7 +176,7 @@ def _network(value: object) -> str:
 
 
 def _teacher(value: object) -> str:
-    """Read a network, or several that teach as one: `wrn-28-4+wrn-16-4`, spelled in the one order of their names."""
+    """Read a network, or several that teach as one, `wrn-28-4+wrn-16-4`; return their names sorted."""
     if not isinstance(value, str):
         return _network(value)
     names = [_network(name) for name in value.split("+")]
@@ -185,7 +186,7 @@ def _teacher(value: object) -> str:
 
 
 def _seeds_of_one(value: object) -> tuple[object, ...]:
-    """Read the seed of a teacher, or of several that teach as one: 0, or `0+1+2`; of `matched` none."""
+    """Read the seed of a teacher, 0, or the seeds of an ensemble, `0+1+2`; `matched` gives none."""
     if value == MATCHED:
         return ()
     texts = value.split("+") if isinstance(value, str) else [value]
@@ -208,7 +209,7 @@ def _figure(value: object) -> str:
 
 
 def _plugins(value: object) -> Sequence[str]:
-    """Load plug-ins: what they add is known from here on, and what others have added is not."""
+    """Load these plug-ins in place of all loaded before."""
     paths = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(path, str) for path in paths):
         raise ValueError(f"got {shown(value)}, expected a list of Python files")
@@ -261,7 +262,7 @@ def loss_choice(loss: str, values: Mapping[str, object]) -> LossChoice:
 
 
 def _noises(value: object) -> tuple[Noise, ...]:
-    """Read `{symmetric: [0.2, 0.4], file: human}`; a rate of 0 is no noise at all."""
+    """Read `{symmetric: [0.2, 0.4], file: human}`; a rate of 0 becomes None, no noise."""
     kinds = {kind.name: key for key, kind in data.NOISES.items()}
     if not isinstance(value, dict):
         raise ValueError(f"got {shown(value)}, expected {{symmetric: [0.2, 0.4]}}; kinds: {', '.join(kinds)}")
@@ -271,6 +272,13 @@ def _noises(value: object) -> tuple[Noise, ...]:
             raise ValueError(f"{name}: unknown key{nearest(str(name), kinds)}")
         noises += [Noise(kinds[name], _amount(name, amount)) for amount in several(amounts)]
     return tuple(dict.fromkeys(noise if noise.amount else None for noise in noises))
+
+
+def spelled_noise(noise: Noise | None) -> dict | None:
+    """Return wrong labels as a study spells them."""
+    if noise is None:
+        return None
+    return {data.NOISES[noise.kind].name: noise.amount}
 
 
 def _selections(value: object) -> tuple[Selected | None, ...]:
@@ -293,7 +301,7 @@ def _selections(value: object) -> tuple[Selected | None, ...]:
 
 
 def selected(name: str, amount: object) -> Selected:
-    """Return a selection; an amount of None is the default. Raises ValueError that says what is allowed."""
+    """Return a selection; an amount of None means the default. Raises ValueError that says what is allowed."""
     allowed = "allowed is a number above 0 and below 1"
     if amount is None and data.SELECTIONS[name].default is None:
         raise ValueError(f"{name}: got no share of examples to keep; {allowed}: {{{name}: 0.6}}")
@@ -301,6 +309,43 @@ def selected(name: str, amount: object) -> Selected:
     if not 0 < number < 1:
         raise ValueError(f"{name}: got {shown(amount)}; {allowed}")
     return Selected(name, number)
+
+
+def _axes(value: object) -> dict[str, Axis]:
+    """Read `{loss: [ce, kl], tau: {from: 0.25, to: 20, log: true}, batch: [32, 64]}`."""
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"got {shown(value)}, expected {{loss: [ce, kl], tau: {{from: 0.25, to: 20, log: true}}}}")
+    return {str(key): _axis(str(key), given) for key, given in value.items()}
+
+
+def _axis(key: str, given: object) -> Axis:
+    if isinstance(given, Choice | Range):
+        return given
+    if not isinstance(given, dict):
+        try:
+            found = several(given)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
+        if not all(isinstance(one, str | int | float) for one in found):
+            raise ValueError(f"{key}: got {shown(given)}, expected a list of numbers or words")
+        return Choice(found)
+    for word in given:
+        if word not in _ENDS:
+            raise ValueError(f"{key}: {shown(word)}: unknown key{nearest(str(word), _ENDS)}")
+    if not {"from", "to"} <= given.keys():
+        raise ValueError(f"{key}: got {shown(given)}, expected {{from: 0.25, to: 20}}")
+    try:
+        low, high = _number(given["from"]), _number(given["to"])
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+    log = given.get("log", False)
+    if not isinstance(log, bool):
+        raise ValueError(f"{key}.log: got {shown(log)}, expected true or false")
+    if not low < high:
+        raise ValueError(f"{key}: got from {low:g} to {high:g}, which holds nothing; from must be less than to")
+    if log and low <= 0:
+        raise ValueError(f"{key}.from: got {low:g}; allowed with log: true is a number above 0")
+    return Range(low, high, log)
 
 
 def _amount(name: str, amount: object) -> float | str:
@@ -314,7 +359,7 @@ def _amount(name: str, amount: object) -> float | str:
 
 @dataclass(frozen=True)
 class Schema:
-    """A JSON schema of what the tables list when it is asked for: plug-ins add to them."""
+    """A JSON schema that is built when it is asked for, because plug-ins add to the tables that it lists."""
 
     now: Callable[[], dict]
 
@@ -374,7 +419,7 @@ def _one_or_more(schema: dict) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]})
 
 
-Own = tuple[tuple[str, Any], ...]  # values of the protocol that are a stage's own, such as (("lr", 0.02),)
+Own = tuple[tuple[str, Any], ...]  # a stage's own values of protocol keys, such as (("lr", 0.02),)
 _PATH = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 _NUMERIC = {"type": ["number", "string"]}
 Number = Annotated[float, BeforeValidator(_number), WithJsonSchema(_NUMERIC)]
@@ -414,7 +459,7 @@ Networks = Annotated[tuple[Network, ...], BeforeValidator(several), _one_or_more
 Teachers = Annotated[
     tuple[Annotated[str, BeforeValidator(_teacher)], ...], BeforeValidator(several), _one_or_more({"type": "string"})
 ]
-Seed = Annotated[Whole, Field(ge=0, lt=10**9)]  # nine digits in a path, and exact in any arithmetic
+Seed = Annotated[Whole, Field(ge=0, lt=10**9)]  # at most nine digits in a path, and exact in any arithmetic
 Seeds = Annotated[
     tuple[Seed, ...],
     BeforeValidator(several),
@@ -452,6 +497,24 @@ Paths = Annotated[
     WithJsonSchema({"anyOf": [_PATH, {"type": "array", "items": _PATH, "minItems": 1}]}),
 ]
 Selections = Annotated[tuple[Selected | None, ...], BeforeValidator(_selections), Schema(_selection_schema)]
+_ENDS = {
+    "from": _NUMERIC,
+    "to": _NUMERIC,
+    "log": {"type": "boolean", "description": "even in the logarithm, as learning rates and temperatures should be"},
+}
+_VALUE = {"type": ["number", "string"]}
+_AXIS = {
+    "anyOf": [
+        {"type": "object", "properties": _ENDS, "required": ["from", "to"], "additionalProperties": False},
+        {"type": "array", "items": _VALUE, "minItems": 1},
+        _VALUE,
+    ]
+}
+Axes = Annotated[
+    dict[str, Any],
+    BeforeValidator(_axes),
+    WithJsonSchema({"type": "object", "additionalProperties": _AXIS, "required": ["loss"]}),
+]
 Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
 Losses = Annotated[tuple[LossChoice, ...], BeforeValidator(_objectives), Schema(_losses_schema)]
 LabelNoise = Annotated[

@@ -61,6 +61,12 @@ class Plan:
     decay_1d: bool = False  # whether biases and batch normalisation are decayed too
     evaluate: int = 1  # after every so many epochs, and the last; 0: after the last alone
     recordable: bool = True  # whether a step can be recorded on a GPU and replayed
+    strong: views.Views | None = None  # how an image is shown after the first time, if otherwise
+
+    @property
+    def grids(self) -> list[views.Views]:
+        """How an image is shown each time that a step shows it."""
+        return [self.grid] + [self.strong or self.grid] * (self.needs.views - 1)
 
     def lr_at(self, epoch: int) -> float:
         """Return the learning rate of an epoch, counted from 0."""
@@ -122,7 +128,7 @@ def fit(
         *fetched, lr = rest  # what was fetched of the batch, once for each view
         index = peers.own(batch)
         labels = examples.labels[index]
-        inputs = [examples.inputs(index, one, plan.grid) for one in fetched]
+        inputs = [examples.inputs(index, one, grid) for one, grid in zip(fetched, plan.grids, strict=True)]
         taught = [teacher.output(index, *seen) for seen in zip(fetched, inputs, strict=True)] if teacher else []
 
         with place.autocast():
@@ -142,9 +148,13 @@ def fit(
             epoch, resumed_at = position.epoch, time.monotonic()
             lr = place.scalar(plan.lr_at(epoch))
             order = views.order(plan.seed, epoch, examples.train)
-            drawn = [plan.grid.draw(plan.seed, epoch, order, which) for which in range(plan.needs.views)]
+            drawn = [grid.draw(plan.seed, epoch, order, which) for which, grid in enumerate(plan.grids)]
             batches = zip(order.split(plan.batch), *(view.split(plan.batch) for view in drawn), strict=True)
-            asked = [(batch, view) for batch, *each in list(batches)[position.step :] for view in each]
+            asked = [
+                (batch, view, grid)
+                for batch, *each in list(batches)[position.step :]
+                for view, grid in zip(each, plan.grids, strict=True)
+            ]
             if position.step == 0:
                 objective.epoch_begins(epoch + 1)
             now.fill_(epoch + 1)

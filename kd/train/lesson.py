@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from kd import losses, models
 from kd.core.errors import ConfigError
+from kd.data.randaugment import RandAugment
 from kd.losses.objective import Course, Objective, Pure
-from kd.losses.spec import OUTPUTS
 from kd.models.output import Output
 from kd.study.cells import Cell, spell_objective
 from kd.study.config import Protocol
@@ -45,6 +45,7 @@ def plan_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.device
         needs=loss.needs,
         recordable=loss.recordable,
         grid=have.grid,
+        strong=RandAugment(have.grid) if loss.needs.strong else None,
         seed=cell.stage.seed,
         epochs=cell.epochs(protocol),
         schedule_epochs=protocol.epochs,
@@ -73,7 +74,7 @@ def course_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.devi
     def shapes(network: str) -> Output:
         with torch.device("meta"):
             built = models.build(network, have.classes, have.channels).eval()
-            return built.outputs(torch.empty(1, *have.examples.shape), OUTPUTS)
+            return built.outputs(torch.empty(1, *have.examples.shape), ("maps", "edges"))
 
     def begun_apart(number: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -94,6 +95,7 @@ def course_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.devi
         student_shapes=functools.partial(shapes, student),
         teacher_shapes=functools.partial(shapes, teacher.stage.network) if teacher else None,
         told=functools.partial(_told, cell, have, device) if teachers else None,
+        train=have.examples.train,
     )
 
 

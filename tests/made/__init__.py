@@ -1,1 +1,1 @@
-"""What the tests make and share: studies, folders, tables, disks, a process that starts Snakemake."""
+"""Helpers that several tests share: studies, folders, tables, disks, a process that starts Snakemake."""

@@ -1,6 +1,6 @@
-"""Made answers for the networks of a made table, and their analyses: what the figures that show them are tested on.
+"""Invented answers for the networks of an invented table, and their analyses, to test the figures that show them.
 
-The answers are invented, none of them was given; what is measured of them is measured as of real ones.
+No network gave these answers; they are measured as real ones are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLASSES, WIDTH, EXAMPLES = 10, 16, 150
 
 
 def on_digits(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a made table as if it were of digits, which have as many classes as made answers."""
+    """Return a made table as if it were of digits, because digits have as many classes as made answers."""
     return renamed(rows, "cifar100", "digits")
 
 
@@ -46,9 +46,9 @@ def analysis(name: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def answers(cell: Cell) -> Answers:
-    """Invent what a network answers, from its path alone."""
+    """Invent the answers of a network; they depend only on its path."""
     generator = torch.Generator().manual_seed(sum(cell.path.encode()) + len(cell.path))
-    near = torch.Generator().manual_seed(0)  # shared by all
+    near = torch.Generator().manual_seed(0)  # all networks share this part
     weight = torch.randn(CLASSES, WIDTH, generator=near) + 0.3 * torch.randn(CLASSES, WIDTH, generator=generator)
     bias = 0.1 * torch.randn(CLASSES, generator=generator)
     splits = [_split(weight, bias, loose, generator) for loose in (2.0, 1.4)]

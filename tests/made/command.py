@@ -1,4 +1,4 @@
-"""kd, started as a user starts it."""
+"""Start kd as a user starts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small disk of a test's own."""
+"""A small disk that a test can fill, or make read-only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Disk:
-    """A small file system of its own."""
+    """A small tmpfs of its own."""
 
     def __init__(self, path: Path, size: str) -> None:
         self.path, self._ballast = path, path / "ballast"

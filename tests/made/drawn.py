@@ -1,4 +1,4 @@
-"""What is on a figure."""
+"""Read what a figure shows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kd.report.figures import style
 
 
 def words_on(figure: Figure) -> list[Text]:
-    """Draw, and return the texts that were: an axis keeps labels of ticks outside its limits, which are not."""
+    """Draw a figure and return the texts that were drawn: an axis also has tick labels that it does not draw."""
     seen, draw = [], Text.draw
     with pytest.MonkeyPatch.context() as patch, style.paper():
         patch.setattr(Text, "draw", lambda self, *renderer: seen.append(self) or draw(self, *renderer))

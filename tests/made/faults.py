@@ -1,4 +1,4 @@
-"""A study in which every rule has a job, folders to make it in, and faults that its jobs meet where a test says so."""
+"""A study in which every rule has a job, projects to make it in, and faults that a test sets for its jobs."""
 
 from __future__ import annotations
 
@@ -28,21 +28,30 @@ from kd.study.products import Product
 from made.disk import Disk
 from made.project import Project
 
-# The points of kd.core.files.crash_point at which every kind of product comes by: before it works (twice), halfway,
-# after publishing, and before its stamp.
+# The points of kd.core.files.crash_point that every kind of product passes: two before the work, one halfway, one after
+# publishing, and one before the stamp.
 POINTS = ("begin", "work", "publish:1", "published", "stamp")
-HIDDEN = ("manifest.json", "timings.csv")  # with the seconds that something took
-TREES = ("data", "results", "selections", "banks", "answers", "reports")
+HIDDEN = ("manifest.json", "timings.csv")  # they hold times, so they differ each time
+TREES = ("data", "results", "selections", "search", "banks", "answers", "reports")
+
+
+SEARCH = {
+    "student": "resnet8",
+    "label_noise": {"file": "theirs"},
+    "space": {"loss": ["ce"], "weight_decay": [0.001]},
+    "rounds": 1,
+    "batch": 1,
+}
 
 
 def whole(size: int, **keys: object) -> dict:
-    """A study of every rule: images of this size, labels from a file, a selection, a bank that goes, two figures."""
+    """A study with every rule: images of this size, labels from a file, a selection, a released bank, a search."""
     return {
         "study": "whole",
         "dataset": "mine",
         "datasets": {"mine": {"folder": "images", "size": size}},
         "label_files": {"theirs": "theirs.npy"},
-        "protocol": {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32"},
+        "protocol": {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32", "heldout": 0.1},
         "seeds": [0],
         "keep_banks": False,
         "experiments": {
@@ -55,15 +64,16 @@ def whole(size: int, **keys: object) -> dict:
                 "figure": ["dots", "fidelity"],
             }
         },
+        "searches": {"best": SEARCH},
         **keys,
     }
 
 
-NOW, EARLIER = 10, 8  # sizes of the images: an earlier study left everything of the other one
+NOW, EARLIER = 10, 8  # sizes of the images of two studies; the earlier one left its products
 
 
 class Whole(Project):
-    """A project with a study of every rule."""
+    """A project with the study `whole`."""
 
     def __init__(self, folder: Path, copy: bool = True, faults: Path | None = None) -> None:
         super().__init__(folder, copy)
@@ -74,7 +84,7 @@ class Whole(Project):
             self.ask(NOW)
 
     def ask(self, size: int, **keys: object) -> None:
-        """Have the study be the one of now, or of earlier: its images, and its wrong labels."""
+        """Write the study with images of size NOW or EARLIER, and its wrong labels."""
         self.study(whole(size, **keys))
         np.save(self.folder / "theirs.npy", wrong_labels(self.folder / "images", seed=size))
 
@@ -88,7 +98,7 @@ class Whole(Project):
             return merged(read_yaml(self.folder / "study.yaml"))
 
     def judge(self) -> Judge:
-        """Return a judge of the study that has seen nothing yet. Use it in the folder."""
+        """Return a new judge of the study. Use it in the project's folder."""
         return Judge.of_study(self.asked)
 
     @property
@@ -99,7 +109,7 @@ class Whole(Project):
         return self.judge().everything
 
     def start(self) -> subprocess.Popen:
-        """Start snakemake, in a process group of its own, and leave it running."""
+        """Start Snakemake in a process group of its own and leave it running."""
         with open(self._log, "wb") as log:
             return subprocess.Popen(
                 self.command(),
@@ -115,7 +125,7 @@ class Whole(Project):
         return self.faults / ".log"
 
     def output(self) -> str:
-        """Return what the snakemake that was started last has printed."""
+        """Return what the last started Snakemake has printed."""
         return self._log.read_text()
 
     def stamp(self, product: Product) -> Path:
@@ -125,25 +135,25 @@ class Whole(Project):
     # -- faults -------------------------------------------------------------------------------------------------------
 
     def fault(self, product: Product, point: str, action: str) -> Path:
-        """Have who makes a product meet a fault once; return the file that is there until then."""
+        """Set a fault for the next process that makes a product; return a file that exists until it happens."""
         path = self.faults / product.name.replace("/", "%")
         path.write_text(f"{point} {action}")
         return path
 
     def pending(self) -> dict[str, str]:
-        """Return the faults that nobody has met yet: what they are of, and what they are."""
+        """Return {product: fault} of the faults that have not happened yet."""
         found = {}
         for path in self.faults.glob("[!.]*"):
-            with contextlib.suppress(FileNotFoundError):  # somebody has met it just now
+            with contextlib.suppress(FileNotFoundError):  # it has just happened
                 found[path.name.replace("%", "/")] = path.read_text()
         return found
 
-    # -- verbs, in processes that are forked from one that has imported everything ------------------------------------
+    # -- verbs, in processes forked from a server that has imported everything ----------------------------------------
 
     def verb(self, product: Product, *options: str) -> int:
-        """Make a product as its rule does; return the exit code, of a killed process minus the signal."""
+        """Make a product as its rule does; return the exit code, or minus the signal that killed the process."""
         arguments = [*command(product), "--study-json", json.dumps(self.values)]
-        if product.kind == "page":  # tells what Snakemake was asked for
+        if product.kind == "page":  # the page shows Snakemake's command
             arguments += ["--command", "snakemake --cores all --configfile study.yaml"]
         arguments += ["--stamp", str(self.stamp(product)), *options]
         process = _SERVER.Process(target=_verb, args=(str(self.folder), arguments, str(self.faults)))
@@ -153,13 +163,13 @@ class Whole(Project):
         return process.exitcode
 
     def said(self) -> str:
-        """Return what the verbs have said."""
+        """Return what the verbs have printed."""
         return (self.folder / "verbs.log").read_text()
 
     # -- what is published --------------------------------------------------------------------------------------------
 
     def published_bytes(self) -> dict[str, str]:
-        """Return each published file with a digest of what must be equal: all but seconds. Nothing else lies there."""
+        """Return {file: digest of its content without times} of all published files, which must be equal each time."""
         return {
             str(path.relative_to(self.folder)): _digest(path)
             for tree in TREES
@@ -180,7 +190,7 @@ def _digest(path: Path) -> str:
 
 
 def command(product: Product) -> list[str]:
-    """Return verb and names of the command that makes a product."""
+    """Return the verb that makes a product, and its arguments."""
     rest = product.name.partition("/")[2]
     last = product.name.rpartition("/")[2]
     words = last.split(".")
@@ -192,6 +202,8 @@ def command(product: Product) -> list[str]:
         "selection": [product.cell, last],
         "bank": [product.cell],
         "release": [product.cell],
+        "proposal": ["best", "1"],
+        "trial": ["best", "1", "1"],
         "answers": [product.cell],
         "analysis": words,
         "table": [],
@@ -208,6 +220,7 @@ _SERVER.set_forkserver_preload(
     [
         "kd.jobs.train",
         "kd.jobs.select",
+        "kd.jobs.search",
         "kd.report.table",
         "kd.report.page",
         "kd.report.verdict",
@@ -233,7 +246,7 @@ def _verb(folder: str, arguments: list[str], faults: str) -> None:
 
 
 def make_images(folder: Path, train: int = 200, test: int = 100) -> None:
-    """Write some digits as pictures: train/LABEL/*.png and val/LABEL/*.png."""
+    """Write digits as images: train/LABEL/*.png and val/LABEL/*.png."""
     digits = load_digits()
     for number in range(train + test):
         path = folder / ("train" if number < train else "val") / str(digits.target[number]) / f"{number}.png"
@@ -242,7 +255,7 @@ def make_images(folder: Path, train: int = 200, test: int = 100) -> None:
 
 
 def wrong_labels(images: Path, seed: int) -> np.ndarray:
-    """Return the labels [N] of images in their order, 30 % of them wrong."""
+    """Return the labels [N] of the images in sorted order, 30 % of them wrong."""
     labels = np.array([int(path.parent.name) for path in sorted(images.glob("train/*/*.png"))])
     wrong = np.random.default_rng(seed).choice(len(labels), round(0.3 * len(labels)), replace=False)
     labels[wrong] = (labels[wrong] + 1) % 10
@@ -253,25 +266,25 @@ def wrong_labels(images: Path, seed: int) -> np.ndarray:
 
 
 class Undisturbed:
-    """The study of now and the one of earlier, each made with nothing in the way, and their banks kept beside them."""
+    """The studies `now` and `earlier`, each made without faults, and copies of the banks that they released."""
 
     def __init__(self, folder: Path, kind: type[Whole] = Whole) -> None:
         self.folder = folder
         self.now, self.earlier = (kind(folder / name, copy=False) for name in ("now", "earlier"))
 
     def copy(self, to: Path, size: int = NOW, faults: Path | None = None) -> Whole:
-        """Return a copy of a finished project that a test may change; its stamps too."""
+        """Return a copy of a finished project, with its stamps, that a test may change."""
         shutil.copytree((self.now if size == NOW else self.earlier).folder, to, symlinks=True)
         return Whole(to, copy=False, faults=faults)
 
     def folder_of(self, product: Product, size: int) -> Path:
-        """Return the folder in which one of the studies has left a product."""
+        """Return the folder in which a study of this size left a product."""
         if product.kind in ("bank", "release"):
             return self.kept(size)
         return (self.now if size == NOW else self.earlier).folder
 
     def kept(self, size: int) -> Path:
-        """Return the folder that has the banks of a study which has released its own."""
+        """Return the folder with copies of the banks that a study released."""
         return self.folder / f"kept-{'now' if size == NOW else 'earlier'}"
 
 
@@ -291,7 +304,7 @@ def make_undisturbed(folder: Path, kind: type[Whole] = Whole) -> Undisturbed:
 
 
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """Return both studies, made once for all the processes that run these tests."""
+    """Return both studies, made once for all test processes."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder = shared / "undisturbed-whole"
@@ -304,13 +317,13 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 
 
 def take_away(product: Product) -> None:
-    """Have a product be absent: of a release, have its bank be absent."""
+    """Delete a product; for a release, delete its bank."""
     for path in files_of(product, Path()):
         path.unlink(missing_ok=True)
 
 
 def move_in(product: Product, source: Path) -> None:
-    """Take a product from another project: for a release, the bank that it would remove."""
+    """Copy a product from another project; for a release, the bank that it would remove."""
     for path in files_of(product, source):
         to = path.relative_to(source)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -327,10 +340,10 @@ def files_of(product: Product, root: Path) -> list[Path]:
 
 
 def fill(disk: Disk) -> None:
-    """Leave nothing free on a disk, while others write to it."""
+    """Fill a disk completely while other processes write to it."""
     with open(disk.path / "ballast", "ab") as file:
         while free := shutil.disk_usage(disk.path).free:
-            with contextlib.suppress(OSError):  # somebody was faster
+            with contextlib.suppress(OSError):  # another process was faster
                 os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free)
 
 
@@ -338,7 +351,7 @@ def fill(disk: Disk) -> None:
 
 
 def rules(root: Path) -> set[str]:
-    """Return the rules of a workflow that make something: those that have an output."""
+    """Return the names of a workflow's rules that have an output."""
     text = "\n".join(path.read_text() for path in (root / "Snakefile", *(root / "workflow" / "rules").glob("*.smk")))
     _, *blocks = re.split(r"^rule ", text, flags=re.MULTILINE)
     return {block.partition(":")[0] for block in blocks if re.search(r"^    output:", block, re.MULTILINE)}

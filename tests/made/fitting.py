@@ -1,4 +1,4 @@
-"""The least that `fit` can train: made images, a plan, a small network, a stop at a step."""
+"""Small inputs for `fit`: made images, a plan, a small network, a stop at a step."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def network(seed: int = 0) -> nn.Module:
 def run(
     folder: Path, made: Plan, examples: Examples | None = None, header: dict = HEADER, place: Place = CPU
 ) -> tuple[dict, list]:
-    """Train to the end, going on from what is in `folder`; return weights and rows."""
+    """Train to the end, going on from the state in `folder` if there is one; return weights and rows."""
     trained, history = network(), History()
     fit(trained, examples or made_examples(), made, None, place, State(folder, header), history)
     return trained.state_dict(), history.rows
@@ -82,7 +82,7 @@ def same(a: dict, b: dict) -> bool:
 
 
 class StopAt:
-    """An objective that sends this process a signal at one step: training stops there as SLURM would stop it."""
+    """An objective that sends this process a signal at one step, as SLURM does to stop a training."""
 
     def __init__(self, step: int, number: int = signal.SIGTERM) -> None:
         self.left, self.number = step, number
@@ -95,13 +95,13 @@ class StopAt:
 
 
 class NoState(State):
-    """A state that neither has nor keeps anything."""
+    """A state that is always empty."""
 
     def __init__(self) -> None:
         super().__init__(Path("nowhere"), {})
 
     def save(self, content: dict) -> None:
-        """Keep nothing."""
+        """Save nothing."""
 
 
 def logits(seed: int, batch: int = 4, classes: int = 10, spread: float = 4.0, dtype=torch.float64) -> Tensor:

@@ -1,4 +1,4 @@
-"""A small folder of images as ImageNet's are kept: train/WNID/*.JPEG and val/WNID/*.JPEG, of many sizes and kinds."""
+"""A small folder of images, laid out like ImageNet: train/WNID/*.JPEG and val/WNID/*.JPEG, of many sizes and kinds."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ PROTOCOL = {
 
 
 def made_imagenet(folder: Path, train: int = 10, val: int = 5) -> Path:
-    """Make `train` and `val` images of each class, whose colour is the class; return the folder."""
+    """Make `train` and `val` images of each class and return the folder. The brightest colour tells the class."""
     for split, count in (("train", train), ("val", val)):
         for label, wnid in enumerate(WNIDS):
             (folder / split / wnid).mkdir(parents=True)
             for number in range(count):
                 image = picture(label, number)
                 if (label, number) == (0, 1):
-                    image = image.convert("CMYK")  # ImageNet has a few, and
+                    image = image.convert("CMYK")  # ImageNet has a few of these,
                 if (label, number) == (1, 1):
-                    image = image.convert("L")  # grey ones, and
-                kind = "PNG" if (label, number) == (2, 1) else "JPEG"  # one PNG that is called JPEG
+                    image = image.convert("L")  # some grey images,
+                kind = "PNG" if (label, number) == (2, 1) else "JPEG"  # and one PNG file that is named .JPEG
                 image.save(folder / split / wnid / f"{wnid}_{number}.JPEG", kind)
     return folder
 

@@ -1,4 +1,4 @@
-"""A copy of the project in which Snakemake runs, and what it printed and published."""
+"""A copy of the project in which Snakemake runs, and functions that read what it printed and published."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CE = {f"digits/quick/resnet8.ce.s{seed}" for seed in (0, 1)}
 class Project:
     """A copy of the project in which a test may run, edit and break things."""
 
-    forks = True  # whether `run` and `kd` fork processes that have imported torch already (made/starting.py)
+    forks = True  # whether `run` and `kd` fork from processes that have already imported torch (made/starting.py)
 
     def __init__(self, folder: Path, copy: bool = True) -> None:
         self.folder = folder
@@ -64,7 +64,7 @@ class Project:
         return {**os.environ, "PYTHONPATH": str(self.folder)}
 
     def run(self, *arguments: str, code: int = 0) -> str:
-        """Run snakemake to its end and return what it printed."""
+        """Run Snakemake to its end and return what it printed."""
         _, _, _, *given = self.command(*arguments)  # after `python -m snakemake`
         ended, output = STARTER.run(given, self.folder, self.environment, self.forks)
         assert ended == code, output[-6000:] + self.logs()
@@ -78,7 +78,7 @@ class Project:
         return run.stdout + run.stderr
 
     def start(self) -> subprocess.Popen:
-        """Start snakemake and leave it running."""
+        """Start Snakemake and leave it running."""
         log = open(self.folder / "started.log", "wb")  # noqa: SIM115 (a pipe that nobody reads would fill)
         return subprocess.Popen(
             self.command(), cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT
@@ -88,16 +88,16 @@ class Project:
         return "".join(f"\n--- {path}\n{path.read_text()[-1500:]}" for path in (self.folder / "logs").rglob("*.log"))
 
     def planned(self, *arguments: str) -> tuple[Counter, set[str]]:
-        """Return the jobs that a dry run names: how many of each rule, and the cells to train."""
+        """Return the jobs that a dry run prints: ({rule: number of jobs}, cells to train)."""
         return jobs_in(self.run("--dry-run", *arguments))
 
     def published(self) -> dict[str, str]:
-        """Return each cell's manifest, in which the seconds that its training took tell one training from another."""
+        """Return {cell: text of its manifest}. Two trainings of a cell differ in it, because it has the seconds."""
         results = self.folder / "results"
         return {str(p.parent.relative_to(results)): p.read_text() for p in results.rglob("manifest.json")}
 
     def processes(self, pattern: str) -> list[int]:
-        """Return the processes of this project whose command matches; other tests run cells of the same name."""
+        """Return the processes with a matching command that run in this folder; other tests use the same cells."""
         found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True).stdout.split()
         return [int(pid) for pid in found if working_directory(pid) == str(self.folder.resolve())]
 
@@ -107,30 +107,30 @@ class Project:
         (self.folder / name).write_text(text.replace(old, new, 1))
 
     def change(self, name: str) -> None:
-        """Change what a module does, and not what it gives."""
+        """Change the code of a module, but not its results."""
         with open(self.folder / name, "a") as file:
             file.write("\nCHANGED = 1\n")
 
 
 def jobs_in(output: str) -> tuple[Counter, set[str]]:
-    """Return the jobs that Snakemake printed: how many of each rule, and the cells to train."""
-    jobs = Counter(re.findall(r"^ *(?:local)?rule (\w+):$", output, re.MULTILINE))  # indented in a group
+    """Return the jobs that Snakemake printed: ({rule: number of jobs}, cells to train)."""
+    jobs = Counter(re.findall(r"^ *(?:local)?rule (\w+):$", output, re.MULTILINE))  # jobs of a group are indented
     return jobs, {name.partition("/")[2] for name in made_by(output) if name.startswith("results/")}
 
 
 def made_by(output: str) -> set[str]:
-    """Return the names of what is made by the jobs that Snakemake printed."""
+    """Return the names of the products of the jobs that Snakemake printed."""
     return set(re.findall(r"^ +output: state/stamps/q-\w+/(\S+)\.stamp\b", output, re.MULTILINE))
 
 
 def working_directory(pid: str) -> str | None:
-    with contextlib.suppress(OSError):  # it may have ended meanwhile
+    with contextlib.suppress(OSError):  # the process may have ended
         return os.readlink(f"/proc/{pid}/cwd")
     return None
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
-    """Return the cells that were published since."""
+    """Return the cells that were published between two calls of `published`."""
     return {name for name, manifest in after.items() if before.get(name) != manifest}
 
 
@@ -140,7 +140,7 @@ def with_losses(*losses: object, **keys: object) -> dict:
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of all the processes that run these tests."""
+    """Return a folder that all test processes share."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
@@ -154,6 +154,6 @@ def wait_for(condition: object, running: subprocess.Popen, seconds: float = 300)
 
 
 def waiting(project: Project, verb: str) -> int | None:
-    """Return the process of a verb that waits for a lock which another process holds, or None."""
+    """Return the process of a verb that waits for a lock of another process, or None."""
     blocked = re.findall(r"-> FLOCK +ADVISORY +WRITE (\d+) ", Path("/proc/locks").read_text())
     return next((pid for pid in project.processes(f"kd {verb}") if str(pid) in blocked), None)

@@ -28,7 +28,7 @@ CELL = "digits/long/resnet8.ce.s0"
 
 
 class OnSlurm(Project):
-    """A project that is run with `--profile slurm`, and writes down each epoch it trains and each state it saves."""
+    """A project that runs with `--profile slurm`, and records each epoch it trains and each state it saves."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -37,7 +37,7 @@ class OnSlurm(Project):
         self.shims.mkdir()
         for module, line, event in (
             ("machine/progress", '        text = (\n            f"epoch', "epoch {self._name} {row['epoch']}"),
-            # once it is on the disk: who is killed before has saved nothing
+            # after the state is on the disk, because a job that is killed before has saved nothing
             (
                 "machine/state",
                 "        self._cost = self._saved_at",
@@ -70,7 +70,7 @@ class OnSlurm(Project):
         return {**super().environment, "PATH": path}
 
     def kd(self, *arguments: str) -> str:
-        """Return what a verb prints, with what its exit code is left to say."""
+        """Return what a verb prints, whatever its exit code."""
         command = [sys.executable, "-m", "kd", *arguments]
         run = subprocess.run(command, env=self.environment, cwd=self.folder, capture_output=True, text=True)
         return run.stdout + run.stderr
@@ -81,24 +81,24 @@ class OnSlurm(Project):
         ).stdout
 
     def shim(self, name: str, script: str) -> None:
-        """Put a script in the place of a command of SLURM; it calls $real for the command itself."""
+        """Replace a command of SLURM by a script, which can call the real command as $real."""
         path = self.shims / name
         path.write_text(f"#!/bin/bash\nreal={shutil.which(name)}\ncount={self.folder}/{name}.count\n{script}\n")
         path.chmod(0o755)
 
     def jobs(self, state: str = "all") -> list[str]:
-        """Return the jobs of this project that are in `state`."""
+        """Return this project's jobs in `state`."""
         lines = self.slurm("squeue", "--noheader", f"--states={state}", "--format=%A %Z").splitlines()
         return [line.split()[0] for line in lines if line.split()[1] == str(self.folder)]
 
     def events(self, kind: str) -> list[int]:
-        """Return the epochs of the events `epoch` or `saved`, in the order in which they came."""
+        """Return the epochs of the recorded events `epoch` or `saved`, in order."""
         path = self.folder / "events.txt"
         lines = path.read_text().splitlines() if path.exists() else []
         return [int(line.split()[-1]) for line in lines if line.startswith(kind)]
 
     def running(self, epochs: int = 10) -> str:
-        """Wait until some epochs are trained since now; return the job that trains them."""
+        """Wait until so many more epochs are trained; return the job that trains them."""
         before = len(self.events("epoch"))
         wait_for(lambda: len(self.events("epoch")) >= before + epochs and self.jobs("running"))
         return self.jobs("running")[0]
@@ -112,13 +112,13 @@ class OnSlurm(Project):
         return self.controller
 
     def close(self) -> None:
-        """Leave nothing running, however the test ended."""
+        """End all jobs and processes, however the test ended."""
         if self.controller:
             self.controller.kill()
             self.controller.wait()
         for job in self.jobs("running,pending,suspended,completing"):
             self.slurm("scancel", job)
-        for pid in self.processes("snakemake"):  # of a node that was down when its job was cancelled
+        for pid in self.processes("snakemake"):  # its node may have been down when its job was cancelled
             os.kill(pid, 9)
 
     def said(self) -> str:
@@ -133,7 +133,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
 
 
 def assert_nothing_saved_was_trained_again(project: OnSlurm, epochs: int = EPOCHS) -> None:
-    """Each epoch is trained, in order, and after a stop from the last one saved."""
+    """Assert that all epochs are trained in order, and that after a stop training goes on from the last saved one."""
     saved = 0
     expected = 1
     for line in (project.folder / "events.txt").read_text().splitlines():
@@ -148,7 +148,7 @@ def assert_nothing_saved_was_trained_again(project: OnSlurm, epochs: int = EPOCH
 
 @contextlib.contextmanager
 def prepared(folder: Path, finished: Project) -> Iterator[OnSlurm]:
-    """Give a project with one cell to train, its data prepared; leave nothing running."""
+    """Yield a project with one cell to train and its data prepared; end all its jobs afterwards."""
     made = OnSlurm(folder)
     made.study(LONG)
     made.target = ["students"]

@@ -1,9 +1,9 @@
-"""Snakemake and kd, started from processes that have imported already what they import: the same code in far less time.
+"""Start Snakemake and kd as forks of processes that have already done the slow imports.
 
-`STARTER.run` runs Snakemake; `STARTER.python` is a program to start instead of Python, as the jobs of that Snakemake
-do. Behind each is a server, this file run as a program, that forks for each order: the child is what
-`python -m snakemake` or `python -m kd` would be, with the folder, environment and arguments of the order. A server has
-imported none of kd's own code, because that is of the folder.
+`STARTER.run` runs Snakemake. `STARTER.python` is a program to start in the place of Python; the jobs of that Snakemake
+use it. Behind each is a server, this file run as a program, which forks for each order: the child does what
+`python -m snakemake` or `python -m kd` would do, with the folder, environment and arguments of the order. A server
+imports none of kd's own code, because each project folder has its own copy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 
 class Starter:
-    """The servers of this process; they are started at the first order, and end when this process does."""
+    """The servers of this process. They start at the first order and end when this process ends."""
 
     def __init__(self) -> None:
         self._snakemake: subprocess.Popen | None = None
@@ -35,7 +35,7 @@ class Starter:
     def run(
         self, arguments: list[str], folder: Path, environment: dict[str, str], forks: bool = True
     ) -> tuple[int, str]:
-        """Run Snakemake to its end; return its exit code and what it printed. Its jobs are forked, if they may be."""
+        """Run Snakemake to its end; return its exit code and what it printed. With `forks` its jobs are forked."""
         if self._snakemake is None:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             self._snakemake = subprocess.Popen([sys.executable, __file__], **pipes)
@@ -47,7 +47,7 @@ class Starter:
 
     @property
     def python(self) -> str:
-        """A program that does what Python would with the same arguments, in a process that is forked for it."""
+        """A program that does what Python does with the same arguments, but in a forked process."""
         if self._python is None:
             folder = tempfile.mkdtemp(prefix="kd-")
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -56,7 +56,7 @@ class Starter:
             while not os.path.exists(where):
                 assert server.poll() is None
                 time.sleep(0.01)
-            client = shlex.join([sys.executable, "-IS", __file__, "--ask", where])  # -IS: a start of 15 ms
+            client = shlex.join([sys.executable, "-IS", __file__, "--ask", where])  # with -IS it starts in 15 ms
             program.write_text(f'#!/bin/sh\nexec {client} "$@"\n')
             program.chmod(0o755)
             self._python = str(program)
@@ -77,12 +77,12 @@ def _tuned() -> dict[str, str]:
 
 
 def serve_snakemake() -> None:
-    """Start Snakemake for each line that is read."""
+    """Run Snakemake once for each line on stdin."""
     import smart_open  # noqa: F401
     import snakemake.cli
     from snakemake.workflow import Workflow
 
-    snakemake.cli.get_argument_parser()  # and with it all plugins
+    snakemake.cli.get_argument_parser()  # imports all plugins
     orders = os.fdopen(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for line in orders:
@@ -92,13 +92,13 @@ def serve_snakemake() -> None:
             log = os.open(order["log"], os.O_WRONLY | os.O_APPEND)
             become(order, [0, log, log])
             sys.argv, sys.executable = ["snakemake", *order["arguments"]], order["python"]
-            Workflow._rundir = order["folder"]  # as it would be when Snakemake is imported there
+            Workflow._rundir = order["folder"]  # Snakemake sets it when it is imported, to the folder of that time
             snakemake.cli.main()
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 def become(order: dict, streams: list[int]) -> None:
-    """Have what an order says that a process has from its start."""
+    """Take the streams, folder, environment and import path of an order."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.chdir(order["folder"])
@@ -110,7 +110,7 @@ def become(order: dict, streams: list[int]) -> None:
 
 # -- kd ---------------------------------------------------------------------------------------------------------------
 
-# What kd imports, whatever the verb.
+# All slow modules that some verb of kd imports.
 _IMPORTED = [
     "torch",
     "torch.nn",
@@ -137,7 +137,7 @@ _IMPORTED = [
 
 
 def serve_python(where: str) -> None:
-    """Run Python for each connection, in a process of its own with a keeper beside it, until stdin ends."""
+    """Run Python for each connection until stdin ends; each run is a process of its own, with a keeper beside it."""
     for name in _IMPORTED:
         __import__(name)
     with socket.socket(socket.AF_UNIX) as server:
@@ -157,7 +157,7 @@ def serve_python(where: str) -> None:
 
 
 def keep(connection: socket.socket) -> None:
-    """Run what a client asks for; hand its signals on, and its death; tell it how the process ended."""
+    """Run a client's order; pass on its signals, kill the run if the client dies, and report how the run ended."""
     text, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     while not text.endswith(b"\n"):
         text += connection.recv(1 << 20)
@@ -171,13 +171,13 @@ def keep(connection: socket.socket) -> None:
     while process not in (ready := select.select([connection, process], [], [])[0]):
         if connection in ready:
             os.kill(child, next(iter(connection.recv(1)), signal.SIGKILL))
-    with contextlib.suppress(OSError):  # nobody is there any more
+    with contextlib.suppress(OSError):  # the client has gone
         connection.sendall(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     os._exit(0)
 
 
 def run(order: dict, streams: list[int]) -> None:
-    """Be `python ARGUMENTS`."""
+    """Do what `python ARGUMENTS` does."""
     os.setpgid(0, 0)
     become(order, streams)
     option, module, *_ = order["arguments"]
@@ -190,7 +190,7 @@ def run(order: dict, streams: list[int]) -> None:
 
 
 def ask(where: str, arguments: list[str]) -> int:
-    """Have the server run Python with these arguments; return its exit code, or end by the signal that ended it."""
+    """Let the server run Python with these arguments; return its exit code, or die of the signal that killed it."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(where)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):

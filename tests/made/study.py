@@ -1,4 +1,4 @@
-"""A study of tiny images that its verbs finish in seconds, without Snakemake: what the tests of the judge look at."""
+"""A study of tiny images that the verbs finish in seconds, without Snakemake, for the tests of the judge."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DOTS, FIDELITY = (products.figure("small", "losses", name) for name in ("dots", 
 
 
 def images(folder: Path, train: int = 12, test: int = 6) -> None:
-    """Make a folder of images of 8 x 8 pixels, whose brightest colour is their class."""
+    """Make a folder of images of 8 x 8 pixels. The brightest colour tells the class."""
     generator = np.random.default_rng(0)
     for split, count in (("train", train), ("test", test)):
         for label, name in enumerate(CLASSES):
@@ -53,22 +53,22 @@ def images(folder: Path, train: int = 12, test: int = 6) -> None:
 
 
 def tiny(**changes: object) -> dict:
-    """What a config.yaml would say of the study, with some keys changed."""
+    """The values that a config.yaml of the study would have, with these keys changed."""
     return values(**{**TINY, **changes})
 
 
 def protocol(**changes: object) -> dict:
-    """The change that gives the study another protocol of the same name."""
+    """A change of keys: another protocol with the same name."""
     return {"protocol": {**PROTOCOL, **changes}}
 
 
 def judge(**changes: object) -> Judge:
-    """Return a judge of the study that has seen nothing yet."""
+    """Return a new judge of the study."""
     return Judge.of_study(study(**tiny(**changes)))
 
 
 def command(product: Product) -> list[str]:
-    """Return the verb that makes a product, and its arguments but for the study."""
+    """Return the verb that makes a product, and its arguments without the study."""
     verb, last = products.RULES[product.kind], product.name.rpartition("/")[2]
     match product.kind:
         case "data" | "labels":
@@ -93,10 +93,7 @@ DRAWN = ("figure", "verdict", "page")  # kinds that take a second each
 
 
 def finish(*, without: tuple[str, ...] = (), **changes: object) -> list[Product]:
-    """Make what is to do of the study, what something is made from before it; return what that was.
-
-    Leave out these kinds.
-    """
+    """Make all that is to do in the study, except the kinds in `without`; return it in the order of making."""
     before = judge(**changes)
     waiting, made = {one: None for one in before.all_to_do if one.kind not in without}, []
 

@@ -1,7 +1,7 @@
-"""A forked child whose storage calls are looked at one by one in the kernel, and refused or answered by a kill.
+"""Run work in a forked child, and decide for each of its storage calls: allow it, fail it, or kill the child.
 
-It is seccomp's user notification: the child stops in every call that its filter names, whichever library made it, until
-this process says whether the kernel does it or gives an error number instead. Nothing but Linux on x86-64 is needed.
+It uses seccomp's user notification. The child stops in every system call that its filter names, whichever library makes
+it, until this process says whether the kernel does the call or returns an error number. It needs Linux on x86-64.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ CALLS = {  # numbers on x86-64
     316: "renameat2",
 }
 _OF_HANDLES = {"write", "pwrite", "writev", "pwritev", "fsync", "fdatasync", "ftruncate", "fallocate"}
-_AT = {"openat": 1, "mkdirat": 1, "unlinkat": 1, "renameat": 1, "renameat2": 1, "utimensat": 1}  # after a folder
-_FLAGS = {"open": 1, "openat": 2}  # place of the flags
-_TO = {"rename": 1, "renameat": 3, "renameat2": 3}  # place of the new name
+_AT = {"openat": 1, "mkdirat": 1, "unlinkat": 1, "renameat": 1, "renameat2": 1, "utimensat": 1}  # {call: path argument}
+_FLAGS = {"open": 1, "openat": 2}  # {call: argument that has the flags}
+_TO = {"rename": 1, "renameat": 3, "renameat2": 3}  # {call: argument that has the new name}
 
 _ARCH_X86_64, _ALLOW, _NOTIFY = 0xC000003E, 0x7FFF0000, 0x7FC00000
 _SECCOMP, _NO_NEW_PRIVS, _LISTENER = 317, 38, 1 << 3
@@ -60,7 +60,7 @@ KILL = -1
 
 
 class Call(NamedTuple):
-    """A storage call: its kind and the file it is about. `openw` opens for writing, `openr` for reading."""
+    """A storage call: its kind and its file. The kind `openw` opens for writing, `openr` for reading."""
 
     kind: str
     path: str
@@ -68,7 +68,7 @@ class Call(NamedTuple):
 
     @property
     def changes(self) -> bool:
-        """Whether it changes what is stored, so that a disk may refuse it for lack of room."""
+        """Whether the call changes what is stored, so that a full disk may refuse it."""
         return self.kind != "openr"
 
 
@@ -77,11 +77,11 @@ class Ended(NamedTuple):
 
     code: int
     said: str
-    calls: list[Call]  # those below its folder
+    calls: list[Call]  # on files below its folder
 
 
 def refusal() -> str | None:
-    """Return why calls cannot be looked at here, or None."""
+    """Return why this machine cannot supervise calls, or None."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "no seccomp of Linux on x86-64"
     try:
@@ -96,10 +96,10 @@ def refusal() -> str | None:
 def supervised(
     work: Callable[[], int], folder: Path, decide: Callable[[Call], int | None] = lambda call: None
 ) -> Ended:
-    """Return how a child ended that does `work` in `folder`; what it returns is its exit code.
+    """Run `work` in `folder` in a child; return how the child ended. What `work` returns is its exit code.
 
-    `decide` says of each call below the folder what happens: None, an error number instead of the call, or KILL.
-    Call it from a process without threads.
+    `decide` says what happens to each call below the folder: None allows it, an error number is returned instead of it,
+    and KILL kills the child. Call it from a process without threads.
     """
     folder = Path(folder).resolve()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -142,7 +142,7 @@ def supervised(
 
 
 def _watch(parent: socket.socket) -> None:
-    """Have this process stop in each of CALLS, and hand the listener to the parent."""
+    """Make this process stop in each of CALLS, and send the listener to the parent."""
     libc = ctypes.CDLL(None, use_errno=True)
     instruction = struct.Struct("<HBBI")
     numbers = sorted(CALLS)
@@ -162,7 +162,7 @@ def _watch(parent: socket.socket) -> None:
 
 
 def _attend(listener: int, child: int, below: str, decide: Callable[[Call], int | None], calls: list[Call]) -> None:
-    """Answer every call until no process is left that makes any."""
+    """Answer every call until all supervised processes have ended."""
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     while True:
@@ -173,7 +173,7 @@ def _attend(listener: int, child: int, below: str, decide: Callable[[Call], int 
         try:
             fcntl.ioctl(listener, _RECEIVE, received)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EINTR):  # it was killed meanwhile
+            if error.errno in (errno.ENOENT, errno.EINTR):  # the caller was killed
                 continue
             raise
         number, task, _, nr, _, _, *arguments = _NOTIFICATION.unpack(received)
@@ -195,7 +195,7 @@ def _attend(listener: int, child: int, below: str, decide: Callable[[Call], int 
 
 
 def _understood(task: int, kind: str, arguments: list[int]) -> Call | None:
-    """Return what a stopped task is about to do, or None where it cannot be told or is about no file."""
+    """Return the call in which a task stopped, or None if it is not on a file or cannot be read."""
     try:
         if kind == "msync":
             return Call(kind, _mapped(task, arguments[0]))
@@ -221,7 +221,7 @@ def _text(task: int, address: int) -> str:
         found = b""
         while b"\0" not in found and len(found) < 4096:
             memory.seek(address + len(found))
-            found += memory.read(256 - (address + len(found)) % 256)  # within a page: the next may not be there
+            found += memory.read(256 - (address + len(found)) % 256)  # within a page, because the next may be unmapped
     return os.fsdecode(found.partition(b"\0")[0])
 
 

@@ -1,4 +1,4 @@
-"""Sweeps, run as programs."""
+"""Run a sweep as a program."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from conftest import ROOT
 
 
 def swept(script: str, *arguments: str) -> str:
-    """Run a sweep, in a Python without threads; return its counts."""
+    """Run a sweep in a process of its own, without threads; return what it printed."""
     run = subprocess.run(
         [sys.executable, str(ROOT / "tests" / script), *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -1,6 +1,6 @@
-"""A made table, seeded and shaped like a real one: what the figures, statistics and report are tested on.
+"""An invented table in the form of a real one, to test figures, statistics and report. Seeds fix its numbers.
 
-The numbers are invented around the size of the paper's; none of them was measured.
+The numbers are about as large as the paper's; none of them was measured.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def spell(tau: float, alpha: float = 1.0) -> str:
 
 
 def _accuracy(stages: tuple[Stage, ...], noise_rate: float) -> float:
-    """Invent the accuracy (percent) of a lineage: more from better losses, small tau better under noise."""
+    """Invent the accuracy (percent) of a lineage: better losses give more, and under noise small tau is better."""
     network, objective, _ = stages[-1]
     base = {"wrn-16-2": 72.9, "wrn-16-4": 76.2, "wrn-28-2": 75.1, "wrn-28-4": 78.6, "resnet8": 96.2}.get(network, 74.0)
     tau = float(objective.split("tau")[1].split("-")[0]) if "tau" in objective else None
@@ -45,7 +45,7 @@ def _accuracy(stages: tuple[Stage, ...], noise_rate: float) -> float:
 def cell_row(
     experiment: str, stages: tuple[Stage, ...], noise_rate: float = 0.0, diverged: bool = False, **more
 ) -> dict:
-    """Make the row of one cell; its numbers depend on its path alone."""
+    """Make the row of one cell. Its numbers depend only on its path."""
     data = "cifar100" + (f"+sym{noise_rate:g}" if noise_rate else "")
     path = "/".join(
         ["results", data, "paper", *(f"{network}.{objective}.s{seed}" for network, objective, seed in stages)]
@@ -87,7 +87,7 @@ def cell_row(
 
 
 def named(path: str) -> dict:
-    """Return the columns that say which network stands in a row, as the real table has them."""
+    """Return the columns with which the real table names a network."""
     cell = parse_cell(path)
     realised = float(cell.dataset.noise.amount) if cell.dataset.noise else 0.0
     return {**setting(cell, {"realised_rate": realised}), "protocol": cell.protocol, **identity(cell)}
@@ -99,7 +99,7 @@ def frame(rows: list[dict]) -> pd.DataFrame:
 
 
 def renamed(table: pd.DataFrame, old: str, new: str) -> pd.DataFrame:
-    """Return the numbers of `table` as if they were of other cells: those with `new` in the place of `old`."""
+    """Return `table` with `old` replaced by `new` in the paths of its cells; the numbers stay."""
     cells = table["cell"].str.replace(old, new)
     return table.assign(cell=cells, **pd.DataFrame(map(named, cells), table.index)).astype({"teacher_seed": "Int64"})
 
@@ -107,7 +107,7 @@ def renamed(table: pd.DataFrame, old: str, new: str) -> pd.DataFrame:
 def students(
     experiment: str, student: str, objectives: list[str], seeds=(0, 1, 2), teacher="wrn-28-4", **more
 ) -> list[dict]:
-    """Make the rows of one student, for each objective and seed; those of `ALONE` have no teacher."""
+    """Make the rows of one student, for each objective and seed; the objectives in `ALONE` have no teacher."""
     teachers = {objective: [] if objective.split("-")[0] in ALONE else [(teacher, "ce", 0)] for objective in objectives}
     return [
         cell_row(experiment, (*teachers[objective], (student, objective, seed)), **more)
@@ -117,7 +117,7 @@ def students(
 
 
 def lose(table: pd.DataFrame, objective: str, *seeds: int) -> pd.DataFrame:
-    """Let the networks of `objective` with these seeds diverge."""
+    """Return `table` with the networks of `objective` and these seeds diverged."""
     table = table.copy()
     lost = (table["objective"] == objective) & table["seed"].isin(seeds)
     metrics = ["train_loss", "train_top1", "test_loss", "test_top1", "best_test_top1", "best_gap"]
@@ -156,7 +156,7 @@ def noise(rates=(0.2, 0.4, 0.6, 0.8), taus=TAUS, seeds=(0, 1, 2)) -> pd.DataFram
 def selections(
     rates=(0.2, 0.4, 0.6), by=("fine", "lossgmm", "smallloss0.6"), stops=(40,), seeds=(0, 1)
 ) -> pd.DataFrame:
-    """Make students of teachers, stopped after `stops` epochs, that selected for them."""
+    """Make students whose teachers, stopped after `stops` epochs, selected their examples."""
     found = []
     for rate, stop, word, of, seed in itertools.product(rates, stops, by, (0, 1, 2), seeds):
         stages = ("wrn-28-4", "ce", f"{of}-epochs{stop}"), ("wrn-16-2", "mse", f"{seed}-{word}")
@@ -190,7 +190,7 @@ def long_chains() -> pd.DataFrame:
 
 
 def curves(table: pd.DataFrame, epochs: int = 200) -> pd.DataFrame:
-    """Make the epochs of each cell of `table`: rising to its last numbers, with two drops of the learning rate."""
+    """Make the epochs of each cell of `table`: they rise to its last numbers, with two drops of the learning rate."""
     return pd.concat([_epochs(row, epochs) for row in table.to_dict("records")], ignore_index=True)
 
 

@@ -1,4 +1,4 @@
-"""A study as small as one can be, made by every verb: what is damaged byte by byte, or loses its disk call by call."""
+"""The smallest study that needs every verb, for sweeps that damage each byte, or fail the disk in each call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-PROTOCOL = {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32", "compile": "never"}
+PROTOCOL = {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32", "compile": "never", "heldout": 0.1}
 STUDY = {
     "study": "tiny",
     "dataset": "digits",
@@ -26,6 +26,9 @@ STUDY = {
             "figure": ["dots", "fidelity"],
         }
     },
+    "searches": {
+        "best": {"student": "resnet8", "space": {"loss": ["ce"], "weight_decay": [0.001]}, "rounds": 1, "batch": 1},
+    },
 }
 ONLINE = {**STUDY, "study": "online", "protocol": {**PROTOCOL, "name": "online", "teacher": "online"}}
 
@@ -33,7 +36,7 @@ FILES = {"config.yaml": json.dumps(STUDY).encode(), "online.yaml": json.dumps(ON
 TEACHER = "results/digits+sym0.4+frac0.05/quick/resnet8.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0-smallloss0.97"
 BY_ONLINE = ("--configfile", "online.yaml")
-PUBLISHED = ("data", "results", "selections", "banks", "answers", "reports")
+PUBLISHED = ("data", "results", "selections", "search", "banks", "answers", "reports")
 _STAMPS = "state/stamps/q-0123456789abcdef"
 
 
@@ -47,7 +50,7 @@ class Verb:
 
     @property
     def draws(self) -> bool:
-        """Whether it draws, or needs what is drawn: that takes seconds."""
+        """Whether it draws, or needs drawn figures, which takes seconds."""
         return self.arguments[0] in ("figure", "verdict", "report")
 
 
@@ -59,7 +62,7 @@ def _online(path: str) -> str:
     return path.replace("/quick/", "/online/")
 
 
-# In an order in which each finds what it is made from.
+# Each verb stands after the verbs that make its inputs.
 VERBS = (
     _stamped("data", "data", "digits"),
     _stamped("labels", "labels", "digits+sym0.4"),
@@ -68,6 +71,8 @@ VERBS = (
     _stamped("fill a bank", "bank", TEACHER, "--needs", "0:1"),
     _stamped("grow a bank", "bank", TEACHER, "--needs", "1:1", "1:1:prelogits"),
     _stamped("train a student", "train", STUDENT),
+    _stamped("propose", "propose", "best", "1"),
+    _stamped("trial", "trial", "best", "1", "1"),
     Verb("train the teacher of online", ("train", _online(TEACHER), *BY_ONLINE)),
     Verb("select for online", ("select", _online(TEACHER), "smallloss0.97", *BY_ONLINE)),
     Verb("train by a teacher online", ("train", _online(STUDENT), *BY_ONLINE)),
@@ -83,6 +88,7 @@ VERBS = (
     Verb("plan", ("plan",), reads_only=True),
     Verb("status", ("status",), reads_only=True),
     Verb("verify", ("verify",), reads_only=True),
+    Verb("winner", ("winner", "best"), reads_only=True),
     Verb("dots by hand", ("figure", "reports/tiny/table.parquet", "noisy", "dots")),
     Verb("fidelity by hand", ("figure", "reports/tiny/table.parquet", "noisy", "fidelity")),
     Verb("tables by hand", ("tables", "reports/tiny/table.parquet")),
@@ -90,6 +96,7 @@ VERBS = (
     _stamped("release", "release", TEACHER),
     Verb("discard", ("verify", "--discard")),
     Verb("delete a cell", ("delete", STUDENT, "--yes")),
+    Verb("delete a search", ("delete", "search/best", "--yes")),
     Verb("delete a study", ("delete", "reports/tiny", "--yes")),
 )
 
@@ -97,7 +104,7 @@ Tree = dict[str, bytes]
 
 
 def tree(folder: Path) -> Tree:
-    """Return every file below `folder`, by its path in it."""
+    """Return {path in `folder`: content} of all files below it."""
     found = {}
     for top, _, names in os.walk(folder):
         for name in names:
@@ -107,14 +114,14 @@ def tree(folder: Path) -> Tree:
 
 
 class Folder:
-    """A project's folder that is put back, file by file, into the state that a tree says."""
+    """A project's folder that can be put back into the state of a tree."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._written: dict[str, tuple[bytes, tuple]] = {}
 
     def put(self, content: Tree) -> None:
-        """Have the folder hold these files and no others."""
+        """Make the folder hold exactly these files; files that are still as written are not written again."""
         found = set()
         for top, folders, names in os.walk(self.path, topdown=False):
             for name in names:
@@ -154,12 +161,12 @@ def _signature(path: str) -> tuple:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-_VARY = ("seconds", "memory", "manifest_sha256", "computed")  # from one making to the next of the same
+_VARY = ("seconds", "memory", "manifest_sha256", "computed")  # these differ each time that a product is made
 _TIMES = "timings.csv"
 
 
 def published(content: Tree) -> dict[str, object]:
-    """Return what of a tree is the same each time that it is made: published files, manifests without times."""
+    """Return the part of a tree that is the same each time it is made: published files, and manifests without times."""
     found: dict[str, object] = {}
     for path, written in content.items():
         if path.split("/")[0] not in PUBLISHED or path.endswith(_TIMES):
@@ -170,7 +177,7 @@ def published(content: Tree) -> dict[str, object]:
                 manifest.pop(key, None)
             for key in ("files", "sizes"):
                 manifest.get(key, {}).pop(_TIMES, None)
-            if manifest.get("kind") == "table":  # it names manifests, and in them times
+            if manifest.get("kind") == "table":  # its inputs are digests of manifests, which have times
                 manifest.pop("inputs")
             written = manifest
         found[path] = written

@@ -1,4 +1,4 @@
-"""What two processes run that test_peers starts with torchrun: `fit`, by cross-entropy or by ONE."""
+"""The program that test_peers starts with torchrun in two processes: `fit`, with cross-entropy or ONE."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from made.fitting import NoState, made_examples, network, plan
 
 
 class Linear(nn.Module):
-    """One linear layer: its gradients are those of a batch, however that is divided."""
+    """One linear layer. Dividing a batch among processes does not change its gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class Linear(nn.Module):
 
 
 def trained(kind: str = "ce") -> dict | None:
-    """Return weights and rows after 71 examples in batches of 16: of the last 7, one process takes 4, the other 3.
+    """Train on 61 examples in batches of 16, so that the last, of 13, is odd; return weights and rows.
 
-    By cross-entropy a network without batch normalisation is trained, by ONE a resnet8.
+    Cross-entropy trains a network without batch normalisation, ONE a resnet8.
     """
     torch.set_num_threads(1)
     made = plan(lr=0.01)

@@ -1,8 +1,9 @@
-"""Names of what the study of made/faults.py publishes."""
+"""Names of the products of the study in made/faults.py."""
 
 from __future__ import annotations
 
-from kd.core.files import read_manifest
+from kd.core.files import MANIFEST, read_manifest
+from kd.study.products import MANIFESTS
 from made.faults import NOW, TREES, Whole, whole
 
 REPORTS = "reports/whole"
@@ -10,6 +11,8 @@ DATA, LABELS = "data/mine", "data/mine+labels-theirs"
 CELL = "mine+labels-theirs/quick/resnet14.ce.s0"
 TEACHER, STUDENT = f"results/{CELL}", f"results/{CELL}/resnet8.mse.s0-smallloss0.97"
 SELECTION = f"selections/{CELL}/smallloss0.97"
+PROPOSAL, TRIAL = "search/best/round-1", "search/best/round-1.1"
+TRIED = "results/mine+labels-theirs/quick/resnet8.ce.s1000-weightdecay0.001"
 BANK, RELEASE = f"banks/{CELL}", f"released/{CELL}"
 ANSWERS, ITS_ANSWERS = f"answers/{CELL}/resnet8.mse.s0-smallloss0.97", f"answers/{CELL}"
 MEASURES, TABLE = f"{REPORTS}/analyses/noisy.measures", f"{REPORTS}/table"
@@ -19,7 +22,8 @@ LR = {"protocol": {**whole(NOW)["protocol"], "lr": 0.05}}
 
 
 def manifests(project: Whole) -> dict[str, dict]:
-    """Return the manifest of everything that is published, by its name."""
-    paths = [path for tree in TREES for path in (project.folder / tree).rglob("*.json")]
-    found = (read_manifest(path.parent, path) for path in paths)
-    return {manifest["name"]: manifest for manifest in found}
+    """Return {name: manifest} of all published products."""
+    found = [path for tree in TREES for path in (project.folder / tree).rglob("*.json")]
+    paths = [path for path in found if path.name == MANIFEST or MANIFESTS in path.parts]
+    read = (read_manifest(path.parent, path) for path in paths)
+    return {manifest["name"]: manifest for manifest in read}

@@ -1,4 +1,4 @@
-# answers/CELL: what a network answers. reports/STUDY/analyses: what is measured of it, for the figures that show it.
+# answers/CELL: the answers of a network. reports/STUDY/analyses: what is measured on them, for figures.
 
 
 localrules:

@@ -1,4 +1,4 @@
-# What the rules share: which Python runs, which stamps Snakemake sees, what a job waits for, and who is at work here.
+# What the rules share: which Python runs, which stamps Snakemake sees, what a job waits for, and other controllers.
 import atexit
 import contextlib
 import json
@@ -14,7 +14,7 @@ from kd.core.errors import KdError
 from kd.core.startup import KEEP_MEMORY, VARIABLE
 from kd.jobs import making
 from kd.report import figures as kd_figures
-from kd.study import controllers, expansion, stamps
+from kd.study import console, controllers, expansion, stamps
 from kd.study.judge import replaced, told
 from kd.study.paths import parse_dataset, parse_selection
 
@@ -23,17 +23,18 @@ if set("{}") & set(str(workflow.basedir)):
         f"kd: {workflow.basedir}: braces in this path are wildcards to Snakemake; move or link it elsewhere"
     )
 
-# Jobs keep their memory (kd/core/startup.py says why), and run the Python that runs Snakemake, activated or not. They
-# end well when their cell diverged (65), which is published as such; one that was killed (137) cannot say so itself.
+# Jobs keep their memory (kd/core/startup.py says why), and run the Python that runs Snakemake, activated or not. Exit
+# code 65 becomes 0, because a diverged cell is published. A killed job (137) cannot write why into its log, so the
+# shell does.
 PREFIX = f"export {VARIABLE}={shlex.quote(os.environ.get(VARIABLE, KEEP_MEMORY))}; "
 PREFIX += """ended() ( case $1 in 65) exit 0 ;; 137) echo 'kd: killed (137), most often for lack of memory; \
 the next attempt goes on from the saved state' >> "$2" ;; esac; exit $1 ); """
 if not workflow.deployment_settings.deployment_method:
-    PREFIX += f'python() ( exec {shlex.quote(sys.executable)} "$@" ); '  # whatever it is called: python3.11 alone
-PREFIX += "export PYTHONUTF8=1; "  # whatever the locale
+    PREFIX += f'python() ( exec {shlex.quote(sys.executable)} "$@" ); '  # its name may be only python3.11
+PREFIX += "export PYTHONUTF8=1; "  # the locale may not be UTF-8
 shell.prefix(PREFIX)
 
-# A job on a node judges nothing: it is told where its stamps are.
+# A job on a node judges nothing here: the variable tells it where its stamps are.
 MAIN = workflow.is_main_process
 STAMPS = stamps.question(VALUES) if MAIN else os.environ.get(stamps.VARIABLE, stamps.question(VALUES))
 os.environ[stamps.VARIABLE] = STAMPS
@@ -43,6 +44,7 @@ atexit.register(HELD.close)
 KNOWN = {one.name for one in JUDGE.everything}
 patches.apply(lambda path: stamps.asked_for(path, STAMPS, KNOWN), stamps.TOP, stamps.DATE)
 if MAIN:
+    console.install(JUDGE.everything, STAMPS, workflow.output_settings)
     if workflow.storage_settings and SharedFSUsage.INPUT_OUTPUT not in workflow.storage_settings.shared_fs_usage:
         raise SystemExit("kd: shared-fs-usage: must have input-output: all jobs of kd work on one file system")
     try:
@@ -50,7 +52,7 @@ if MAIN:
         stamps.project(JUDGE, STAMPS)
     except KdError as error:
         raise SystemExit(f"kd: {error}")
-    if workflow.check_envvars:  # not so for --lint, by which alone it can be told here
+    if workflow.check_envvars:  # False only with --lint; nothing else says so here
         for line in [*told(JUDGE.all_to_do), *filter(None, [replaced(JUDGE)])]:
             print(f"kd: {line}", file=sys.stderr)
 
@@ -60,13 +62,16 @@ wildcard_constraints:
     cell=r"[^/]+/[^/]+/.+",
     experiment=r"[A-Za-z0-9_]+",
     figure="|".join(kd_figures.FIGURES),
+    search=r"[A-Za-z0-9_]+",
+    round=r"[0-9]+",
+    number=r"[0-9]+",
 
 
-WORTH_A_LOOK = 200  # cells; fewer find out by themselves, as they start, whether the disk has room for them
+WORTH_A_LOOK = 200  # cells; with fewer, each job checks the disk space when it starts
 
 
 onstart:
-    os.environ[making.LATENCY] = str(workflow.execution_settings.latency_wait)  # for the jobs, on nodes too
+    os.environ[making.LATENCY] = str(workflow.execution_settings.latency_wait)  # jobs read it, also on nodes
     try:
         HELD.enter_context(controllers.enter(STUDY, list(CELLS.values())))
     except KdError as error:
@@ -79,14 +84,15 @@ onstart:
 
 
 def stamp(product):
-    """The stamp of a product: what its rule makes, and what other rules wait for."""
+    """The stamp of a product: its rule makes it, and other rules wait for it."""
     return product.stamp(STAMPS)
 
 
 def wanted(product):
-    """The stamps that a job waits for: all that its product is made from; of what is not to do, nothing that may be gone."""
+    """The stamps that a job waits for: those of all inputs; if nothing is to do, none of inputs that may be deleted."""
     if MAIN and not JUDGE.is_to_do(product):
-        return [stamp(one) for one in JUDGE.inputs(product) if one.kind not in products.SPARED]
+        made_from = [one for one in JUDGE.inputs(product) if one.kind not in products.SPARED]
+        return [stamp(one) for one in made_from if one.name in KNOWN]  # not of a trial's cell, which it trains itself
     return list(map(stamp, JUDGE.asks_for(product)))
 
 
@@ -94,16 +100,16 @@ PLUGINS = {"plugins": STUDY.plugins} if STUDY.plugins else {}
 
 
 def data_recipe(name):
-    """What the dataset is, as JSON."""
+    """The recipe of a dataset, as JSON."""
     return json.dumps(expansion.data_recipe(STUDY, parse_dataset(name)) | PLUGINS, sort_keys=True)
 
 
 def recipe(cell):
-    """What, beside its path, decides a cell's numbers, as JSON."""
+    """What decides a cell's numbers beside its path, as JSON."""
     return json.dumps(expansion.recipe(STUDY, cell) | PLUGINS, sort_keys=True)
 
 
 def group_of(w):
-    """Cells that teach nobody may share a job of a cluster: `group-components` in its profile says how many do."""
+    """Cells without students may share a cluster job: `group-components` in the profile says how many do."""
     several = workflow.group_settings and workflow.group_settings.group_components.get("cells", 1) > 1
     return "cells" if several and CELLS[w.cell] not in TAUGHT else None

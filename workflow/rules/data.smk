@@ -1,4 +1,4 @@
-# data/NAME: a dataset as memory-mapped arrays; data/NAME+NOISE: its labels made wrong.
+# data/NAME: a dataset as memory-mapped arrays; data/NAME+NOISE: its training labels with noise.
 
 
 rule data:

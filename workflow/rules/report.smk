@@ -1,10 +1,10 @@
-# reports/STUDY: one tidy table, the figures and the page, from the published cells alone; no torch. All is
-# written whole or not at all, and updated: what another Snakemake is reading is never taken away.
+# reports/STUDY: one tidy table, the figures and the page, from the published cells alone, without torch. Outputs are
+# marked update(), so that Snakemake does not delete a file that another Snakemake is reading; kd replaces it whole.
 
 FIGURES = [stamp(products.figure(STUDY.study, *drawn)) for drawn in STUDY.drawn]
 
 
-# seconds each: on a cluster they run beside Snakemake. What they refuse, trying again does not mend.
+# They take seconds, so on a cluster they run beside Snakemake. They have no retries, because a retry cannot help.
 localrules:
     collect,
     figure,

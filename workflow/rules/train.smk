@@ -1,5 +1,5 @@
-# results/CELL: a trained network. selections/CELL: what it selects for who learns from it.
-# banks/CELL: the logits of a network that teaches, for all its students.
+# results/CELL: a trained network. selections/CELL: the examples that it selects for its students.
+# banks/CELL: the outputs of a network that teaches, for all its students.
 
 
 localrules:
@@ -19,7 +19,7 @@ rule train:
         group_of
     conda:
         "../envs/kd.yaml"
-    # Cells side by side with one thread each beat fewer cells with more; but what decodes images needs its own.
+    # Many cells with one thread each are faster than few cells with more. Only image workers need threads of their own.
     threads: STUDY.gpus_per_cell * (1 + STUDY.workers)
     resources:
         cells_per_gpu=STUDY.cells_per_gpu,
@@ -79,7 +79,7 @@ rule bank:
 
 
 rule release:
-    # keep_banks: false. The bank goes when the last student of its teacher is trained.
+    # With keep_banks: false, a bank is removed when the last student of its teacher is trained.
     input:
         lambda w: wanted(products.release(CELLS[w.cell])),
     output:
