@@ -115,6 +115,11 @@ def small(project: Path) -> Path:
     return project
 
 
+def declared(path: str | Path, **claims: object) -> dict:
+    """What a study says of this file."""
+    return {"file": str(path), "sha256": files.file_digest(Path(path)), **claims}
+
+
 def study(**changes: object) -> Study:
     """A study of two losses on digits that trains in a second, with these keys changed."""
     return validate(values(**changes))

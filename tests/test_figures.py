@@ -438,6 +438,7 @@ EXPERIMENTS = {
 _LEARNT = {"students", "taus", "alphas", "no tau at one alpha", "chain", "akl", "selected"}
 _LEARNT |= {"part", "parts without all", "ensemble", "of others"}
 FILLED = {name: {*EXPERIMENTS} for name in FIGURES} | dict.fromkeys(["chains", *ANALYSES], _LEARNT)
+FILLED["inference"] = {*EXPERIMENTS}
 FILLED |= {"heatmap": {"taus", "alphas", "no tau at one alpha"}, "tau": {"taus"}}
 FILLED |= {"memorised": {"noisy", "selected"}, "gaps": {"akl"}, "detector": {"selected"}}
 FILLED |= {"fractions": {"part"}, "kept": {"ensemble"}}

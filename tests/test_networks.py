@@ -7,7 +7,9 @@ import torch
 from made.networks import VECTORS, filled, formula_images, multiply_accumulates
 from torch import nn
 
+from bench import networks as documented
 from kd import models
+from kd.core.errors import ConfigError
 from kd.models.grouped import GroupedNetwork
 from kd.models.network import BatchNorm
 from kd.models.output import Output
@@ -82,6 +84,22 @@ def test_a_map_is_what_follows_its_edge_and_ends_in_the_logits(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", GROUPED)
+def test_class_activation_maps_mean_the_logits_and_count_a_batch_once(name: str) -> None:
+    torch.manual_seed(0)
+    network, images = models.build(name, 5).train(), torch.randn(2, 3, 32, 32)
+    said = network.outputs(images, ("cams", "edges"))
+    logits = said.cams.mean((2, 3)) + network.classifier.bias
+    torch.testing.assert_close(logits, said.logits, rtol=1e-4, atol=1e-5)
+    counters = [value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")]
+    assert all(value == 1 for value in counters)
+    if name == "shufflenetv2":
+        with pytest.raises(ConfigError, match="no batch normalisation makes all channels of its edges"):
+            network.norms()
+    else:
+        assert [norm.num_features for norm in network.norms()] == [edge.shape[1] for edge in said.edges]
+
+
+@pytest.mark.parametrize("name", GROUPED)
 def test_each_layer_s_batch_norm_is_kd_s_own(name: str) -> None:
     norms = [module for module in models.build(name, 5).modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
@@ -99,3 +117,10 @@ def test_vgg_pools_a_fourth_time_in_images_of_64_pixels_alone() -> None:
     assert isinstance(network, GroupedNetwork)
     for size, last in ((8, 1), (32, 4), (64, 4), (224, 14)):
         assert network.maps(torch.zeros(2, 3, size, size))[0][-1].shape[2] == last
+
+
+@pytest.mark.process
+def test_the_documented_networks_are_those_of_the_registry() -> None:
+    text = documented.DOC.read_text(encoding="utf-8")
+    assert documented.written(text) == text, "python -m bench.networks writes them anew"
+    assert all(f"| `{name}` |" in text for family in models.NETWORKS for name in family.examples)

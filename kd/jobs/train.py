@@ -24,6 +24,7 @@ from kd.jobs.places import Resources, place_of
 from kd.losses import LOSSES
 from kd.losses.objective import Objective
 from kd.machine.state import State
+from kd.measure.inference import multiply_accumulates
 from kd.study import products
 from kd.study.cells import Cell
 from kd.study.config import Recipe
@@ -88,7 +89,8 @@ def train(
                 chosen = now.manifest(products.selection(cell.teacher, cell.stage.selection))
                 ended["selection"] = {key: chosen.get(key) for key in QUALITY}
             machine = where.describe() | {"memory": where.peak_memory(), "kd": __version__}
-            _publish(cell, network, history, about | ended | _summary(network, objective, history) | machine)
+            summary = _summary(cell, network, objective, history, have)
+            _publish(cell, network, history, about | ended | summary | machine)
             making.end(now, product, stamp)
         return status
 
@@ -150,7 +152,9 @@ def _fingerprint(about: dict, have: Prepared, where: Place) -> str:
     return files.sha256(files.canonical_json(identity).encode())
 
 
-def _summary(network: nn.Module | None, objective: Objective | None, history: History) -> dict:
+def _summary(
+    cell: Cell, network: nn.Module | None, objective: Objective | None, history: History, have: Prepared
+) -> dict:
     """Return a run's results: the last epoch is the headline, the best epoch on test stands beside it.
 
     The parameters of an objective are not published, so they are counted apart from the network's.
@@ -166,6 +170,7 @@ def _summary(network: nn.Module | None, objective: Objective | None, history: Hi
         **trained,
         "best_on_test": {"epoch": best["epoch"], "test_top1": best["test_top1"]},
         "parameters": sum(p.numel() for p in network.parameters()),
+        "macs": multiply_accumulates(network if cell.is_ensemble else [network], have.examples.shape),
         "objective_parameters": sum(p.numel() for p in objective.parameters()) if objective else 0,
     }
 

@@ -10,9 +10,10 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kd.core.errors import ConfigError, nearest
+from kd.models import timm_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +27,9 @@ NAME = "[a-z0-9-]+"  # whatever a family's own pattern is: dots and plus signs s
 class Family:
     """Describe networks that differ in numbers only.
 
-    A name matches `pattern` as a whole; its named groups, as integers (1 where absent), go to `function` of
-    `module` together with `classes` and `channels`. `check` says what is wrong with the numbers, or nothing.
+    A name matches `pattern` as a whole; its named groups (1 where absent; digits as integers) go to `function` of
+    `module` together with `classes` and `channels`. `check` says what is wrong with the numbers, or nothing, and `near`
+    which names are near a wrong one, by default all examples.
     `translate`, also of `module`, gives weights that others published the names that they have here.
     """
 
@@ -36,13 +38,14 @@ class Family:
     function: str
     examples: tuple[str, ...]
     description: str
-    check: Callable[[dict[str, int]], str] = lambda numbers: ""
+    check: Callable[[dict[str, Any]], str] = lambda numbers: ""
     translate: str = ""
+    near: Callable[[str], list[str]] | None = None
 
-    def numbers(self, name: str) -> dict[str, int] | None:
+    def numbers(self, name: str) -> dict[str, Any] | None:
         """Return the numbers in `name`, or None where it is no name of this family."""
         match = self.pattern.fullmatch(name)
-        return match and {key: int(digits) for key, digits in match.groupdict("1").items()}
+        return match and {key: int(text) if text.isdigit() else text for key, text in match.groupdict("1").items()}
 
 
 def _check_wrn(numbers: dict[str, int]) -> str:
@@ -109,7 +112,21 @@ NETWORKS = [
         ("shufflenetv2",),
         "ShuffleNetV2 for 32x32 images, as in the KD benchmarks",
     ),
+    Family(
+        re.compile(rf"{timm_names.PREFIX}(?P<name>[a-z0-9]+(-[a-z0-9]+)*)"),
+        "kd.models.timm_network",
+        "TimmNetwork",
+        (),
+        "any network of timm, written timm:NAME in a study",
+        lambda numbers: timm_names.complaint(numbers["name"]),
+        near=timm_names.near,
+    ),
 ]
+
+
+def canonical(name: str) -> str:
+    """Return the one spelling of a network's name that paths have: of `timm:vit_tiny` it is `timm-vit-tiny`."""
+    return timm_names.canonical(name)
 
 
 def is_network(name: str) -> bool:
@@ -147,6 +164,7 @@ def _find(name: str) -> tuple[Family | None, str]:
 def _known(name: str) -> Family:
     found, complaint = _find(name)
     if found is None or complaint:
-        examples = (example for candidate in NETWORKS for example in candidate.examples)
-        raise ConfigError(f"network {name!r}: {complaint}" + nearest(name, examples))
+        examples = [example for candidate in NETWORKS for example in candidate.examples]
+        near = found.near(name) if found and found.near else examples
+        raise ConfigError(f"network {name!r}: {complaint}" + (nearest(name, near) if near else ""))
     return found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor, nn
 
 from kd.models.network import Average, Network
+from kd.models.output import Output
 
 
 class Group(nn.Sequential):
@@ -54,6 +57,22 @@ class GroupedNetwork(Network):
             maps.append(x)
             before += [edge] if edges else []
         return maps, before
+
+    def outputs(self, images: Tensor, names: Collection[str]) -> Output:
+        """Return what `names` says of what the network says of images [B, C, H, W]; logits always.
+
+        Class activation maps are of what the mean over the image reads, which the tail may have made of the last map.
+        """
+        if "cams" not in names:
+            return super().outputs(images, names)
+        maps, edges = self.maps(images, "edges" in names)
+        *layers, mean = self.tail()
+        read = maps[-1]
+        for layer in layers:  # once: batch normalisation counts every pass
+            read = layer(read)
+        prelogits = mean(read)
+        cams = nn.functional.conv2d(read, self.classifier.weight[:, :, None, None])
+        return Output(self.classifier(prelogits), prelogits, tuple(maps), tuple(edges), cams=cams)
 
     def pooled(self, last: Tensor) -> Tensor:
         """Return the pre-logits [B, D] of the last map."""

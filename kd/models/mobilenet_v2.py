@@ -71,6 +71,10 @@ class MobileNetV2Half(GroupedNetwork):
         """Return what the stem makes, [B, 16, H / 2, W / 2]."""
         return self.stem(images)
 
+    def norms(self) -> list[nn.BatchNorm2d]:
+        """Return the last batch normalisation of each group, to which its edge may add a shortcut."""
+        return [group[-1][-1].layers[-1] for group in self.groups()]
+
     def groups(self) -> tuple[nn.Module, ...]:
         """Return the four groups, of one row or two."""
         return self.stage1, self.stage2, self.stage3, self.stage4

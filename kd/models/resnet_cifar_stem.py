@@ -83,6 +83,11 @@ class CifarStemResNet(GroupedNetwork):
         """Return what the stem makes, [B, 64, H, W]."""
         return self.norm(self.stem(images)).relu_()
 
+    def norms(self) -> list[nn.BatchNorm2d]:
+        """Return the last batch normalisation of each group, to which its edge adds a shortcut."""
+        last = [group[-1] for group in self.groups()]
+        return [block.norm3 if isinstance(block, Bottleneck) else block.norm2 for block in last]
+
     def groups(self) -> tuple[nn.Module, ...]:
         """Return the four groups."""
         return self.stage1, self.stage2, self.stage3, self.stage4

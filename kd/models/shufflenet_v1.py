@@ -62,6 +62,10 @@ class ShuffleNetV1(GroupedNetwork):
         """Return what the stem makes, [B, 24, H, W]."""
         return self.norm(self.stem(images)).relu_()
 
+    def norms(self) -> list[nn.BatchNorm2d]:
+        """Return the last batch normalisation of each group, to which its edge adds a shortcut."""
+        return [group[-1].norm3 for group in self.groups()]
+
     def groups(self) -> tuple[nn.Module, ...]:
         """Return the three groups."""
         return self.stage1, self.stage2, self.stage3

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kd.core.errors import ConfigError
 from kd.models.grouped import Group, GroupedNetwork
 from kd.models.network import Average, BatchNorm, Stem, conv1x1
 from kd.models.shuffled import depthwise, shuffle
@@ -82,6 +83,12 @@ class ShuffleNetV2(GroupedNetwork):
     def begin(self, images: Tensor) -> Tensor:
         """Return what the stem makes, [B, 24, H, W]."""
         return self.norm(self.stem(images)).relu_()
+
+    def norms(self) -> list[nn.BatchNorm2d]:
+        """Raise ConfigError: half of the channels of an edge come from an earlier block, so none normalises all."""
+        raise ConfigError(
+            "shufflenetv2: no batch normalisation makes all channels of its edges; another network can teach"
+        )
 
     def groups(self) -> tuple[nn.Module, ...]:
         """Return the three groups."""

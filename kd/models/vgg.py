@@ -58,6 +58,10 @@ class Vgg(GroupedNetwork):
         """Return what the first block makes, [B, 64, H, W]."""
         return self.stage0(images)
 
+    def norms(self) -> list[nn.BatchNorm2d]:
+        """Return the batch normalisation that each edge comes from."""
+        return [group[-1] for group in self.groups()]
+
     def groups(self) -> tuple[nn.Module, ...]:
         """Return the four groups that halve the image."""
         return self.stage1, self.stage2, self.stage3, self.stage4

@@ -317,7 +317,7 @@ class DeclaredDataset(Model):
 class Weights(Model):
     """A network that was trained elsewhere."""
 
-    file: str = Field(description="safetensors, or a PyTorch checkpoint that holds tensors alone")
+    file: str = Field(description="safetensors, or a PyTorch checkpoint of tensors and plain values")
     sha256: Sha256 = Field(description="of the file, in hexadecimal; any other file is refused")
     top1: Annotated[Number, Field(ge=0, le=100)] | None = Field(
         None, description="expected test accuracy in %; more than half a point off is refused"
@@ -326,6 +326,9 @@ class Weights(Model):
         None, description="of each channel, in 0 to 1, with std: the images it was trained on; by default the dataset's"
     )
     std: Channels | None = None
+    key: str | None = Field(
+        None, description="where the file has the weights, such as state_dict_ema, if several parts of it fit"
+    )
 
     @model_validator(mode="after")
     def _in_its_units(self) -> Weights:

@@ -167,6 +167,7 @@ def _sha256(value: object) -> str:
 def _network(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"got {shown(value)}, expected the name of a network, such as wrn-16-2")
+    value = models.canonical(value)
     try:
         models.module_of(value)
     except ConfigError as error:

@@ -1,27 +1,24 @@
 """Networks that no epoch trains: imported from a file, or several that are one. What is read is what was declared.
 
-A `.safetensors` file is read by safetensors, any other by torch as a checkpoint of tensors and plain values
-(`weights_only`), and neither before its SHA-256 agrees.
+Nothing in a file is read before its SHA-256 agrees; then kd.train.checkpoints finds the network's weights in it.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from kd import models
 from kd.core import files
-from kd.core.errors import ConfigError, DataError, Diverged, first_line
+from kd.core.errors import ConfigError, DataError, Diverged
 from kd.data.examples import Examples
-from kd.models import own_names
 from kd.study.cells import Cell
 from kd.study.config import Recipe, Weights
+from kd.train.checkpoints import weights_in
 from kd.train.device import Place
 from kd.train.fit import History, Row, evaluate
 from kd.train.material import Prepared
@@ -29,15 +26,13 @@ from kd.train.published import load_network, seeing_its_own, status_of
 from kd.train.teachers import Ensemble, LiveTeacher
 
 TOLERANCE = 0.5  # points of top-1: data, preprocessing and precision differ a little between codes
-_WRAPPERS = ("state_dict", "model")  # keys under which training codes keep the weights beside other things
-_PREFIX = "module."  # what DataParallel puts before every name
-_SHOWN = 5  # names that an error lists before it counts the rest
 
 
 def load(network: nn.Module, name: str, declared: Weights) -> None:
     """Give `network`, the one called `name`, the declared weights. Raises DataError that names file and fault."""
     path = Path(declared.file).expanduser()
-    _fill(network, own_names(name, _tensors(path, _content(path, declared.sha256))), path)
+    weights = weights_in(_content(path, declared.sha256), path, network, name, declared.key)
+    network.load_state_dict(weights, strict=False)  # without the counters of batch normalisation, if it has none
 
 
 def measure(network: nn.Module, examples: Examples, place: Place, declared: Weights) -> Row:
@@ -75,60 +70,6 @@ def _content(path: Path, sha256: str) -> bytes:
     if found != sha256:
         raise DataError(f"{path}: its sha256 is {found}, the study says {sha256}: another file, or a damaged one")
     return content
-
-
-def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
-    """Return the state dict in a file, out of its wrapper and without DataParallel's prefix."""
-    try:
-        loaded = _loaded(path, content)
-    except Exception as error:  # what a malformed header or pickle raises has no common type
-        raise DataError(f"{path}: neither safetensors nor a checkpoint of tensors: {first_line(error)}") from error
-    for key in _WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise DataError(f"{path}: holds no state dict of tensors, neither alone nor under {' or '.join(_WRAPPERS)}")
-    prefix = _PREFIX if all(str(name).startswith(_PREFIX) for name in loaded) else ""
-    return {str(name).removeprefix(prefix): value for name, value in loaded.items()}
-
-
-def _loaded(path: Path, content: bytes) -> object:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load(content)
-    return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-
-
-def _fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load `weights` unless a name, a shape or a kind of number is not the network's own."""
-    own = network.state_dict()
-    wrong = {
-        # Old checkpoints lack the counters of batch normalisation, which nothing here reads.
-        "missing": [name for name in own if name not in weights and not name.endswith("num_batches_tracked")],
-        "unexpected": [name for name in weights if name not in own],
-        "different": [
-            f"{name} is {_kind(weights[name])}, not {_kind(value)}"
-            for name, value in own.items()
-            if name in weights and not _alike(weights[name], value)
-        ],
-    }
-    if any(wrong.values()):
-        said = "; ".join(f"{what}: {_listed(names)}" for what, names in wrong.items() if names)
-        raise DataError(f"{path}: not the weights of this network: {said}")
-    network.load_state_dict(weights, strict=False)
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    plain = one.layout is torch.strided and not one.is_quantized and not one.is_meta
-    return plain and one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
-
-
-def _kind(value: Tensor) -> str:
-    return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-
-
-def _listed(names: list[str]) -> str:
-    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + rest
 
 
 def imported(cell: Cell, recipe: Recipe, have: Prepared, where: Place, history: History) -> nn.Module:
