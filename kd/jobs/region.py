@@ -22,7 +22,7 @@ from botorch import fit_gpytorch_mll
 from botorch.models import MixedSingleTaskGP, SingleTaskGP
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
-from kd.study.search import Fresh, Rounds, Setting, Space, Trial
+from kd.study.search import ASKED, Fresh, Rounds, Setting, Space, Trial
 
 START, SHORTEST, LONGEST = 0.8, 0.5**7, 1.6  # lengths of a region's sides, as shares of an axis
 WINS = 3  # rounds in a row that improve, after which the region doubles
@@ -105,7 +105,7 @@ def propose_local(space: Space, rounds: Rounds, count: int, seed: int) -> list[S
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         model = _Model(space, own, region.length) if space.ranges else None
-        for _ in range(20 * count):
+        for _ in range(ASKED * count):
             if len(fresh.found) < count:
                 chosen = {key: _arm(space, tried, key, chance) for key in space.choices}
                 fresh.take(chosen | (model.sampled(chosen) if model else {}))

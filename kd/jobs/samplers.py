@@ -10,10 +10,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
-from kd.study.search import Axis, Choice, Fresh, Rounds, Setting, Space
+from kd.study.search import ASKED, Axis, Choice, Fresh, Rounds, Setting, Space
 
 _AT_RANDOM = 10  # trials before a model is made: Optuna's own default
-_ASKED = 20  # times that a setting is asked for before chance decides: the others were proposed before
 
 
 def propose_tpe(space: Space, rounds: Rounds, count: int, seed: int) -> list[Setting]:
@@ -37,7 +36,7 @@ def _asked(sampler: BaseSampler, space: Space, rounds: Rounds, count: int, seed:
         score = worst if trial.score is None else trial.score  # one that diverged is as bad as any
         study.add_trial(create_trial(params={key: filled[key] for key in axes}, distributions=axes, value=score))
     fresh = Fresh(space, rounds)
-    for _ in range(_ASKED * count if axes else 0):
+    for _ in range(ASKED * count if axes else 0):
         if len(fresh.found) == count:
             break
         trial = study.ask(axes)

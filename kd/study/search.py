@@ -22,6 +22,7 @@ SCORE = "heldout_top1"  # of the last epoch: what a trial is worth
 LOSS = "loss"  # the axis that decides which of the others play a part
 _DIGITS = 2  # that a value on a logarithmic axis keeps
 _STEPS = 100  # least number of values on another axis, but for whole numbers
+ASKED = 3  # times that a model is asked for each setting of a round, before chance draws those that are not new
 _DRAWS = 1000  # after so many that were proposed before, the rest of the space counts as nothing
 
 Value = float | int | str | bool
