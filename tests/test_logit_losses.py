@@ -50,7 +50,7 @@ def test_value_and_gradient_equal_the_vectors(case: dict, precision: str) -> Non
 
 
 @pytest.mark.parametrize("name", NEW)
-def test_values_and_gradients_are_finite_at_the_teacher_at_60_and_where_a_class_has_no_probability(name: str) -> None:
+def test_values_and_gradients_are_finite_where_networks_are_sure_or_agree(name: str) -> None:
     teacher = torch.tensor(
         [
             [60.0, -60, 0, 1, 2],
@@ -180,13 +180,13 @@ def test_abkd_exchanges_its_powers_where_teacher_and_student_change_places() -> 
     torch.testing.assert_close(alpha_beta(p, q, 0.8, 0.3), alpha_beta(q, p, 0.3, 0.8))
 
 
-def test_abkd_with_powers_of_zero_is_twice_kl_at_infinite_tau_of_log_probabilities_plus_their_mean_squared() -> None:
+def test_abkd_with_powers_of_zero_is_kl_at_infinite_tau_and_a_squared_mean() -> None:
     """A third arm beside KL at infinite tau and MSE: the mean that is left in is that of normalised logits."""
     gap = STUDENT.log_softmax(-1) - TEACHER.log_softmax(-1)
     torch.testing.assert_close(ab(0, 0) / 10, of("kl", tau="inf") + gap.mean(-1).square() / 2)
 
 
-def test_ttm_with_power_one_is_kl_and_wttm_counts_an_example_as_its_teacher_is_unsure() -> None:
+def test_ttm_of_power_one_is_kl_and_wttm_counts_an_example_as_its_teacher_is_unsure() -> None:
     assert of("ttm", power=1, weight=1).allclose(of("kl", tau=1))
     torch.testing.assert_close(of("wttm", power=1, weight=1), of("kl", tau=1))
     counted = TEACHER.softmax(-1).pow(0.3).sum(-1)
@@ -202,7 +202,7 @@ def test_ofa_with_power_one_has_the_gradient_of_kl_without_tau_squared() -> None
 # -- what an example counts, and correlations -------------------------------------------------------------------------
 
 
-def test_eakd_counts_an_example_of_unsure_networks_more_and_passes_no_gradient_through_that() -> None:
+def test_eakd_counts_an_example_of_unsure_networks_more_and_without_gradient() -> None:
     flat = torch.zeros(6, 10, dtype=torch.float64)
     counted = of("eakd") / of("kl", tau=4)
     assert (counted < math.log(10)).all()
@@ -216,7 +216,7 @@ def test_eakd_counts_an_example_of_unsure_networks_more_and_passes_no_gradient_t
     torch.testing.assert_close(slope, counted[:, None] * evaluate("kl", STUDENT, TEACHER, LABELS, tau=4)[1])
 
 
-def test_dist_is_zero_where_the_student_is_correlated_and_compares_the_examples_of_a_batch() -> None:
+def test_dist_is_zero_where_the_student_is_correlated_and_compares_examples() -> None:
     correlated = 4 * (0.3 * (TEACHER / 4).softmax(-1) + 0.07).log()
     for student in (TEACHER, correlated):
         assert of("dist", student).max() < 2e-4  # left by what is added to what it divides by
@@ -237,7 +237,7 @@ def test_what_compares_the_examples_of_a_batch_is_refused_with_several_processes
 # -- those that trust the label ---------------------------------------------------------------------------------------
 
 
-def test_a_swapped_teacher_exchanges_two_logits_and_a_promoted_one_keeps_the_order_of_the_others() -> None:
+def test_swapping_exchanges_two_logits_and_promoting_keeps_the_order_of_the_others() -> None:
     told, labels = torch.tensor([[5.0, 4.0, 3.0, 9.0, 1.0]]), torch.tensor([1])
     assert swapped(told, labels).tolist() == [[5, 9, 3, 4, 1]]
     assert promoted(told, labels).tolist() == [[4, 9, 3, 5, 1]]
@@ -265,7 +265,7 @@ def test_sld_is_swap_at_six_temperatures_and_later_teaches_itself() -> None:
     assert of("sld", start=1, epoch=10, epochs=10).equal(of("sld", epoch=1))
 
 
-def test_rld_is_as_sure_of_the_label_as_the_teacher_is_of_its_first_class_and_reads_nothing_above_the_label() -> None:
+def test_rld_wants_the_teachers_sureness_of_the_label_and_reads_nothing_above_it() -> None:
     alone = {"rest": 0, "target_tau": 1}
     torch.testing.assert_close(of("rld", labels=RIGHT, **alone), of("dkd", labels=RIGHT, tau=1, target=1, rest=0))
     torch.testing.assert_close(of("rld", labels=RIGHT, target=0), of("dkd", labels=RIGHT, target=0))
@@ -277,7 +277,7 @@ def test_rld_is_as_sure_of_the_label_as_the_teacher_is_of_its_first_class_and_re
     assert values.count_nonzero() == gradient.count_nonzero() == 0
 
 
-def test_revision_learns_logits_where_the_teacher_is_right_and_else_its_answer_mixed_with_the_label() -> None:
+def test_revision_learns_logits_where_the_teacher_is_right_and_else_a_mixture() -> None:
     ce, right = evaluate("ce", STUDENT, None, RIGHT)[0], of("revision", labels=RIGHT)
     torch.testing.assert_close(right, ce + 4 * of("mse"))
     wrong = (RIGHT + 1) % 10

@@ -505,7 +505,7 @@ def as_documented(loss: Loss) -> tuple[str, str]:
     return parameters, ", ".join(trait for trait, has in traits.items() if has)
 
 
-def test_the_docs_have_the_hyperparameters_the_defaults_and_the_traits_of_every_loss():
+def test_the_docs_have_the_hyperparameters_defaults_and_traits_of_every_loss():
     text = (Path(__file__).parent.parent / "docs" / "losses.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
     told = {name.strip("`"): (parameters, traits) for name, _, parameters, traits, _ in rows}

@@ -169,9 +169,9 @@ class Loss:
     `function(student [B, K], teacher [B, K] or None, labels [B] int64, **hyperparameters)` returns one value per
     example, [B], in the student's dtype: the trainer averages, the evaluator reports. What follows the epoch, holds
     state, learns parameters or looks at more than logits is `build(course, **hyperparameters) -> Objective` instead
-    (kd.losses.objective). `parameters` stand in the order in which paths spell them. `check` refuses values that do not
-    go together. Raises ValueError for what no path can spell. A hyperparameter that is removed leaves
-    the value that the code goes by from then on in `removed`.
+    (kd.losses.objective); `Epochwise` builds that of a function that follows epochs. `parameters` stand in the order
+    in which paths spell them. `check` refuses values that do not go together. Raises ValueError for what no path can
+    spell. A hyperparameter that is removed leaves the value that the code goes by from then on in `removed`.
 
     Traits: `batchwise`, an example's value depends on the others of its batch, or on what is remembered of examples;
     `zero_at_teacher`, it is 0, CE apart, where the student says what the teacher says; `recordable`, a step of it can
