@@ -8,8 +8,8 @@ from made.course import DTYPES, built, course, random_logits, vectors
 from torch import Tensor
 
 from kd import losses
-from kd.losses.kl import kl
-from kd.losses.mlkd import TAUS, classes_apart, examples_apart, standardised
+from kd.losses.kl import compared, kl
+from kd.losses.mlkd import TAUS, classes_apart, examples_apart
 from kd.losses.objective import Batch
 from kd.models.output import Output
 
@@ -68,7 +68,7 @@ def test_standardised_mlkd_ignores_the_scale_and_shift_of_logits_in_its_kl_alone
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)  # 1e-7 beside the deviation
     raw = valued("mlkd", moved[:2], moved[2:], **alone | {"logits": "raw"})[0]
     assert (raw - other).abs().min() > 1e-2
-    logits = standardised(views[0])
+    logits = compared(views[0], "standardised")
     torch.testing.assert_close(logits.mean(-1), torch.zeros(6).double())
     torch.testing.assert_close(logits.std(-1), torch.ones(6).double(), rtol=1e-6, atol=0)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kd.losses.kl import COMPARED
 from kd.losses.spec import LABELS_ALONE, Choice, Later, Loss, Needs, Number, Whole
 
 _MAPS = frozenset({"logits", "maps"})
@@ -101,7 +102,7 @@ LOSSES = {
             "classes": Number(1.0, low=0),
             "weak": Number(0.5, low=0),
             "ce": Number(1.0, low=0),
-            "logits": Choice("raw", ("raw", "standardised")),
+            "logits": COMPARED,
         },
         needs=Needs(views=2, strong=True),
         build=Later("kd.losses.mlkd", "Mlkd"),

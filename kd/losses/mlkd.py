@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kd.losses.hard import ce as cross_entropy
-from kd.losses.kl import kl
+from kd.losses.kl import compared, kl
 from kd.losses.objective import Batch, Course, Objective
 
 TAUS = (2.0, 3.0, 4.0, 5.0, 6.0)
@@ -27,12 +27,6 @@ def _probabilities(student: Tensor, teacher: Tensor, tau: float) -> tuple[Tensor
     return (teacher.double() / tau).softmax(-1), (student.double() / tau).softmax(-1)
 
 
-def standardised(logits: Tensor) -> Tensor:
-    """Return (z - mean) / (1e-7 + deviation) of logits [B, K], over classes (Sun et al., arXiv 2403.01427)."""
-    logits = logits.double()
-    return (logits - logits.mean(-1, keepdim=True)) / (1e-7 + logits.std(-1, keepdim=True))
-
-
 class Mlkd(Objective):
     """ce (CE_w + CE_s) + sum over tau of [weak (instance KL_w + pairs BC_w + classes CC_w) + instance KL_s].
 
@@ -45,8 +39,7 @@ class Mlkd(Objective):
     ) -> None:
         super().__init__()
         self._instance, self._pairs, self._classes = instance, pairs, classes
-        self._weak, self._ce = weak, ce
-        self._compared = standardised if logits == "standardised" else Tensor.double
+        self._weak, self._ce, self._logits = weak, ce, logits
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the values [B]."""
@@ -54,9 +47,10 @@ class Mlkd(Objective):
         taught, taught_strong = (view.logits for view in batch.teacher)
         labels = batch.labels
         values = self._ce * (cross_entropy(weak, None, labels) + cross_entropy(strong, None, labels))
-        compared = [tuple(map(self._compared, pair)) for pair in ((weak, taught), (strong, taught_strong))]
+        views = (weak, taught), (strong, taught_strong)
+        pairs = [[compared(one.double(), self._logits) for one in view] for view in views]
         for tau in TAUS:
-            of_weak, of_strong = (self._instance * kl(*pair, labels, tau=tau) for pair in compared)
+            of_weak, of_strong = (self._instance * kl(*pair, labels, tau=tau) for pair in pairs)
             of_weak = of_weak + self._pairs * examples_apart(weak, taught, tau)
             of_weak = of_weak + self._classes * classes_apart(weak, taught, tau)
             values = values + (self._weak * of_weak + of_strong).to(values.dtype)
