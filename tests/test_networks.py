@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from conftest import prepare, study, train
 from made.networks import VECTORS, filled, formula_images, multiply_accumulates
 from torch import nn
 
@@ -17,7 +14,6 @@ from kd.models.grouped import GroupedNetwork
 from kd.models.network import BatchNorm
 from kd.models.output import Output
 from kd.models.shuffled import shuffle
-from kd.study.expansion import all_cells
 
 NETWORKS = VECTORS["networks"]
 LARGE = {"wrn-28-10", "wrn-16-8", "wrn-40-4", "resnet101", "resnet152", "resnet50-cifar", "resnet34-cifar"}
@@ -121,18 +117,6 @@ def test_vgg_pools_a_fourth_time_in_images_of_64_pixels_alone() -> None:
     assert isinstance(network, GroupedNetwork)
     for size, last in ((8, 1), (32, 4), (64, 4), (224, 14)):
         assert network.maps(torch.zeros(2, 3, size, size))[0][-1].shape[2] == last
-
-
-@pytest.mark.slow
-def test_networks_of_every_new_family_teach_and_learn(project: Path) -> None:
-    prepare()
-    students = ["mobilenetv2-half", "shufflenetv1", "shufflenetv2", "resnet18-cifar"]
-    experiment = {"teacher": "vgg8", "student": students, "loss": ["ce", {"kl": {"tau": 4}}], "figure": "dots"}
-    protocol = {"name": "quick", "epochs": 1, "precision": "fp32", "lr": 0.001}  # maps of one pixel
-    made = study(experiments={"a": experiment}, seeds=[0], protocol=protocol)
-    ended = {cell.path: train(cell.path, made)["status"] for cell in all_cells(made)}
-    assert len(ended) == 1 + 2 * len(students)
-    assert set(ended.values()) == {"ok"}
 
 
 @pytest.mark.process
