@@ -100,7 +100,7 @@ def _why(error: Exception, content: bytes) -> str:
     if held := re.search(r"(?:Unsupported global:|load unsupported) GLOBAL (\S+)", str(error)):
         return (
             f"it holds {held[1]}, and reading that could run code. Where you trust the file, save its state dict "
-            "alone: torch.load(FILE, weights_only=False) gives what it holds, torch.save(STATE_DICT, NEW) writes it"
+            "alone: torch.load with weights_only off gives what it holds, torch.save(STATE_DICT, NEW) writes it"
         )
     if tarfile.is_tarfile(io.BytesIO(content)):
         return "it is an archive of files: unpack it, and name one of them"
