@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kd.core.errors import ConfigError
+from kd.losses import LOSSES
 from kd.machine.shares import AUTO
 from kd.study import config
 from kd.study.config import Protocol, merged, validate
@@ -39,11 +40,18 @@ def test_every_shipped_study_is_valid(path: Path) -> None:
     validate(read_yaml(path))
 
 
-@pytest.mark.parametrize("name", ["paper", "systems", "trust-labels"])
+@pytest.mark.parametrize("name", ["paper", "systems", "trust-labels", "methods"])
 def test_a_small_twin_has_the_experiments_of_its_study_and_their_figures(name: str) -> None:
     whole, small = (validate(read_yaml(ROOT / "workflow" / "studies" / f"{n}.yaml")) for n in (name, f"{name}-small"))
     assert whole.drawn == small.drawn
     assert list(whole.experiments) == list(small.experiments)
+
+
+@pytest.mark.parametrize("name", ["methods", "methods-small"])
+def test_the_study_of_methods_has_every_loss(name: str) -> None:
+    """A new loss is a line there too, with the hyperparameters that are published for its pair."""
+    whole = validate(read_yaml(ROOT / "workflow" / "studies" / f"{name}.yaml"))
+    assert {one.loss for chosen in whole.experiments.values() for one in chosen.loss} == set(LOSSES)
 
 
 def test_shipped_studies_share_no_protocol_name_with_other_values() -> None:

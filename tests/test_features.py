@@ -20,6 +20,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from kd import losses, models
 from kd.core.errors import ConfigError
 from kd.losses import crd, features, maps, matching, ofd, relations, review, sdd
+from kd.losses.decoupled import dkd
 from kd.losses.hard import ce
 from kd.losses.kl import kl
 from kd.losses.objective import Batch, Objective
@@ -267,7 +268,8 @@ def test_the_distillation_of_regions_equals_the_vectors(case: dict, precision: s
     if case["loss"] == "sdd":
         each = kl(*pair, labels, tau=4.0)
     else:
-        each = sdd.decoupled(*pair, labels.repeat_interleave(said.shape[1]), tau=4.0, target=1.0, rest=8.0)
+        weights = {"tau": 4.0, "target": 1.0, "rest": 8.0, "warmup": 0, "ce": 0, "logits": "raw"}
+        each = dkd(*pair, labels.repeat_interleave(said.shape[1]), epoch=torch.tensor(1), epochs=1, **weights)
     found = sdd.weighted(each.view(said.shape[:2]), taught, labels).mean()
     compare(found, case["expected"], tolerance)
     compare(torch.autograd.grad(found, leaf)[0], case["gradient"], tolerance)
