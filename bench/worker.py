@@ -29,7 +29,8 @@ from kd.machine.state import State
 from kd.study.needs import Need
 from kd.train import bank
 from kd.train.device import Place
-from kd.train.fit import History, Plan, fit
+from kd.train.fit import History, fit
+from kd.train.plan import Plan
 from kd.train.teachers import LiveTeacher, StoredTeacher
 
 CLASSES, IMAGES, BATCH = 100, 50_000, 128

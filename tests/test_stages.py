@@ -31,7 +31,7 @@ from kd.study.expansion import all_cells
 from kd.study.judge import Judge
 from kd.study.paths import parse_cell
 from kd.train import lesson, material
-from kd.train.fit import Plan
+from kd.train.plan import Plan
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"

@@ -47,7 +47,7 @@ def test_each_term_of_mlkd_equals_the_vectors_in_value_and_gradient(case: dict, 
     close(torch.autograd.grad(value, leaf)[0], case["gradient"], tolerance)
 
 
-def test_mlkd_is_the_sum_of_its_terms_by_their_weights_and_the_strong_view_has_kl_alone() -> None:
+def test_mlkd_is_its_terms_by_their_weights_and_the_strong_view_has_kl_alone() -> None:
     weak, strong, taught, taught_strong = (random_logits(seed) for seed in range(4))
     given = {"instance": 2.0, "pairs": 3.0, "classes": 5.0, "weak": 0.5, "ce": 0.1}
     values, _ = valued("mlkd", [weak, strong], [taught, taught_strong], **given)

@@ -336,6 +336,9 @@ def test_numbers_make_no_kind_and_what_runs_other_lines_or_another_arithmetic_do
         kind(PATH.replace("ce.s0", "ce.s0+1")),
         kind(PATH.replace("ce.s0", "ce.s0+1-meanprob")),
         kind(f"{PATH}-frac0.1"),
+        kind(f"{PATH}-optimizeradamw"),
+        *(kind(protocol={key: 0.1}) for key in ("warmup", "ema", "swa", "mixup", "cutmix")),
+        kind(protocol={"randaugment": 0}),
         *(kind(PATH.replace("digits", f"digits+{word}")) for word in ("sym0.4", "frac0.1")),
         *(
             kind(protocol={key: value})

@@ -68,9 +68,9 @@ class Grid:
         return windows[torch.arange(batch, device=view.device), offset // side, offset % side]
 
 
-def order(seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Return the example indices [N] in the order in which this epoch shows them."""
-    return index[_words(seed, epoch, _ORDER, index).argsort(stable=True)]
+def order(seed: int, epoch: int, index: Tensor, which: int = 0) -> Tensor:
+    """Return the example indices [N] in the order in which this epoch shows them; a second order has `which` 1."""
+    return index[_words(seed, epoch, _ORDER + which * _FURTHER, index).argsort(stable=True)]
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def place_of(
         batch, banks = math.ceil(protocol.batch / peers.count), _bytes_of_banks(cell, protocol, have)
         built, says = (objective().to("meta"), cell.stage.objective.needs.student) if objective else (None, ())
         return max(
-            gpu_bytes(network, have.classes, have.examples, batch, banks, built, says)
+            gpu_bytes(network, have.classes, have.examples, batch, banks, built, says, protocol.copies)
             for network in cell.stage.networks
         )
 

@@ -113,17 +113,21 @@ def _fitted(
     demand_examples(len(have.examples.train), plan.batch, where.peers.count)
     network = begun(cell, have)
     demand_pixels(network, plan, have.examples.shape, len(have.examples.train))
-    _demand_room(cell, nn.ModuleList([network, plan.objective]), state)
+    copies = cell.protocol_of(recipe.protocol).copies
+    _demand_room(cell, nn.ModuleList([network, plan.objective]), state, copies)
     teacher = teacher_of(cell, recipe, have, where) if cell.stage.objective.needs_teacher else None
     fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
     return network, plan.objective
 
 
-def _demand_room(cell: Cell, network: nn.Module, state: State) -> None:
-    """Raise StorageError unless the disk has room for the cell's states (two, weights and momenta) and its weights."""
+def _demand_room(cell: Cell, network: nn.Module, state: State, copies: int) -> None:
+    """Raise StorageError unless the disk has room for the cell's states and its weights.
+
+    There are two states, each with the weights and so many copies: momenta and the like.
+    """
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     saved = on_disk(state.folder).glob("*")  # of this run alone: it will be replaced
-    files.demand(state.folder, max(0, 4 * weights - sum(place.stat().st_size for place in saved)))
+    files.demand(state.folder, max(0, 2 * (1 + copies) * weights - sum(place.stat().st_size for place in saved)))
     files.demand(Path(cell.path), weights)
 
 

@@ -27,20 +27,22 @@ def gpu_bytes(
     bank: int = 0,
     objective: Objective | None = None,
     says: Collection[str] = (),
+    copies: int = 1,
 ) -> int:
     """Return the bytes that training `network` on `examples` takes, with a bank of so many bytes and an objective.
 
-    Weights with gradients and momenta, what one batch keeps for its backward pass, and the data, which stay on the
-    device. Of the objective, which is on the meta device and looks at what the network `says`, its parameters with
-    gradients and momenta, what its adapters keep, and its buffers, which may remember every example. Activations count
-    as float32: in bfloat16 it is less.
+    Weights with gradients and so many further `copies`, such as momenta, what one batch keeps for its backward pass,
+    and the data, which stay on the device. Of the objective, which is on the meta device and looks at what the network
+    `says`, its parameters with as many copies, what its adapters keep, and its buffers, which may remember every
+    example. Activations count as float32: in bfloat16 it is less.
     """
     kept = _kept_by_a_step(network, classes, (batch, *examples.shape), objective, says)
     learned, held = (
         sum(tensor.nbytes for tensor in tensors)
         for tensors in ((objective.parameters(), objective.buffers()) if objective else ((), ()))
     )
-    return math.ceil(_FIXED + examples.nbytes + bank + 3 * learned + held + _SLACK * kept)
+    more = (copies - 1) * sum(p.nbytes for p in _shaped(network, classes, examples.shape[0]).parameters())
+    return math.ceil(_FIXED + examples.nbytes + bank + (2 + copies) * learned + held + more + _SLACK * kept)
 
 
 @functools.cache

@@ -87,7 +87,8 @@ def kind_of(cell: Cell, manifest: Mapping) -> Kind:
 
     Numbers play no part, neither epochs nor tau; words, yes or no, and what is given at all do.
     """
-    made, objective, noise = manifest["recipe"]["protocol"], cell.stage.objective, cell.dataset.noise
+    made = manifest["recipe"]["protocol"] | dict(cell.stage.own)
+    objective, noise = cell.stage.objective, cell.dataset.noise
     protocol = Protocol.since() | made
     parts = {
         "noise": noise,
@@ -95,6 +96,8 @@ def kind_of(cell: Cell, manifest: Mapping) -> Kind:
         "fraction": cell.dataset.fraction < 1,
         "student_fraction": cell.stage.fraction < 1,
         "selection": cell.stage.selection,
+        "randaugment": protocol["randaugment"] is not None,
+        **{key: protocol[key] for key in ("warmup", "ema", "swa", "mixup", "cutmix")},
     }
     words = brief(made, {"": Protocol.since()})
     return {

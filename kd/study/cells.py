@@ -240,8 +240,9 @@ class Cell:
 
     def reads_banks(self, protocol: Protocol) -> bool:
         """Whether it learns from what its teachers said before; else they are run in each step, or there are none."""
-        needs = self.stage.objective.needs
-        return self.teacher is not None and protocol.teacher == "bank" and bool(needs.teacher) and needs.from_bank
+        needs, protocol = self.stage.objective.needs, self.protocol_of(protocol)
+        stored = protocol.teacher == "bank" and protocol.views_are_finite
+        return self.teacher is not None and stored and bool(needs.teacher) and needs.from_bank
 
     def needs_of_bank(self, protocol: Protocol) -> list[Need]:
         """Return what it reads of the bank of each of its teachers: the logits, and what else its loss looks at."""

@@ -23,6 +23,7 @@ from kd.study.plain_yaml import read_yaml
 from kd.study.values import (
     TEACHER_SEEDS,
     BatchSize,
+    Betas,
     CellsPerGpu,
     Channels,
     Combinations,
@@ -35,10 +36,13 @@ from kd.study.values import (
     LearningRate,
     LossChoice,
     Losses,
+    Magnitude,
     Milestones,
+    Mixing,
     Name,
     Networks,
     Number,
+    Optimizer,
     Own,
     Paths,
     Plugins,
@@ -60,6 +64,7 @@ from kd.study.values import (
 )
 
 DEFAULT = Path("config.yaml")
+SGD_LR = 0.1  # the default
 PAPER_DROPS = (0.5, 0.75)  # the paper's 100 and 150 of 200 epochs, as shares of a protocol's epochs
 
 
@@ -124,7 +129,7 @@ class Protocol(Model):
     name: Name = Field(description="stands in the path of every cell trained this way")
     epochs: Epochs = 200
     batch: BatchSize = Field(128, description="examples a step; the last, partial batch is kept")
-    lr: LearningRate = 0.1
+    lr: LearningRate = SGD_LR
     momentum: Share = 0.9
     nesterov: bool = True
     weight_decay: WeightDecay = Field(5e-4, description="not applied to 1-D parameters, unless decay_1d")
@@ -134,6 +139,13 @@ class Protocol(Model):
         None, description="epochs at which lr is multiplied by gamma; by default at 1/2 and 3/4 of the epochs"
     )
     gamma: Gamma = 0.1
+    optimizer: Optimizer = Field("sgd", description="sgd, or adamw, which takes betas instead of momentum and nesterov")
+    betas: Betas = Field((0.9, 0.999), description="of adamw: how much of the running means each step keeps")
+    warmup: Share = Field(0.0, description="share of the epochs in which lr rises to the schedule's, epoch by epoch")
+    ema: Share = Field(
+        0.0, description="publish a moving average of the weights over the steps, which reaches back this share"
+    )
+    swa: Share = Field(0.0, description="publish the mean of the weights after each of this last share of the epochs")
     crop: Literal["padded", "resized"] = Field(
         "padded",
         description="random crops of an image's own size after padding; or of any part, resized: streamed data",
@@ -142,6 +154,15 @@ class Protocol(Model):
         None, description="pixels on each side of padded crops; default: dataset's"
     )
     flip: bool | None = Field(None, description="random horizontal flip; by default where mirror images are the same")
+    randaugment: Magnitude | None = Field(
+        None,
+        description="two random operations on each image, of this magnitude (0 to 30); no bank holds such views",
+    )
+    mixup: Mixing = Field(
+        0.0,
+        description="mix images in shares of a beta distribution of this parameter; no bank holds such images",
+    )
+    cutmix: Mixing = Field(0.0, description="the same with a box of another image; half of them, where mixup is given")
     heldout: Share = Field(0.0, description="share of the training set kept for evaluation; the paper has none")
     evaluate: Evaluate = Field(
         1, description="after every so many epochs, and the last, or `last`: a small training set pays most for it"
@@ -159,6 +180,10 @@ class Protocol(Model):
     def _consistent(self) -> Protocol:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0; set nesterov: false")
+        if self.optimizer == "adamw" and self.lr >= SGD_LR:
+            raise ValueError(f"lr: got {self.lr:g}, which is for sgd and too much for adamw; set lr: 0.001")
+        if self.ema and self.swa:
+            raise ValueError("swa: ema is given too, and one network is published; give one of the two")
         if self.milestones and list(self.milestones) != sorted(m for m in set(self.milestones) if 0 < m < self.epochs):
             raise ValueError(f"milestones {list(self.milestones)} must increase, between 1 and {self.epochs - 1}")
         if self.crop == "resized" and self.pad is not None:
@@ -166,6 +191,16 @@ class Protocol(Model):
         if self.crop == "resized" and self.teacher == "bank":
             raise ValueError("teacher: resized crops are without number, no bank holds them; set teacher: online")
         return self
+
+    @property
+    def views_are_finite(self) -> bool:
+        """Whether a bank can hold what a teacher says of every image as training shows it."""
+        return self.crop == "padded" and self.randaugment is None and not (self.mixup or self.cutmix)
+
+    @property
+    def copies(self) -> int:
+        """How many numbers training keeps of each weight, beside the weight and its gradient."""
+        return 1 + (self.optimizer == "adamw") + bool(self.ema or self.swa)
 
     @property
     def drops(self) -> tuple[int, ...]:
@@ -186,6 +221,26 @@ class OwnTraining(Model):
     schedule: Schedule | None = None
     milestones: Milestones | None = None
     gamma: Gamma | None = None
+    optimizer: Optimizer | None = None
+    warmup: Share | None = None
+    ema: Share | None = None
+    swa: Share | None = None
+    randaugment: Magnitude | None = None
+    mixup: Mixing | None = None
+    cutmix: Mixing | None = None
+
+
+def demand_agreement(protocol: Protocol, chosen: LossChoice) -> None:
+    """Raise ValueError that names the key of a protocol by which no network can learn by this loss."""
+    key, loss = "mixup" if protocol.mixup else "cutmix", losses.LOSSES.get(chosen.loss)
+    if loss and (protocol.mixup or protocol.cutmix) and (loss.batchwise or loss.needs.views > 1):
+        raise ValueError(
+            f"{key}: {chosen.loss} compares or remembers examples, or their views, which mixed images are not; set 0"
+        )
+    if loss and protocol.randaugment is not None and loss.needs.strong:
+        raise ValueError(
+            f"randaugment: {chosen.loss} compares a weak view with a strong one, which it makes itself; leave it out"
+        )
 
 
 @cache
@@ -407,7 +462,7 @@ class Study(Model):
                     f"experiments.{name}.teacher_weights: {experiment.teacher_weights!r} is not under weights"
                 )
             for own in experiment.student_training:
-                self._check_training(f"experiments.{name}.student_training", own)
+                self._check_training(f"experiments.{name}", own, experiment)
             if experiment.ensemble and not self._has_ensembles(experiment):
                 raise ValueError(
                     f"experiments.{name}.ensemble: no teacher is one; write teacher: A+B or teacher_seeds: 0+1+2"
@@ -427,11 +482,15 @@ class Study(Model):
         teachers = [network for path in experiment.networks for network in path[:-1]]
         return any("+" in network for network in teachers) or (bool(teachers) and any(len(of) > 1 for of in seeds))
 
-    def _check_training(self, key: str, own: Own) -> None:
+    def _check_training(self, key: str, own: Own, experiment: Experiment) -> None:
         try:
-            with_own(self.protocol, own)
-        except ConfigError as error:
-            raise ValueError(f"{key}: {error}") from None
+            protocol = with_own(self.protocol, own)
+            for chosen in experiment.loss:
+                demand_agreement(protocol, chosen)
+            for chosen in experiment.teacher_loss:
+                demand_agreement(self.protocol, chosen)
+        except (ConfigError, ValueError) as error:
+            raise ValueError(f"{key}.student_training: {error}" if own else f"{key}: protocol.{error}") from None
 
     def _check_loss(self, key: str, chosen: LossChoice, ensembles: bool) -> None:
         if ensembles and chosen.needs.teacher - {"logits"}:

@@ -26,7 +26,7 @@ from kd.study.values import NAME, WEIGHTS, LossChoice, Noise, Own, Selected, imp
 _BY = "|".join(sorted(SELECTED, reverse=True))  # the longer of two that begin alike comes first
 _STAGE = re.compile(
     r"(?P<networks>[a-z0-9+-]+)\.(?P<objective>.+)\.s(?P<seeds>[0-9]{1,9}(?:\+[0-9]{1,9})*)"
-    rf"(?:-(?!schedule|{_BY})(?P<ensemble>[a-z]+))?(?P<own>(?:-(?:{'|'.join(OWN)})[a-z0-9.+]+)*)"
+    rf"(?:-(?!schedule|optimizer|{_BY})(?P<ensemble>[a-z]+))?(?P<own>(?:-(?:{'|'.join(OWN)})[a-z0-9.+]+)*)"
     r"(?:-epochs(?P<epochs>[0-9]{1,9}))?(?:-frac(?P<fraction>[0-9.]+))?"
     rf"(?:-(?P<selection>(?:{_BY})[0-9.]*))?"
 )

@@ -388,6 +388,14 @@ Stops = Annotated[
     BeforeValidator(several),
     _one_or_more({"type": "integer", "minimum": 1, "exclusiveMaximum": 10**9}),
 ]
+Magnitude = Annotated[Whole, Field(ge=0, le=30)]
+Mixing = Annotated[Number, Field(ge=0, le=100)]
+Optimizer = Literal["sgd", "adamw"]
+Betas = Annotated[
+    tuple[Share, Share],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
+    WithJsonSchema({"type": "array", "items": _NUMERIC, "minItems": 2, "maxItems": 2}),
+]
 Schedule = Literal["multistep", "cosine"]
 Milestones = Annotated[tuple[Whole, ...], BeforeValidator(several)]
 Gamma = Annotated[Number, Field(gt=0, le=1)]

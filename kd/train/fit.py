@@ -8,6 +8,7 @@ the same bytes as one that was never stopped (same machine, same threads).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import time
@@ -21,7 +22,6 @@ from torch.nn.functional import cross_entropy
 
 from kd.core import signals
 from kd.core.errors import Diverged, Terminated
-from kd.data import views
 from kd.data.examples import Examples
 from kd.losses.objective import Batch, Objective
 from kd.losses.spec import Needs
@@ -29,6 +29,9 @@ from kd.machine.progress import Progress
 from kd.machine.state import State
 from kd.models.network import Outputs
 from kd.models.output import Output
+from kd.train.adamw import AdamW
+from kd.train.averages import Averages, fit_statistics
+from kd.train.plan import Plan
 
 if TYPE_CHECKING:
     from kd.train.device import Place
@@ -38,45 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("kd")
 
 Row = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one network is trained: the protocol's values, and what the cell adds to them."""
-
-    objective: Objective
-    needs: Needs
-    grid: views.Views
-    seed: int
-    epochs: int  # to train: fewer than the schedule is made for where a teacher is stopped early
-    schedule_epochs: int
-    batch: int
-    lr: float
-    momentum: float
-    nesterov: bool
-    weight_decay: float
-    schedule: str
-    drops: tuple[int, ...]
-    gamma: float
-    decay_1d: bool = False  # whether biases and batch normalisation are decayed too
-    evaluate: int = 1  # after every so many epochs, and the last; 0: after the last alone
-    recordable: bool = True  # whether a step can be recorded on a GPU and replayed
-    strong: views.Views | None = None  # how an image is shown after the first time, if otherwise
-
-    @property
-    def grids(self) -> list[views.Views]:
-        """How an image is shown each time that a step shows it."""
-        return [self.grid] + [self.strong or self.grid] * (self.needs.views - 1)
-
-    def lr_at(self, epoch: int) -> float:
-        """Return the learning rate of an epoch, counted from 0."""
-        if self.schedule == "cosine":
-            return self.lr * (1 + math.cos(math.pi * epoch / self.schedule_epochs)) / 2
-        return self.lr * self.gamma ** sum(epoch >= drop for drop in self.drops)
-
-    def evaluates(self, epoch: int) -> bool:
-        """Say whether the network is evaluated after an epoch, counted from 1."""
-        return epoch == self.epochs or (self.evaluate > 0 and epoch % self.evaluate == 0)
 
 
 @dataclass
@@ -112,10 +76,11 @@ def fit(
     objective = plan.objective.to(place.device)
     forward, output = _runners(network, plan, place)
     examples = examples.to(place.device)
-    optimiser = Sgd([*network.parameters(), *objective.parameters()], plan)
+    optimiser = {"sgd": Sgd, "adamw": AdamW}[plan.optimizer]([*network.parameters(), *objective.parameters()], plan)
     steps = math.ceil(len(examples.train) / plan.batch)
+    averages = Averages([network, objective], plan, steps)
     position = Position(torch.zeros(5, dtype=torch.float64, device=place.device))
-    run = _Run(network, objective, optimiser, position, history, peers)
+    run = _Run(network, objective, optimiser, averages, position, history, peers)
     _restore(state.load(), run)
     now = torch.zeros((), device=place.device)  # the epoch, as a recorded step can read it
     progress = Progress(name, plan.epochs, steps, peers.is_first)
@@ -124,37 +89,67 @@ def fit(
     def adapted(images: Tensor) -> Output:
         return objective.adapted(output(images))
 
-    def step(batch: Tensor, *rest: Tensor | float) -> None:
-        *fetched, lr = rest  # what was fetched of the batch, once for each view
-        index = peers.own(batch)
-        labels = examples.labels[index]
-        inputs = [examples.inputs(index, one, grid) for one, grid in zip(fetched, plan.grids, strict=True)]
-        taught = [teacher.output(index, *seen) for seen in zip(fetched, inputs, strict=True)] if teacher else []
+    def step(lr: float | Tensor, *given: Tensor) -> None:
+        # For each time that images are shown the examples, then what was fetched of them; where they are mixed, words.
+        times = len(plan.grids)
+        examined, fetched, words = given[:times], given[times : 2 * times], given[2 * times :]
+        index, *others = map(peers.own, examined)
+        inputs = list(map(examples.inputs, (index, *others), fetched, plan.grids))
+        mixed = plan.mixing.mixed((index, *others), inputs, peers.own(*words)) if plan.mixing else None
+        inputs = [mixed.inputs] if mixed else inputs
+        taught = [teacher.output(index, *seen) for seen in zip(fetched, inputs, strict=False)] if teacher else []
 
         with place.autocast():
             said = [adapted(images) for images in inputs]
         said = [one.float() for one in said]
-        loss = objective(Batch(tuple(said), tuple(taught), labels, index, now))  # [B]
-        peers.mean(loss, len(batch)).backward()
+
+        def lost(index: Tensor) -> Tensor:
+            return objective(Batch(tuple(said), tuple(taught), examples.labels[index], index, now))  # [B]
+
+        loss = mixed.of(lost) if mixed else lost(index)
+        peers.mean(loss, len(examined[0])).backward()
         peers.average(objective)
         optimiser.step(lr)
-        position.add(loss, said[0].logits, labels, examples.truth(index))
+        averages.step_ends()
+        seen = mixed.larger if mixed else index
+        position.add(loss, said[0].logits, examples.labels[seen], examples.truth(seen))
 
     if plan.recordable:
         step = place.recorded(step)
+
+    def fitted() -> None:
+        """Have statistics of batch normalisation that fit the mean weights: of what is learnt from, as it is."""
+        index = peers.own(examples.train)
+        size = min(plan.batch, len(index))
+        batches = examples.plain("train", index[: len(index) // size * size], size)
+        with place.autocast():
+            fit_statistics(
+                (network, objective),
+                lambda images: objective.adapted(_said(network, images, plan.needs)),
+                itertools.takewhile(lambda _: not arrived or peers.count > 1, batches),
+            )
+        for each in (network, *objective.children()):
+            peers.same_buffers(each)
+
+    def tested() -> Row | None:
+        """Measure what would be published now on each part that is held back; None if a signal has arrived."""
+        row = {}
+        with averages.shown(fitted):
+            for part in ("test", *(["heldout"] if len(examples.heldout) else [])):
+                measured = evaluate(adapted, examples, part, place, arrived, objective)
+                if measured is None:
+                    return None
+                row |= measured
+        return row
 
     with signals.noted() as arrived, contextlib.closing(progress):
         while position.epoch < plan.epochs:
             epoch, resumed_at = position.epoch, time.monotonic()
             lr = place.scalar(plan.lr_at(epoch))
-            order = views.order(plan.seed, epoch, examples.train)
-            drawn = [grid.draw(plan.seed, epoch, order, which) for which, grid in enumerate(plan.grids)]
-            batches = zip(order.split(plan.batch), *(view.split(plan.batch) for view in drawn), strict=True)
-            asked = [
-                (batch, view, grid)
-                for batch, *each in list(batches)[position.step :]
-                for view, grid in zip(each, plan.grids, strict=True)
-            ]
+            shown = plan.shown(epoch, examples.train)
+            words = [plan.mixing.draw(plan.seed, epoch, shown[0][0])] if plan.mixing else []
+            left = [slice(at * plan.batch, (at + 1) * plan.batch) for at in range(position.step, steps)]
+            asked = [(index[batch], view[batch], grid) for batch in left for index, view, grid in shown]
             if position.step == 0:
                 objective.epoch_begins(epoch + 1)
             now.fill_(epoch + 1)
@@ -162,11 +157,11 @@ def fit(
             objective.train()
 
             with contextlib.closing(examples.fetch(asked, peers.own)) as ahead:
-                for fetched in zip(*[ahead] * plan.needs.views, strict=True):
-                    batch = fetched[0][0]
-                    step(batch, *(one for _, one in fetched), lr)
+                for batch, *fetched in zip(left, *[ahead] * len(shown), strict=True):
+                    examined, given = zip(*fetched, strict=True)
+                    step(lr, *examined, *given, *(word[batch].to(place.device) for word in words))
 
-                    position.advance(len(batch))
+                    position.advance(len(examined[0]))
                     progress.at(epoch * steps + position.step)
                     stop, save = peers.agreed(arrived, state.due(epoch_ends=False))
                     if stop or save:
@@ -183,9 +178,9 @@ def fit(
             objective.eval()
             row = {"epoch": epoch + 1, "lr": plan.lr_at(epoch), **position.means("train", peers)}
             row |= _logged(objective, peers)
-            parts = ("test", *(["heldout"] if len(examples.heldout) else []))
-            for part in parts if plan.evaluates(epoch + 1) else ():
-                measured = evaluate(adapted, examples, part, place, arrived, objective)
+            averages.epoch_ends(epoch)
+            if plan.evaluates(epoch + 1):
+                measured = tested()
                 if measured is None:  # as after the last step: what is evaluated is evaluated again
                     position.seconds += time.monotonic() - resumed_at
                     _save(state, run)
@@ -208,6 +203,8 @@ def fit(
                 _save(state, run)
 
         network.eval()
+        objective.eval()
+        averages.put_in(fitted)
         trained = evaluate(forward, examples, "train", place, arrived)
         if trained is None:  # all of it is evaluated again
             raise _stopped(arrived[0], position)
@@ -224,6 +221,10 @@ def _runners(network: nn.Module, plan: Plan, place: Place) -> tuple[Callable, Ca
         return forward, lambda images: Output(forward(images))
     output = place.compiled(Outputs(network, plan.needs.student), plan.batch)
     return (lambda images: output(images).logits), output
+
+
+def _said(network: nn.Module, images: Tensor, needs: Needs) -> Output:
+    return Output(network(images)) if needs.student == {"logits"} else network.outputs(images, needs.student)
 
 
 def _logged(objective: Objective, peers: Peers) -> Row:
@@ -371,7 +372,8 @@ class _Run(NamedTuple):
 
     network: nn.Module
     objective: Objective
-    optimiser: Sgd
+    optimiser: Sgd | AdamW
+    averages: Averages
     position: Position
     history: History
     peers: Peers
@@ -384,6 +386,7 @@ def _save(state: State, run: _Run) -> None:
         "network": run.network.state_dict(),
         "objective": run.objective.state_dict(),
         "momenta": run.optimiser.state(),
+        "averages": run.averages.state(),
         "generator": torch.get_rng_state(),  # for networks with dropout; order and views need none
         # The sums of each process: added up here, they would end with other last digits.
         "position": {**vars(run.position), "sums": gathered(run.position.sums)},
@@ -402,6 +405,7 @@ def _restore(saved: dict[str, Any] | None, run: _Run) -> None:
     run.network.load_state_dict(saved["network"])
     run.objective.load_state_dict(saved["objective"])
     run.optimiser.restore(saved["momenta"])
+    run.averages.restore(saved["averages"])
     torch.set_rng_state(saved["generator"])
     run.position.sums.copy_(saved["position"].pop("sums")[run.peers.rank])
     vars(run.position).update(saved["position"])

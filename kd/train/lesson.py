@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from kd import losses, models
 from kd.core.errors import ConfigError
+from kd.data.mixing import Mixing
 from kd.data.randaugment import RandAugment
 from kd.losses.objective import Course, Objective, Pure
 from kd.losses.spec import OUTPUTS
 from kd.models.output import Output
 from kd.study.cells import Cell, spell_objective
-from kd.study.config import Protocol
-from kd.train.fit import Plan
+from kd.study.config import Protocol, demand_agreement
 from kd.train.material import Prepared
+from kd.train.plan import Plan
 from kd.train.published import load_network
 from kd.train.teachers import LiveTeacher, together
 
@@ -29,6 +30,7 @@ log = logging.getLogger("kd")
 _CPU = torch.device("cpu")
 _TOLD = 256  # images at a time of which a teacher says something before the first step
 _OF_THE_PROTOCOL = {"batch", "lr", "momentum", "nesterov", "weight_decay", "decay_1d", "schedule", "gamma"}
+_OF_THE_PROTOCOL |= {"optimizer", "betas", "warmup", "ema", "swa"}
 
 
 def begun(cell: Cell, have: Prepared) -> nn.Module:
@@ -41,12 +43,17 @@ def begun(cell: Cell, have: Prepared) -> nn.Module:
 def plan_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.device = _CPU) -> Plan:
     """Return how a cell is trained; where its objective asks what the teacher says, that is run on `device`."""
     loss = losses.LOSSES[cell.stage.objective.loss]
+    try:
+        demand_agreement(protocol, cell.stage.objective)
+    except ValueError as error:
+        raise ConfigError(f"protocol.{error}") from None
     return Plan(
         objective=objective_of(cell, course_of(cell, protocol, have, device)),
         needs=loss.needs,
         recordable=loss.recordable,
-        grid=have.grid,
+        grid=have.grid if protocol.randaugment is None else RandAugment(have.grid, protocol.randaugment),
         strong=RandAugment(have.grid) if loss.needs.strong else None,
+        mixing=Mixing(protocol.mixup, protocol.cutmix) if protocol.mixup or protocol.cutmix else None,
         seed=cell.stage.seed,
         epochs=cell.epochs(protocol),
         schedule_epochs=protocol.epochs,

@@ -16,7 +16,8 @@ from kd.losses.objective import Objective, Pure
 from kd.losses.spec import Needs
 from kd.machine.state import State
 from kd.train.device import Place
-from kd.train.fit import History, Plan, fit
+from kd.train.fit import History, fit
+from kd.train.plan import Plan
 
 CPU = Place(torch.device("cpu"), "fp32")
 HEADER = {"cell": "results/made/p/resnet8.ce.s0", "fingerprint": "f"}
