@@ -178,8 +178,12 @@ def test_a_region_is_reliable_where_near_trials_score_alike() -> None:
 @pytest.mark.parametrize("sampler", ["gp", "local"])
 def test_a_model_beats_chance_on_a_known_function_in_15_of_20_seeds(sampler: str) -> None:
     _needs(sampler)
-    won = [found(searched(sampler, KNOWN, known, s)) > found(searched("random", KNOWN, known, s)) for s in range(20)]
-    assert sum(won) >= 15
+    won = lost = 0
+    for seed in range(20):
+        if won < 15:  # what comes then decides nothing
+            better = found(searched(sampler, KNOWN, known, seed)) > found(searched("random", KNOWN, known, seed))
+            won, lost = won + better, lost + (not better)
+            assert lost <= 5
 
 
 @pytest.mark.slow

@@ -115,14 +115,15 @@ def propose_local(space: Space, rounds: Rounds, count: int, seed: int) -> list[S
 
 
 def _arm(space: Space, tried: Sequence[Trial], key: str, chance: random.Random) -> object:
-    """Return a value of an axis by Thompson sampling: each value's mean score, unknown where it was tried little.
+    """Return a value of an axis by Thompson sampling: each value's best score, unsure where it was tried little.
 
-    Prior and scores have variance 1, once scores are standardised; what was never tried is as good as the mean.
+    Scores are standardised; what was never tried is as good as the mean. Not the mean of a value: a value that is
+    tried beside the best numbers of another one would never be known to be better.
     """
     scores, drawn = scored(tried), []
     for value in space.choices[key].values:
         own = [score for trial, score in zip(tried, scores, strict=True) if trial.setting.get(key) == value]
-        drawn.append(chance.gauss(sum(own) / (len(own) + 1), 1 / math.sqrt(len(own) + 1)))
+        drawn.append(chance.gauss(max(own, default=0.0), 1 / math.sqrt(len(own) + 1)))
     return space.choices[key].values[int(np.argmax(drawn))]
 
 
@@ -132,22 +133,26 @@ class _Model:
     def __init__(self, space: Space, trials: Sequence[Trial], length: float) -> None:
         self.space = space
         points, kinds, scores = _numbers(space, trials), _kinds(space, trials), scored(trials)
-        self._width, self._centre = points.shape[1], points[int(scores.argmax())]
+        self._width, self._points, self._kinds, self._scores = points.shape[1], points, kinds, scores
         inputs = torch.from_numpy(np.concatenate([points, kinds], axis=1))  # [N, D]
         outputs = torch.from_numpy(scores)[:, None]
         places = list(range(self._width, inputs.shape[1]))
         self._gp = MixedSingleTaskGP(inputs, outputs, places) if places else SingleTaskGP(inputs, outputs)
         likelihood = ExactMarginalLogLikelihood(self._gp.likelihood, self._gp)
         fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": _STEPS}})
-        sides = length * _weights(self._gp, self._width)
-        self._low, self._high = np.clip(self._centre - sides / 2, 0, 1), np.clip(self._centre + sides / 2, 0, 1)
+        self._sides = length * _weights(self._gp, self._width)
 
     def sampled(self, chosen: Setting) -> Setting:
         """Return the numbers that are best beside these categories in one sample of the process."""
-        shares = self._low + (self._high - self._low) * torch.rand(_CANDIDATES, self._width).double().numpy()
+        kinds = _kinds(self.space, [Trial(chosen, 0.0)])
+        # The region lies about the best trial of those whose categories differ least.
+        apart = (self._kinds != kinds).sum(1)
+        centre = self._points[int(np.lexsort((-self._scores, apart))[0])]
+        low, high = np.clip(centre - self._sides / 2, 0, 1), np.clip(centre + self._sides / 2, 0, 1)
+        shares = low + (high - low) * torch.rand(_CANDIDATES, self._width).double().numpy()
         settings = [self._at(row) for row in shares]
         points = _numbers(self.space, [Trial({**chosen, **numbers}, 0.0) for numbers in settings])
-        kinds = np.repeat(_kinds(self.space, [Trial(chosen, 0.0)]), len(points), axis=0)
+        kinds = np.repeat(kinds, len(points), axis=0)
         with torch.no_grad():
             drawn = self._gp.posterior(torch.from_numpy(np.concatenate([points, kinds], axis=1))).rsample()
         return settings[int(drawn.flatten().argmax())]

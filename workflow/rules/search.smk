@@ -19,7 +19,7 @@ rule propose:
     params:
         study=lambda w: json.dumps(VALUES),
     shell:
-        "python -m kd propose {wildcards.search:q} {wildcards.round} --study-json {params.study:q}"
+        "python -m kd propose {wildcards.search:q} {wildcards.round:q} --study-json {params.study:q}"
         " --stamp {output.stamp:q} &>> {log:q}"
 
 
@@ -42,6 +42,6 @@ rule trial:
     params:
         study=lambda w: json.dumps(VALUES),
     shell:
-        "python -m kd trial {wildcards.search:q} {wildcards.round} {wildcards.number} --study-json {params.study:q}"
+        "python -m kd trial {wildcards.search:q} {wildcards.round:q} {wildcards.number:q} --study-json {params.study:q}"
         " --stamp {output.stamp:q} --threads {threads} --processes {resources.gpus_per_cell}"
         " --workers {resources.workers} --cells-per-gpu {resources.cells_per_gpu} &>> {log:q} || ended $? {log:q}"
