@@ -97,7 +97,7 @@ def test_answers_are_made_anew_only_if_damaged_or_of_another_network(
         answers.manifest_of(parse_cell(TEACHER))
     assert answer(TEACHER, quick)["files"] == first["files"]
     train(TEACHER, longer)
-    with pytest.raises(StorageError, match=rf"(?s)must be.*\n  {TEACHER}: epochs 2 -> 1"):
+    with pytest.raises(StorageError, match=rf"(?s)not current.*\n  {TEACHER}: epochs 2 -> 1"):
         answer(TEACHER, quick)
     assert answer(TEACHER, longer)["inputs"] != first["inputs"]
 

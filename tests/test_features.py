@@ -108,7 +108,7 @@ def test_class_activation_maps_equal_the_vectors_in_value_and_both_gradients(cas
 
 def of_size(side: int) -> object:
     """Return a course of networks whose last maps have side x side places."""
-    shapes = output(prelogits=torch.empty(1, 3), maps=(torch.empty(1, 3, side, side),))
+    shapes = output(cams=torch.empty(1, 2, side, side))
     given = {"student_shapes": lambda: shapes, "teacher_shapes": lambda: shapes}
     return dataclasses.replace(between("resnet8", "resnet8x4"), **given)
 
@@ -292,7 +292,7 @@ def network(name: str, who: str = "student") -> nn.Module:
 @functools.cache
 @torch.no_grad()
 def shapes(name: str) -> Output:
-    return network(name).eval().outputs(torch.rand(1, 1, 32, 32), ("maps", "edges"))
+    return network(name).eval().outputs(torch.rand(1, 1, 32, 32), ("maps", "edges", "cams"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -537,3 +537,10 @@ def test_a_network_of_another_family_learns_and_what_it_learnt_by_is_not_publish
         weights = safetensors.torch.load_file(f"{taught}/model.safetensors")
         assert weights.keys() == models.build("wrn-10-1", 10, 1).state_dict().keys()
     assert len(list(Path("banks").rglob("manifest.json"))) == 1  # CRD reads pre-logits, ReviewKD runs the teacher
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2-half", "shufflenetv2"])
+def test_a_network_that_widens_its_last_map_before_the_mean_has_activation_maps(name: str) -> None:
+    of = dataclasses.replace(between("resnet8", "resnet8x4"), teacher_shapes=lambda: shapes(name))
+    built("catkd", of)
+    assert shapes(name).cams.shape[:2] == shapes(name).logits.shape

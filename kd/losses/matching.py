@@ -69,9 +69,9 @@ def regressor(inputs: int, outputs: int, *after: nn.Module) -> nn.Sequential:
 def demand_cams(course: Course, loss: str, least: int, key: str) -> None:
     """Raise ConfigError unless the classifiers of both networks can look at a place, and last maps have enough."""
     for who, shapes in (("student", course.student_shapes()), ("teacher", course.teacher_shapes())):
-        _, channels, height, width = shapes.maps[-1].shape
-        if channels != shapes.prelogits.shape[1]:
+        if shapes.cams is None:
             raise ConfigError(f"loss {loss}: the {who}'s pre-logits are not the mean of its last map; choose another")
+        height, width = shapes.cams.shape[2:]
         if min(height, width) < least:
             raise ConfigError(
                 f"loss {loss}: {key}: got {least}; the {who}'s last map has {height}x{width} places; allowed: up to "

@@ -46,7 +46,7 @@ class Course:
     epochs: int  # to train
     student: Callable[..., nn.Module]  # and `student(1)`, `student(2)`, ... that begin with other weights
     teacher: Callable[[], nn.Module] | None
-    student_shapes: Callable[[], Output]  # of one image: tensors that have shapes and no values
+    student_shapes: Callable[[], Output]  # of what the loss reads of one image: tensors with shapes and no values
     teacher_shapes: Callable[[], Output] | None
     # What the teacher, or several that teach as one, says beside logits ("maps", ...) of all that is learnt from, as
     # images are: batches, each with its labels. Asked again it is run again.

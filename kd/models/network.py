@@ -36,13 +36,18 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def outputs(self, images: Tensor, names: Collection[str]) -> Output:
-        """Return what `names` says of what the network says of images [B, C, H, W]; logits always."""
+        """Return what `names` says of what the network says of images [B, C, H, W]; logits always.
+
+        There are no class activation maps where the pre-logits are not the mean of the last map.
+        """
         if not {"maps", "edges", "cams"} & set(names):
             prelogits = self.features(images)
             return Output(self.classifier(prelogits), prelogits if "prelogits" in names else None)
         maps, edges = self.maps(images, "edges" in names)
         prelogits = self.pooled(maps[-1])
-        cams = nn.functional.conv2d(maps[-1], self.classifier.weight[:, :, None, None]) if "cams" in names else None
+        cams = None
+        if "cams" in names and maps[-1].shape[1] == self.classifier.in_features:
+            cams = nn.functional.conv2d(maps[-1], self.classifier.weight[:, :, None, None])
         return Output(self.classifier(prelogits), prelogits, tuple(maps), tuple(edges), cams=cams)
 
     def forward(self, images: Tensor) -> Tensor:

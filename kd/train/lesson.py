@@ -6,7 +6,7 @@ import copy
 import functools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -76,12 +76,13 @@ def objective_of(cell: Cell, course: Course) -> Objective:
 def course_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.device = _CPU) -> Course:
     """Return what is known of the training of a cell before its first step."""
     student, teachers = cell.stage.network, cell.teacher.members if cell.teacher else ()
+    needs = cell.stage.objective.needs
     teacher = teachers[0] if len(teachers) == 1 else None  # several say logits alone, and have no shapes in common
 
-    def shapes(network: str) -> Output:
+    def shapes(network: str, names: Collection[str]) -> Output:
         with torch.device("meta"):
             built = models.build(network, have.classes, have.channels).eval()
-            return built.outputs(torch.empty(1, *have.examples.shape), ("maps", "edges"))
+            return built.outputs(torch.empty(1, *have.examples.shape), names)
 
     def begun_apart(number: int = 0) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -99,8 +100,8 @@ def course_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.devi
         epochs=cell.epochs(protocol),
         student=begun_apart,
         teacher=(lambda: load_network(teacher, have)) if teacher else None,
-        student_shapes=functools.partial(shapes, student),
-        teacher_shapes=functools.partial(shapes, teacher.stage.network) if teacher else None,
+        student_shapes=functools.partial(shapes, student, needs.student),
+        teacher_shapes=functools.partial(shapes, teacher.stage.network, needs.teacher) if teacher else None,
         told=functools.partial(_told, cell, have, device) if teachers else None,
         train=have.examples.train,
     )

@@ -59,7 +59,7 @@ def between(student: str, teacher: str, classes: int = 2, epochs: int = 10) -> C
 def shapes_of(name: str, classes: int) -> Output:
     """Return the shapes of all that a network says of an image of 8x8 pixels."""
     with torch.device("meta"):
-        return models.build(name, classes, 1).eval().outputs(torch.empty(1, 1, 8, 8), ("maps", "edges"))
+        return models.build(name, classes, 1).eval().outputs(torch.empty(1, 1, 8, 8), ("maps", "edges", "cams"))
 
 
 def built(name: str, of: Course, **given: object) -> Objective:
