@@ -86,6 +86,7 @@ def test_snakemake_s_own_output_is_a_switch_away(asks: str, monkeypatch: pytest.
     assert logger.handlers == [theirs]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_run_prints_what_it_made_and_no_block_of_snakemake_s(done: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(console.VARIABLE)

@@ -367,6 +367,7 @@ def test_a_table_of_other_cells_collected_by_hand_in_between_is_in_no_figure(
     assert project.published_bytes() == before
 
 
+@pytest.mark.slow
 def test_answers_can_be_deleted_while_their_analysis_is_published(project: Whole) -> None:
     """What may be deleted at any time is no other thing for being gone."""
     take_away(project, MEASURES)

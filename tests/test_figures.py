@@ -119,7 +119,11 @@ ANSWERED = [
     )
 ]
 TABLES |= dict.fromkeys(ANALYSES, ANSWERED)
-CASES = [pytest.param(name, rows, id=f"{name}-{n}") for name, all in TABLES.items() for n, rows in enumerate(all)]
+CASES = [
+    pytest.param(name, rows, id=f"{name}-{n}", marks=[pytest.mark.slow] if n else [])
+    for name, all in TABLES.items()
+    for n, rows in enumerate(all)
+]
 _DRAWN: dict[tuple[str, int], tuple[Figure, str, list[Text]]] = {}
 
 

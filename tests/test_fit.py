@@ -68,6 +68,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict, lis
     return place, *run(tmp_path_factory.mktemp("undisturbed"), plan(), place=place)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_promise_4_a_stopped_run_compiled_in_bf16_ends_with_the_same_bytes(compiled: tuple, tmp_path: Path) -> None:

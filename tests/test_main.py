@@ -187,6 +187,7 @@ def test_a_diverged_cell_exits_65(small: Path) -> None:
     assert main(["train", TEACHER, "--config", wild]) == 65
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_143_and_the_same_command_goes_on(small: Path) -> None:
     main(["data", "digits"])
     longer = 'protocol={"name": "quick", "epochs": 30, "batch": 64, "precision": "fp32"}'
@@ -207,6 +208,7 @@ def test_sigterm_saves_and_exits_143_and_the_same_command_goes_on(small: Path) -
     assert "epoch 1/30" not in resumed.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_cell_once(small: Path) -> None:
     """Promise 3: the second waits for the first, finds its result and leaves it."""
     main(["data", "digits"])
@@ -219,6 +221,7 @@ def test_two_processes_train_a_cell_once(small: Path) -> None:
     assert sum("epoch 2/2" in text for text in said) == 1
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar_and_a_log_a_line_per_epoch(small: Path) -> None:
     main(["data", "digits"])
     assert kd("train", TEACHER).stderr.count("epoch ") == 2

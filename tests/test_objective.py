@@ -218,8 +218,8 @@ def trained(kind: str, folder: Path, stop: int = 0) -> tuple[dict, list, dict]:
     return student.state_dict(), history.rows, made.state_dict()
 
 
-@pytest.mark.parametrize("kind", MADE)
-@pytest.mark.parametrize("step", [3, 5, 8])  # within an epoch, at the end of the first, within the second
+# Stopped within an epoch, at the end of the first, within the second: each objective at one of these.
+@pytest.mark.parametrize(("kind", "step"), zip(MADE, itertools.cycle([3, 5, 8])))
 def test_promise_4_an_objective_that_is_stopped_and_resumed_ends_with_the_same_bytes(
     tmp_path: Path, kind: str, step: int
 ) -> None:

@@ -79,6 +79,7 @@ rule train:
 """
 
 
+@pytest.mark.slow
 def test_a_published_file_that_is_asked_for_stands_for_its_stamp(tmp_path: Path) -> None:
     workflow = Workflow(tmp_path, STUDY)
     workflow.lay(f"{FIGURE}.png", f"results/{CELL}/manifest.json")

@@ -85,7 +85,7 @@ def test_a_batch_of_one_that_batch_normalisation_cannot_train_on_is_refused_befo
         demand_pixels(build(network, 10), made, (3, size, size), train)
 
 
-@pytest.mark.parametrize("kind", ["ce", "mixed"])
+@pytest.mark.parametrize("kind", ["ce", pytest.param("mixed", marks=pytest.mark.slow)])
 def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_path: Path, kind: str) -> None:
     """To float32's last digits, which depend on the order of sums; the last batch is divided 4 to 3."""
     alone, *both = trained(kind), *in_two_processes(tmp_path, kind)
@@ -98,6 +98,7 @@ def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_pa
     assert both[1]["rows"] == both[0]["rows"]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_same_branches_and_gate_and_measure_the_same_of_them(tmp_path: Path) -> None:
     """Not those of one process: batch normalisation takes its statistics from a part of a batch."""
     one, other = in_two_processes(tmp_path, "one")

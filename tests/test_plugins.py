@@ -127,6 +127,7 @@ def other_code(**changes: object) -> set[str]:
     return {one.name for one in now.everything if now.reason(one) == "made by other code"}
 
 
+@pytest.mark.slow
 def test_what_a_plug_in_adds_every_verb_makes_and_its_code_makes_stale(mine: Path, capsys) -> None:
     finish(**NAMED)
     assert "kd: runs code from mine.py\n" in capsys.readouterr().err
@@ -372,6 +373,7 @@ def test_a_plug_in_is_a_python_file_of_its_own_name(mine: Path, named: object, m
     assert message in str(refused.value)
 
 
+@pytest.mark.slow
 def test_snakemake_hands_the_plug_ins_to_its_jobs(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     images(project.folder / "images")
@@ -384,6 +386,7 @@ def test_snakemake_hands_the_plug_ins_to_its_jobs(tmp_path: Path) -> None:
         assert '"plugins": ["mine.py"]' in command
 
 
+@pytest.mark.slow
 def test_a_command_says_once_that_it_runs_code_and_never_without_plug_ins(mine: Path) -> None:
     def said(command: str, **changes: object) -> str:
         line = [sys.executable, "-m", "kd", command, "--study-json", json.dumps(tiny(**changes))]

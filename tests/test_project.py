@@ -250,6 +250,7 @@ def test_projects_in_turn_do_not_mix(folders, capfd) -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_kd_starts_works_in_the_project(folders, capfd) -> None:
     """A proof of `kd adopt` is a training of its own; several processes are torchrun's."""
     root = folders[1]

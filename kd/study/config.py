@@ -600,7 +600,7 @@ class Study(Model):
                     f"experiments.{name}.teacher_weights: {experiment.teacher_weights!r} is not under weights"
                 )
             for own in experiment.student_training:
-                self._check_training(f"experiments.{name}", own, experiment)
+                self._check_training(f"experiments.{name}{'.student_training' if own else ''}", own, experiment)
             if experiment.ensemble and not self._has_ensembles(experiment):
                 raise ValueError(
                     f"experiments.{name}.ensemble: no teacher is one; write teacher: A+B or teacher_seeds: 0+1+2"
@@ -652,7 +652,7 @@ class Study(Model):
             for loss in space.axes[LOSS].values:
                 chosen, own = search.chosen(space.active(setting | {LOSS: loss}))
                 experiment = search.experiment(space.active(setting | {LOSS: loss}), self.teacher_seeds[0])
-                self._check_training(f"{key}.space", own)
+                self._check_training(f"{key}.space", own, experiment)
                 self._check_loss(f"{key}.space.loss: {chosen.loss}", chosen, self._has_ensembles(experiment))
 
     def _has_ensembles(self, experiment: Experiment) -> bool:
@@ -668,7 +668,7 @@ class Study(Model):
             for chosen in experiment.teacher_loss:
                 demand_agreement(self.protocol, chosen)
         except (ConfigError, ValueError) as error:
-            raise ValueError(f"{key}.student_training: {error}" if own else f"{key}: protocol.{error}") from None
+            raise ValueError(f"{key}: {error}" if own else f"{key}: protocol.{error}") from None
 
     def _check_loss(self, key: str, chosen: LossChoice, ensembles: bool) -> None:
         if ensembles and chosen.needs.teacher - {"logits"}:
