@@ -376,7 +376,7 @@ def test_the_recipe_of_a_lineage_says_which_weights_it_begins_with() -> None:
     """Whoever is taught by them judges them, too."""
     made = study(**BORROWED, **grid(teacher_weights="borrowed", loss=["ce", "mse"]))
     recipes = {str(cell.stages[0]): expansion.recipe(made, cell) for cell in all_cells(made)}
-    said = {"file": "x.pt", "sha256": "0" * 64, "top1": 80.0, "mean": None, "std": None}
+    said = {"file": "x.pt", "sha256": "0" * 64, "top1": 80.0, "mean": None, "std": None, "key": None}
     assert recipes.pop("wrn-16-2.weights-borrowed.s0")["weights"] == said
     assert len(recipes) == 2  # of the baselines
     assert not any("weights" in recipe for recipe in recipes.values())

@@ -157,4 +157,4 @@ def test_digest_names_are_order_free_and_unknown_modules_are_refused() -> None:
 
 
 def test_imports_sees_modules_imported_by_name() -> None:
-    assert {"kd.data.views", "kd.core.errors", "kd.machine.state"} <= imports("kd.train.fit")
+    assert {"kd.core.signals", "kd.core.errors", "kd.machine.state"} <= imports("kd.train.fit")

@@ -237,7 +237,7 @@ def test_a_member_that_is_another_makes_the_ensemble_and_its_students_others(dig
     before = train_all(seeds())
     forge(MEMBERS[1])
     student = f"{BOTH}/resnet8.kl-tau3.s0"
-    with pytest.raises(StorageError, match=rf"must be.*\n  {re.escape(BOTH)}: a member is another now"):
+    with pytest.raises(StorageError, match=rf"not current.*\n  {re.escape(BOTH)}: a member is another now"):
         train(student)
     after = {path: train(path) for path in (BOTH, student)}
     for path in (BOTH, student):

@@ -168,7 +168,7 @@ MADE: dict[str, tuple[object, Needs]] = {
 
 def shapes(name: str) -> Output:
     with torch.device("meta"):
-        return models.build(name, 2, 1).eval().outputs(torch.empty(1, 1, 8, 8), ("maps", "edges"))
+        return models.build(name, 2, 1).eval().outputs(torch.empty(1, 1, 8, 8), ("maps", "edges", "cams"))
 
 
 def course() -> Course:
@@ -219,7 +219,7 @@ def trained(kind: str, folder: Path, stop: int = 0) -> tuple[dict, list, dict]:
 
 
 # Stopped within an epoch, at the end of the first, within the second: each objective at one of these.
-@pytest.mark.parametrize(("kind", "step"), zip(MADE, itertools.cycle([3, 5, 8])))
+@pytest.mark.parametrize(("kind", "step"), list(zip(MADE, itertools.cycle([3, 5, 8]))))
 def test_promise_4_an_objective_that_is_stopped_and_resumed_ends_with_the_same_bytes(
     tmp_path: Path, kind: str, step: int
 ) -> None:
@@ -521,7 +521,7 @@ def test_the_head_of_a_network_makes_its_logits_of_its_last_map_but_one(name: st
 
 def test_a_course_says_what_is_known_before_the_first_step(project: Path) -> None:
     prepare()
-    cell = parse_cell("results/digits/quick/resnet14.ce.s0/resnet8.mse.s0")
+    cell = parse_cell("results/digits/quick/resnet14.ce.s0/resnet8.at.s0")
     have = material.prepared(cell, recipe(cell))
     known = lesson.course_of(cell, study().protocol, have)
     assert (known.classes, known.steps) == (10, math.ceil(len(have.examples.train) / known.batch))
