@@ -214,10 +214,10 @@ def test_without_its_plug_in_a_study_is_refused_and_a_cell_can_be_deleted(mine: 
 
 def test_the_schema_of_a_study_knows_what_its_plug_ins_add(mine: Path, capsys) -> None:
     plain = config.schema()
-    assert "power" not in json.dumps(plain)
+    assert '"shift"' not in json.dumps(plain)
     assert main(["schema", "--study-json", json.dumps(tiny(**NAMED))]) == 0
     found = capsys.readouterr().out
-    for word in ("power", "accuracies", "following"):
+    for word in ("power", "shift", "accuracies", "following"):
         assert f'"{word}"' in found
     study()
     assert config.schema() == plain

@@ -12,6 +12,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+from kd.core.project import on_disk
+
 PREFIX = "timm-"
 _WRITTEN = "timm:"
 
@@ -39,7 +41,7 @@ def _known() -> frozenset[str]:
     spec = importlib.util.find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
         return frozenset()
-    sources = Path(spec.submodule_search_locations[0], "models").glob("*.py")
+    sources = on_disk(Path(spec.submodule_search_locations[0], "models")).glob("*.py")
     registered = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
-    found = (name for source in sources for name in registered.findall(source.read_text(encoding="utf-8")))
+    found = (name for file in sources for name in registered.findall(file.read_text(encoding="utf-8")))
     return frozenset(name.replace("_", "-") for name in found)

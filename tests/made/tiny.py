@@ -161,7 +161,13 @@ def _signature(path: str) -> tuple:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-_VARY = ("seconds", "memory", "manifest_sha256", "computed")  # these differ each time that a product is made
+_VARY = (
+    "seconds",
+    "memory",
+    "manifest_sha256",
+    "computed",
+    "inference",
+)  # these differ each time that a product is made
 _TIMES = "timings.csv"
 
 
