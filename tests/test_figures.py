@@ -299,6 +299,7 @@ def invented() -> pd.DataFrame:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in {*ANALYSES, *OF_SELECTIONS}])
 def test_24_objectives_are_drawn_apart_and_none_is_left_out_in_silence(name: str, invented: pd.DataFrame) -> None:
     shaped = {"fractions": made.in_parts, "kept": made.by_ensembles}

@@ -85,7 +85,8 @@ def test_a_batch_of_one_that_batch_normalisation_cannot_train_on_is_refused_befo
         demand_pixels(build(network, 10), made, (3, size, size), train)
 
 
-@pytest.mark.parametrize("kind", ["ce", pytest.param("mixed", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ce", "mixed"])
 def test_two_processes_take_the_steps_of_one_and_measure_what_it_measures(tmp_path: Path, kind: str) -> None:
     """To float32's last digits, which depend on the order of sums; the last batch is divided 4 to 3."""
     alone, *both = trained(kind), *in_two_processes(tmp_path, kind)

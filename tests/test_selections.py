@@ -279,6 +279,7 @@ def test_of_clean_labels_fine_keeps_most_and_drops_the_rest_for_nothing(project:
 # -- by Snakemake -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_snakemake_selects_before_it_trains_and_the_table_has_the_quality(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
