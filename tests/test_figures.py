@@ -536,7 +536,8 @@ tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(
           "curves": made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1)),
           "memorised": made.noise(rates=(0.4,), taus=(1, 3)), "gaps": made.losses(("resnet8",), ["akl", "akl-tau4"]),
           "cost": made.losses(("wrn-16-2",)), "selection": made.losses(("wrn-16-2",)),
-          "detector": made.selections(rates=(0.2, 0.4))}}
+          "detector": made.selections(rates=(0.2, 0.4)), "fractions": made.fractions(parts=(0.1, 1)),
+          "kept": made.ensembles(seeds=(0, 1))}}
 for name, rows in tables.items():
     figure, _ = figures.draw(name, rows, made.curves(rows, 20))
     style.save(figure, pathlib.Path({folder!r}) / f"{{name}}.tau0.5")
