@@ -76,7 +76,7 @@ def test_a_forgotten_job_that_did_not_end_well_is_submitted_again(project: OnSlu
     project.slurm("scancel", job)
     resumed(project, snakemake, job)
     said = project.ended(snakemake)
-    assert f"SLURM-job '{job}' is forgotten by SLURM" in said
+    assert f"SLURM has forgotten job '{job}'" in said
     assert_nothing_saved_was_trained_again(project)
 
 
