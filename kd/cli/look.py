@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from kd.cli.options import study_of
 from kd.core import files
-from kd.core.errors import ConfigError, StorageError, nearest
+from kd.core.errors import ConfigError, StorageError, itemised, nearest
 from kd.study import config, products
 from kd.study.expansion import all_cells, cells_of, first_trial, taught_by
 from kd.study.judge import Judge, replaced, told
@@ -118,10 +119,14 @@ def winner(options: argparse.Namespace) -> None:
     if options.search not in study.searches:
         raise ConfigError(f"{options.search!r}: no such search{nearest(options.search, study.searches)}")
     judge, search = Judge.of_study(study), study.searches[options.search]
-    done = [one for one in judge.trials(options.search) if not judge.to_do(one)]
+    every = judge.trials(options.search)
+    done = [one for one in every if not judge.to_do(one)]
     trials = list(map(scored, done))
+    lacking = itemised(judge.refusals(every[0], every))
     if (first := best(trials)) is None:
-        raise StorageError(f"search {options.search}: no trial has a score yet; run snakemake")
+        raise StorageError(f"search {options.search}: no trial has a score yet; {files.AGAIN}\n{lacking}")
+    if lacking:  # a trial that is damaged may be the best
+        print(f"kd: these trials do not count yet:\n{lacking}", file=sys.stderr)
     found, (name, number, slot) = trials[first], done[first].slot
     chosen, own = search.chosen(found.setting)
     given = {"teacher": search.teacher and search.teacher[0], "student": search.student, "dataset": search.dataset}

@@ -250,7 +250,11 @@ class Judge:
         if product.kind == "release":
             return "after its students" if any(map(self.to_do, self.inputs(product))) else None
         one = self._waits_for(product)
-        return f"looked at again after {_role(product, one)}" if one else None
+        if one is None:
+            return None
+        # Nobody else tells of the network of a trial, which is no product of the study.
+        why = f", {self.to_do(one)}" if (product.kind, one.kind) == ("trial", "network") else ""
+        return f"looked at again after {_role(product, one)}{why}"
 
     def _waits_for(self, product: Product) -> Product | None:
         """Return the first input of a product that is to do, or None."""
