@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, study
 
 import kd
 from kd.core.code import behind, code_digest, imports
+from kd.study import staleness
+from kd.study.paths import parse_cell
 
 CELL = ("kd.train.fit", "kd.train.teachers", "kd.losses.kl", "kd.models.wrn")
 BANK = ("kd.train.teachers", "kd.models.wrn")
@@ -158,3 +160,10 @@ def test_digest_names_are_order_free_and_unknown_modules_are_refused() -> None:
 
 def test_imports_sees_modules_imported_by_name() -> None:
     assert {"kd.core.signals", "kd.core.errors", "kd.machine.state"} <= imports("kd.train.fit")
+
+
+def test_the_training_loop_is_behind_every_trained_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[frozenset[str]] = []
+    monkeypatch.setattr(staleness, "code_digest", lambda *modules: found.append(behind(*modules)) or "")
+    staleness.code_behind(parse_cell("results/digits/quick/resnet8.ce.s0"), study().protocol)
+    assert {"kd.train.fit", "kd.train.plan", "kd.train.lesson", "kd.data.views", "kd.losses.hard"} <= found[0]

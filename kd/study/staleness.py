@@ -19,13 +19,8 @@ def code_behind(cell: Cell, protocol: Protocol) -> str:
         modules.append("kd.train.weights")
     else:
         opened = data.module_of(data.CROPS[protocol.crop])
-        modules += [
-            "kd.train.fit",
-            "kd.train.lesson",
-            "kd.train.device",
-            opened,
-            losses.module_of(cell.stage.objective.loss),
-        ]
+        modules += ["kd.train.fit", "kd.train.lesson", "kd.train.device"]
+        modules += [opened, losses.module_of(cell.stage.objective.loss)]
     if cell.teacher:
         modules.append("kd.train.teachers")
     return code_digest(*modules)
