@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from kd.losses.kl import COMPARED
 from kd.losses.spec import LABELS_ALONE, Choice, Later, Loss, Needs, Number, Whole
+from kd.losses.warmup import WARMUP
 
 _MAPS = frozenset({"logits", "maps"})
 
@@ -26,7 +27,7 @@ def _parted(wmse: float, wtau: float, **own: Number) -> dict:
         "wtau": Number(wtau, infinite=True),
         **own,
         "prior": Choice("example", ("example", "class")),
-        "warmup": Number(0.083, low=0, high=1),  # share of the epochs: 20 of 240
+        "warmup": WARMUP,
         "ce": Number(1.0, low=0),
     }
 

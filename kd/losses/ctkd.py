@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kd.losses.hard import blend
-from kd.losses.kl import divergence
+from kd.losses.kl import divergence, log_probabilities
 from kd.losses.objective import Batch, Course, Objective
 
 _LEAST, _SPAN = 1.0, 20.0  # of the temperature
@@ -35,7 +35,7 @@ class Ctkd(Objective):
         theta = self.theta.detach() - self.reversal(batch.epoch) * (self.theta - self.theta.detach())
         tau = _LEAST + _SPAN * theta.double().sigmoid()
         self.note("temperature", tau.expand(len(student)))
-        gap = divergence((teacher.double() / tau).log_softmax(-1), (student.double() / tau).log_softmax(-1))
+        gap = divergence(log_probabilities(teacher, tau), log_probabilities(student, tau))
         return blend(student, batch.labels, self._alpha, (tau.square() * gap).to(student.dtype))
 
     def reversal(self, epoch: Tensor) -> Tensor | float:

@@ -17,6 +17,7 @@ from kd.losses.hard import blend
 from kd.losses.hard import ce as cross_entropy
 from kd.losses.kl import COMPARED, compared, divergence, log_probabilities
 from kd.losses.spec import Choice, Epochwise, Loss, Number, Whole
+from kd.losses.warmup import WARMUP, rising
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,11 +52,6 @@ def within(p: Tensor, q: Tensor, chosen: Tensor, direction: str = "forward") -> 
     if direction == "both":
         return (divergence(p, q) + divergence(q, p)) / 2
     return divergence(p, q) if direction == "forward" else divergence(q, p)
-
-
-def rising(epoch: Tensor, warmup: float, epochs: int) -> Tensor:
-    """Return min(epoch / n, 1), where n is the share `warmup` of the epochs, at least one."""
-    return (epoch / max(1, round(warmup * epochs))).clamp(max=1)
 
 
 def dkd(
@@ -131,7 +127,6 @@ def nkd(
     return blend(student, labels, 1, near + (rest * tau**2 * soft).to(student.dtype), ce)
 
 
-_WARMUP = Number(0.083, low=0, high=1)  # share of the epochs: 20 of 240
 _PART = Number(1.0, low=0)
 
 LOSSES = {
@@ -142,7 +137,7 @@ LOSSES = {
             "tau": Number(4.0),
             "target": _PART,
             "rest": Number(8.0, low=0),
-            "warmup": _WARMUP,
+            "warmup": WARMUP,
             "ce": _PART,
             "logits": COMPARED,
         },
@@ -159,7 +154,7 @@ LOSSES = {
             "inside": _PART,
             "rest": Number(8.0, low=0),
             "direction": Choice("forward", ("forward", "reverse", "both")),
-            "warmup": _WARMUP,
+            "warmup": WARMUP,
             "ce": _PART,
         },
         build=Epochwise(gdkd),

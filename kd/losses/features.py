@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kd.losses.spec import Choice, Later, Loss, Needs, Number, Whole
+from kd.losses.warmup import WARMUP
 
 
 def _looks(*outputs: str) -> Needs:
@@ -21,8 +22,6 @@ def _check_finest(params: Mapping) -> None:
     if finest & (finest - 1):
         raise ValueError(f"finest: got {finest}; allowed: a power of 2, because each grid halves the one before")
 
-
-_WARMUP = Number(0.083, low=0, high=1)  # share of the epochs: 20 of 240
 
 LOSSES = {
     "fitnet": Loss(
@@ -88,7 +87,7 @@ LOSSES = {
     "reviewkd": Loss(
         None,
         "CE, and the difference of maps, each fused with all deeper ones, at several sizes",
-        {"weight": Number(5.0), "warmup": _WARMUP, "middle": Whole(512, high=4096)},
+        {"weight": Number(5.0), "warmup": WARMUP, "middle": Whole(512, high=4096)},
         needs=_looks("prelogits", "edges"),
         build=Later("kd.losses.review", "ReviewKd"),
     ),
@@ -132,7 +131,7 @@ LOSSES = {
             "tau": Number(4.0),
             "target": Number(1.0, low=0),
             "rest": Number(8.0, low=0),
-            "warmup": _WARMUP,
+            "warmup": WARMUP,
             "finest": Whole(4, high=16),
         },
         needs=_looks("cams"),

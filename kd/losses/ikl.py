@@ -19,6 +19,7 @@ from kd.losses.divergences import soft_ce
 from kd.losses.hard import ce as cross_entropy
 from kd.losses.kl import half_variance
 from kd.losses.objective import Batch, Course, Objective
+from kd.losses.warmup import rising
 
 
 def weighted_error(student: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ class Ikl(Objective):
         super().__init__()
         self._wmse, self._sce, self._ce = wmse, sce, ce
         self._tau, self._wtau, self._gamma = tau, wtau, gamma
-        self._warm = max(1, round(warmup * course.epochs))
+        self._warmup, self._epochs = warmup, course.epochs
         self._of_classes = prior == "class"
         if self._of_classes:
             self.register_buffer("means", torch.zeros(course.classes, course.classes))
@@ -75,7 +76,7 @@ class Ikl(Objective):
         if self._sce:
             soft = soft_ce(said, taught, labels, tau=self._tau, scale="one", alpha=1, weight=1)
             terms.append(self._sce * soft)
-        soft = (batch.epoch / self._warm).clamp(max=1) * sum(terms[1:], terms[0])
+        soft = rising(batch.epoch, self._warmup, self._epochs) * sum(terms[1:], terms[0])
         return soft + self._ce * cross_entropy(said, None, labels) if self._ce else soft
 
     def error(self, said: Tensor, taught: Tensor, labels: Tensor) -> Tensor:

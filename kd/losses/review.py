@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from kd.losses.hard import ce
 from kd.losses.matching import Size, distance, paired, pooled, regressor
 from kd.losses.objective import Batch, Course, Objective
+from kd.losses.warmup import rising
 from kd.models.network import BatchNorm, conv3x3
 from kd.models.output import Output
 
@@ -73,7 +74,7 @@ class ReviewKd(Objective):
 
     def __init__(self, course: Course, *, weight: float, warmup: float, middle: int) -> None:
         super().__init__()
-        self._weight, self._warm = weight, max(1, round(warmup * course.epochs))
+        self._weight, self._warmup, self._epochs = weight, warmup, course.epochs
         student, teacher = course.student_shapes(), course.teacher_shapes()
         widths = [(student.prelogits.shape[1], teacher.prelogits.shape[1])]
         self._sizes: list[Size] = [(1, 1)]
@@ -93,7 +94,7 @@ class ReviewKd(Objective):
         said, taught = batch.student[0], batch.teacher[0]
         asked = [_as_map(taught.prelogits), *reversed(taught.edges)][: len(self.fusions)]
         gap = sum(context_distance(*pair) for pair in zip(said.added, asked, strict=True))
-        warm = (batch.epoch / self._warm).clamp(max=1)
+        warm = rising(batch.epoch, self._warmup, self._epochs)
         return ce(said.logits, None, batch.labels) + warm * self._weight * gap
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kd.losses.decoupled import one_of, rising, two_way, within
+from kd.losses.decoupled import one_of, two_way, within
 from kd.losses.hard import blend
 from kd.losses.hard import ce as cross_entropy
 from kd.losses.kl import COMPARED, compared, kl, log_probabilities
 from kd.losses.mse import mse
 from kd.losses.spec import Epochwise, Loss, Number
+from kd.losses.warmup import WARMUP, rising
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +132,7 @@ LOSSES = {
             "target_tau": Number(1.0),
             "target": _PART,
             "rest": Number(8.0, low=0),
-            "warmup": Number(0.083, low=0, high=1),  # share of the epochs: 20 of 240
+            "warmup": WARMUP,
             "ce": _PART,
             "logits": COMPARED,
         },
