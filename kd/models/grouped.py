@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from torch import Tensor, nn
 
 from kd.models.network import Average, Network
-from kd.models.output import Output
 
 
 class Group(nn.Sequential):
@@ -45,7 +42,7 @@ class GroupedNetwork(Network):
         x = self.begin(images)
         for group in self.groups():
             x = group(x)
-        return self.pooled(x)
+        return self.pooled(self.read(x))
 
     def maps(self, images: Tensor, edges: bool = False) -> tuple[list[Tensor], list[Tensor]]:
         """Return the maps after each group and, if asked, their edges."""
@@ -58,27 +55,15 @@ class GroupedNetwork(Network):
             before += [edge] if edges else []
         return maps, before
 
-    def outputs(self, images: Tensor, names: Collection[str]) -> Output:
-        """Return what `names` says of what the network says of images [B, C, H, W]; logits always.
-
-        Class activation maps are of what the mean over the image reads, which the tail may have made of the last map.
-        """
-        if "cams" not in names:
-            return super().outputs(images, names)
-        maps, edges = self.maps(images, "edges" in names)
-        *layers, mean = self.tail()
-        read = maps[-1]
-        for layer in layers:  # once: batch normalisation counts every pass
-            read = layer(read)
-        prelogits = mean(read)
-        cams = nn.functional.conv2d(read, self.classifier.weight[:, :, None, None])
-        return Output(self.classifier(prelogits), prelogits, tuple(maps), tuple(edges), cams=cams)
-
-    def pooled(self, last: Tensor) -> Tensor:
-        """Return the pre-logits [B, D] of the last map."""
-        for module in self.tail():
+    def read(self, last: Tensor) -> Tensor:
+        """Return what the tail makes of the last map before its mean."""
+        for module in self.tail()[:-1]:
             last = module(last)
         return last
+
+    def pooled(self, last: Tensor) -> Tensor:
+        """Return the pre-logits [B, D] of what the mean reads [B, D, H, W]."""
+        return self.tail()[-1](last)
 
     def head(self) -> nn.Sequential:
         """Return the last group and all after it."""

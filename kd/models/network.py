@@ -27,6 +27,10 @@ class Network(nn.Module):
         """Return the batch normalisation that each edge comes from, or its branch where a shortcut is added to it."""
         raise NotImplementedError
 
+    def read(self, last: Tensor) -> Tensor:
+        """Return what the mean over the image reads [B, D, H, W]: the last map, or what is made of it."""
+        return last
+
     def pooled(self, last: Tensor) -> Tensor:
         """Return the pre-logits [B, D] of the last map [B, D, H, W]."""
         return average(last)
@@ -44,10 +48,10 @@ class Network(nn.Module):
             prelogits = self.features(images)
             return Output(self.classifier(prelogits), prelogits if "prelogits" in names else None)
         maps, edges = self.maps(images, "edges" in names)
-        prelogits = self.pooled(maps[-1])
-        cams = None
-        if "cams" in names and maps[-1].shape[1] == self.classifier.in_features:
-            cams = nn.functional.conv2d(maps[-1], self.classifier.weight[:, :, None, None])
+        read = self.read(maps[-1])  # once: batch normalisation counts every pass
+        prelogits, cams = self.pooled(read), None
+        if "cams" in names and read.shape[1] == self.classifier.in_features:
+            cams = nn.functional.conv2d(read, self.classifier.weight[:, :, None, None])
         return Output(self.classifier(prelogits), prelogits, tuple(maps), tuple(edges), cams=cams)
 
     def forward(self, images: Tensor) -> Tensor:
