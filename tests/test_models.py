@@ -100,11 +100,11 @@ def test_imagenet_resnet_has_the_parameters_of_torchvision(name):
 def test_torchvision_weights_load_and_give_the_same_logits():
     import torchvision
 
-    from kd.models.resnet_imagenet import from_torchvision
+    from kd.models.publishers import own_names
 
     original = torchvision.models.resnet18(num_classes=7).eval()
     network = build("resnet18", classes=7).eval()
-    network.load_state_dict(from_torchvision(original.state_dict()))
+    network.load_state_dict(own_names("kd.models.resnet_imagenet", original.state_dict()))
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(network(images), original(images))

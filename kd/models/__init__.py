@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,6 @@ from kd.core.errors import ConfigError, nearest
 from kd.models import timm_names
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from kd.models.network import Network
 
 NAME = "[a-z0-9-]+"  # whatever a family's own pattern is: dots and plus signs separate the parts of a path
@@ -30,7 +28,6 @@ class Family:
     A name matches `pattern` as a whole; its named groups (1 where absent; digits as integers) go to `function` of
     `module` together with `classes` and `channels`. `check` says what is wrong with the numbers, or nothing, and `near`
     which names are near a wrong one, by default all examples.
-    `translate`, also of `module`, gives weights that others published the names that they have here.
     """
 
     pattern: re.Pattern[str]
@@ -39,7 +36,6 @@ class Family:
     examples: tuple[str, ...]
     description: str
     check: Callable[[dict[str, Any]], str] = lambda numbers: ""
-    translate: str = ""
     near: Callable[[str], list[str]] | None = None
 
     def numbers(self, name: str) -> dict[str, Any] | None:
@@ -75,7 +71,6 @@ NETWORKS = [
         "ImageNetResNet",
         ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
         "residual network for 224x224 images, torchvision's",
-        translate="from_torchvision",
     ),
     Family(
         re.compile(r"resnet(?P<depth>18|34|50)-cifar"),
@@ -144,12 +139,6 @@ def build(name: str, classes: int, channels: int = 3) -> Network:
     found = _known(name)
     constructor = getattr(importlib.import_module(found.module), found.function)
     return constructor(**found.numbers(name), classes=classes, channels=channels)
-
-
-def own_names(name: str, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return weights of network `name`, under its own names or those of its publisher, under its own."""
-    found = _known(name)
-    return getattr(importlib.import_module(found.module), found.translate)(weights) if found.translate else weights
 
 
 def _find(name: str) -> tuple[Family | None, str]:

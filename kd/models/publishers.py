@@ -35,7 +35,7 @@ NAMES = {
         (*_BENCHMARKS, "kd_data", "xternalz"),
         (*_STEM, (r"^block(\d)\.layer\.", r"stage\1."), _NORMS, (r"\.convShortcut\.", ".shortcut."), _CLASSIFIER),
     ),
-    "kd.models.resnet_imagenet": Names(("torchvision", "timm"), ()),  # its module translates torchvision's names
+    "kd.models.resnet_imagenet": Names(("torchvision", "timm"), ((r"^fc\.", "classifier."),)),
     "kd.models.resnet_cifar_stem": Names(
         (*_BENCHMARKS, "kuangliu", "FINE", "weiaicunzai", "kd-capacity-gap"),
         (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torchvision
 from torch import Tensor, nn
 
@@ -59,12 +57,3 @@ def _edge(block: nn.Module, x: Tensor) -> Tensor:
     if isinstance(block, torchvision.models.resnet.Bottleneck):
         out = block.bn3(block.conv3(block.relu(out)))
     return out + (x if block.downsample is None else block.downsample(x))
-
-
-def from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return torchvision's state dict of a resnet under the names that `ImageNetResNet.load_state_dict` takes."""
-    return {_renamed(name): value for name, value in weights.items()}
-
-
-def _renamed(name: str) -> str:
-    return f"classifier.{name.removeprefix('fc.')}" if name.startswith("fc.") else name

@@ -117,7 +117,7 @@ def _parts(loaded: object, name: str, own: Mapping[str, Tensor], path: Path) -> 
         for prefix in ["", *(prefix for prefix, count in dots.items() if count == wanted)]:
             given = {one.removeprefix(prefix): value for one, value in tensors.items() if one.startswith(prefix)}
             _demand_no_other(module, given, path)
-            weights = publishers.own_names(module, models.own_names(name, given))
+            weights = publishers.own_names(module, given)
             yield Part(".".join(filter(None, [*key, prefix[:-1]])), weights, _wrong(weights, own))
 
 
