@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from kd.cli.options import study_of
+from kd.cli.options import search_of, study_of
 from kd.core import files
-from kd.core.errors import ConfigError, StorageError, itemised, nearest
+from kd.core.errors import StorageError, itemised
 from kd.study import config, products
 from kd.study.expansion import all_cells, cells_of, first_trial, taught_by
 from kd.study.judge import Judge, replaced, told
@@ -116,9 +116,7 @@ def winner(options: argparse.Namespace) -> None:
     from kd.study.search import SCORE, best
 
     study = study_of(options)
-    if options.search not in study.searches:
-        raise ConfigError(f"{options.search!r}: no such search{nearest(options.search, study.searches)}")
-    judge, search = Judge.of_study(study), study.searches[options.search]
+    search, judge = search_of(options, study), Judge.of_study(study)
     every = judge.trials(options.search)
     done = [one for one in every if not judge.to_do(one)]
     trials = list(map(scored, done))

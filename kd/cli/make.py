@@ -8,9 +8,9 @@ import os
 import re
 from pathlib import Path
 
-from kd.cli.options import asked, recipe_of, resources_of, study_of
+from kd.cli.options import asked, recipe_of, resources_of, search_of, study_of
 from kd.core import files
-from kd.core.errors import ConfigError, Damaged, Diverged, nearest
+from kd.core.errors import ConfigError, Damaged, Diverged
 from kd.core.startup import keep_memory, start_together
 from kd.jobs import making
 from kd.losses.spec import STORED
@@ -193,9 +193,7 @@ def trial(options: argparse.Namespace) -> int:
 
 def _slot(study: Study, options: argparse.Namespace) -> tuple[str, ...]:
     """Return search, round and, of a trial, number as a study has them."""
-    if options.search not in study.searches:
-        raise ConfigError(f"{options.search!r}: no such search{nearest(options.search, study.searches)}")
-    search = study.searches[options.search]
+    search = search_of(options, study)
     if not 1 <= options.round <= search.rounds:
         raise ConfigError(f"round {options.round}: search {options.search} has 1 to {search.rounds}")
     slot = getattr(options, "number", 1)

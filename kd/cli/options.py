@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kd.core import reproduce
-from kd.core.errors import ConfigError
+from kd.core.errors import ConfigError, nearest
 from kd.core.project import on_disk
 from kd.study.cells import Cell, DatasetChoice
-from kd.study.config import Recipe, Study, merged, validate
+from kd.study.config import Recipe, Search, Study, merged, validate
 from kd.study.expansion import data_recipe, recipe
 from kd.study.plain_yaml import parse_yaml, read_yaml
 
@@ -32,6 +32,13 @@ def study_of(options: argparse.Namespace) -> Study:
             raise ConfigError(f"--config {pair}: expected KEY=VALUE")
         overlay[key] = parse_yaml(value, f"--config {pair}")
     return validate(merged(overlay))
+
+
+def search_of(options: argparse.Namespace, study: Study) -> Search:
+    """Return the search that the command line names. Raises ConfigError if the study has none of that name."""
+    if options.search not in study.searches:
+        raise ConfigError(f"{options.search!r}: no such search{nearest(options.search, study.searches)}")
+    return study.searches[options.search]
 
 
 def command_of(options: argparse.Namespace) -> str:

@@ -22,7 +22,7 @@ from botorch import fit_gpytorch_mll
 from botorch.models import MixedSingleTaskGP, SingleTaskGP
 from gpytorch.mlls import ExactMarginalLogLikelihood
 
-from kd.study.search import ASKED, Fresh, Rounds, Setting, Space, Trial
+from kd.study.search import ASKED, Fresh, Rounds, Setting, Space, Trial, worths
 
 START, SHORTEST, LONGEST = 0.8, 0.5**7, 1.6  # lengths of a region's sides, as shares of an axis
 WINS = 3  # rounds in a row that improve, after which the region doubles
@@ -98,9 +98,7 @@ def propose_local(space: Space, rounds: Rounds, count: int, seed: int) -> list[S
     tried = [trial for trials in rounds for trial in trials]
     own = tried[region.first :]
     if len(own) < beginning(space):
-        while len(fresh.found) < count:
-            fresh.draw(chance)
-        return fresh.found
+        return fresh.filled(count, chance)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
@@ -109,9 +107,7 @@ def propose_local(space: Space, rounds: Rounds, count: int, seed: int) -> list[S
             if len(fresh.found) < count:
                 chosen = {key: _arm(space, tried, key, chance) for key in space.choices}
                 fresh.take(chosen | (model.sampled(chosen) if model else {}))
-    while len(fresh.found) < count:
-        fresh.draw(chance)
-    return fresh.found
+    return fresh.filled(count, chance)
 
 
 def _arm(space: Space, tried: Sequence[Trial], key: str, chance: random.Random) -> object:
@@ -176,9 +172,7 @@ def _weights(gp: SingleTaskGP, width: int) -> np.ndarray:
 
 def scored(trials: Sequence[Trial]) -> np.ndarray:
     """Return the scores [N], of mean 0 and variance 1; one that diverged is as bad as the worst."""
-    known = [trial.score for trial in trials if trial.score is not None]
-    worst = min(known, default=0.0)
-    scores = np.array([worst if trial.score is None else trial.score for trial in trials], float)
+    scores = np.array(worths(trials), float)
     return (scores - scores.mean()) / (scores.std() or 1.0)
 
 

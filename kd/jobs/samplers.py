@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
-from kd.study.search import ASKED, Axis, Choice, Fresh, Rounds, Setting, Space
+from kd.study.search import ASKED, Axis, Choice, Fresh, Rounds, Setting, Space, worths
 
 _AT_RANDOM = 10  # trials before a model is made: Optuna's own default
 
@@ -30,10 +30,8 @@ def _asked(sampler: BaseSampler, space: Space, rounds: Rounds, count: int, seed:
     axes = {key: _distribution(axis) for key, axis in space.axes.items() if axis.count > 1}
     study = optuna.create_study(direction="maximize", sampler=sampler)
     tried = [trial for trials in rounds for trial in trials]
-    worst = min((trial.score for trial in tried if trial.score is not None), default=0.0)
-    for trial in tried:
+    for trial, score in zip(tried, worths(tried), strict=True):
         filled = space.filled(trial.setting)
-        score = worst if trial.score is None else trial.score  # one that diverged is as bad as any
         study.add_trial(create_trial(params={key: filled[key] for key in axes}, distributions=axes, value=score))
     fresh = Fresh(space, rounds)
     for _ in range(ASKED * count if axes else 0):
@@ -44,10 +42,7 @@ def _asked(sampler: BaseSampler, space: Space, rounds: Rounds, count: int, seed:
         setting = space.active({key: _rounded(space.axes[key], trial.params.get(key)) for key in space.axes})
         if not fresh.take(setting):
             study.tell(trial, state=TrialState.FAIL)
-    chance = random.Random(seed)
-    while len(fresh.found) < count:
-        fresh.draw(chance)
-    return fresh.found
+    return fresh.filled(count, random.Random(seed))
 
 
 def _rounded(axis: Axis, value: object) -> object:

@@ -228,7 +228,13 @@ class Fresh:
             self.found.append(active)
         return is_new
 
-    def draw(self, chance: random.Random) -> None:
+    def filled(self, count: int, chance: random.Random) -> list[Setting]:
+        """Return `count` settings: those that are found, and others by chance."""
+        while len(self.found) < count:
+            self._draw(chance)
+        return self.found
+
+    def _draw(self, chance: random.Random) -> None:
         """Add a setting by chance; one that was proposed before only where no other is found."""
         for _ in range(_DRAWS):
             if self.take(self.space.drawn(chance)):
@@ -236,12 +242,15 @@ class Fresh:
         self.found.append(self.space.drawn(chance))
 
 
+def worths(trials: Sequence[Trial]) -> list[float]:
+    """Return what each trial is worth to a model: its score, and where it diverged the worst of all scores."""
+    worst = min((trial.score for trial in trials if trial.score is not None), default=0.0)
+    return [worst if trial.score is None else trial.score for trial in trials]
+
+
 def propose_random(space: Space, rounds: Rounds, count: int, seed: int) -> list[Setting]:
     """Propose settings by chance."""
-    chance, fresh = random.Random(seed), Fresh(space, rounds)
-    while len(fresh.found) < count:
-        fresh.draw(chance)
-    return fresh.found
+    return Fresh(space, rounds).filled(count, random.Random(seed))
 
 
 def propose_grid(space: Space, rounds: Rounds, count: int, seed: int) -> list[Setting]:
