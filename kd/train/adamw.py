@@ -50,9 +50,3 @@ class AdamW:
     def state(self) -> list[Tensor]:
         """Return the running means of gradients and of their squares, and the number of steps."""
         return [*self._means, *self._squares, self._count]
-
-    @torch.no_grad()
-    def restore(self, saved: list[Tensor]) -> None:
-        """Go on with what `state` returned."""
-        for own, tensor in zip(self.state(), saved, strict=True):
-            own.copy_(tensor)

@@ -84,12 +84,6 @@ class Averages:
         """Return the means, and how often weights were taken in; nothing where there is no mean."""
         return [*self._means, self._count] if self._means else []
 
-    @torch.no_grad()
-    def restore(self, saved: list[Tensor]) -> None:
-        """Go on with what `state` returned."""
-        for own, tensor in zip(self.state(), saved, strict=True):
-            own.copy_(tensor)
-
 
 @torch.no_grad()
 def fit_statistics(modules: Iterable[nn.Module], run: Callable[[Tensor], object], batches: Iterable[Tensor]) -> None:

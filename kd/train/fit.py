@@ -361,11 +361,6 @@ class Sgd:
         """Return the momenta, one for each parameter."""
         return self._momenta
 
-    @torch.no_grad()
-    def restore(self, momenta: list[Tensor]) -> None:
-        """Go on with momenta that `state` returned."""
-        torch._foreach_copy_(self._momenta, [m.to(own.device) for m, own in zip(momenta, self._momenta, strict=True)])
-
 
 class _Run(NamedTuple):
     """All that changes while a network is trained: what a state holds."""
@@ -399,13 +394,15 @@ def _save(state: State, run: _Run) -> None:
         run.peers.broadcast("saved")  # until then nobody ends: torchrun would end the first, too
 
 
+@torch.no_grad()
 def _restore(saved: dict[str, Any] | None, run: _Run) -> None:
     if saved is None:
         return
     run.network.load_state_dict(saved["network"])
     run.objective.load_state_dict(saved["objective"])
-    run.optimiser.restore(saved["momenta"])
-    run.averages.restore(saved["averages"])
+    for own, tensors in ((run.optimiser.state(), saved["momenta"]), (run.averages.state(), saved["averages"])):
+        for tensor, value in zip(own, tensors, strict=True):
+            tensor.copy_(value)
     torch.set_rng_state(saved["generator"])
     run.position.sums.copy_(saved["position"].pop("sums")[run.peers.rank])
     vars(run.position).update(saved["position"])
