@@ -112,7 +112,8 @@ def _tick(x: list, y: list, **more: object) -> Line2D:
     return Line2D(x, y, linestyle="none", markeredgewidth=0.7, **look, **more)
 
 
-def _row(axis: Axes, group: pd.DataFrame, line: pd.Series, place: int) -> None:
+def draw_group(axis: Axes, group: pd.DataFrame, line: pd.Series, place: int) -> None:
+    """Draw the interval, the mean and the seeds of a group of networks; nothing where all diverged."""
     look = group["look"].iloc[0]
     ok = finished(group)
     if line["n"] > 1:
@@ -120,7 +121,12 @@ def _row(axis: Axes, group: pd.DataFrame, line: pd.Series, place: int) -> None:
     if line["n"]:
         axis.plot(line["mean"], place, marker=look.marker, color=look.color, markersize=5, zorder=3)
         axis.plot(ok["test_top1"], [place + 0.26] * len(ok), "o", color=look.color, markersize=2, zorder=3)
-        axis.add_line(_tick([ok["best_test_top1"].mean()], [place - 0.26], zorder=2))
+
+
+def _row(axis: Axes, group: pd.DataFrame, line: pd.Series, place: int) -> None:
+    draw_group(axis, group, line, place)
+    if line["n"]:
+        axis.add_line(_tick([finished(group)["best_test_top1"].mean()], [place - 0.26], zorder=2))
 
 
 def _margin(axis: Axes, line: pd.Series, place: int, usual: int, wordy: bool) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kd.report.figures import naming, style, wording
-from kd.report.figures.dots import ROW, label_rows
+from kd.report.figures.dots import ROW, draw_group, label_rows
 from kd.report.statistics import Paired, finished, settings, share, side, summarise
 
 
@@ -63,18 +63,12 @@ def kept(frame: pd.DataFrame, name: str) -> Paired:
 
 
 def _accuracies(axis: Axes, frame: pd.DataFrame, names: list[str]) -> None:
-    table = summarise(frame, ["objective_name", "look"]).set_index("objective_name")
+    table = summarise(frame, ["objective_name"]).set_index("objective_name")
     alone, above = finished(frame[frame["stages"] == 1])["test_top1"], frame["teacher_top1"].dropna()
     for place, name in enumerate(names):
         axis.axhline(place, color="#e4e4e4", linewidth=0.5, zorder=0)
-        if name not in table.index or not table.loc[name, "n"]:
-            continue
-        line, look = table.loc[name], table.loc[name, "look"]
-        if line["n"] > 1:
-            axis.plot([line["low"], line["high"]], [place, place], color=look.color, linewidth=1.3, zorder=2)
-        axis.plot(line["mean"], place, marker=look.marker, color=look.color, markersize=5, zorder=3)
-        seeds = finished(frame[frame["objective_name"] == name])["test_top1"]
-        axis.plot(seeds, [place + 0.26] * len(seeds), "o", color=look.color, markersize=2, zorder=3)
+        if name in table.index:
+            draw_group(axis, frame[frame["objective_name"] == name], table.loc[name], place)
     for mean, dashes in ((alone.mean(), ":"), (above.mean(), "--")):
         axis.axvline(mean, color=style.GREY, linestyle=dashes, linewidth=1, zorder=1)
     axis.set(xlim=style.limits(finished(frame)["test_top1"], table["low"], table["high"], above))
