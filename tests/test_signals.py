@@ -384,7 +384,7 @@ def test_a_shared_memory_that_suffices_is_enough(streamed: Path) -> None:
 
 
 @pytest.mark.slow
-@BOTH
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, 137)])
 def test_a_signal_ends_the_wait_for_images_and_those_who_decode(streamed: Path, number: int, code: int) -> None:
     running = started(
         sys.executable,

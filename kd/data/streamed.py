@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -36,6 +37,7 @@ _BILINEAR = Image.Resampling.BILINEAR  # Pillow's antialiases
 
 _SHARED = Path("/dev/shm")  # torch's way from a worker to its parent
 _AHEAD = 2  # batches that each worker decodes ahead
+_LOOK = 2.0  # seconds between two looks of a worker at whether its parent is still there
 
 Request = tuple[str, np.ndarray, np.ndarray | None]  # train or test, example indices [B], views [B] or the middle
 
@@ -166,8 +168,11 @@ def _heed_the_parent_alone(worker: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, asked)
 
     def end_with_the_parent() -> None:
-        while signal.sigwaitinfo(asked).si_pid != os.getppid():
-            pass
+        parent = multiprocessing.parent_process().pid
+        while os.getppid() == parent:  # one that was killed asks nobody to end
+            asked_by = signal.sigtimedwait(asked, _LOOK)
+            if asked_by and asked_by.si_pid == parent:  # it may be gone since
+                break
         os._exit(0)
 
     threading.Thread(target=end_with_the_parent, daemon=True).start()
