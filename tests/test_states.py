@@ -16,7 +16,8 @@ from made.faults import EARLIER, NOW, POINTS, TREES, Undisturbed, Whole, move_in
 
 from kd.__main__ import main
 from kd.study import products
-from kd.study.judge import plural
+from kd.study.expansion import all_cells
+from kd.study.judge import Judge, plural
 from kd.study.products import Product
 
 FUTURE = 4e9  # seconds after 1970: 2096
@@ -141,7 +142,8 @@ class Wreck:
 
 def counted(project: Whole, capsys: pytest.CaptureFixture[str]) -> dict[str, Counter]:
     """Return how many things of each rule are to do, as each of those counts who can be asked."""
-    judged = Counter(products.RULES[product.kind] for product in project.judge().all_to_do)
+    judge = project.judge()
+    judged = Counter(products.RULES[product.kind] for product in judge.all_to_do)
     rule_of = {plural(kind, n): rule for kind, rule in products.RULES.items() for n in (1, 2)}
     capsys.readouterr()
     assert main(["plan", "study.yaml"]) == 0
@@ -153,7 +155,14 @@ def counted(project: Whole, capsys: pytest.CaptureFixture[str]) -> dict[str, Cou
     jobs = Counter(re.findall(r"^ *(?:local)?rule (\w+):$", project.run("--dry-run"), re.MULTILINE))
     del jobs["all"]
     left = sum(int(number) for status, number in cells.items() if status not in ("done", "diverged"))
+    left -= sum(untrained(judge, product) for product in judge.all_to_do if product.kind == "trial")
     return {"judge": judged, "plan": planned, "snakemake": jobs, "status": Counter({**judged, "train": left})}
+
+
+def untrained(judge: Judge, trial: Product) -> bool:
+    """Say whether status counts the network of this trial as one to train: a trial is a rule of its own."""
+    cell = judge.tried(trial)
+    return cell is None or (cell not in all_cells(judge.study) and judge.to_do(products.network(cell)) is not None)
 
 
 def in_some_state(seed: int, undisturbed: Undisturbed, folder: Path) -> tuple[Whole, list[str]]:
