@@ -234,7 +234,7 @@ def _seal_for_ever(path: str) -> None:
 
 @pytest.mark.process
 def test_sigkill_while_a_state_is_written_leaves_a_readable_one(tmp_path: Path) -> None:
-    """Fault 1; the 200 kills of the full list run with the slow tests."""
+    """Fault 1; the kills at random moments run with the slow tests."""
     path = tmp_path / "state"
     files.seal(path, {"number": 0}, b"\0" * 2_000_000)
     generator = random.Random(1)
