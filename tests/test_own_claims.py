@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from conftest import ROOT
 from made import table as made
 
 from kd.__main__ import main
-from kd.core.errors import ConfigError, DataError
+from kd.core.errors import ConfigError, DataError, StorageError
 from kd.measure.frames import frame_files
-from kd.report.own_claims import read_claims, read_table
-from kd.report.verdict import judged, verdict_on
-from kd.study.config import validate
+from kd.report.own_claims import analyses_in, claim_of, read_claims, read_table
+from kd.report.verdict import judged, verdict, verdict_on
+from kd.study import products
+from kd.study.config import merged, validate
 from kd.study.expansion import memberships
 from kd.study.judge import Judge
 from kd.study.plain_yaml import parse_yaml, read_yaml
@@ -73,7 +75,9 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_claims_are_on_any_column_of_the_table_or_of_an_analysis(study: Path) -> None:
-    lines = judged(read_table(study / "table.parquet"), read_claims(claims(study, NEAR)), study).set_index("claim")
+    lines = judged(read_table(study / "table.parquet"), read_claims(claims(study, NEAR)), analyses_in(study)).set_index(
+        "claim"
+    )
     near = lines.loc["near"]
     assert near["measured"] == "85.92 against 80.00"
     assert (near["verdict"], near["pairs"], near["smallest"]) == ("holds", 6, 2)
@@ -104,7 +108,7 @@ def test_the_verb_writes_beside_the_table_and_not_over_the_papers_verdict(study:
     assert main(["verdict", str(study / "table.csv"), "--claims", str(claims(study, NEAR))]) == 0
     assert (study / "verdict.csv").read_text() == "the paper's"
     written = pd.read_csv(study / "verdicts" / "mine" / "verdict.csv")
-    by_parquet = judged(read_table(study / "table.parquet"), read_claims(study / "mine.yaml"), study)
+    by_parquet = judged(read_table(study / "table.parquet"), read_claims(study / "mine.yaml"), analyses_in(study))
     assert written["verdict"].tolist() == by_parquet["verdict"].tolist()
     assert written["difference"].tolist() == pytest.approx(by_parquet["difference"].tolist())
 
@@ -131,7 +135,9 @@ def test_the_verb_writes_beside_the_table_and_not_over_the_papers_verdict(study:
 def test_what_is_wrong_with_a_claim_is_said(study: Path, claim: str, words: str) -> None:
     assert parse_yaml(f"claims: [{claim}]", "here")
     with pytest.raises(ConfigError, match=words):
-        judged(read_table(study / "table.parquet"), read_claims(claims(study, f"claims: [{claim}]")), study)
+        judged(
+            read_table(study / "table.parquet"), read_claims(claims(study, f"claims: [{claim}]")), analyses_in(study)
+        )
 
 
 def test_a_table_without_seeds_is_refused(tmp_path: Path) -> None:
@@ -146,14 +152,40 @@ def test_a_network_that_stands_twice_is_refused(tmp_path: Path) -> None:
         read_table(tmp_path / "t.csv")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "workflow" / "claims").glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_claims_are_judged_by_every_seed_of_their_study(path: Path) -> None:
-    study = validate(read_yaml(ROOT / "workflow" / "studies" / path.name))
+ASKING = [path for path in sorted((ROOT / "workflow" / "studies").glob("*.yaml")) if "claims" in read_yaml(path)]
+
+
+@pytest.mark.parametrize("path", ASKING, ids=lambda path: path.stem)
+def test_claims_of_a_shipped_study_are_judged_by_every_one_of_its_seeds(path: Path) -> None:
+    study = validate(merged(read_yaml(path)))
     rows = pd.DataFrame(
         {"experiment": name, "cell": cell.path, **made.named(cell.path), "epochs": cell.epochs(study.protocol)}
         for name, cell in memberships(study, Judge.of_study(study).students)
     )
     rows["test_top1"] = 50 + np.random.default_rng(0).normal(0, 1, len(rows))
-    lines = judged(rows.assign(status="ok", teacher_seed=rows["teacher_seed"].astype("Int64")), read_claims(path))
+    rows = rows.assign(status="ok", teacher_seed=rows["teacher_seed"].astype("Int64"))
+    claims = [own for own in study.claims if not own.analysis]
+    lines = judged(rows, list(map(claim_of, claims)))
     assert set(lines["pairs"]) == {len(study.seeds)}
-    assert set(lines["claim"]) == {claim["id"] for claim in read_yaml(path)["claims"]}
+    assert set(lines["claim"]) == {own.id for own in claims}
+
+
+def test_a_study_with_claims_is_judged_by_them_on_its_table_and_analyses(study: Path) -> None:
+    asked = {**read_yaml(ROOT / "config.yaml"), **parse_yaml(NEAR, "here")}
+    losses = {"student": "wrn-16-2", "teacher": "wrn-28-4", "loss": ["mse"]}
+    with pytest.raises(ConfigError, match=r"claims\.near\.value: no experiment measures measures; .*: .*fidelity"):
+        validate({**asked, "experiments": {"losses": losses}})
+    mine = validate({**asked, "experiments": {"losses": {**losses, "figure": "fidelity"}}})
+    lines = pd.read_csv(io.BytesIO(verdict(study, mine)["verdict.csv"]))
+    assert lines["claim"].drop_duplicates().tolist() == ["near", "tau", "wrong"]
+    expected = Judge.of_study(mine).expected(products.verdict(mine.study))
+    assert [own["id"] for own in expected.recipe["claims"]] == ["near", "tau", "wrong"]
+    assert [one.kind for one in expected.inputs] == ["table", "analysis"]
+
+
+def test_an_analysis_of_an_experiment_that_the_study_lacks_is_not_read(study: Path) -> None:
+    (study / "analyses/losses.measures.parquet").rename(study / "analyses/earlier.measures.parquet")
+    losses = {"student": "wrn-16-2", "teacher": "wrn-28-4", "loss": ["mse"], "figure": "fidelity"}
+    mine = {**read_yaml(ROOT / "config.yaml"), **parse_yaml(NEAR, "here"), "experiments": {"losses": losses}}
+    with pytest.raises(StorageError, match=r"analyses/losses\.measures\.parquet"):
+        verdict(study, validate(mine))

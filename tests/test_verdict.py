@@ -16,8 +16,9 @@ from kd.report.comparisons import holm
 from kd.report.figures import style
 from kd.report.figures import verdict as figure
 from kd.report.paper import published
-from kd.report.paper.claims import CLAIMS, MOST_CONFIRMED
+from kd.report.paper.claims import CLAIMS
 from kd.report.verdict import COLUMNS, caption, judged, latex, markdown, shown
+from kd.study.config import MOST_CONFIRMED
 from kd.study.paths import parse_cell
 
 TRUE = {

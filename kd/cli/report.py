@@ -50,7 +50,7 @@ def measure(options: argparse.Namespace) -> None:
 def figure(options: argparse.Namespace) -> None:
     """Draw one figure from a table."""
 
-    def drawn(folder: Path) -> dict:
+    def drawn(folder: Path, study: Study | None) -> dict:
         from kd.report import page
 
         return page.draw(folder, options.experiment, options.figure)
@@ -66,7 +66,7 @@ def figure(options: argparse.Namespace) -> None:
 def tables(options: argparse.Namespace) -> None:
     """Write the means of a table with their intervals, and compare all pairs of objectives."""
 
-    def summed(folder: Path) -> dict:
+    def summed(folder: Path, study: Study | None) -> dict:
         from kd.report import page
 
         return page.means_and_comparisons(folder)
@@ -75,12 +75,12 @@ def tables(options: argparse.Namespace) -> None:
 
 
 def verdict(options: argparse.Namespace) -> None:
-    """Judge the paper's claims by a study's table, or your own claims by any tidy table."""
+    """Judge the study's claims by its table, the paper's if it has none, or a file of claims by any tidy table."""
 
-    def judged(folder: Path) -> dict:
+    def judged(folder: Path, study: Study | None) -> dict:
         from kd.report import verdict
 
-        return verdict.verdict(folder)
+        return verdict.verdict(folder, study)
 
     if not options.claims:
         _from_table(options, products.verdict, judged)
@@ -114,14 +114,16 @@ def _publish(study: Study, product: Product, stamp: Path | None, make: Callable[
     making.make(Judge.of_study(study), product, stamp, work)
 
 
-def _from_table(options: argparse.Namespace, product: Callable[[str], Product], make: Callable[[Path], dict]) -> None:
+def _from_table(
+    options: argparse.Namespace, product: Callable[[str], Product], make: Callable[[Path, Study | None], dict]
+) -> None:
     """Publish what is made only from a study's table; without a study, write it beside the given table."""
     folder = options.table.parent
     if options.study_json or options.configfile or options.config:
         study = study_of(options)
         if folder != Path(REPORTS, study.study):
             raise ConfigError(f"{options.table}: not the table of study {study.study}; leave the study out to judge it")
-        _publish(study, product(study.study), options.stamp, lambda study, judge: make(folder))
+        _publish(study, product(study.study), options.stamp, lambda study, judge: make(folder, study))
         return
     manifest = folder / products.MANIFESTS / "table.json"
     if on_disk(manifest).exists():
@@ -131,5 +133,5 @@ def _from_table(options: argparse.Namespace, product: Callable[[str], Product], 
         if ours.folder == folder:  # the table lies in a study's folder, where a Snakemake may be at work
             held.enter_context(files.lock(ours.lock))
             making.sweep(ours)
-        for name, content in make(folder).items():
+        for name, content in make(folder, None).items():
             files.write_atomic(folder / name, content)

@@ -1,4 +1,4 @@
-"""Read a user's own claims from a YAML file, and tables of any origin to judge them by.
+"""Read a user's own claims from a YAML file or a study, and tables of any origin to judge them by.
 
 claims:
   - id: near
@@ -15,98 +15,46 @@ claims:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-from pydantic import Field, model_validator
 
 from kd.core.errors import ConfigError, DataError, StorageError, first_line, nearest
 from kd.core.files import below
 from kd.core.project import on_disk
 from kd.measure.frames import AXES, read_frame
-from kd.report.paper.claims import MOST_CONFIRMED, Claim, Sides
-from kd.study.config import Model, checked
+from kd.report.paper.claims import Claim
+from kd.study.config import Chosen, OwnClaim, OwnClaims, checked
 from kd.study.plain_yaml import read_yaml
-from kd.study.values import Name, Number
 
-Chosen = dict[str, object]  # {column: a value, or a list of values}
-PERCENT = ("top1", "agreement", "gap", "ece")  # columns with these endings are percentages: differences are in points
-
-
-class OwnClaim(Model):
-    """One entry of `claims`."""
-
-    id: Name
-    sentence: str
-    source: str = ""
-    value: str = "test_top1"
-    rows: Chosen = Field({}, description="of both sides, or of the points")
-    a: Chosen | None = None
-    b: Chosen | None = None
-    over: str | None = None
-    falls: bool = False
-    smallest: Number | None = Field(None, description="the smallest difference of interest; by default 1 point")
-    confirmatory: bool = False
-
-    @model_validator(mode="after")
-    def _one_shape(self) -> OwnClaim:
-        if (self.a is None or self.b is None) if self.over is None else (self.a is not None or self.b is not None):
-            raise ValueError("give either a and b, the higher side first, or over")
-        if self.smallest is None and not self.in_points:
-            raise ValueError(f"smallest: missing; say which difference of {self.value} would be of interest")
-        if self.smallest is not None and self.smallest <= 0:
-            raise ValueError(f"smallest: got {self.smallest:g}, expected more than 0")
-        return self
-
-    @property
-    def in_points(self) -> bool:
-        """Whether its values are percentages."""
-        return self.value.endswith(PERCENT)
-
-    @property
-    def claim(self) -> Claim:
-        """The claim that this entry describes."""
-        a, b = self.a or {}, self.b or {}
-        return Claim(
-            self.id,
-            self.sentence,
-            self.source,
-            "any",
-            sides=None if self.over else self._sides(),
-            points=(lambda rows: choose(rows, self.rows)) if self.over else None,
-            over=self.over or "tau",
-            falls=self.falls,
-            value=self.value.rpartition(".")[2],
-            analysis=self.value.rpartition(".")[0],
-            smallest=1.0 if self.smallest is None else self.smallest,
-            unit="points" if self.in_points else "",
-            confirmatory=self.confirmatory,
-            apart=frozenset({self.over} if self.over else {*a, *b}),
-        )
-
-    def _sides(self) -> Sides:
-        return lambda rows: tuple(choose(rows, self.rows | chosen) for chosen in (self.a, self.b))
-
-
-class OwnClaims(Model):
-    """A file of claims."""
-
-    claims: list[OwnClaim] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _sound(self) -> OwnClaims:
-        ids = [claim.id for claim in self.claims]
-        if len(set(ids)) < len(ids):
-            raise ValueError("claims: an id twice")
-        confirmed = sum(claim.confirmatory for claim in self.claims)
-        if confirmed > MOST_CONFIRMED:
-            raise ValueError(f"claims: {confirmed} are confirmatory; {MOST_CONFIRMED} at most, each makes all harder")
-        return self
+Files = Mapping[str, Sequence[Path]]  # {name of an analysis: its files, one for each experiment}
 
 
 def read_claims(path: Path) -> list[Claim]:
     """Read a file of claims. Raises ConfigError that names the key."""
-    return [own.claim for own in checked(OwnClaims, read_yaml(path)).claims]
+    return list(map(claim_of, checked(OwnClaims, read_yaml(path)).claims))
+
+
+def claim_of(own: OwnClaim) -> Claim:
+    """Return the claim that an entry of `claims` describes."""
+    a, b = own.a or {}, own.b or {}
+    return Claim(
+        own.id,
+        own.sentence,
+        own.source,
+        "any",
+        sides=None if own.over else (lambda rows: tuple(choose(rows, own.rows | chosen) for chosen in (a, b))),
+        points=(lambda rows: choose(rows, own.rows)) if own.over else None,
+        over=own.over or "tau",
+        falls=own.falls,
+        value=own.column,
+        analysis=own.analysis,
+        smallest=1.0 if own.smallest is None else own.smallest,
+        unit="points" if own.in_points else "",
+        confirmatory=own.confirmatory,
+        apart=frozenset({own.over} if own.over else {*a, *b}),
+    )
 
 
 def choose(rows: pd.DataFrame, chosen: Chosen) -> pd.DataFrame:
@@ -170,16 +118,23 @@ def read_table(path: Path) -> pd.DataFrame:
     return frame
 
 
-def with_analysis(rows: pd.DataFrame, name: str, folder: Path) -> pd.DataFrame:
-    """Read an analysis of all experiments in `folder`; return its rows for the networks in `rows`, with their columns.
+def analyses_in(folder: Path) -> Files:
+    """Return the files of all analyses in a study's folder."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(below(folder, "analyses/*.parquet")):
+        found.setdefault(path.stem.rpartition(".")[2], []).append(path)
+    return found
+
+
+def with_analysis(rows: pd.DataFrame, name: str, files: Files) -> pd.DataFrame:
+    """Read an analysis of all its experiments; return its rows for the networks in `rows`, with their columns.
 
     Of several splits only the test set is taken. A network that diverged has a row without the columns of the analysis.
     A network that the analysis does not have is left out.
     """
-    paths = sorted(below(folder, f"analyses/*.{name}.parquet"))
-    if not paths:
-        raise ConfigError(f"{name}: no such analysis in {folder}/analyses; ask the study for a figure that shows it")
-    found = pd.concat([read_frame(path) for path in paths])
+    if name not in files:
+        raise ConfigError(f"{name}: no such analysis of this table; ask the study for a figure that shows it")
+    found = pd.concat([read_frame(path) for path in files[name]])
     found = found[found["split"] == "test"] if "split" in found else found
     named = [column for column in rows if column not in found or column == "cell"]
     well, lost = rows[rows["status"] == "ok"], rows[rows["status"] != "ok"]

@@ -32,14 +32,14 @@ def render(
     study: dict,
     rows: pd.DataFrame,
     figures: Sequence[tuple[str, str, Path, str]],
-    judged: tuple[Path, str] | None = None,
+    judged: tuple[Path, str, pd.DataFrame] | None = None,
 ) -> str:
     """Return the page as HTML that needs no other file.
 
     `study` has `name`, `lines` (sentences about the study) and `counts` {what: how many}. It may have `sentences`
     {experiment: what was run} (default: made from `rows`), `commands` (how to reproduce) and `versions`. `figures` are
     (experiment, figure, path of its PNG, caption). The page shows an SVG beside the PNG if there is one, because it
-    stays sharp. `judged` is the verdict's picture and its caption.
+    stays sharp. `judged` is the verdict's picture, its caption and its lines in words.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -53,7 +53,7 @@ def render(
     cells = rows.drop_duplicates("cell")  # a cell may serve several experiments
     return environment.get_template("page.html").render(
         study={"lines": [], "counts": {}, "commands": [], "versions": ""} | study,
-        verdict=_verdict(rows, *judged) if judged else None,
+        verdict=_verdict(*judged) if judged else None,
         experiments=[_experiment(name, rows, figures, sentences.get(name)) for name in names],
         environments=environments(cells),
         seconds=duration(cells["seconds"].sum()),
@@ -83,9 +83,9 @@ def _experiment(name: str, rows: pd.DataFrame, figures: Sequence[tuple], sentenc
     }
 
 
-def _verdict(rows: pd.DataFrame, path: Path, caption: str) -> dict:
-    lines = verdict.shown(verdict.judged(rows)).to_dict("records")
-    return {"source": _embedded(path), "caption": caption, "alt": caption.partition(": ")[0], "lines": lines}
+def _verdict(path: Path, caption: str, lines: pd.DataFrame) -> dict:
+    shown = lines.to_dict("records")
+    return {"source": _embedded(path), "caption": caption, "alt": caption.partition(": ")[0], "lines": shown}
 
 
 def _embedded(path: Path) -> str:
@@ -285,7 +285,8 @@ def page(study: Study, folder: Path, command: str) -> Artefacts:
     about = {"name": study.study, "counts": counts, "lines": [how_trained(study.protocol)]}
     about |= {"commands": [reproduce.commit(), command], "versions": reproduce.versions()}
     judged = folder / "figures" / "verdict.png"
-    return {"report.html": render(about, rows, shown, (judged, _caption(judged))).encode()}
+    lines = verdict.shown(verdict.of_study(rows, folder, study))
+    return {"report.html": render(about, rows, shown, (judged, _caption(judged), lines)).encode()}
 
 
 def _caption(picture: Path) -> str:

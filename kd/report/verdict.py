@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -20,11 +21,12 @@ from kd.report import statistics
 from kd.report.comparisons import ALPHA, HIGHER, LEAST, LOWER, POWER, SMALL, UNDECIDED, WHOLE, amount, judge_family
 from kd.report.figures import naming, style, wording
 from kd.report.figures import verdict as figure
-from kd.report.own_claims import one_each, read_claims, read_table, with_analysis
+from kd.report.own_claims import Files, analyses_in, claim_of, one_each, read_claims, read_table, with_analysis
 from kd.report.paper import published
 from kd.report.paper.claims import CLAIMS, SHARE, Claim
 from kd.report.statistics import SETTING, Paired, against, finished, judge, rise_weights, share, side, trend
 from kd.study.cells import TEACHERS
+from kd.study.config import Study
 
 HOLDS, FAILS, MEASURED, MISSING = "holds", "does not hold", "measured", "not measured"
 CONFIRMATORY, EXPLORATORY, DESCRIPTIVE = "confirmatory", "exploratory", "descriptive"
@@ -42,14 +44,14 @@ _OF_TEACHERS = ("teacher_fraction", "teacher_members", "teacher_networks")
 _OF_LABELS = {"noise", "noise_rate", "noise_name", "realised_rate"}
 
 
-def judged(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, folder: Path = Path()) -> pd.DataFrame:
+def judged(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, files: Files = MappingProxyType({})) -> pd.DataFrame:
     """Return one line for each claim and each setting that can test it, or one line that says that none can.
 
-    `folder` has the analyses that claims are about.
+    `files` has the analyses that claims are about.
     """
     rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
     scenes, known = list(_scenes(rows)), published()
-    lines = [line for claim in claims for line in _lines(claim, rows, scenes, known, folder)]
+    lines = [line for claim in claims for line in _lines(claim, rows, scenes, known, files)]
     for kind in (CONFIRMATORY, EXPLORATORY, DESCRIPTIVE):
         own = [line for line in lines if line["kind"] == kind]
         tested = judge_family(*([line[key] for line in own] for key in ("found", "smallest", "unit")))
@@ -128,11 +130,11 @@ def _is_the_papers(key: dict, rows: pd.DataFrame) -> bool:
 # -- lines ------------------------------------------------------------------------------------------------------------
 
 
-def _lines(claim: Claim, rows: pd.DataFrame, scenes: Sequence, known: pd.DataFrame, folder: Path) -> list[dict]:
+def _lines(claim: Claim, rows: pd.DataFrame, scenes: Sequence, known: pd.DataFrame, files: Files) -> list[dict]:
     if claim.where == "all":
         found = [({}, _gap(rows), _NOTHING)] if len(finished(rows)) else []
     else:
-        places = _places(claim, rows, folder) if claim.where == "any" else scenes
+        places = _places(claim, rows, files) if claim.where == "any" else scenes
         tried = [_line(claim, key, frame, known) for kind, key, frame in places if kind == claim.where]
         found = [line for line in tried if line]
     if not found:
@@ -144,10 +146,10 @@ def _lines(claim: Claim, rows: pd.DataFrame, scenes: Sequence, known: pd.DataFra
     return [{**about, **name, **theirs, **ours} for name, (_, ours, theirs) in zip(named, found, strict=True)]
 
 
-def _places(claim: Claim, rows: pd.DataFrame, folder: Path) -> Iterator[tuple[str, dict, pd.DataFrame]]:
+def _places(claim: Claim, rows: pd.DataFrame, files: Files) -> Iterator[tuple[str, dict, pd.DataFrame]]:
     """Yield ("any", key, rows) for each setting of a user's own claim. The claim says what differs within a setting."""
     if claim.analysis:
-        rows = with_analysis(rows, claim.analysis, folder)
+        rows = with_analysis(rows, claim.analysis, files)
     for column in (claim.value, claim.over if claim.points else "seed"):
         if column not in rows:
             raise ConfigError(f"claim {claim.id}: the table has no column {column}{nearest(column, rows.columns)}")
@@ -368,15 +370,29 @@ def _about_numbers(lines: pd.DataFrame) -> str:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def verdict(folder: Path) -> Artefacts:
+def verdict(folder: Path, study: Study | None = None) -> Artefacts:
     """Return the verdict on the table in `folder`: verdict.csv, .md and .tex, and the figure with its caption."""
-    lines = judged(read_frame(folder / "table.parquet"))
+    lines = of_study(read_frame(folder / "table.parquet"), folder, study)
+    if study and study.claims:
+        return _written(lines, caption(lines.drop(columns="published"), study.study))
     return _written(lines, caption(lines))
+
+
+def of_study(rows: pd.DataFrame, folder: Path, study: Study | None) -> pd.DataFrame:
+    """Return the lines that judge a study's own claims, or the paper's if it has none, by the table `rows`."""
+    if study is None or not study.claims:
+        return judged(rows)
+    asked = {own.analysis for own in study.claims if own.analysis}
+    files = {
+        name: [folder / f"analyses/{experiment}.{name}.parquet" for experiment in study.measured(name)]
+        for name in asked
+    }
+    return judged(rows, list(map(claim_of, study.claims)), files).assign(published="–")
 
 
 def verdict_on(table: Path, claims: Path) -> Artefacts:
     """Return the same files for any tidy table and the claims in a file."""
-    lines = judged(read_table(table), read_claims(claims), table.parent).assign(published="–")
+    lines = judged(read_table(table), read_claims(claims), analyses_in(table.parent)).assign(published="–")
     return _written(lines, caption(lines.drop(columns="published"), claims.name))
 
 

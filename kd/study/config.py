@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from kd import data, losses
@@ -555,6 +555,70 @@ class Search(Model):
         )
 
 
+Chosen = dict[str, object]  # {column of the table: a value, or a list of values}
+PERCENT = ("top1", "agreement", "gap", "ece")  # columns with these endings are percentages: differences are in points
+MOST_CONFIRMED = 8  # confirmatory claims of one list: each more makes all of them harder to decide
+
+
+class OwnClaim(Model):
+    """A claim of one's own: some rows of the table are higher than others, or a column rises along another."""
+
+    id: Name
+    sentence: str
+    source: str = ""
+    value: str = Field("test_top1", description="a column of the table, or ANALYSIS.COLUMN")
+    rows: Chosen = Field({}, description="of both sides, or of the points")
+    a: Chosen | None = Field(None, description="rows of the side that is said to be higher")
+    b: Chosen | None = Field(None, description="rows of the other side")
+    over: str | None = Field(None, description="instead of a and b: the column along which the value rises")
+    falls: bool = Field(False, description="along `over` it falls")
+    smallest: Number | None = Field(None, description="the smallest difference of interest; by default 1 point")
+    confirmatory: bool = Field(False, description=f"at most {MOST_CONFIRMED} are; each makes the others harder")
+
+    @model_validator(mode="after")
+    def _one_shape(self) -> OwnClaim:
+        if (self.a is None or self.b is None) if self.over is None else (self.a is not None or self.b is not None):
+            raise ValueError("give either a and b, the higher side first, or over")
+        if self.smallest is None and not self.in_points:
+            raise ValueError(f"smallest: missing; say which difference of {self.value} would be of interest")
+        if self.smallest is not None and self.smallest <= 0:
+            raise ValueError(f"smallest: got {self.smallest:g}, expected more than 0")
+        return self
+
+    @property
+    def in_points(self) -> bool:
+        """Whether its values are percentages."""
+        return self.value.endswith(PERCENT)
+
+    @property
+    def analysis(self) -> str:
+        """The analysis whose column it is about, "" for a column of the table."""
+        return self.value.rpartition(".")[0]
+
+    @property
+    def column(self) -> str:
+        """The column that it is about."""
+        return self.value.rpartition(".")[2]
+
+
+def _sound_claims(claims: list[OwnClaim]) -> list[OwnClaim]:
+    if len({claim.id for claim in claims}) < len(claims):
+        raise ValueError("an id twice")
+    confirmed = sum(claim.confirmatory for claim in claims)
+    if confirmed > MOST_CONFIRMED:
+        raise ValueError(f"{confirmed} are confirmatory; {MOST_CONFIRMED} at most, each makes all harder")
+    return claims
+
+
+Claims = Annotated[list[OwnClaim], AfterValidator(_sound_claims)]
+
+
+class OwnClaims(Model):
+    """A file of claims."""
+
+    claims: Claims = Field(min_length=1)
+
+
 class Study(Model):
     """Everything that one `snakemake` command trains and draws."""
 
@@ -575,6 +639,7 @@ class Study(Model):
     noise_seed: Seed = 0
     experiments: dict[Name, Experiment]
     searches: dict[Name, Search] = Field({}, description="searches for a loss and its hyperparameters, by name")
+    claims: Claims = Field([], description="what the verdict judges, instead of the claims of the paper")
     keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
     cells_per_gpu: CellsPerGpu = Field(1, description="cells that share one GPU; auto: as many as fit into its memory")
     gpus_per_cell: Annotated[Whole, Field(ge=1, le=64)] = Field(
@@ -618,6 +683,8 @@ class Study(Model):
                 raise ValueError(f"experiments.{name}.{error}") from None
         for name, search in self.searches.items():
             self._check_search(f"searches.{name}", search)
+        for claim in self.claims:
+            self._check_claim(f"claims.{claim.id}.value", claim.analysis)
         self._check_dataset("dataset", self.dataset)
         for name, declared in self.datasets.items():
             if declared.source and name not in data.DATASETS:
@@ -636,6 +703,15 @@ class Study(Model):
                         f"searches.{name}.seed: got {seed}, which {key} has too; the seeds that chose do not judge: "
                         "allowed is any that no experiment has"
                     )
+
+    def _check_claim(self, key: str, analysis: str) -> None:
+        if analysis and not self.measured(analysis):
+            drawn = ", ".join(sorted(name for name, of in figures.ANALYSES.items() if of == analysis))
+            raise ValueError(
+                f"{key}: no experiment measures {analysis}; ask one for a figure of it: {drawn}"
+                if drawn
+                else f"{key}: {analysis!r} is no analysis{nearest(analysis, set(figures.ANALYSES.values()))}"
+            )
 
     def _check_search(self, key: str, search: Search) -> None:
         if not self.protocol.heldout:
@@ -682,6 +758,11 @@ class Study(Model):
     def drawn(self) -> list[tuple[str, str]]:
         """The (experiment, figure) pairs to draw, in the study's order."""
         return [(name, figure) for name, experiment in self.experiments.items() for figure in experiment.figure]
+
+    def measured(self, analysis: str) -> list[str]:
+        """The experiments whose figures show this analysis, in the study's order."""
+        shown = [name for name, figure in self.drawn if figures.ANALYSES.get(figure) == analysis]
+        return list(dict.fromkeys(shown))
 
     def _check_dataset(self, key: str, name: str) -> None:
         known = {*data.DATASETS, *self.datasets}

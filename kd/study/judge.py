@@ -402,9 +402,11 @@ class Judge:
         return Expected({}, code_digest("kd.report.comparisons"), (products.table(self.study.study),))
 
     def _expected_verdict(self, product: Product) -> Expected:
-        return Expected(
-            {"published": _published()}, code_digest("kd.report.verdict"), (products.table(self.study.study),)
-        )
+        name, claims = self.study.study, self.study.claims
+        recipe = {"claims": [own.model_dump(mode="json") for own in claims]} if claims else {"published": _published()}
+        asked = dict.fromkeys(own.analysis for own in claims if own.analysis)
+        inputs = [products.analysis(name, e, analysis) for analysis in asked for e in self.study.measured(analysis)]
+        return Expected(recipe, code_digest("kd.report.verdict"), (products.table(name), *inputs))
 
     def _expected_page(self, product: Product) -> Expected:
         name = self.study.study

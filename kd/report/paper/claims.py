@@ -31,7 +31,6 @@ CHAIN = DIRECT | {
 Sides = Callable[[pd.DataFrame], tuple[pd.DataFrame, ...]]
 Points = Callable[[pd.DataFrame], pd.DataFrame]
 SHARE = "%"  # the unit of a claim of three sides
-MOST_CONFIRMED = 8  # confirmatory claims of one list: each more makes all of them harder to decide
 
 
 @dataclass(frozen=True)
