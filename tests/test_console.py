@@ -8,16 +8,18 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from made.project import Project
 from snakemake.logging import LogEvent, logger
 
 from kd.core import files
-from kd.study import console
+from kd.study import console, products
 from kd.study.products import Product
 
 STAMPS = "state/stamps/q-1"
 FIGURE = Product("figure", "reports/small/figures/losses.dots")
+PAGE = products.page("small")
 NETWORK = Product("network", "results/digits/quick/resnet8.ce.s0")
 
 
@@ -31,7 +33,7 @@ def shown(project: Path, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     monkeypatch.setattr(logger, "handlers", [theirs])
     monkeypatch.setattr(logger, "level", logging.INFO)
     settings = SimpleNamespace(quiet=set(), verbose=False, printshellcmds=False, dryrun=False)
-    console.install([FIGURE, NETWORK], STAMPS, settings)
+    console.install([FIGURE, NETWORK, PAGE], STAMPS, settings)
     return stream
 
 
@@ -53,6 +55,29 @@ def test_a_network_that_diverged_says_so(shown: io.StringIO) -> None:
     files.publish(Path(NETWORK.name), {"model": b""}, {"status": "diverged", "cause": "NaN", "last": {}})
     logger.info("Finished jobid: 1", extra={"event": LogEvent.JOB_FINISHED, "job_id": 1})
     assert re.search(r"train +diverged +0 s", shown.getvalue())
+
+
+def test_at_the_end_the_claims_of_the_study_are_said_with_what_was_found(shown: io.StringIO) -> None:
+    lines = pd.DataFrame(
+        [
+            ("a", "KL is above CE", "confirmatory", 12.345, 9.0, 15.2, "points", "holds", "x"),
+            ("b", "MSE is above KL", "confirmatory", -1.5, -2.0, -1.0, "", "does not hold", "clean"),
+            ("b", "MSE is above KL", "confirmatory", 0.5, -1.0, 2.0, "", "undecided", "noisy"),
+            ("c", "ONE is above CE", "confirmatory", None, None, None, "points", "not measured", "–"),
+            ("d", "CE is above ONE", "exploratory", 1.0, 0.0, 2.0, "points", "undecided", "x"),
+        ],
+        columns=["claim", "sentence", "kind", "difference", "low", "high", "unit", "verdict", "setting"],
+    )
+    folder = PAGE.folder
+    files.publish(folder, {"verdict.csv": lines.to_csv(index=False).encode()}, {"status": "ok"})
+    begins(1, "report", PAGE, "logs/a.log")
+    logger.info("Finished jobid: 1", extra={"event": LogEvent.JOB_FINISHED, "job_id": 1})
+    assert shown.getvalue().splitlines()[1:] == [
+        "  holds           KL is above CE: +12.3 points (+9 to +15.2)",
+        "  does not hold   MSE is above KL, clean: -1.5 (-2 to -1)",
+        "  undecided       MSE is above KL, noisy: +0.5 (-1 to +2)",
+        "  5 lines of the verdict: 2 undecided, 1 holds, 1 does not hold, 1 not measured",
+    ]
 
 
 def test_a_failure_shows_the_last_line_of_its_log_and_where_it_lies(shown: io.StringIO) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import csv
+import io
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,7 +136,10 @@ class Console(logging.Handler):
         self._done += 1
         if self._bar is not None:
             self._bar.update()
-        yield self._line(job, _result(self._products[job.stamp]))
+        product = self._products[job.stamp]
+        yield self._line(job, _result(product))
+        if product.kind == "page":
+            yield from _found(product.folder / "verdict.csv")
 
     def _failed(self, record: logging.LogRecord) -> Iterable[str]:
         job = self._jobs.get(record.jobid) or _job(record)
@@ -180,6 +186,21 @@ def _result(product: Product) -> str:
         if product.kind not in READ_BY_PEOPLE and said:
             return f"{sum(said['sizes'].values()) / 1e6:,.1f} MB"
     return ""
+
+
+def _found(verdict: Path) -> Iterable[str]:
+    """Say what a study found: a line for each confirmatory claim that was measured, and the count of all verdicts."""
+    with contextlib.suppress(OSError, StorageError):
+        lines = list(csv.DictReader(io.StringIO(files.content_of(verdict).decode())))
+        for line in lines:
+            if line["kind"] == "confirmatory" and line["difference"]:
+                difference, low, high = (f"{float(line[key]):+.3g}" for key in ("difference", "low", "high"))
+                setting = line["setting"] if sum(one["claim"] == line["claim"] for one in lines) > 1 else ""
+                unit = f" {line['unit']}" if line["unit"] else ""
+                sentence = ", ".join(filter(None, [line["sentence"], setting]))
+                yield f"  {line['verdict']:<15} {sentence}: {difference}{unit} ({low} to {high})"
+        counts = Counter(line["verdict"] for line in lines)
+        yield f"  {len(lines)} lines of the verdict: {', '.join(f'{n} {word}' for word, n in counts.most_common())}"
 
 
 def _last_line(log: str) -> str:
