@@ -132,7 +132,7 @@ def test_lineages_and_hyperparameters_stand_beside_what_is_measured(here: Path) 
         found = frame(name).drop_duplicates(["cell", "reference"]).set_index("cell")
         assert found.loc[MSE, ["lineage", "reduction", "weight"]].tolist() == ["resnet14.ce > resnet8.mse", "mean", 1.0]
         assert found.loc[[BASELINE], ["reduction", "weight", "alpha"]].isna().all(axis=None)
-        assert found.loc[MSE, "reference_lineage"] == ("" if name in ("planes", "inference") else "resnet14.ce")
+        assert found.loc[MSE, "reference_lineage"] == ("" if name == "planes" else "resnet14.ce")
     assert frame("limits")["loss.tau"].isna().all()  # its own tau is another: that of the gradient
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import prepare, study, train
+from made import table as made_table
 from made.networks import VECTORS
 
 from kd import models
-from kd.core.errors import DataError
-from kd.jobs import answers as jobs_answers
-from kd.jobs.places import Resources
-from kd.measure import analyses, inference
+from kd.core.errors import ConfigError
+from kd.measure import inference
 from kd.report import table
+from kd.report.figures import draw
 from kd.study.expansion import all_cells
 from kd.study.judge import Judge
 from kd.study.paths import parse_cell
@@ -46,37 +48,24 @@ def test_the_time_of_an_image_is_that_of_the_fastest_pass(monkeypatch: pytest.Mo
 
 
 @pytest.mark.process
-def test_the_table_and_an_analysis_say_what_inference_costs(project: Path) -> None:
+def test_the_table_says_what_inference_costs(project: Path) -> None:
     prepare()
     experiment = {"teacher": "resnet14", "student": "resnet8", "loss": "mse", "figure": "inference"}
     made = study(experiments={"a": experiment}, seeds=[0], protocol={"name": "quick", "epochs": 1, "precision": "fp32"})
-    judge = Judge.of_study(made)
-    cells = all_cells(made)
-    for cell in cells:
+    for cell in all_cells(made):
         train(cell.path, made)
-    rows = table.collect(made, judge)["table.csv"].decode().splitlines()
-    place = rows[0].split(",").index("macs")
-    assert [float(row.split(",")[place]) for row in rows[1:]] == [macs(cell.path) for cell in listed(rows)]
-    for cell in cells:
-        jobs_answers.answers(judge, cell, judge.recipe_of(cell), Resources())
-    frame = analyses.inference_of(analyses.subjects(made, "a")).set_index("cell")
-    for cell in cells:
-        assert frame.loc[cell.path, "macs"] == macs(cell.path)
-        assert frame.loc[cell.path, "milliseconds"] > 0
-        assert frame.loc[cell.path, "measured_on"].endswith("threads")
-
-    subjects = list(analyses.subjects(made, "a"))  # with answers of before
-    for one in subjects:
-        one.about.pop("inference")
-    with pytest.raises(
-        DataError, match=r"without what inference costs; delete them, run again\n  answers/digits/quick/"
-    ):
-        analyses.inference_of(subjects)
+    rows = pd.read_csv(io.BytesIO(table.collect(made, Judge.of_study(made))["table.csv"]))
+    assert rows["macs"].tolist() == list(map(macs, rows["cell"]))
+    assert (rows["milliseconds"] > 0).all()
+    assert "resnet14" not in draw("inference", rows, pd.DataFrame())[1]  # names are for people
 
 
-def listed(rows: list[str]) -> list:
-    place = rows[0].split(",").index("cell")
-    return [parse_cell(row.split(",")[place]) for row in rows[1:]]
+def test_a_network_whose_cost_was_not_measured_is_not_in_the_figure() -> None:
+    rows = made_table.losses()
+    some = rows["objective"] == "mse"
+    assert "MSE" not in draw("inference", rows.assign(milliseconds=rows["milliseconds"].mask(some)), pd.DataFrame())[1]
+    with pytest.raises(ConfigError, match="networks whose costs were measured"):
+        draw("inference", rows.drop(columns="milliseconds"), pd.DataFrame())
 
 
 def macs(path: str) -> int:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT
+from made.faults import VARY
 from made.project import Project
 from made.slurm import (
     ACCOUNTING,
@@ -47,7 +48,7 @@ def test_the_demo_in_packs_ends_with_the_table_that_it_has_locally(tmp_path: Pat
     project.profile(**{"group-components": ["cells=10"], "resources": ["lane=2"]})
     project.run()
     tables = [pd.read_csv(p.folder / "reports/demo/table.csv") for p in (here, project)]
-    pd.testing.assert_frame_equal(*(table.drop(columns=["seconds", "lineage_seconds"]) for table in tables))
+    pd.testing.assert_frame_equal(*(table.drop(columns=VARY) for table in tables))
     published = here.published()
     assert len(published) == 24
     for cell in published:

@@ -12,7 +12,6 @@ from kd.core import files
 from kd.jobs import making
 from kd.jobs.places import Resources, place_of
 from kd.measure import answers as measured
-from kd.measure import inference
 from kd.study import products
 from kd.study.cells import ANSWERS, Cell
 from kd.study.config import Recipe
@@ -34,7 +33,6 @@ def answers(judge: Judge, cell: Cell, recipe: Recipe, resources: Resources, stam
         if status == "ok":
             networks = [load_network(member, have) for member in cell.members]
             tensors = measured.answered(networks, cell.stage.ensemble, have.examples, have.clean, in_fp32)
-            about["inference"] = inference.cost(networks, have.examples.shape)
         content = safetensors.torch.save(tensors, {"cell": cell.path})
         files.publish(Path(ANSWERS, cell.name), {measured.FILE: content}, about | in_fp32.describe())
 

@@ -24,7 +24,7 @@ from kd.jobs.places import Resources, place_of
 from kd.losses import LOSSES
 from kd.losses.objective import Objective
 from kd.machine.state import State
-from kd.measure.inference import multiply_accumulates
+from kd.measure import inference
 from kd.study import products
 from kd.study.cells import Cell
 from kd.study.config import Recipe
@@ -169,8 +169,7 @@ def _summary(
         "last": history.rows[-1],
         **trained,
         "best_on_test": {"epoch": best["epoch"], "test_top1": best["test_top1"]},
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "macs": multiply_accumulates(network if cell.is_ensemble else [network], have.examples.shape),
+        **inference.cost(network if cell.is_ensemble else [network], have.examples.shape),
         "objective_parameters": sum(p.numel() for p in objective.parameters()) if objective else 0,
     }
 

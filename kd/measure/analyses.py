@@ -20,7 +20,7 @@ from kd.losses.hard import ce
 from kd.measure import answers, measures
 from kd.measure.answers import Answers, Split
 from kd.measure.frames import Artefacts, frame_files, setting, with_hyperparameters
-from kd.study.cells import ANSWERS, Cell
+from kd.study.cells import Cell
 from kd.study.config import Study
 from kd.study.expansion import measured
 
@@ -280,29 +280,10 @@ def _nearness(s: Tensor, t: Tensor, tau: float, logit: Tensor, label: Tensor) ->
     return dict(zip(("logit_cosine", "logit_error", "label_cosine", "label_error"), found, strict=True))
 
 
-# -- what a network costs to use --------------------------------------------------------------------------------------
-
-
-def inference_of(subjects: Iterable[Subject]) -> pd.DataFrame:
-    """Return what using each network costs for one image, as it was measured beside its answers: a row for each.
-
-    `measured_on` is the machine and its threads. Raises DataError where answers of before know nothing of it.
-    """
-    every = {subject.cell: replace(subject, reference=None, theirs=None) for subject in subjects}
-    if lacking := [f"{ANSWERS}/{cell.name}" for cell, subject in every.items() if "inference" not in subject.about]:
-        raise DataError(f"these answers are without what inference costs; delete them, run again\n{itemised(lacking)}")
-    rows = []
-    for subject in every.values():
-        on = f"{subject.about['device']}, {subject.about['threads']} threads"
-        rows.append({**subject.identity, **subject.about["inference"], "measured_on": on})
-    return pd.DataFrame(rows)
-
-
 # Under the names that kd.report.figures.ANALYSES uses.
 ANALYSES: dict[str, Callable[[Iterable[Subject]], pd.DataFrame]] = {
     "measures": measures_of,
     "densities": densities_of,
     "planes": planes_of,
     "limits": limits_of,
-    "inference": inference_of,
 }

@@ -116,7 +116,8 @@ def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result]) -> dict:
         "teacher_top1": _numbers(results[cell.teacher].manifest)["test_top1"] if cell.teacher else math.nan,
         **_selection(manifest.get("selection") or {}),
         "parameters": manifest.get("parameters", 0),
-        "macs": manifest.get("macs", math.nan),  # of networks of before they were counted, nothing is known
+        # of networks of before they were measured, nothing is known
+        **{key: manifest.get(key, math.nan) for key in ("macs", "milliseconds")},
         "objective_parameters": manifest.get("objective_parameters", 0),
         "seconds": manifest["seconds"],
         "lineage_seconds": sum(results[one].manifest["seconds"] for one in cell.lineage),

@@ -184,12 +184,15 @@ class Whole(Project):
         }
 
 
+VARY = ["seconds", "lineage_seconds", "milliseconds"]  # columns of a table that differ each time
+
+
 def _digest(path: Path) -> str:
     match path.name:
         case "table.csv":
-            return sha256(pd.read_csv(path).drop(columns=["seconds", "lineage_seconds"]).to_csv().encode())
+            return sha256(pd.read_csv(path).drop(columns=VARY).to_csv().encode())
         case "table.parquet":
-            return sha256(pd.read_parquet(path).drop(columns=["seconds", "lineage_seconds"]).to_csv().encode())
+            return sha256(pd.read_parquet(path).drop(columns=VARY).to_csv().encode())
         case "report.html":
             return sha256(re.sub(r"\b\d+ (?:s|min)\b", "SECONDS", path.read_text()).encode())
     return file_digest(path)

@@ -160,7 +160,6 @@ FIGURES: dict[str, Figure] = {
     "inference": Figure(
         "test top-1 against parameters, multiply-accumulates and the time of one image",
         "kd.report.figures.inference",
-        analysis="inference",
     ),
     "fidelity": Figure(
         "how near students are to their teacher: agreement, KL, CKA, mean logit",

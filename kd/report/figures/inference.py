@@ -11,17 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kd.core.errors import DataError
 from kd.report.figures import naming, style, wording
 from kd.report.statistics import finished, settings, summarise
 
 _KIND = ["student_name", "objective_name"]
+_NAME = 0.16  # inches of a line of the legend
 _ROOM, _LETTER = 1.6, 0.06  # room beside the marks, as a factor; share of the axis between two letters
 _APART = ("student", "networks", "networks_name", "teacher_lineage", "epochs")  # networks of all kinds stand together
 
 
 class Cost(NamedTuple):
-    """A column of the analysis, and what the figure calls it."""
+    """A column of the table, and what the figure calls it."""
 
     column: str
     label: str
@@ -35,32 +35,33 @@ _COSTS = [
 ]
 
 
-def draw(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
+def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
     """Draw a line of three panels for each setting: test top-1 against each cost."""
-    panels = _panels(rows, frame)
+    panels = _panels(rows)
     used = wording.union(used for _, used in panels)
     letters = _letters(used)
-    figure = style.canvas(style.DOUBLE, 2.5 * len(panels) + 0.35)
+    named = used["objective_name"].nunique() + len(letters)
+    figure = style.canvas(style.DOUBLE, max(2.5 * len(panels), _NAME * named) + 0.35)
     grid = style.panel_grid(figure, len(panels), len(_COSTS), len(panels) * len(_COSTS))
     for line, (title, own) in zip(grid, panels, strict=True):
         usual = style.usual_n(own, _KIND)
         for axis, cost in zip(line, _COSTS, strict=True):
             _panel(axis, own, cost, letters)
         named = own.assign(objective_name=own["student_name"] + " by " + own["objective_name"])
-        style.head(line[0], title, len(_COSTS), *wording.odd(named, usual))
+        style.head(line[0], title, 1, *wording.odd(named, usual))
         line[0].set_ylabel(f"{style.TEST}, n = {usual}")
     _legend(figure, used, letters)
     return figure
 
 
-def caption(rows: pd.DataFrame, frame: pd.DataFrame) -> str:
+def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Say for each setting what each network costs, and which objective took it furthest."""
-    panels = _panels(rows, frame)
+    panels = _panels(rows)
     used = wording.union(used for _, used in panels)
     shows = (
         f"Test top-1 against what using a network costs ({wording.where(used)}), on logarithmic axes: its parameters; "
         "the multiply-accumulates of its convolutions and linear layers for one image; the time of one image, the "
-        "fastest of several passes in float32, measured on the machine that ran them. Letters name the networks. Marks "
+        "fastest of several passes in float32, on the machine that trained it. Letters name the networks. Marks "
         "are means over seeds, bars their intervals."
     )
     said = [_said(used) for _, used in panels]
@@ -68,17 +69,13 @@ def caption(rows: pd.DataFrame, frame: pd.DataFrame) -> str:
     return wording.compose(shows, [title for title, _ in panels], said, used, cut, _machines(used))
 
 
-def _panels(rows: pd.DataFrame, frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return (title, rows with their costs) of each setting: data, noise and protocol."""
-    if frame.empty or not len(finished(rows)):
-        raise wording.nothing("inference", "networks that did not diverge", rows)
-    costs = frame.drop_duplicates("cell").set_index("cell")
-    if absent := set(finished(rows)["cell"]) - set(costs.index):
-        raise DataError(f"{min(absent)}: not in this analysis, which is older than the table; run snakemake")
-    columns = {cost.column: rows["cell"].map(costs[cost.column]) for cost in _COSTS}
-    measured_on = rows["cell"].map(costs["measured_on"])
-    found = settings(rows.assign(**columns, measured_on=measured_on), _APART)
-    found = [(key, used) for key, used in found if len(finished(used))]
+def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return (title, rows) of each setting: data, noise and protocol; networks that nobody measured are left out."""
+    costs = [cost.column for cost in _COSTS]
+    rows = rows[rows.reindex(columns=costs).notna().all(axis=1) | (rows["status"] != "ok")]
+    if not len(finished(rows)):
+        raise wording.nothing("inference", "networks whose costs were measured", rows)
+    found = [(key, used) for key, used in settings(rows, _APART) if len(finished(used))]
     titles = naming.titles([key for key, _ in found])
     return list(zip(titles, [used for _, used in found], strict=True))
 
@@ -152,5 +149,5 @@ def _said(used: pd.DataFrame) -> str:
 
 def _machines(used: pd.DataFrame) -> str:
     """Warn where times are of several kinds of machine."""
-    number = used["measured_on"].nunique()
+    number = len(finished(used).groupby(["device", "threads"]))
     return f"Times are of {number} kinds of machine and should not be compared." if number > 1 else ""
