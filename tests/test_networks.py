@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from pathlib import Path
+
 import pytest
 import torch
+from made import fitting
 from made.networks import VECTORS, filled, formula_images, multiply_accumulates
 from torch import nn
 
 from bench import networks as documented
-from kd import models
+from kd import losses, models
 from kd.core.errors import ConfigError
+from kd.data.examples import Examples
+from kd.data.views import Grid
+from kd.losses.objective import Pure
+from kd.losses.spec import Needs
+from kd.machine.state import State
 from kd.models.grouped import GroupedNetwork
 from kd.models.network import BatchNorm
 from kd.models.output import Output
 from kd.models.shuffled import shuffle
+from kd.train.fit import History, fit
+from kd.train.teachers import LiveTeacher
 
 NETWORKS = VECTORS["networks"]
 LARGE = {"wrn-28-10", "wrn-16-8", "wrn-40-4", "resnet101", "resnet152", "resnet50-cifar", "resnet34-cifar"}
@@ -124,3 +136,35 @@ def test_the_documented_networks_are_those_of_the_registry() -> None:
     text = documented.DOC.read_text(encoding="utf-8")
     assert documented.written(text) == text, "python -m bench.networks writes them anew"
     assert all(f"| `{name}` |" in text for family in models.NETWORKS for name in family.examples)
+
+
+# -- the pairs of the KD benchmarks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.parametrize(("teacher", "student"), [(one, other) for one, all in PAIRS.items() for other in all])
+def test_each_pair_of_the_benchmarks_trains_on_32x32_images(teacher: str, student: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(24) % 2
+    images = torch.randint(0, 150, (24, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    images[labels == 1, 8:24, 8:24] += 100
+    examples = Examples(
+        images=images[:16],
+        labels=labels[:16],
+        train=torch.arange(16),
+        heldout=torch.arange(0),
+        test_images=images[16:],
+        test_labels=labels[16:],
+        mean=torch.full((3,), 0.4),
+        std=torch.full((3,), 0.2),
+    )
+    torch.manual_seed(0)
+    taught, teaches = models.build(student, 2), LiveTeacher(models.build(teacher, 2), torch.device("cpu"))
+    objective = Pure(functools.partial(losses.LOSSES["kl"].function, tau=4.0, alpha=0.1))
+    made = fitting.plan(8, objective=objective, needs=Needs(teacher={"logits"}), grid=Grid(4, True), batch=8, lr=0.01)
+    history = History()
+    fit(taught, examples, made, teaches, fitting.CPU, State(tmp_path, fitting.HEADER), history)
+    found = [row["train_loss"] for row in history.rows]
+    assert all(map(math.isfinite, found))
+    assert found[-1] < found[0]
