@@ -16,7 +16,8 @@ import pandas as pd
 from scipy import special
 
 from bench import RESULTS
-from kd.report.comparisons import ALPHA, POWER, judge_family, power, seeds_to_show
+from kd.report.comparisons import judge_family
+from kd.report.power import ALPHA, POWER, power, seeds_to_show
 from kd.report.statistics import Paired, judge, judge_crossed
 
 VARIANCES = {  # (of teachers, of students, of the rest)

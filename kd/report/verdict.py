@@ -17,12 +17,13 @@ import pandas as pd
 from kd.core.errors import ConfigError, nearest
 from kd.measure.frames import Artefacts, read_frame
 from kd.report import statistics
-from kd.report.comparisons import ALPHA, HIGHER, LEAST, LOWER, POWER, SMALL, UNDECIDED, WHOLE, amount, judge_family
+from kd.report.comparisons import HIGHER, LOWER, SMALL, UNDECIDED, WHOLE, amount, judge_family
 from kd.report.figures import naming, style, wording
 from kd.report.figures import verdict as figure
 from kd.report.own_claims import one_each, read_claims, read_table, with_analysis
 from kd.report.paper import published
 from kd.report.paper.claims import CLAIMS, SHARE, Claim
+from kd.report.power import ALPHA, LEAST, POWER
 from kd.report.statistics import SETTING, Paired, against, finished, judge, rise_weights, share, side, trend
 from kd.study.cells import TEACHERS
 
@@ -30,7 +31,7 @@ HOLDS, FAILS, MEASURED, MISSING = "holds", "does not hold", "measured", "not mea
 CONFIRMATORY, EXPLORATORY, DESCRIPTIVE = "confirmatory", "exploratory", "descriptive"
 COLUMNS = ["claim", "setting", "published", "measured", "difference", "verdict"]
 _WORDS = {HIGHER: HOLDS, LOWER: FAILS}
-_KEY = [*SETTING, "noise_name", "stages", "first", "teacher", "networks", "networks_name", "stopped"]
+KEY = [*SETTING, "noise_name", "stages", "first", "teacher", "networks", "networks_name", "stopped"]
 _TREND = 3  # fewest points of a trend; two points are a comparison
 _PAPER = {"dataset": "cifar100", "noise": "none", "fraction": 1.0, "epochs": 200, "stopped": ""}
 _NOTHING = {"published": "no number known", "published_difference": math.nan, "doubt": ""}
@@ -42,13 +43,15 @@ _OF_TEACHERS = ("teacher_fraction", "teacher_members", "teacher_networks")
 _OF_LABELS = {"noise", "noise_rate", "noise_name", "realised_rate"}
 
 
-def judged(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, folder: Path = Path()) -> pd.DataFrame:
+def judged(
+    rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, folder: Path = Path(), known: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return one line for each claim and each setting that can test it, or one line that says that none can.
 
-    `folder` has the analyses that claims are about.
+    `folder` has the analyses that claims are about, `known` what was published, by default the paper's numbers.
     """
     rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
-    scenes, known = list(_scenes(rows)), published()
+    scenes, known = list(_scenes(rows)), published() if known is None else known
     lines = [line for claim in claims for line in _lines(claim, rows, scenes, known, folder)]
     for kind in (CONFIRMATORY, EXPLORATORY, DESCRIPTIVE):
         own = [line for line in lines if line["kind"] == kind]
@@ -86,8 +89,8 @@ def _number(line: dict, found: Paired) -> str:
 def _scenes(rows: pd.DataFrame) -> Iterator[tuple[str, dict, pd.DataFrame]]:
     """Yield (kind, key, rows) for each path of networks and data in the study; the column `role` says what a row is."""
     rows = rows.assign(**{name: math.nan for name in _OF_TEACHERS if name not in rows})  # in another tool's table
-    for values, taught in rows[rows["stages"] > 1].groupby(_KEY, sort=False):
-        key = dict(zip(_KEY, values, strict=True))
+    for values, taught in rows[rows["stages"] > 1].groupby(KEY, sort=False):
+        key = dict(zip(KEY, values, strict=True))
         own = [column for column in SETTING if column != "fraction"]
         every = rows[(rows[own] == pd.Series(key)[own]).all(axis=1)]
         every = every[(every["stopped"] == key["stopped"]) | (every["stages"] == 1)]
@@ -140,7 +143,7 @@ def _lines(claim: Claim, rows: pd.DataFrame, scenes: Sequence, known: pd.DataFra
     kind = DESCRIPTIVE if claim.where == "all" else CONFIRMATORY if claim.confirmatory else EXPLORATORY
     texts = {"claim": claim.id, "sentence": claim.sentence, "source": claim.source, "kind": kind, "value": claim.value}
     about = {**texts, "smallest": claim.smallest, "unit": claim.unit}
-    named = [{column: key.get(column, "") for column in _KEY} for key, _, _ in found]
+    named = [{column: key.get(column, "") for column in KEY} for key, _, _ in found]
     return [{**about, **name, **theirs, **ours} for name, (_, ours, theirs) in zip(named, found, strict=True)]
 
 
@@ -152,7 +155,7 @@ def _places(claim: Claim, rows: pd.DataFrame, folder: Path) -> Iterator[tuple[st
         if column not in rows:
             raise ConfigError(f"claim {claim.id}: the table has no column {column}{nearest(column, rows.columns)}")
     for key, frame in statistics.settings(rows, _apart(claim)):
-        alike = {column: frame[column].iloc[0] for column in _KEY if column in frame and frame[column].nunique() == 1}
+        alike = {column: frame[column].iloc[0] for column in KEY if column in frame and frame[column].nunique() == 1}
         yield "any", alike | key, frame
 
 
@@ -215,8 +218,10 @@ def _gap(rows: pd.DataFrame) -> dict:
 
 def _published(claim: Claim, path: dict, known: pd.DataFrame, points: Sequence[float] | None = None) -> dict:
     """Return what was published on a claim for the networks of a path; for a trend, its rise over the same points."""
+    if claim.where not in ("clean", "chain") or known.empty:
+        return _NOTHING
     rows = _with_roles(known[known["metric"] == claim.value], path)
-    if claim.where not in ("clean", "chain") or rows.empty:
+    if rows.empty:
         return _NOTHING
     return _published_contrast(claim, rows) if claim.sides else _published_trend(claim, rows, points)
 
@@ -272,7 +277,7 @@ def _doubts(rows: pd.DataFrame) -> str:
 def shown(lines: pd.DataFrame) -> pd.DataFrame:
     """Return the lines in words, with COLUMNS. A claim's sentence stands only in its first line."""
     first = ~lines["claim"].duplicated()
-    settings = _settings(lines)
+    settings = settings_of(lines)
     return pd.DataFrame(
         {
             "claim": lines["sentence"].where(first, ""),
@@ -294,7 +299,8 @@ def _said(line: dict) -> str:
     return f"{line['statement']} ({'; '.join([wording.p_words(p), *also])})"
 
 
-def _settings(lines: pd.DataFrame) -> list[str]:
+def settings_of(lines: pd.DataFrame) -> list[str]:
+    """Say of each line in which setting it was measured."""
     measured = lines[lines["dataset"] != ""]
     varied = {column for column in SETTING if measured[column].nunique() > 1} | {"networks"}
     varied |= {"noise"} if (measured["noise"] != "none").any() else set()
