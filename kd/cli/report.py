@@ -85,9 +85,9 @@ def verdict(options: argparse.Namespace) -> None:
     if not options.claims:
         _from_table(options, products.verdict, judged)
         return
-    from kd.report.verdict import verdict_on
+    from kd.report.verdict import VERDICTS, verdict_on
 
-    folder = options.table.parent / "verdicts" / options.claims.stem
+    folder = options.table.parent / VERDICTS / options.claims.stem
     for name, content in verdict_on(options.table, options.claims).items():
         files.write_atomic(folder / name, content)
     print(f"{folder}/verdict.md")

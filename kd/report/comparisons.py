@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from kd.report.evalues import e_value, p_always, p_within_always
 from kd.report.power import ALPHA, LEAST, MOST, difference_shown, seeds_to_show
 from kd.report.statistics import SETTING, Paired, against, side
 
@@ -17,7 +18,7 @@ SMALLEST = 1.0  # points: the default smallest difference of interest
 NARROW = 0.1  # a spread below this share of its family's median may be due to chance
 
 COMPARED = ["experiment", *SETTING, "noise_name", "networks", "networks_name", "stopped"]
-TESTED = ["difference", "low", "high", "half_width", "sd", "pairs", "teachers", "left_out", "p", "p_holm"]
+TESTED = ["difference", "low", "high", "half_width", "sd", "pairs", "teachers", "left_out", "p", "e", "p_holm"]
 TESTED += ["smallest", "p_small", "p_small_holm", "family", "verdict", "narrow", "shows", "seeds_from", "seeds_needed"]
 TESTED += ["statement"]
 WHOLE = {"seeds_from": "Int64", "seeds_needed": "Int64"}
@@ -43,14 +44,21 @@ def verdict(found: Paired, corrected: float, corrected_small: float = math.nan) 
     return SMALL if corrected_small < ALPHA else UNDECIDED
 
 
-def judge_family(found: Sequence[Paired], smallest: Sequence[float], units: Sequence[str] = ()) -> list[dict]:
+def judge_family(
+    found: Sequence[Paired], smallest: Sequence[float], units: Sequence[str] = (), looked: Sequence[bool] = ()
+) -> list[dict]:
     """Return the columns `TESTED` for the differences of one family.
 
     Each difference is tested against 0, and for being smaller than its `smallest` (in its unit, by default points).
-    Holm's correction is over the family, once for each of the two questions.
+    Holm's correction is over the family, once for each of the two questions. A difference that was `looked` at with
+    other seeds before is tested by its e-value, others by the t test.
     """
-    corrected = holm([one.p for one in found])
-    small = [one.p_within(least) for one, least in zip(found, smallest, strict=True)]
+    by_e = looked or [False] * len(found)
+    corrected = holm([p_always(one) if seen else one.p for one, seen in zip(found, by_e, strict=True)])
+    small = [
+        p_within_always(one, least) if seen else one.p_within(least)
+        for one, least, seen in zip(found, smallest, by_e, strict=True)
+    ]
     corrected_small = holm(small)
     family = sum(one.tested for one in found)
     usual = float(np.median([one.sd for one in found if one.tested])) if family else math.nan
@@ -68,6 +76,7 @@ def judge_family(found: Sequence[Paired], smallest: Sequence[float], units: Sequ
             "teachers": one.teachers,
             "left_out": one.left_out,
             "p": one.p,
+            "e": e_value(one),
             "p_holm": corrected[n],
             "smallest": least,
             "p_small": small[n],

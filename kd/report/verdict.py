@@ -7,6 +7,7 @@ value above 0 supports it. A user's own claims are judged by the same rule (`kd.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kd.core.errors import ConfigError, nearest
+from kd.core import files
+from kd.core.errors import ConfigError, Damaged, nearest
 from kd.measure.frames import Artefacts, read_frame
 from kd.report import statistics
 from kd.report.comparisons import HIGHER, LOWER, SMALL, UNDECIDED, WHOLE, amount, judge_family
@@ -25,10 +27,12 @@ from kd.report.paper import published
 from kd.report.paper.claims import CLAIMS, SHARE, Claim
 from kd.report.power import ALPHA, LEAST, POWER
 from kd.report.statistics import SETTING, Paired, against, finished, judge, rise_weights, share, side, trend
+from kd.study import products
 from kd.study.cells import TEACHERS
 
 HOLDS, FAILS, MEASURED, MISSING = "holds", "does not hold", "measured", "not measured"
 CONFIRMATORY, EXPLORATORY, DESCRIPTIVE = "confirmatory", "exploratory", "descriptive"
+VERDICTS = "verdicts"  # beside a table: the folder of verdicts on claims of one's own
 COLUMNS = ["claim", "setting", "published", "measured", "difference", "verdict"]
 _WORDS = {HIGHER: HOLDS, LOWER: FAILS}
 KEY = [*SETTING, "noise_name", "stages", "first", "teacher", "networks", "networks_name", "stopped"]
@@ -44,18 +48,25 @@ _OF_LABELS = {"noise", "noise_rate", "noise_name", "realised_rate"}
 
 
 def judged(
-    rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, folder: Path = Path(), known: pd.DataFrame | None = None
+    rows: pd.DataFrame,
+    claims: Sequence[Claim] = CLAIMS,
+    folder: Path = Path(),
+    known: pd.DataFrame | None = None,
+    former: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return one line for each claim and each setting that can test it, or one line that says that none can.
 
-    `folder` has the analyses that claims are about, `known` what was published, by default the paper's numbers.
+    `folder` has the analyses that claims are about, `known` what was published, by default the paper's numbers, and
+    `former` the verdict that this one replaces: what it judged with other pairs was looked at before.
     """
     rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
     scenes, known = list(_scenes(rows)), published() if known is None else known
     lines = [line for claim in claims for line in _lines(claim, rows, scenes, known, folder)]
     for kind in (CONFIRMATORY, EXPLORATORY, DESCRIPTIVE):
         own = [line for line in lines if line["kind"] == kind]
-        tested = judge_family(*([line[key] for line in own] for key in ("found", "smallest", "unit")))
+        for line in own:
+            line["looks"] = _looks(line, former)
+        tested = judge_family(*([line[key] for line in own] for key in ("found", "smallest", "unit", "looks")))
         for line, more in zip(own, tested, strict=True):
             line |= more | _said_of(line, more)
     return pd.DataFrame(lines).drop(columns="found").astype(WHOLE)
@@ -67,11 +78,13 @@ def _said_of(line: dict, tested: dict) -> dict:
         return {"verdict": MISSING, "number": "", "statement": MISSING}
     number = _number(line, line["found"])
     if line["kind"] == DESCRIPTIVE:
-        untested = dict.fromkeys(("p", "p_holm", "p_small", "p_small_holm"), math.nan)
+        untested = dict.fromkeys(("p", "e", "p_holm", "p_small", "p_small_holm"), math.nan)
         nobody = {"family": 0, "seeds_from": None, "seeds_needed": None, "low": max(tested["low"], 0.0)}
         return {**untested, **nobody, "verdict": MEASURED, "number": number, "statement": MEASURED}
     said = _WORDS.get(tested["verdict"], tested["verdict"])
     words = tested["statement"].replace(tested["verdict"], said, 1)
+    if line["looks"] and tested["pairs"]:
+        words += f"; by its e-value, because it was looked at with {', '.join(line['looks'].split())} pairs before"
     return {"verdict": said, "number": number, "statement": words}
 
 
@@ -81,6 +94,37 @@ def _number(line: dict, found: Paired) -> str:
     if math.isnan(value) or math.isnan(found.low) or "suspect" in line["doubt"]:
         return ""
     return "inside" if found.low <= value <= found.high else "outside"
+
+
+# -- looks ------------------------------------------------------------------------------------------------------------
+
+_SAME = ["claim", *KEY]
+
+
+def _looks(line: dict, former: pd.DataFrame | None) -> str:
+    """Return with how many pairs earlier verdicts judged a line, but for as many as now: "3 5"."""
+    if former is None:
+        return ""
+    same = former[(former[_SAME] == pd.Series({column: _text(line[column]) for column in _SAME})).all(axis=1)]
+    seen = {int(count) for row in same.itertuples() for count in [*row.looks.split(), row.pairs]}
+    return " ".join(map(str, sorted(seen - {0, line["found"].n})))
+
+
+def _text(value: object) -> str:
+    """Spell a value as verdict.csv does."""
+    return "" if value is None or value != value else str(value)
+
+
+def _former(folder: Path, manifest: Path | None = None) -> pd.DataFrame | None:
+    """Return the verdict.csv in a folder, all of it as text; None if there is none, or one that is damaged."""
+    path = folder / "verdict.csv"
+    try:
+        if manifest:
+            files.verified(folder, path.name, at=manifest)
+        lines = pd.read_csv(io.BytesIO(files.content_of(path)), dtype=str, keep_default_na=False)
+    except (Damaged, FileNotFoundError):
+        return None
+    return lines if {*_SAME, "pairs", "looks"} <= {*lines} else None
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -339,12 +383,17 @@ def caption(lines: pd.DataFrame, of: str = "Kim et al. (IJCAI 2021) and Hinton e
             f"would show the smallest difference of interest is said for {100 * POWER:.0f} % power at {ALPHA:.2g} "
             "divided by the family, with the upper 80 % limit of the spread that was seen, from fewer than six pairs "
             "as a range that begins at its lower 80 % limit; the difference that was seen plays no part in it.",
+            *([_ABOUT_LOOKS] if lines["looks"].any() else []),
             *([_about_numbers(lines)] if "published" in lines else []),
         ]
     )
 
 
 _SMALLEST = ("smallest", "unit")
+_ABOUT_LOOKS = (
+    "Lines that an earlier verdict judged with other pairs are decided by e-values, which stay valid however often one "
+    "looks and adds seeds; their t test does not count."
+)
 
 
 def _about_teachers(lines: pd.DataFrame) -> str:
@@ -376,13 +425,15 @@ def _about_numbers(lines: pd.DataFrame) -> str:
 
 def verdict(folder: Path) -> Artefacts:
     """Return the verdict on the table in `folder`: verdict.csv, .md and .tex, and the figure with its caption."""
-    lines = judged(read_frame(folder / "table.parquet"))
+    former = _former(folder, folder / products.MANIFESTS / "verdict.json")
+    lines = judged(read_frame(folder / "table.parquet"), former=former)
     return _written(lines, caption(lines))
 
 
 def verdict_on(table: Path, claims: Path) -> Artefacts:
     """Return the same files for any tidy table and the claims in a file."""
-    lines = judged(read_table(table), read_claims(claims), table.parent).assign(published="–")
+    former = _former(table.parent / VERDICTS / claims.stem)
+    lines = judged(read_table(table), read_claims(claims), table.parent, former=former).assign(published="–")
     return _written(lines, caption(lines.drop(columns="published"), claims.name))
 
 
