@@ -177,6 +177,9 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument(
                 "--claims", type=Path, metavar="FILE", help="YAML file of your own claims, instead of the paper's"
             )
+    added = verb(report.preregister)
+    added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
+    added.add_argument("--claims", type=Path, metavar="FILE", help="YAML file of your own claims")
     verb(report.report).add_argument("--command", help="the snakemake command that the page shows")
     added = verb(keep.adopt, study=False)
     added.add_argument(

@@ -93,6 +93,14 @@ def verdict(options: argparse.Namespace) -> None:
     print(f"{folder}/verdict.md")
 
 
+def preregister(options: argparse.Namespace) -> None:
+    """Freeze the claims, the rule and the seeds of a study in a file to commit, before its first cell is published."""
+    from kd.report.preregister import preregister
+
+    path = preregister(Judge.of_study(study_of(options)), options.claims)
+    print(f"{path}\nnext, before anything is trained: git add {path} && git commit -m 'Register {path.stem}'")
+
+
 def report(options: argparse.Namespace) -> None:
     """Write the page of a study: figures, captions, means, environments."""
 

@@ -28,6 +28,7 @@ from kd.study.expansion import memberships
 from kd.study.judge import Judge
 
 _LINE = ["claim", "kind", "smallest", "unit", *verdict.KEY]
+_PLANNED = ["pairs", "seeds", "family", "spread", "source", "shows", "needs"]
 _VALUES = ["test_top1", "train_top1", "teacher_top1", "best_gap"]
 
 
@@ -46,7 +47,9 @@ def planned(judge: Judge, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     finished = _judged(measured, [claim for claim in made_up if claim in claims] if any_done else [])
     seen = {tuple(line[_LINE]): line for _, line in finished.iterrows()}
     found = [_planned(line, seen.get(tuple(line[_LINE]))) for _, line in lines.iterrows()]
-    return pd.DataFrame(found, columns=[*_LINE, "setting", "seeds", "family", "spread", "source", "shows", "needs"])
+    return pd.DataFrame(
+        found, columns=[*_LINE, "setting", "pairs", "seeds", "family", "spread", "source", "shows", "needs"]
+    )
 
 
 def _judged(rows: pd.DataFrame, claims: Sequence[Claim]) -> pd.DataFrame:
@@ -63,7 +66,7 @@ def _planned(line: pd.Series, seen: pd.Series | None) -> dict:
     spread, source = _spread(line, seen)
     known = not math.isnan(spread)
     return {
-        **line[[*_LINE, "setting", "family"]],
+        **line[[*_LINE, "setting", "pairs", "family"]],
         "seeds": seeds,
         "spread": spread,
         "source": source,

@@ -26,6 +26,7 @@ from kd.report.own_claims import one_each, read_claims, read_table, with_analysi
 from kd.report.paper import published
 from kd.report.paper.claims import CLAIMS, SHARE, Claim
 from kd.report.power import ALPHA, LEAST, POWER
+from kd.report.registration import BEFORE, Registration, spelled
 from kd.report.statistics import SETTING, Paired, against, finished, judge, rise_weights, share, side, trend
 from kd.study import products
 from kd.study.cells import TEACHERS
@@ -53,11 +54,13 @@ def judged(
     folder: Path = Path(),
     known: pd.DataFrame | None = None,
     former: pd.DataFrame | None = None,
+    registration: Registration | None = None,
 ) -> pd.DataFrame:
     """Return one line for each claim and each setting that can test it, or one line that says that none can.
 
     `folder` has the analyses that claims are about, `known` what was published, by default the paper's numbers, and
-    `former` the verdict that this one replaces: what it judged with other pairs was looked at before.
+    `former` the verdict that this one replaces: what it judged with other pairs was looked at before, which does no
+    harm where `registration` fixed the number of pairs.
     """
     rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
     scenes, known = list(_scenes(rows)), published() if known is None else known
@@ -65,7 +68,8 @@ def judged(
     for kind in (CONFIRMATORY, EXPLORATORY, DESCRIPTIVE):
         own = [line for line in lines if line["kind"] == kind]
         for line in own:
-            line["looks"] = _looks(line, former)
+            line["registered"] = registration.of(line) if registration else ""
+            line["looks"] = "" if line["registered"] == BEFORE else _looks(line, former)
         tested = judge_family(*([line[key] for line in own] for key in ("found", "smallest", "unit", "looks")))
         for line, more in zip(own, tested, strict=True):
             line |= more | _said_of(line, more)
@@ -85,6 +89,8 @@ def _said_of(line: dict, tested: dict) -> dict:
     words = tested["statement"].replace(tested["verdict"], said, 1)
     if line["looks"] and tested["pairs"]:
         words += f"; by its e-value, because it was looked at with {', '.join(line['looks'].split())} pairs before"
+    if line["registered"]:
+        words += f"; {line['registered']}"
     return {"verdict": said, "number": number, "statement": words}
 
 
@@ -105,14 +111,9 @@ def _looks(line: dict, former: pd.DataFrame | None) -> str:
     """Return with how many pairs earlier verdicts judged a line, but for as many as now: "3 5"."""
     if former is None:
         return ""
-    same = former[(former[_SAME] == pd.Series({column: _text(line[column]) for column in _SAME})).all(axis=1)]
+    same = former[(former[_SAME] == pd.Series({column: spelled(line[column]) for column in _SAME})).all(axis=1)]
     seen = {int(count) for row in same.itertuples() for count in [*row.looks.split(), row.pairs]}
     return " ".join(map(str, sorted(seen - {0, line["found"].n})))
-
-
-def _text(value: object) -> str:
-    """Spell a value as verdict.csv does."""
-    return "" if value is None or value != value else str(value)
 
 
 def _former(folder: Path, manifest: Path | None = None) -> pd.DataFrame | None:
@@ -383,6 +384,7 @@ def caption(lines: pd.DataFrame, of: str = "Kim et al. (IJCAI 2021) and Hinton e
             f"would show the smallest difference of interest is said for {100 * POWER:.0f} % power at {ALPHA:.2g} "
             "divided by the family, with the upper 80 % limit of the spread that was seen, from fewer than six pairs "
             "as a range that begins at its lower 80 % limit; the difference that was seen plays no part in it.",
+            *([_about_registration(lines["registered"])] if lines["registered"].any() else []),
             *([_ABOUT_LOOKS] if lines["looks"].any() else []),
             *([_about_numbers(lines)] if "published" in lines else []),
         ]
@@ -394,6 +396,14 @@ _ABOUT_LOOKS = (
     "Lines that an earlier verdict judged with other pairs are decided by e-values, which stay valid however often one "
     "looks and adds seeds; their t test does not count."
 )
+
+
+def _about_registration(said: pd.Series) -> str:
+    before = (said == BEFORE).sum()
+    return (
+        f"{before} lines were registered before the first of their networks was published, with claims, rule and seeds "
+        f"in a committed file; {len(said) - before} were found afterwards, or their registration is broken."
+    )
 
 
 def _about_teachers(lines: pd.DataFrame) -> str:
@@ -426,14 +436,18 @@ def _about_numbers(lines: pd.DataFrame) -> str:
 def verdict(folder: Path) -> Artefacts:
     """Return the verdict on the table in `folder`: verdict.csv, .md and .tex, and the figure with its caption."""
     former = _former(folder, folder / products.MANIFESTS / "verdict.json")
-    lines = judged(read_frame(folder / "table.parquet"), former=former)
+    registration = Registration.find(folder.name)
+    lines = judged(read_frame(folder / "table.parquet"), former=former, registration=registration)
     return _written(lines, caption(lines))
 
 
 def verdict_on(table: Path, claims: Path) -> Artefacts:
     """Return the same files for any tidy table and the claims in a file."""
     former = _former(table.parent / VERDICTS / claims.stem)
-    lines = judged(read_table(table), read_claims(claims), table.parent, former=former).assign(published="–")
+    registration = Registration.find(table.parent.name, claims)
+    told = read_claims(claims)
+    lines = judged(read_table(table), told, table.parent, former=former, registration=registration)
+    lines = lines.assign(published="–")
     return _written(lines, caption(lines.drop(columns="published"), claims.name))
 
 

@@ -46,7 +46,7 @@ from kd.study.search import SAMPLERS, SCORE
 ABSENT = "not made yet"
 OTHER_CODE = "made by other code"
 # Their recipes depend on a label file, on what is adopted, or on what a round proposes.
-_SEEN_ANEW = frozenset({"labels", "table", "trial"})
+_SEEN_ANEW = frozenset({"labels", "table", "trial", "verdict"})
 _SLOW_SECONDS = 1e-3  # a slower read means a network file system, on which reading in threads pays
 _READERS = 32  # threads for it
 
@@ -402,9 +402,10 @@ class Judge:
         return Expected({}, code_digest("kd.report.comparisons"), (products.table(self.study.study),))
 
     def _expected_verdict(self, product: Product) -> Expected:
-        return Expected(
-            {"published": _published()}, code_digest("kd.report.verdict"), (products.table(self.study.study),)
-        )
+        recipe = {"published": _published()}
+        if on_disk(path := products.registration(self.study.study)).exists():
+            recipe["registration"] = files.file_digest(path)
+        return Expected(recipe, code_digest("kd.report.verdict"), (products.table(self.study.study),))
 
     def _expected_page(self, product: Product) -> Expected:
         name = self.study.study
