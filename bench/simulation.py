@@ -186,7 +186,7 @@ def of_looks(runs: int) -> Iterator[dict]:
     """Yield how often who looks after each seed claims a difference, by the t test and by e-values."""
     for size, lines in itertools.product((0.0, 1.0, 2.0, 3.0), (1, 8)):
         rng = np.random.default_rng(0)
-        found = [looking(rng, size, lines) for _ in range(runs // (5 * lines))]
+        found = [looking(rng, size, lines) for _ in range(max(1, runs // (5 * lines)))]
         setting = f"{lines} lines, a look after each of 5 to {LARGEST} seeds"
         truth = f"{size:g} spreads" if size else "no difference"
         for rule, first in zip(("t test, looked at", "e-value"), zip(*found, strict=True), strict=True):
