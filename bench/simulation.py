@@ -16,7 +16,9 @@ import pandas as pd
 from scipy import special
 
 from bench import RESULTS
-from kd.report.comparisons import ALPHA, POWER, judge_family, power, seeds_to_show
+from kd.report.comparisons import judge_family
+from kd.report.evalues import p_always
+from kd.report.power import ALPHA, LEAST, POWER, power, seeds_to_show
 from kd.report.statistics import Paired, judge, judge_crossed
 
 VARIANCES = {  # (of teachers, of students, of the rest)
@@ -31,6 +33,9 @@ SMALLEST = 1.0  # points
 PILOTS, FAMILIES, OF_ONE = (3, 6, 10), (1, 8, 20), (0.2, 0.5, 1.5)  # pairs, lines, points
 
 
+LARGEST = 20  # pairs: a study that looks after each seed from the fifth on ends here
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -39,7 +44,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows = []
-    for line in itertools.chain(of_crossed(options.runs), of_families(options.runs // 5), of_seeds(options.runs // 5)):
+    for line in itertools.chain(
+        of_crossed(options.runs), of_families(options.runs // 5), of_seeds(options.runs // 5), of_looks(options.runs)
+    ):
         print(*line.values(), sep=" | ", flush=True)
         rows.append(line)
     pd.DataFrame(rows).to_csv(options.out / "simulation.csv", index=False)
@@ -155,6 +162,35 @@ def of_seeds(runs: int) -> Iterator[dict]:
         found = [suffices(one, math.sqrt(sum(variances)), 1) for one in pilots]
         setting = f"pilot of {teachers} teachers x {students} students, variances {name}"
         yield row("how many seeds", setting, "1 point", "the number has its power", found)
+
+
+# -- looks ------------------------------------------------------------------------------------------------------------
+
+
+def looking(rng: np.random.Generator, size: float, lines: int = 1) -> tuple[int | None, int | None]:
+    """Look after each seed from the fifth on; return with how many pairs the t test and the e-value first decide.
+
+    All of `lines` lines have a true difference of `size` spreads. None means that no line is decided with 20 pairs.
+    """
+    drawn = rng.normal(size, 1, (lines, LARGEST))
+    first: list[int | None] = [None, None]
+    for n in range(LEAST, LARGEST + 1):
+        found = [judge(values[:n]) for values in drawn]
+        for place, p in enumerate(([one.p for one in found], [p_always(one) for one in found])):
+            if first[place] is None and min(p) * lines < ALPHA:
+                first[place] = n
+    return first[0], first[1]
+
+
+def of_looks(runs: int) -> Iterator[dict]:
+    """Yield how often who looks after each seed claims a difference, by the t test and by e-values."""
+    for size, lines in itertools.product((0.0, 1.0, 2.0, 3.0), (1, 8)):
+        rng = np.random.default_rng(0)
+        found = [looking(rng, size, lines) for _ in range(max(1, runs // (5 * lines)))]
+        setting = f"{lines} lines, a look after each of 5 to {LARGEST} seeds"
+        truth = f"{size:g} spreads" if size else "no difference"
+        for rule, first in zip(("t test, looked at", "e-value"), zip(*found, strict=True), strict=True):
+            yield row(rule, setting, truth, "any line decided", [n is not None for n in first])
 
 
 if __name__ == "__main__":

@@ -130,6 +130,10 @@ def _parser() -> argparse.ArgumentParser:
         added = verb(function)
         added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
         added.add_argument("--cells", action="store_true", help=help)
+        if function is look.plan:
+            added.add_argument(
+                "--claims", type=Path, metavar="FILE", help="YAML file of claims to plan for, instead of the study's"
+            )
     added = verb(keep.verify, study=False)
     added.add_argument("--discard", action="store_true", help="make what is damaged count as absent")
     for function in (make.data, make.labels):
@@ -173,8 +177,11 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("figure")
         elif function is report.verdict:
             added.add_argument(
-                "--claims", type=Path, metavar="FILE", help="YAML file of your own claims, instead of the paper's"
+                "--claims", type=Path, metavar="FILE", help="YAML file of claims to judge, instead of the study's"
             )
+    added = verb(report.preregister)
+    added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
+    added.add_argument("--claims", type=Path, metavar="FILE", help="YAML file of claims, instead of the study's")
     verb(report.report).add_argument("--command", help="the snakemake command that the page shows")
     added = verb(keep.adopt, study=False)
     added.add_argument(

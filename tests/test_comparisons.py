@@ -15,17 +15,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from bench import simulation
-from kd.report.comparisons import (
-    ALPHA,
-    LEAST,
-    comparisons,
-    holm,
-    judge_family,
-    power,
-    seeds_needed,
-    seeds_to_show,
-    verdict,
-)
+from kd.report.comparisons import comparisons, holm, judge_family, verdict
+from kd.report.power import ALPHA, LEAST, difference_shown, power, seeds_needed, seeds_to_show, shown_by
 from kd.report.statistics import contrast, judge, judge_crossed, rise_weights, trend
 
 
@@ -70,6 +61,23 @@ def test_a_tiny_difference_has_no_number_of_seeds_and_five_are_the_least() -> No
     assert seeds_needed(0.001, 0.3) is None
     assert seeds_needed(0.0, 0.3) is None
     assert seeds_needed(100, 0.3) == LEAST
+
+
+@pytest.mark.parametrize("n", [5, 8, 20])
+def test_the_difference_that_pairs_show_is_the_one_for_which_they_suffice(n: int) -> None:
+    found = judge(np.random.default_rng(n).normal(0, 1, n))
+    shows = difference_shown(found, 0.01)
+    assert seeds_to_show(found, shows * 1.001, 0.01)[1] == n
+    assert seeds_to_show(found, shows * 0.999, 0.01)[1] > n
+    assert shown_by(n, 1.0, 0.01) == pytest.approx(shows / found.sd * math.sqrt(stats.chi2.ppf(0.2, n - 1) / (n - 1)))
+
+
+def test_fewer_than_five_pairs_show_nothing_and_crossed_ones_as_much_as_their_error_allows() -> None:
+    assert math.isnan(difference_shown(judge([1, 2, 4, 3]), ALPHA))
+    assert math.isnan(shown_by(4, 1.0, ALPHA))
+    assert math.isnan(difference_shown(judge([1.0] * 6), ALPHA))
+    crossed = judge_crossed(np.random.default_rng(0).normal(0, 1, (5, 6)))
+    assert difference_shown(crossed, ALPHA) > 2.8 * crossed.se
 
 
 @pytest.mark.parametrize("family", [1, 20])

@@ -14,11 +14,11 @@ from made import table as made
 from kd.__main__ import main
 from kd.core.errors import ConfigError, DataError, StorageError
 from kd.measure.frames import frame_files
+from kd.report import planned
 from kd.report.own_claims import analyses_in, claim_of, read_claims, read_table
 from kd.report.verdict import judged, verdict, verdict_on
 from kd.study import products
 from kd.study.config import merged, validate
-from kd.study.expansion import memberships
 from kd.study.judge import Judge
 from kd.study.plain_yaml import parse_yaml, read_yaml
 
@@ -158,12 +158,9 @@ ASKING = [path for path in sorted((ROOT / "workflow" / "studies").glob("*.yaml")
 @pytest.mark.parametrize("path", ASKING, ids=lambda path: path.stem)
 def test_claims_of_a_shipped_study_are_judged_by_every_one_of_its_seeds(path: Path) -> None:
     study = validate(merged(read_yaml(path)))
-    rows = pd.DataFrame(
-        {"experiment": name, "cell": cell.path, **made.named(cell.path), "epochs": cell.epochs(study.protocol)}
-        for name, cell in memberships(study, Judge.of_study(study).students)
-    )
+    rows = planned._rows(Judge.of_study(study))
     rows["test_top1"] = 50 + np.random.default_rng(0).normal(0, 1, len(rows))
-    rows = rows.assign(status="ok", teacher_seed=rows["teacher_seed"].astype("Int64"))
+    rows = rows.assign(status="ok")
     claims = [own for own in study.claims if not own.analysis]
     lines = judged(rows, list(map(claim_of, claims)))
     assert set(lines["pairs"]) == {len(study.seeds)}

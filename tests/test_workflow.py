@@ -590,7 +590,9 @@ def test_the_study_of_imagenet_runs_to_its_figures_with_two_processes_a_cell(tmp
 def assert_decided(verdict: Path) -> None:
     """Each claim of the demo holds, after Holm's correction."""
     lines = pd.read_csv(verdict)
-    assert lines["verdict"].tolist() == ["holds"] * 3, lines[["claim", "verdict", "difference", "low", "high", "p_holm"]]
+    assert lines["verdict"].tolist() == ["holds"] * 3, lines[
+        ["claim", "verdict", "difference", "low", "high", "p_holm"]
+    ]
     assert (lines["pairs"] == 8).all()
 
 

@@ -41,7 +41,16 @@ def plan(options: argparse.Namespace) -> None:
     print(f"{networks}; {epochs:,} epochs in all")
     judge = Judge.of_study(study)
     _say_what_is_to_do(judge)
+    _say_what_seeds_decide(judge, options.claims)
     _check_room(judge)
+
+
+def _say_what_seeds_decide(judge: Judge, claims: Path | None) -> None:
+    from kd.report.own_claims import read_claims
+    from kd.report.planned import claims_of, planned, said
+
+    if judge.cells:
+        print("\n".join(said(planned(judge, read_claims(claims) if claims else claims_of(judge.study)))))
 
 
 def _say_what_is_to_do(judge: Judge) -> None:

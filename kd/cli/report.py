@@ -85,12 +85,20 @@ def verdict(options: argparse.Namespace) -> None:
     if not options.claims:
         _from_table(options, products.verdict, judged)
         return
-    from kd.report.verdict import verdict_on
+    from kd.report.verdict import VERDICTS, verdict_on
 
-    folder = options.table.parent / "verdicts" / options.claims.stem
+    folder = options.table.parent / VERDICTS / options.claims.stem
     for name, content in verdict_on(options.table, options.claims).items():
         files.write_atomic(folder / name, content)
     print(f"{folder}/verdict.md")
+
+
+def preregister(options: argparse.Namespace) -> None:
+    """Freeze the claims, the rule and the seeds of a study in a file to commit, before its first cell is published."""
+    from kd.report.preregister import preregister
+
+    path = preregister(Judge.of_study(study_of(options)), options.claims)
+    print(f"{path}\nnext, before anything is trained: git add {path} && git commit -m 'Register {path.stem}'")
 
 
 def report(options: argparse.Namespace) -> None:

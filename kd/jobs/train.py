@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def train(
                 chosen = now.manifest(products.selection(cell.teacher, cell.stage.selection))
                 ended["selection"] = {key: chosen.get(key) for key in QUALITY}
             machine = where.describe() | {"memory": where.peak_memory(), "kd": __version__}
+            machine["published"] = round(time.time(), 3)
             summary = _summary(cell, network, objective, history, have)
             _publish(cell, network, history, about | ended | summary | machine)
             making.end(now, product, stamp)

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special
 
-from kd.report.statistics import LEVEL, SETTING, Paired, against, side
+from kd.report.evalues import e_value, p_always, p_within_always
+from kd.report.power import ALPHA, LEAST, MOST, difference_shown, seeds_to_show
+from kd.report.statistics import SETTING, Paired, against, side
 
 HIGHER, LOWER, SMALL, UNDECIDED = "higher", "lower", "small", "undecided"
-ALPHA = 1 - LEVEL
-POWER = 0.8
-LEAST = 5  # independent pairs; fewer decide nothing, because three or four that agree by chance look certain
-PILOT = 6  # independent pairs; with fewer the spread is known so badly that the number of seeds is given as a range
 SMALLEST = 1.0  # points: the default smallest difference of interest
 NARROW = 0.1  # a spread below this share of its family's median may be due to chance
-MOST = 1000  # seeds; nobody will train more to show a difference
 
 COMPARED = ["experiment", *SETTING, "noise_name", "networks", "networks_name", "stopped"]
-TESTED = ["difference", "low", "high", "half_width", "sd", "pairs", "teachers", "left_out", "p", "p_holm"]
-TESTED += ["smallest", "p_small", "p_small_holm", "family", "verdict", "narrow", "seeds_from", "seeds_needed"]
+TESTED = ["difference", "low", "high", "half_width", "sd", "pairs", "teachers", "left_out", "p", "e", "p_holm"]
+TESTED += ["smallest", "p_small", "p_small_holm", "family", "verdict", "narrow", "shows", "seeds_from", "seeds_needed"]
 TESTED += ["statement"]
 WHOLE = {"seeds_from": "Int64", "seeds_needed": "Int64"}
 
@@ -50,66 +44,28 @@ def verdict(found: Paired, corrected: float, corrected_small: float = math.nan) 
     return SMALL if corrected_small < ALPHA else UNDECIDED
 
 
-def seeds_to_show(found: Paired, smallest: float, alpha: float) -> tuple[int | None, int | None]:
-    """Return the fewest and the most independent pairs that it may take to show a difference of `smallest`.
-
-    They follow from the lower and upper 80 % limits of the spread, because few pairs measure it badly. From six pairs
-    on both are the number for the upper limit. None means more than 1000, or that there is no spread.
-    """
-    if not found.tested:
-        return None, None
-    df = found.independent - 1
-    least, most = (found.sd * math.sqrt(df / special.chdtri(df, 1 - share)) for share in (POWER, 1 - POWER))
-    needed = seeds_needed(smallest, most, alpha)
-    return (seeds_needed(smallest, least, alpha) if found.independent < PILOT else needed), needed
-
-
-def seeds_needed(effect: float, sd: float, alpha: float = ALPHA) -> int | None:
-    """Return the number of seeds, five or more, with which a two-sided paired t test at `alpha` has 80 % power.
-
-    `effect` and `sd` are the mean and standard deviation of the differences. None means more than 1000.
-    """
-    seeds = range(LEAST, MOST + 1)
-    place = bisect.bisect_left(seeds, -abs(effect) / sd, key=lambda n: -_shown(n, alpha))
-    return seeds[place] if place < len(seeds) else None
-
-
-@cache  # a grid has a thousand comparisons, and most ask for the same few n
-def _shown(n: int, alpha: float) -> float:
-    """Return the difference that `n` pairs show with 80 % power, in standard deviations."""
-    return float(optimize.brentq(lambda size: power(size, n, alpha) - POWER, 1e-6, 1e4, xtol=1e-9))
-
-
-def power(size: float, n: int, alpha: float) -> float:
-    """Return the probability that `n` pairs show a difference of `size` standard deviations.
-
-    It averages the power of the normal test over the standard deviations that n pairs may show, because scipy's
-    noncentral t takes milliseconds and gives NaN in its tails.
-    """
-    limit, centre = float(special.stdtrit(n - 1, 1 - alpha / 2)) * _seen(n), size * math.sqrt(n)
-    return float(np.mean(special.ndtr(centre - limit) + special.ndtr(-limit - centre)))
-
-
-@cache
-def _seen(n: int) -> np.ndarray:
-    """Return 4000 quantiles of the sample standard deviation of `n` values whose true one is 1."""
-    return np.sqrt(special.chdtri(n - 1, 1 - (np.arange(4000) + 0.5) / 4000) / (n - 1))
-
-
-def judge_family(found: Sequence[Paired], smallest: Sequence[float], units: Sequence[str] = ()) -> list[dict]:
+def judge_family(
+    found: Sequence[Paired], smallest: Sequence[float], units: Sequence[str] = (), looked: Sequence[bool] = ()
+) -> list[dict]:
     """Return the columns `TESTED` for the differences of one family.
 
     Each difference is tested against 0, and for being smaller than its `smallest` (in its unit, by default points).
-    Holm's correction is over the family, once for each of the two questions.
+    Holm's correction is over the family, once for each of the two questions. A difference that was `looked` at with
+    other seeds before is tested by its e-value, others by the t test.
     """
-    corrected = holm([one.p for one in found])
-    small = [one.p_within(least) for one, least in zip(found, smallest, strict=True)]
+    by_e = looked or [False] * len(found)
+    corrected = holm([p_always(one) if seen else one.p for one, seen in zip(found, by_e, strict=True)])
+    small = [
+        p_within_always(one, least) if seen else one.p_within(least)
+        for one, least, seen in zip(found, smallest, by_e, strict=True)
+    ]
     corrected_small = holm(small)
     family = sum(one.tested for one in found)
     usual = float(np.median([one.sd for one in found if one.tested])) if family else math.nan
     lines = []
     for n, (one, least) in enumerate(zip(found, smallest, strict=True)):
-        few, many = seeds_to_show(one, least, ALPHA / max(family, 1))
+        share = ALPHA / max(family, 1)
+        few, many = seeds_to_show(one, least, share)
         line = {
             "difference": one.effect,
             "low": one.low,
@@ -120,6 +76,7 @@ def judge_family(found: Sequence[Paired], smallest: Sequence[float], units: Sequ
             "teachers": one.teachers,
             "left_out": one.left_out,
             "p": one.p,
+            "e": e_value(one),
             "p_holm": corrected[n],
             "smallest": least,
             "p_small": small[n],
@@ -127,6 +84,7 @@ def judge_family(found: Sequence[Paired], smallest: Sequence[float], units: Sequ
             "family": family,
             "verdict": verdict(one, corrected[n], corrected_small[n]),
             "narrow": one.tested and one.sd < NARROW * usual,
+            "shows": difference_shown(one, share),
             "seeds_from": few,
             "seeds_needed": many,
         }

@@ -7,6 +7,7 @@ value above 0 supports it. A user's own claims are judged by the same rule (`kd.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,24 +16,29 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from kd.core.errors import ConfigError, nearest
+from kd.core import files
+from kd.core.errors import ConfigError, Damaged, nearest
 from kd.measure.frames import Artefacts, read_frame
 from kd.report import statistics
-from kd.report.comparisons import ALPHA, HIGHER, LEAST, LOWER, POWER, SMALL, UNDECIDED, WHOLE, amount, judge_family
+from kd.report.comparisons import HIGHER, LOWER, SMALL, UNDECIDED, WHOLE, amount, judge_family
 from kd.report.figures import naming, style, wording
 from kd.report.figures import verdict as figure
 from kd.report.own_claims import Files, analyses_in, claim_of, one_each, read_claims, read_table, with_analysis
 from kd.report.paper import published
 from kd.report.paper.claims import CLAIMS, SHARE, Claim
+from kd.report.power import ALPHA, LEAST, POWER
+from kd.report.registration import BEFORE, Registration, spelled
 from kd.report.statistics import SETTING, Paired, against, finished, judge, rise_weights, share, side, trend
+from kd.study import products
 from kd.study.cells import TEACHERS
 from kd.study.config import Study
 
 HOLDS, FAILS, MEASURED, MISSING = "holds", "does not hold", "measured", "not measured"
 CONFIRMATORY, EXPLORATORY, DESCRIPTIVE = "confirmatory", "exploratory", "descriptive"
+VERDICTS = "verdicts"  # beside a table: the folder of verdicts on claims of one's own
 COLUMNS = ["claim", "setting", "published", "measured", "difference", "verdict"]
 _WORDS = {HIGHER: HOLDS, LOWER: FAILS}
-_KEY = [*SETTING, "noise_name", "stages", "first", "teacher", "networks", "networks_name", "stopped"]
+KEY = [*SETTING, "noise_name", "stages", "first", "teacher", "networks", "networks_name", "stopped"]
 _TREND = 3  # fewest points of a trend; two points are a comparison
 _PAPER = {"dataset": "cifar100", "noise": "none", "fraction": 1.0, "epochs": 200, "stopped": ""}
 _NOTHING = {"published": "no number known", "published_difference": math.nan, "doubt": ""}
@@ -44,17 +50,29 @@ _OF_TEACHERS = ("teacher_fraction", "teacher_members", "teacher_networks")
 _OF_LABELS = {"noise", "noise_rate", "noise_name", "realised_rate"}
 
 
-def judged(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS, files: Files = MappingProxyType({})) -> pd.DataFrame:
+def judged(
+    rows: pd.DataFrame,
+    claims: Sequence[Claim] = CLAIMS,
+    analyses: Files = MappingProxyType({}),
+    known: pd.DataFrame | None = None,
+    former: pd.DataFrame | None = None,
+    registration: Registration | None = None,
+) -> pd.DataFrame:
     """Return one line for each claim and each setting that can test it, or one line that says that none can.
 
-    `files` has the analyses that claims are about.
+    `analyses` has those that claims are about, `known` what was published, by default the paper's numbers, and
+    `former` the verdict that this one replaces: what it judged with other pairs was looked at before, which does no
+    harm where `registration` fixed the number of pairs.
     """
     rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
-    scenes, known = list(_scenes(rows)), published()
-    lines = [line for claim in claims for line in _lines(claim, rows, scenes, known, files)]
+    scenes, known = list(_scenes(rows)), published() if known is None else known
+    lines = [line for claim in claims for line in _lines(claim, rows, scenes, known, analyses)]
     for kind in (CONFIRMATORY, EXPLORATORY, DESCRIPTIVE):
         own = [line for line in lines if line["kind"] == kind]
-        tested = judge_family(*([line[key] for line in own] for key in ("found", "smallest", "unit")))
+        for line in own:
+            line["registered"] = registration.of(line) if registration else ""
+            line["looks"] = "" if line["registered"] == BEFORE else _looks(line, former)
+        tested = judge_family(*([line[key] for line in own] for key in ("found", "smallest", "unit", "looks")))
         for line, more in zip(own, tested, strict=True):
             line |= more | _said_of(line, more)
     return pd.DataFrame(lines).drop(columns="found").astype(WHOLE)
@@ -66,11 +84,15 @@ def _said_of(line: dict, tested: dict) -> dict:
         return {"verdict": MISSING, "number": "", "statement": MISSING}
     number = _number(line, line["found"])
     if line["kind"] == DESCRIPTIVE:
-        untested = dict.fromkeys(("p", "p_holm", "p_small", "p_small_holm"), math.nan)
+        untested = dict.fromkeys(("p", "e", "p_holm", "p_small", "p_small_holm"), math.nan)
         nobody = {"family": 0, "seeds_from": None, "seeds_needed": None, "low": max(tested["low"], 0.0)}
         return {**untested, **nobody, "verdict": MEASURED, "number": number, "statement": MEASURED}
     said = _WORDS.get(tested["verdict"], tested["verdict"])
     words = tested["statement"].replace(tested["verdict"], said, 1)
+    if line["looks"] and tested["pairs"]:
+        words += f"; by its e-value, because it was looked at with {', '.join(line['looks'].split())} pairs before"
+    if line["registered"]:
+        words += f"; {line['registered']}"
     return {"verdict": said, "number": number, "statement": words}
 
 
@@ -82,14 +104,40 @@ def _number(line: dict, found: Paired) -> str:
     return "inside" if found.low <= value <= found.high else "outside"
 
 
+# -- looks ------------------------------------------------------------------------------------------------------------
+
+_SAME = ["claim", *KEY]
+
+
+def _looks(line: dict, former: pd.DataFrame | None) -> str:
+    """Return with how many pairs earlier verdicts judged a line, but for as many as now: "3 5"."""
+    if former is None:
+        return ""
+    same = former[(former[_SAME] == pd.Series({column: spelled(line[column]) for column in _SAME})).all(axis=1)]
+    seen = {int(count) for row in same.itertuples() for count in [*row.looks.split(), row.pairs]}
+    return " ".join(map(str, sorted(seen - {0, line["found"].n})))
+
+
+def _former(folder: Path, manifest: Path | None = None) -> pd.DataFrame | None:
+    """Return the verdict.csv in a folder, all of it as text; None if there is none, or one that is damaged."""
+    path = folder / "verdict.csv"
+    try:
+        if manifest:
+            files.verified(folder, path.name, at=manifest)
+        lines = pd.read_csv(io.BytesIO(files.content_of(path)), dtype=str, keep_default_na=False)
+    except (Damaged, FileNotFoundError):
+        return None
+    return lines if {*_SAME, "pairs", "looks"} <= {*lines} else None
+
+
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
 def _scenes(rows: pd.DataFrame) -> Iterator[tuple[str, dict, pd.DataFrame]]:
     """Yield (kind, key, rows) for each path of networks and data in the study; the column `role` says what a row is."""
     rows = rows.assign(**{name: math.nan for name in _OF_TEACHERS if name not in rows})  # in another tool's table
-    for values, taught in rows[rows["stages"] > 1].groupby(_KEY, sort=False):
-        key = dict(zip(_KEY, values, strict=True))
+    for values, taught in rows[rows["stages"] > 1].groupby(KEY, sort=False):
+        key = dict(zip(KEY, values, strict=True))
         own = [column for column in SETTING if column != "fraction"]
         every = rows[(rows[own] == pd.Series(key)[own]).all(axis=1)]
         every = every[(every["stopped"] == key["stopped"]) | (every["stages"] == 1)]
@@ -130,11 +178,11 @@ def _is_the_papers(key: dict, rows: pd.DataFrame) -> bool:
 # -- lines ------------------------------------------------------------------------------------------------------------
 
 
-def _lines(claim: Claim, rows: pd.DataFrame, scenes: Sequence, known: pd.DataFrame, files: Files) -> list[dict]:
+def _lines(claim: Claim, rows: pd.DataFrame, scenes: Sequence, known: pd.DataFrame, analyses: Files) -> list[dict]:
     if claim.where == "all":
         found = [({}, _gap(rows), _NOTHING)] if len(finished(rows)) else []
     else:
-        places = _places(claim, rows, files) if claim.where == "any" else scenes
+        places = _places(claim, rows, analyses) if claim.where == "any" else scenes
         tried = [_line(claim, key, frame, known) for kind, key, frame in places if kind == claim.where]
         found = [line for line in tried if line]
     if not found:
@@ -142,19 +190,19 @@ def _lines(claim: Claim, rows: pd.DataFrame, scenes: Sequence, known: pd.DataFra
     kind = DESCRIPTIVE if claim.where == "all" else CONFIRMATORY if claim.confirmatory else EXPLORATORY
     texts = {"claim": claim.id, "sentence": claim.sentence, "source": claim.source, "kind": kind, "value": claim.value}
     about = {**texts, "smallest": claim.smallest, "unit": claim.unit}
-    named = [{column: key.get(column, "") for column in _KEY} for key, _, _ in found]
+    named = [{column: key.get(column, "") for column in KEY} for key, _, _ in found]
     return [{**about, **name, **theirs, **ours} for name, (_, ours, theirs) in zip(named, found, strict=True)]
 
 
-def _places(claim: Claim, rows: pd.DataFrame, files: Files) -> Iterator[tuple[str, dict, pd.DataFrame]]:
+def _places(claim: Claim, rows: pd.DataFrame, analyses: Files) -> Iterator[tuple[str, dict, pd.DataFrame]]:
     """Yield ("any", key, rows) for each setting of a user's own claim. The claim says what differs within a setting."""
     if claim.analysis:
-        rows = with_analysis(rows, claim.analysis, files)
+        rows = with_analysis(rows, claim.analysis, analyses)
     for column in (claim.value, claim.over if claim.points else "seed"):
         if column not in rows:
             raise ConfigError(f"claim {claim.id}: the table has no column {column}{nearest(column, rows.columns)}")
     for key, frame in statistics.settings(rows, _apart(claim)):
-        alike = {column: frame[column].iloc[0] for column in _KEY if column in frame and frame[column].nunique() == 1}
+        alike = {column: frame[column].iloc[0] for column in KEY if column in frame and frame[column].nunique() == 1}
         yield "any", alike | key, frame
 
 
@@ -217,8 +265,10 @@ def _gap(rows: pd.DataFrame) -> dict:
 
 def _published(claim: Claim, path: dict, known: pd.DataFrame, points: Sequence[float] | None = None) -> dict:
     """Return what was published on a claim for the networks of a path; for a trend, its rise over the same points."""
+    if claim.where not in ("clean", "chain") or known.empty:
+        return _NOTHING
     rows = _with_roles(known[known["metric"] == claim.value], path)
-    if claim.where not in ("clean", "chain") or rows.empty:
+    if rows.empty:
         return _NOTHING
     return _published_contrast(claim, rows) if claim.sides else _published_trend(claim, rows, points)
 
@@ -274,7 +324,7 @@ def _doubts(rows: pd.DataFrame) -> str:
 def shown(lines: pd.DataFrame) -> pd.DataFrame:
     """Return the lines in words, with COLUMNS. A claim's sentence stands only in its first line."""
     first = ~lines["claim"].duplicated()
-    settings = _settings(lines)
+    settings = settings_of(lines)
     return pd.DataFrame(
         {
             "claim": lines["sentence"].where(first, ""),
@@ -296,7 +346,8 @@ def _said(line: dict) -> str:
     return f"{line['statement']} ({'; '.join([wording.p_words(p), *also])})"
 
 
-def _settings(lines: pd.DataFrame) -> list[str]:
+def settings_of(lines: pd.DataFrame) -> list[str]:
+    """Say of each line in which setting it was measured."""
     measured = lines[lines["dataset"] != ""]
     varied = {column for column in SETTING if measured[column].nunique() > 1} | {"networks"}
     varied |= {"noise"} if (measured["noise"] != "none").any() else set()
@@ -335,12 +386,26 @@ def caption(lines: pd.DataFrame, of: str = "Kim et al. (IJCAI 2021) and Hinton e
             f"would show the smallest difference of interest is said for {100 * POWER:.0f} % power at {ALPHA:.2g} "
             "divided by the family, with the upper 80 % limit of the spread that was seen, from fewer than six pairs "
             "as a range that begins at its lower 80 % limit; the difference that was seen plays no part in it.",
+            *([_about_registration(lines["registered"])] if lines["registered"].any() else []),
+            *([_ABOUT_LOOKS] if lines["looks"].any() else []),
             *([_about_numbers(lines)] if "published" in lines else []),
         ]
     )
 
 
 _SMALLEST = ("smallest", "unit")
+_ABOUT_LOOKS = (
+    "Lines that an earlier verdict judged with other pairs are decided by e-values, which stay valid however often one "
+    "looks and adds seeds; their t test does not count."
+)
+
+
+def _about_registration(said: pd.Series) -> str:
+    before = (said == BEFORE).sum()
+    return (
+        f"{before} lines were registered before the first of their networks was published, with claims, rule and seeds "
+        f"in a committed file; {len(said) - before} were found afterwards, or their registration is broken."
+    )
 
 
 def _about_teachers(lines: pd.DataFrame) -> str:
@@ -380,19 +445,27 @@ def verdict(folder: Path, study: Study | None = None) -> Artefacts:
 
 def of_study(rows: pd.DataFrame, folder: Path, study: Study | None) -> pd.DataFrame:
     """Return the lines that judge a study's own claims, or the paper's if it has none, by the table `rows`."""
-    if study is None or not study.claims:
-        return judged(rows)
-    asked = {own.analysis for own in study.claims if own.analysis}
-    files = {
+    former = _former(folder, folder / products.MANIFESTS / "verdict.json")
+    own = study.claims if study else []
+    registration = Registration.find(folder.name, own=own)
+    if not own:
+        return judged(rows, former=former, registration=registration)
+    asked = {one.analysis for one in own if one.analysis}
+    analyses = {
         name: [folder / f"analyses/{experiment}.{name}.parquet" for experiment in study.measured(name)]
         for name in asked
     }
-    return judged(rows, list(map(claim_of, study.claims)), files).assign(published="–")
+    lines = judged(rows, list(map(claim_of, own)), analyses, former=former, registration=registration)
+    return lines.assign(published="–")
 
 
 def verdict_on(table: Path, claims: Path) -> Artefacts:
     """Return the same files for any tidy table and the claims in a file."""
-    lines = judged(read_table(table), read_claims(claims), analyses_in(table.parent)).assign(published="–")
+    former = _former(table.parent / VERDICTS / claims.stem)
+    registration = Registration.find(table.parent.name, claims)
+    told, analyses = read_claims(claims), analyses_in(table.parent)
+    lines = judged(read_table(table), told, analyses, former=former, registration=registration)
+    lines = lines.assign(published="–")
     return _written(lines, caption(lines.drop(columns="published"), claims.name))
 
 

@@ -46,7 +46,7 @@ from kd.study.search import SAMPLERS, SCORE
 ABSENT = "not made yet"
 OTHER_CODE = "made by other code"
 # Their recipes depend on a label file, on what is adopted, or on what a round proposes.
-_SEEN_ANEW = frozenset({"labels", "table", "trial"})
+_SEEN_ANEW = frozenset({"labels", "table", "trial", "verdict"})
 _SLOW_SECONDS = 1e-3  # a slower read means a network file system, on which reading in threads pays
 _READERS = 32  # threads for it
 
@@ -404,6 +404,8 @@ class Judge:
     def _expected_verdict(self, product: Product) -> Expected:
         name, claims = self.study.study, self.study.claims
         recipe = {"claims": [own.model_dump(mode="json") for own in claims]} if claims else {"published": _published()}
+        if on_disk(path := products.registration(name)).exists():
+            recipe["registration"] = files.file_digest(path)
         asked = dict.fromkeys(own.analysis for own in claims if own.analysis)
         inputs = [products.analysis(name, e, analysis) for analysis in asked for e in self.study.measured(analysis)]
         return Expected(recipe, code_digest("kd.report.verdict"), (products.table(name), *inputs))

@@ -206,6 +206,11 @@ def page(study: str) -> Product:
     return Product("page", f"{REPORTS}/{study}/page")
 
 
+def registration(study: str, claims: str | None = None) -> Path:
+    """Path of the preregistration of a study, and of a file of claims; it is no product: git keeps it."""
+    return Path("preregistrations", ".".join(filter(None, [study, claims, "json"])))
+
+
 # -- from a published file to its product -----------------------------------------------------------------------------
 
 _KINDS = ("csv", "md", "parquet", "pdf", "png", "svg", "tex", "txt")
