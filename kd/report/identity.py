@@ -31,6 +31,8 @@ _NETWORKS = {
 _LOSSES = {
     "ce": "CE",
     "kl": "KL",
+    "kl_class": "KL to class means",
+    "kl_other": "KL to another image",
     "mse": "MSE",
     "smoothl1": "smooth L1",
     "weights": "weights",

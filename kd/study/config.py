@@ -239,7 +239,8 @@ class OwnTraining(Model):
 def demand_agreement(protocol: Protocol, chosen: LossChoice) -> None:
     """Raise ValueError that names the key of a protocol by which no network can learn by this loss."""
     key, loss = "mixup" if protocol.mixup else "cutmix", losses.LOSSES.get(chosen.loss)
-    if loss and (protocol.mixup or protocol.cutmix) and (loss.batchwise or loss.needs.views > 1):
+    mixes = protocol.mixup or protocol.cutmix
+    if loss and mixes and (loss.batchwise or loss.needs.views > 1 or loss.needs.another):
         raise ValueError(
             f"{key}: {chosen.loss} compares or remembers examples, or their views, which mixed images are not; set 0"
         )
