@@ -11,6 +11,13 @@ claims:
     sentence: Test accuracy rises with τ
     rows: {family: kl, alpha: 1}
     over: tau                            # instead of a and b
+  - id: knowledge
+    sentence: What the teacher knows of an image helps
+    a: {objective: kl-tau4}
+    beats:                               # instead of b: several, all of which a is claimed to be above
+      - {family: ls}
+      - {objective: kl_class-tau4}
+      - {objective: kl_other-tau4}
 """
 
 from __future__ import annotations
@@ -43,6 +50,7 @@ class OwnClaim(Model):
     rows: Chosen = Field({}, description="of both sides, or of the points")
     a: Chosen | None = None
     b: Chosen | None = None
+    beats: list[Chosen] = Field([], description="controls, instead of b: a is claimed to be above each of them")
     over: str | None = None
     falls: bool = False
     smallest: Number | None = Field(None, description="the smallest difference of interest; by default 1 point")
@@ -50,8 +58,9 @@ class OwnClaim(Model):
 
     @model_validator(mode="after")
     def _one_shape(self) -> OwnClaim:
-        if (self.a is None or self.b is None) if self.over is None else (self.a is not None or self.b is not None):
-            raise ValueError("give either a and b, the higher side first, or over")
+        given = (self.a is not None, self.b is not None or bool(self.beats), self.over is not None)
+        if given not in ((True, True, False), (False, False, True)) or (self.b is not None and self.beats):
+            raise ValueError("give either a and b, the higher side first, or a and beats, or over")
         if self.smallest is None and not self.in_points:
             raise ValueError(f"smallest: missing; say which difference of {self.value} would be of interest")
         if self.smallest is not None and self.smallest <= 0:
@@ -66,7 +75,6 @@ class OwnClaim(Model):
     @property
     def claim(self) -> Claim:
         """The claim that this entry describes."""
-        a, b = self.a or {}, self.b or {}
         return Claim(
             self.id,
             self.sentence,
@@ -81,11 +89,15 @@ class OwnClaim(Model):
             smallest=1.0 if self.smallest is None else self.smallest,
             unit="points" if self.in_points else "",
             confirmatory=self.confirmatory,
-            apart=frozenset({self.over} if self.over else {*a, *b}),
+            apart=frozenset({self.over} if self.over else {column for side in self._chosen for column in side}),
         )
 
+    @property
+    def _chosen(self) -> list[Chosen]:
+        return [self.a or {}, *(self.beats or [self.b or {}])]
+
     def _sides(self) -> Sides:
-        return lambda rows: tuple(choose(rows, self.rows | chosen) for chosen in (self.a, self.b))
+        return lambda rows: tuple(choose(rows, self.rows | chosen) for chosen in self._chosen)
 
 
 class OwnClaims(Model):

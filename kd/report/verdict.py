@@ -23,7 +23,7 @@ from kd.report.figures import verdict as figure
 from kd.report.own_claims import one_each, read_claims, read_table, with_analysis
 from kd.report.paper import published
 from kd.report.paper.claims import CLAIMS, SHARE, Claim
-from kd.report.statistics import SETTING, Paired, against, finished, judge, rise_weights, share, side, trend
+from kd.report.statistics import SETTING, Paired, against, finished, judge, least_sure, rise_weights, share, side, trend
 from kd.study.cells import TEACHERS
 
 HOLDS, FAILS, MEASURED, MISSING = "holds", "does not hold", "measured", "not measured"
@@ -179,7 +179,8 @@ def _contrast(claim: Claim, rows: pd.DataFrame) -> dict | None:
     if claim.unit == SHARE:
         found = share(*sides)
         return {"found": found, "measured": f"{means[0]} between {means[1]} and {means[2]}"} if found.n else None
-    return {"found": against(*sides, claim.id, _apart(claim)), "measured": " against ".join(means)}
+    found = least_sure([against(sides[0], other, claim.id, _apart(claim)) for other in sides[1:]])
+    return {"found": found, "measured": f"{means[0]} against {', '.join(means[1:])}"}
 
 
 def _measured(claim: Claim, rows: pd.DataFrame) -> pd.DataFrame:
