@@ -103,7 +103,7 @@ def _kind(key: dict) -> str:
     if key["stages"] > 2:
         return "chain"
     if key["stopped"]:
-        return "early"
+        return "untrained" if key["stopped"] == "0" else "early"  # the paper has no claim on untrained teachers
     return "clean" if key["noise"] == "none" else "noisy"
 
 

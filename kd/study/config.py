@@ -371,7 +371,7 @@ class Experiment(Model):
     seeds: Seeds | None = None
     teacher_seeds: TeacherSeeds | None = Field(None, description=TEACHER_SEEDS)
     ensemble: Combinations | None = Field(None, description="what an ensemble answers; by default mean_logit")
-    teacher_epochs: Stops | None = Field(None, description="stop the first teacher early")
+    teacher_epochs: Stops | None = Field(None, description="stop the first teacher early; 0: it is not trained at all")
     teacher_weights: Name | None = Field(
         None, description="the first network of each path is not trained but has these weights"
     )

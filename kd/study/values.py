@@ -430,9 +430,9 @@ BatchSize = Annotated[Whole, Field(ge=1)]
 WeightDecay = Annotated[Number, Field(ge=0)]
 Epochs = Annotated[Whole, Field(ge=1)]
 Stops = Annotated[
-    tuple[Annotated[Whole, Field(ge=1, lt=10**9)], ...],
+    tuple[Annotated[Whole, Field(ge=0, lt=10**9)], ...],
     BeforeValidator(several),
-    _one_or_more({"type": "integer", "minimum": 1, "exclusiveMaximum": 10**9}),
+    _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}),
 ]
 Magnitude = Annotated[Whole, Field(ge=0, le=30)]
 Mixing = Annotated[Number, Field(ge=0, le=100)]
