@@ -434,6 +434,12 @@ class Experiment(Model):
 _SEARCHED = OwnTraining.model_fields.keys() - {"milestones"}  # each is one value
 
 
+class Tune(Model):
+    """One budget for each of several losses."""
+
+    trials: Annotated[Whole, Field(ge=1, le=10_000)] = Field(description="of each loss, on held-out examples")
+
+
 class Search(Model):
     """A search for a student's loss, hyperparameters and training, by trials that held-out examples score."""
 
@@ -449,10 +455,13 @@ class Search(Model):
         "random", description="what proposes settings; tpe, gp and local need the extra kd[search]"
     )
     rounds: Annotated[Whole, Field(ge=1, le=100)] = Field(
-        description="each proposes from the scores of those before it"
+        1, description="each proposes from the scores of those before it"
     )
     batch: Annotated[Whole, Field(ge=1, le=1000)] = Field(
-        description="trials of a round, which are trained side by side"
+        1, description="trials of a round, which are trained side by side"
+    )
+    tune: Tune | None = Field(
+        None, description="instead of batch: search by itself for each loss of the space, all with this budget"
     )
     seed: Seed = Field(1000, description="of every trial; no experiment may have it: the seeds that chose do not judge")
 
@@ -463,6 +472,8 @@ class Search(Model):
                 raise ValueError(f"{key}: got several; a search has one")
         if LOSS not in self.space:
             raise ValueError("space.loss: missing; list what the student may learn with, such as [ce, kl]")
+        if self.tune:
+            raise ValueError("tune: a search of a study parts into one for each loss; ask for it in a study")
         found = self.axes
         needing = [loss for loss in found.takes if losses.LOSSES[loss].needs_teacher]
         if needing and not self.teacher:
@@ -556,6 +567,54 @@ class Search(Model):
         )
 
 
+def _arms(value: object) -> object:
+    """Part each search that has `tune` into one for each loss, NAME_LOSS: its own axes, and as many trials as others.
+
+    `space.loss` may give each loss axes of its own, `{kl: {tau: [1, 4]}, ls: {smoothing: [0.1, 0.2]}}`.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    found: dict = {}
+    for name, one in value.items():
+        arms = _parted(name, one) if isinstance(one, Mapping) and one.get("tune") is not None else {name: one}
+        for arm in arms:
+            if arm in found or (arm != name and arm in value):
+                raise ValueError(f"{name}: its part {arm} has the name of another search; choose another name")
+        found |= arms
+    return found
+
+
+def _parted(name: str, given: Mapping) -> dict[str, dict]:
+    """Return the searches of one that has `tune`. Raises ValueError that names the key."""
+    try:
+        budget, space = checked(Tune, given["tune"]), given.get("space")
+    except ConfigError as error:
+        raise ValueError(f"{name}.tune: {error}") from None
+    if "batch" in given:
+        raise ValueError(f"{name}.batch: tune says how many trials each loss has; leave it out")
+    rounds = given.get("rounds", 1)
+    if not isinstance(rounds, int) or rounds < 1 or budget.trials % rounds:
+        raise ValueError(f"{name}.rounds: got {shown(rounds)}, in which {budget.trials} trials do not part evenly")
+    if not isinstance(space, Mapping) or LOSS not in space:
+        raise ValueError(f"{name}.space.loss: missing; list what the student may learn with, such as [ce, kl]")
+    chosen = space[LOSS] if isinstance(space[LOSS], Mapping) else {loss: {} for loss in several(space[LOSS])}
+    for loss, axes in chosen.items():
+        if loss not in losses.LOSSES:
+            raise ValueError(f"{name}.space.loss: {shown(loss)}: no such loss{nearest(str(loss), losses.LOSSES)}")
+        if not isinstance(axes, Mapping):
+            raise ValueError(f"{name}.space.loss.{loss}: got {shown(axes)}, expected its axes, as {{tau: [1, 4]}}")
+    shared = {key: axis for key, axis in space.items() if key != LOSS}
+    takes = {loss: {*_SEARCHED, *losses.LOSSES[loss].parameters} for loss in chosen}
+    for key in shared:
+        if not any(key in may for may in takes.values()):
+            may = {key for each in takes.values() for key in each}
+            raise ValueError(f"{name}.space.{key}: taken by none of {', '.join(chosen)}{nearest(str(key), may)}")
+    rest = {key: part for key, part in given.items() if key != "tune"}
+    rest |= {"rounds": rounds, "batch": budget.trials // rounds}
+    axes = {loss: {k: axis for k, axis in shared.items() if k in takes[loss]} | dict(chosen[loss]) for loss in chosen}
+    return {f"{name}_{loss}": {**rest, "space": {LOSS: [loss], **axes[loss]}} for loss in chosen}
+
+
 class Study(Model):
     """Everything that one `snakemake` command trains and draws."""
 
@@ -575,7 +634,9 @@ class Study(Model):
     teacher_seeds: TeacherSeeds = Field(((0,),), description=f"of the networks that teach; {TEACHER_SEEDS}")
     noise_seed: Seed = 0
     experiments: dict[Name, Experiment]
-    searches: dict[Name, Search] = Field({}, description="searches for a loss and its hyperparameters, by name")
+    searches: Annotated[dict[Name, Search], BeforeValidator(_arms)] = Field(
+        {}, description="searches for a loss and its hyperparameters, by name"
+    )
     keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
     cells_per_gpu: CellsPerGpu = Field(1, description="cells that share one GPU; auto: as many as fit into its memory")
     gpus_per_cell: Annotated[Whole, Field(ge=1, le=64)] = Field(

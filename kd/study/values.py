@@ -521,7 +521,16 @@ _AXIS = {
 Axes = Annotated[
     dict[str, Any],
     BeforeValidator(_axes),
-    WithJsonSchema({"type": "object", "additionalProperties": _AXIS, "required": ["loss"]}),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {  # with `tune` each loss may have axes of its own
+                "loss": {"anyOf": [*_AXIS["anyOf"], {"type": "object", "additionalProperties": {"type": "object"}}]}
+            },
+            "additionalProperties": _AXIS,
+            "required": ["loss"],
+        }
+    ),
 ]
 Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
 Losses = Annotated[tuple[LossChoice, ...], BeforeValidator(_objectives), Schema(_losses_schema)]
