@@ -199,11 +199,13 @@ def test_a_network_that_stands_twice_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "workflow" / "claims").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_claims_are_judged_by_every_seed_of_their_study(path: Path) -> None:
     study = validate(read_yaml(ROOT / "workflow" / "studies" / path.name))
-    rows = pd.DataFrame(
-        {"experiment": name, "cell": cell.path, **made.named(cell.path), "epochs": cell.epochs(study.protocol)}
-        for name, cell in memberships(study, Judge.of_study(study).students)
+    rows = made.frame(
+        [
+            {"experiment": name, "cell": cell.path, **made.named(cell.path), "epochs": cell.epochs(study.protocol)}
+            for name, cell in memberships(study, Judge.of_study(study).students)
+        ]
     )
-    rows["test_top1"] = 50 + np.random.default_rng(0).normal(0, 1, len(rows))
-    lines = judged(rows.assign(status="ok", teacher_seed=rows["teacher_seed"].astype("Int64")), read_claims(path))
+    measured = {claim.value: 50 + np.random.default_rng(0).normal(0, 1, len(rows)) for claim in read_claims(path)}
+    lines = judged(rows.assign(status="ok", **measured), read_claims(path))
     assert set(lines["pairs"]) == {len(study.seeds)}
     assert set(lines["claim"]) == {claim["id"] for claim in read_yaml(path)["claims"]}

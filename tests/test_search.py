@@ -354,6 +354,8 @@ def test_a_trial_is_an_ordinary_cell_whose_teacher_is_the_studys() -> None:
     assert expansion.tried(asking, "best", {"loss": "ce", "lr": 0.1}).teacher is None
     alone = study(**asked(teacher=None, space={"loss": ["ce"], "lr": [0.1, 0.2, 0.3, 0.4]}))
     assert expansion.searching(alone, "best") is None
+    part = expansion.tried(study(**asked(fraction=0.5)), "best", setting)
+    assert part.path.endswith("+frac0.5/quick/resnet14.ce.s0/resnet8.kl-tau2.5.s1000-lr0.03")
 
 
 def test_another_search_of_the_same_name_does_not_start_beside_the_first() -> None:

@@ -141,6 +141,7 @@ def _won(name: str, search: Search, judge: Judge) -> dict:
     given = {"teacher": search.teacher and search.teacher[0], "student": search.student, "dataset": search.dataset}
     loss = {chosen.loss: dict(chosen.parameters)} if chosen.parameters else chosen.loss
     given |= {"label_noise": spelled_noise(search.label_noise[0]), "loss": loss}
+    given |= {"fraction": search.fraction} if search.fraction < 1 else {}
     given |= {"student_training": dict(own), "chosen_with": search.seed}
     print(f"# search {name}: {len(done)} of {search.rounds * search.batch} trials are done; {SCORE} {score:.2f}")
     print(f"# in round {number}, trial {slot}.")

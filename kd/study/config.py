@@ -447,6 +447,7 @@ class Search(Model):
     student: Network = Field(description="the network that is trained in each trial")
     dataset: Name | None = Field(None, description="by default the study's")
     label_noise: LabelNoise = (None,)
+    fraction: Annotated[Number, Field(gt=0, le=1)] = Field(1.0, description="share of the training set, class-balanced")
     space: Axes = Field(
         description="loss: [ce, kl], and hyperparameters of these or values of the student's own training, each a list "
         "or {from: 0.25, to: 20, log: true}"
@@ -561,6 +562,7 @@ class Search(Model):
             loss=(chosen,),
             dataset=self.dataset,
             label_noise=self.label_noise,
+            fraction=(self.fraction,),
             student_training=(own,),
             seeds=(self.seed,),
             teacher_seeds=(teacher_seeds,),
