@@ -533,6 +533,7 @@ def test_no_two_families_share_a_name():
 
 def test_family_names_the_module():
     assert [module_of(name) for name in ("ce", "kl", "smoothl1")] == ["kd.losses.hard", "kd.losses.kl", "kd.losses.mse"]
+    assert [module_of(name) for name in ("kl_other", "kl_class")] == ["kd.losses.kl", "kd.losses.controls"]
     assert [module_of(name) for name in ("gkl", "wkd_f")] == ["kd.losses.ikl", "kd.losses.wkd"]
     assert [module_of(name) for name in ("dkd", "rld")] == ["kd.losses.decoupled", "kd.losses.trusting"]
     assert [module_of(name) for name in ("at", "crd")] == ["kd.losses.maps", "kd.losses.crd"]

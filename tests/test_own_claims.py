@@ -16,6 +16,7 @@ from kd.core.errors import ConfigError, DataError, StorageError
 from kd.measure.frames import frame_files
 from kd.report import planned
 from kd.report.own_claims import analyses_in, claim_of, read_claims, read_table
+from kd.report.statistics import judge, least_sure
 from kd.report.verdict import judged, verdict, verdict_on
 from kd.study import products
 from kd.study.config import merged, validate
@@ -40,6 +41,13 @@ claims:
     a: {noise_rate: 0.4}
     b: {noise_rate: 0}
     confirmatory: true
+"""
+BEATS = """
+claims:
+  - id: knowledge
+    sentence: Ours beats its controls
+    a: {method: ours}
+    beats: [{method: ls}, {method: another}]
 """
 OTHERS = """
 claims:
@@ -85,6 +93,48 @@ def test_claims_are_on_any_column_of_the_table_or_of_an_analysis(study: Path) ->
     wrong = lines.loc["wrong"]
     assert (wrong["verdict"], wrong["kind"], wrong["family"]) == ("does not hold", "confirmatory", 1)
     assert wrong["difference"] < -10
+
+
+def controlled(tmp_path: Path, **means: float) -> pd.DataFrame:
+    """Judge that ours beats ls and another, by a table of methods with these means over eight seeds."""
+    rng = np.random.default_rng(3)
+    each = [(name, seed, mean + rng.normal(0, 0.3)) for name, mean in means.items() for seed in range(8)]
+    path = tmp_path / "methods.csv"
+    pd.DataFrame(each, columns=["method", "seed", "test_top1"]).to_csv(path, index=False)
+    return judged(read_table(path), read_claims(claims(tmp_path, BEATS)))
+
+
+@pytest.mark.parametrize(
+    ("means", "verdict"),
+    [
+        ({"ls": 70, "another": 75}, "holds"),
+        ({"ls": 70, "another": 80}, "does not hold"),
+        ({"ls": 90, "another": 60}, "does not hold"),
+        ({"ls": 70}, "not measured"),
+    ],
+)
+def test_a_claim_holds_only_if_it_beats_every_control(tmp_path: Path, means: dict, verdict: str) -> None:
+    line = controlled(tmp_path, ours=76, **means)
+    assert line["verdict"].tolist() == [verdict]
+    assert (line["measured"][0].count(",") == 1) == (len(means) == 2)
+    if len(means) == 2:
+        assert line["difference"][0] == pytest.approx(76 - max(means.values()), abs=0.5)
+
+
+def test_more_controls_need_no_correction() -> None:
+    """Where one of three is as good, the claim holds in at most half of the level's share of studies."""
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(1500):
+        found = least_sure([judge(rng.normal(gain, 1, 6)) for gain in (0, 0, 3)])
+        wrong += found.p < 0.05 and found.effect > 0
+    assert wrong / 1500 < 0.025 + 3 * (0.025 / 1500) ** 0.5
+    assert np.isnan(least_sure([judge([3.0, 4.0]), judge([5.0])]).p)  # one pair of a control decides nothing
+
+
+@pytest.mark.parametrize("more", ["b: {method: ls}", "over: seed"])
+def test_a_claim_that_beats_controls_has_no_other_side(tmp_path: Path, more: str) -> None:
+    with pytest.raises(ConfigError, match="give either a and b, the higher side first, or a and beats, or over"):
+        read_claims(claims(tmp_path, f"{BEATS}    {more}\n"))
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -159,10 +209,9 @@ ASKING = [path for path in sorted((ROOT / "workflow" / "studies").glob("*.yaml")
 def test_claims_of_a_shipped_study_are_judged_by_every_one_of_its_seeds(path: Path) -> None:
     study = validate(merged(read_yaml(path)))
     rows = planned._rows(Judge.of_study(study))
-    rows["test_top1"] = 50 + np.random.default_rng(0).normal(0, 1, len(rows))
-    rows = rows.assign(status="ok")
     claims = [own for own in study.claims if not own.analysis]
-    lines = judged(rows, list(map(claim_of, claims)))
+    measured = {own.column: 50 + np.random.default_rng(0).normal(0, 1, len(rows)) for own in claims}
+    lines = judged(rows.assign(status="ok", **measured), list(map(claim_of, claims)))
     assert set(lines["pairs"]) == {len(study.seeds)}
     assert set(lines["claim"]) == {own.id for own in claims}
 

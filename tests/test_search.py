@@ -263,6 +263,64 @@ def test_a_search_that_cannot_be_made_is_refused_by_the_key(keys: dict, message:
         study(**asked(**keys))
 
 
+ARMS = {
+    "teacher": "resnet14",
+    "student": "resnet8",
+    "space": {
+        "loss": {"ls": {"smoothing": [0.05, 0.1, 0.2, 0.4]}, "kl": {}, "mse": {"weight": {"from": 0.1, "to": 1}}},
+        "tau": {"from": 0.5, "to": 20, "log": True},
+        "alpha": 0.9,
+    },
+    "tune": {"trials": 4},
+}
+
+
+def test_tune_gives_every_loss_a_search_with_the_same_budget_and_its_own_axes() -> None:
+    found = study(**HELD_OUT, experiments={}, searches={"arms": {**ARMS, "rounds": 2}, "best": SEARCH}).searches
+    assert list(found) == ["arms_ls", "arms_kl", "arms_mse", "best"]
+    arms = [found[name] for name in list(found)[:3]]
+    assert {(one.rounds, one.batch, one.seed, one.sampler) for one in arms} == {(2, 2, 1000, "random")}
+    assert [list(one.space) for one in arms] == [
+        ["loss", "smoothing"],
+        ["loss", "tau", "alpha"],
+        ["loss", "alpha", "weight"],
+    ]
+    listed = {**ARMS, "space": {"loss": ["kl", "reverse_kl"], "tau": [1, 2, 3, 4], "lr": [0.1, 0.2]}}
+    found = study(**HELD_OUT, experiments={}, searches={"arms": listed}).searches
+    assert [list(one.space) for one in found.values()] == [["loss", "tau", "lr"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"tune": 4}, r"searches\.arms\.tune: expected keys"),
+        ({"tune": {"trials": 0}}, r"searches\.arms\.tune: trials: Input should be greater"),
+        ({"tune": {"trails": 4}}, r"searches\.arms\.tune: trails: unknown key; did you mean 'trials'"),
+        ({"batch": 2}, r"searches\.arms\.batch: tune says how many trials each loss has"),
+        ({"rounds": 3}, r"searches\.arms\.rounds: got 3, in which 4 trials do not part evenly"),
+        ({"space": {"tau": 1}}, r"searches\.arms\.space\.loss: missing"),
+        ({"space": {"loss": ["klx"]}}, r"space\.loss: 'klx': no such loss; did you mean 'kl'"),
+        ({"space": {"loss": {"kl": [1, 2]}}}, r"space\.loss\.kl: got \[1, 2\], expected its axes"),
+        (
+            {"space": {"loss": ["ls"], "smothing": [0.1]}},
+            r"space\.smothing: taken by none of ls; did you mean 'smoothing'",
+        ),
+        (
+            {"space": {"loss": ["ce", "ls"], "smoothing": [0.1, 0.2, 0.3, 0.4]}},
+            r"searches\.arms_ce\.rounds: got 1 of 4",
+        ),
+    ],
+)
+def test_arms_that_cannot_have_one_budget_are_refused_by_the_key(keys: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(**HELD_OUT, experiments={}, searches={"arms": {**ARMS, **keys}})
+
+
+def test_an_arm_that_has_the_name_of_another_search_is_refused() -> None:
+    with pytest.raises(ConfigError, match="arms: its part arms_kl has the name of another search"):
+        study(**HELD_OUT, experiments={}, searches={"arms": ARMS, "arms_kl": SEARCH})
+
+
 def test_a_search_without_heldout_examples_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"protocol\.heldout: got 0; allowed with searches\.best is a share"):
         study(**asked() | {"protocol": HELD_OUT["protocol"] | {"heldout": 0}})
@@ -296,6 +354,8 @@ def test_a_trial_is_an_ordinary_cell_whose_teacher_is_the_studys() -> None:
     assert expansion.tried(asking, "best", {"loss": "ce", "lr": 0.1}).teacher is None
     alone = study(**asked(teacher=None, space={"loss": ["ce"], "lr": [0.1, 0.2, 0.3, 0.4]}))
     assert expansion.searching(alone, "best") is None
+    part = expansion.tried(study(**asked(fraction=0.5)), "best", setting)
+    assert part.path.endswith("+frac0.5/quick/resnet14.ce.s0/resnet8.kl-tau2.5.s1000-lr0.03")
 
 
 def test_another_search_of_the_same_name_does_not_start_beside_the_first() -> None:
@@ -517,3 +577,28 @@ def test_the_winner_is_printed_as_an_experiment_that_its_seed_may_not_judge(
     with pytest.raises(ConfigError, match=r"experiments\.best\.seeds: got 1000, by which a search chose"):
         study(**{**tiny.TINY, **HELD_OUT, **printed, "seeds": [0, 1000]})
     assert verb("verdict", "reports/small/table.parquet", **{**tiny.TINY, **HELD_OUT, **printed, "seeds": 1000}) == 2
+
+
+@pytest.mark.slow
+def test_the_winners_of_all_arms_are_printed_as_one_experiment_to_be_judged_by_other_seeds(
+    pictures: Path, capsys: pytest.CaptureFixture
+) -> None:
+    searches = {"arms": {**ARMS, "tune": {"trials": 2}}}
+    asking = {**tiny.TINY, **HELD_OUT, "experiments": {}, "searches": searches}
+    assert verb("winner", "arms", **asking) == 74
+    assert "search arms_ls: no trial has a score yet" in capsys.readouterr().err
+    now = Judge.of_study(study(**asking))
+    while to_do := [one for one in now.again().all_to_do if one.kind in ("data", "network", "proposal", "trial")]:
+        one = to_do[0]
+        words = {"data": ["data", "mine"], "network": ["train", one.name]}.get(one.kind)
+        assert verb(*(words or [products.RULES[one.kind], *filter(None, one.slot)]), **asking) == 0
+    capsys.readouterr()
+    assert verb("winner", "arms", **asking) == 0
+    said = capsys.readouterr().out
+    printed = yaml.safe_load(said)["experiments"]
+    assert said.count("2 of 2 trials are done") == 3
+    assert [next(iter(loss)) for loss in printed["arms"]["loss"]] == ["ls", "kl", "mse"]
+    again = study(**{**tiny.TINY, **HELD_OUT, "experiments": printed, "seeds": [0, 1]})
+    assert len([cell for cell in expansion.cells_of(again, "arms") if cell.stage.network == "resnet8"]) == 6
+    with pytest.raises(ConfigError, match=r"experiments\.arms\.seeds: got 1000, by which a search chose"):
+        study(**{**tiny.TINY, **HELD_OUT, "experiments": printed, "seeds": [1000]})

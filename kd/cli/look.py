@@ -7,10 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from kd.cli.options import search_of, study_of
+from kd.cli.options import searches_of, study_of
 from kd.core import files
 from kd.core.errors import StorageError, itemised
 from kd.study import config, products
+from kd.study.config import Search
 from kd.study.expansion import all_cells, cells_of, first_trial, taught_by
 from kd.study.judge import Judge, replaced, told
 from kd.study.paths import parse_cell
@@ -121,28 +122,39 @@ def winner(options: argparse.Namespace) -> None:
     """Print the best setting of a search as an experiment, to paste into a study and train with other seeds."""
     import yaml
 
+    study = study_of(options)
+    judge, arms = Judge.of_study(study), searches_of(options, study)
+    found = {name: _won(name, search, judge) for name, search in arms.items()}
+    if len({files.canonical_json({**one, "loss": None}) for one in found.values()}) == 1:  # one training for all
+        found = {options.search: {**next(iter(found.values())), "loss": [one["loss"] for one in found.values()]}}
+    print("# The best of many is the luckiest too: train it again with other seeds.")
+    print(yaml.safe_dump({"experiments": found}, sort_keys=False), end="")
+
+
+def _won(name: str, search: Search, judge: Judge) -> dict:
+    """Return the winner of a search as an experiment, and print its score."""
     from kd.jobs.search import scored
     from kd.study.search import SCORE, best
 
-    study = study_of(options)
-    search, judge = search_of(options, study), Judge.of_study(study)
-    every = judge.trials(options.search)
+    every = judge.trials(name)
     done = [one for one in every if not judge.to_do(one)]
     trials = list(map(scored, done))
     lacking = itemised(judge.refusals(every[0], every))
     if (first := best(trials)) is None:
-        raise StorageError(f"search {options.search}: no trial has a score yet; {files.AGAIN}\n{lacking}")
+        raise StorageError(f"search {name}: no trial has a score yet; {files.AGAIN}\n{lacking}")
     if lacking:  # a trial that is damaged may be the best
-        print(f"kd: these trials do not count yet:\n{lacking}", file=sys.stderr)
-    found, (name, number, slot) = trials[first], done[first].slot
-    chosen, own = search.chosen(found.setting)
+        print(f"kd: these trials of {name} do not count yet:\n{lacking}", file=sys.stderr)
+    setting, score = trials[first]
+    _, number, slot = done[first].slot
+    chosen, own = search.chosen(setting)
     given = {"teacher": search.teacher and search.teacher[0], "student": search.student, "dataset": search.dataset}
     loss = {chosen.loss: dict(chosen.parameters)} if chosen.parameters else chosen.loss
     given |= {"label_noise": spelled_noise(search.label_noise[0]), "loss": loss}
+    given |= {"fraction": search.fraction} if search.fraction < 1 else {}
     given |= {"student_training": dict(own), "chosen_with": search.seed}
-    print(f"# search {name}: {len(done)} of {search.rounds * search.batch} trials are done; {SCORE} {found.score:.2f}")
-    print(f"# in round {number}, trial {slot}. The best of many is the luckiest too: train it again with other seeds.")
-    print(yaml.safe_dump({"experiments": {name: {k: v for k, v in given.items() if v}}}, sort_keys=False), end="")
+    print(f"# search {name}: {len(done)} of {search.rounds * search.batch} trials are done; {SCORE} {score:.2f}")
+    print(f"# in round {number}, trial {slot}.")
+    return {key: value for key, value in given.items() if value}
 
 
 def schema(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from kd.study.cells import Cell, DatasetChoice
 from kd.study.config import Recipe, Search, Study, merged, validate
 from kd.study.expansion import data_recipe, recipe
 from kd.study.plain_yaml import parse_yaml, read_yaml
+from kd.study.search import LOSS
 
 if TYPE_CHECKING:
     from kd.jobs.places import Resources
@@ -39,6 +40,13 @@ def search_of(options: argparse.Namespace, study: Study) -> Search:
     if options.search not in study.searches:
         raise ConfigError(f"{options.search!r}: no such search{nearest(options.search, study.searches)}")
     return study.searches[options.search]
+
+
+def searches_of(options: argparse.Namespace, study: Study) -> dict[str, Search]:
+    """Return the search that the command line names, or those of each loss into which one with `tune` parts."""
+    asked, every = options.search, study.searches
+    arms = {name: one for name, one in every.items() if name == f"{asked}_{one.space[LOSS].values[0]}"}
+    return arms if arms and asked not in every else {asked: search_of(options, study)}
 
 
 def command_of(options: argparse.Namespace) -> str:

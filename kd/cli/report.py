@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd.cli.options import command_of, study_of
@@ -21,7 +21,15 @@ from kd.study.products import Product
 
 
 def collect(options: argparse.Namespace) -> None:
-    """Gather the results of a study into one table; refuse missing, damaged, mixed or unfinished results."""
+    """Gather the results of a study into one table; refuse missing, damaged, mixed or unfinished results.
+
+    With folders, join their tables instead: blocks of a study that several machines trained.
+    """
+    if bool(options.folders) != bool(options.into):
+        raise ConfigError("collect: folders need --into, and --into needs folders: kd collect A B --into reports/all")
+    if options.folders:
+        _join(options.folders, options.into)
+        return
 
     def gather(study: Study, judge: Judge) -> dict:
         from kd.report import table
@@ -30,6 +38,18 @@ def collect(options: argparse.Namespace) -> None:
 
     study = study_of(options)
     _publish(study, products.table(study.study), options.stamp, gather)
+
+
+def _join(folders: Sequence[Path], into: Path) -> None:
+    from kd.report import blocks
+
+    blocks.demand_free(into)
+    artefacts, rows = blocks.joined(folders)
+    for name, content in artefacts.items():
+        files.write_atomic(into / name, content)
+    for line in blocks.told(folders, rows):
+        print(line)
+    print(f"{into}/table.parquet")
 
 
 def measure(options: argparse.Namespace) -> None:

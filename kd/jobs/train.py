@@ -38,6 +38,7 @@ from kd.train.lesson import begun, demand_examples, demand_pixels, plan_of
 from kd.train.material import QUALITY, Prepared, prepared
 from kd.train.peers import joined
 from kd.train.published import MODEL, status_of
+from kd.train.untrained import untrained
 from kd.train.weights import combined, imported
 
 log = logging.getLogger("kd")
@@ -50,8 +51,8 @@ def train(
 ) -> str:
     """Train the network of `cell`, going on from its saved state if there is one, and publish it; return its status.
 
-    Imported weights and ensembles are published in the same way, without training. Of an ensemble only the names and
-    digests of its members and their joint accuracy are published.
+    Imported weights, untrained networks and ensembles are published in the same way, without training. Of an ensemble
+    only the names and digests of its members and their joint accuracy are published.
 
     A cell that is current is left as it is. A cell that diverges is published as diverged. `fresh` discards the state.
     """
@@ -78,6 +79,8 @@ def train(
                 network = combined(cell, recipe, have, where, history)
             elif cell.stage.weights:
                 network = imported(cell, recipe, have, where, history)
+            elif not trains:
+                network = untrained(cell, recipe, have, where, history)
             else:
                 network, objective = _fitted(cell, recipe, have, where, state, history)
         except Diverged as error:

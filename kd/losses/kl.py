@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kd.losses.hard import CE, blend
-from kd.losses.spec import Choice, Loss, Number
+from kd.losses.spec import Choice, Later, Loss, Needs, Number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,20 +84,35 @@ def _check(params: Mapping) -> None:
 
 
 COMPARED = Choice("raw", ("raw", "standardised"))  # the hyperparameter `logits`
+_PARAMETERS = {
+    "tau": Number(infinite=True),
+    "alpha": Number(1.0, low=0, high=1),
+    "scale": Choice("tau2", ("tau2", "tau", "one")),
+    "weight": Number(1.0),
+    "ce": CE,
+}
 
 LOSSES = {
     "kl": Loss(
         kl,
         "KL divergence between softmax(t/tau) and softmax(s/tau), times tau^2",
-        {
-            "tau": Number(infinite=True),
-            "alpha": Number(1.0, low=0, high=1),
-            "scale": Choice("tau2", ("tau2", "tau", "one")),
-            "weight": Number(1.0),
-            "ce": CE,
-            "logits": COMPARED,
-        },
+        {**_PARAMETERS, "logits": COMPARED},
         check=_check,
         zero_at_teacher=True,
+    ),
+    # What a teacher's answer of the image itself adds is the difference from these two controls.
+    "kl_other": Loss(
+        kl,
+        "KL to the teacher's answer for another image of the same class: a control",
+        _PARAMETERS,
+        needs=Needs(another=True),
+        check=_check,
+    ),
+    "kl_class": Loss(
+        None,
+        "KL to the mean over the class of the teacher's probabilities: a control",
+        _PARAMETERS,
+        check=_check,
+        build=Later("kd.losses.controls", "KlClass"),
     ),
 }

@@ -140,13 +140,15 @@ STORED = OUTPUTS[:2]  # of these a bank can hold those of a teacher
 class Needs:
     """What a loss looks at: outputs of the student and of the teacher, and in how many views of each image.
 
-    Views after the first are `strong` where the loss compares weak and strong ones: see kd.data.randaugment.
+    Views after the first are `strong` where the loss compares weak and strong ones: see kd.data.randaugment. The
+    teacher answers for `another` image of the same class, if so: see kd.data.classmates.
     """
 
     student: frozenset[str] = frozenset({"logits"})
     teacher: frozenset[str] = frozenset({"logits"})
     views: int = 1
     strong: bool = False
+    another: bool = False
 
     @property
     def from_bank(self) -> bool:

@@ -31,6 +31,8 @@ _NETWORKS = {
 _LOSSES = {
     "ce": "CE",
     "kl": "KL",
+    "kl_class": "KL to class means",
+    "kl_other": "KL to another image",
     "mse": "MSE",
     "smoothl1": "smooth L1",
     "weights": "weights",
@@ -108,7 +110,7 @@ def identity(cell: Cell) -> dict:
         "teacher_networks": teacher.stage.network if teacher else "",
         "teacher_seed": teacher.stage.seed if teacher else pd.NA,
         "teacher_fraction": teacher.fraction if teacher else math.nan,
-        "stopped": " > ".join(str(stage.epochs) for stage in cell.stages[:-1] if stage.epochs),
+        "stopped": " > ".join(str(stage.epochs) for stage in cell.stages[:-1] if stage.epochs is not None),
         "selection": spell_selection(cell.stage.selection) if cell.stage.selection else "",
         "selection_name": selection_name(cell.stage.selection) if cell.stage.selection else "",
         "mix": " + ".join(sorted(map(spell_objective, learnt))),

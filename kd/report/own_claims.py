@@ -11,6 +11,13 @@ claims:
     sentence: Test accuracy rises with τ
     rows: {family: kl, alpha: 1}
     over: tau                            # instead of a and b
+  - id: knowledge
+    sentence: What the teacher knows of an image helps
+    a: {objective: kl-tau4}
+    beats:                               # instead of b: several, all of which a is claimed to be above
+      - {family: ls}
+      - {objective: kl_class-tau4}
+      - {objective: kl_other-tau4}
 """
 
 from __future__ import annotations
@@ -38,13 +45,13 @@ def read_claims(path: Path) -> list[Claim]:
 
 def claim_of(own: OwnClaim) -> Claim:
     """Return the claim that an entry of `claims` describes."""
-    a, b = own.a or {}, own.b or {}
+    chosen = [own.a or {}, *(own.beats or [own.b or {}])]
     return Claim(
         own.id,
         own.sentence,
         own.source,
         "any",
-        sides=None if own.over else (lambda rows: tuple(choose(rows, own.rows | chosen) for chosen in (a, b))),
+        sides=None if own.over else (lambda rows: tuple(choose(rows, own.rows | side) for side in chosen)),
         points=(lambda rows: choose(rows, own.rows)) if own.over else None,
         over=own.over or "tau",
         falls=own.falls,
@@ -53,7 +60,7 @@ def claim_of(own: OwnClaim) -> Claim:
         smallest=1.0 if own.smallest is None else own.smallest,
         unit="points" if own.in_points else "",
         confirmatory=own.confirmatory,
-        apart=frozenset({own.over} if own.over else {*a, *b}),
+        apart=frozenset({own.over} if own.over else {column for side in chosen for column in side}),
     )
 
 

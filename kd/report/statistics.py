@@ -232,6 +232,15 @@ def share(reached: Side, floor: Side, ceiling: Side) -> Paired:
     return judge_seeds(found, wanted)
 
 
+def least_sure(found: Sequence[Paired]) -> Paired:
+    """Return the difference that speaks least for all of them being above 0; one without a test speaks least.
+
+    To judge it alone is the test that all are: one holds back the rest, so that more of them need no correction
+    (Berger 1982, the intersection-union test).
+    """
+    return min(found, key=lambda one: one.effect / one.se if one.tested else -math.inf)
+
+
 def trend(rows: pd.DataFrame, over: str, value: str = "test_top1", apart: Collection[str] = ()) -> Paired:
     """Judge how far `value` rises from the least to the greatest `over` (tau, alpha), seed by seed.
 

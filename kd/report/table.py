@@ -89,7 +89,7 @@ def _metrics(path: Path) -> pd.DataFrame:
 
 
 def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int, every: int | str) -> None:
-    # Imported weights and ensembles have no epochs, but one row, for epoch 0.
+    # Imported weights, ensembles and untrained networks have no epochs, but one row, for epoch 0.
     if list(epochs["epoch"]) != list(range(min(1, expected), expected + 1)):
         raise DataError(f"{cell}: its metrics are not one row for each of {expected} epochs")
     evaluated = epochs["epoch"].eq(expected) | (False if every == "last" else epochs["epoch"] % every == 0)

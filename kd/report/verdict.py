@@ -28,7 +28,7 @@ from kd.report.paper import published
 from kd.report.paper.claims import CLAIMS, SHARE, Claim
 from kd.report.power import ALPHA, LEAST, POWER
 from kd.report.registration import BEFORE, Registration, spelled
-from kd.report.statistics import SETTING, Paired, against, finished, judge, rise_weights, share, side, trend
+from kd.report.statistics import SETTING, Paired, against, finished, judge, least_sure, rise_weights, share, side, trend
 from kd.study import products
 from kd.study.cells import TEACHERS
 from kd.study.config import Study
@@ -153,7 +153,7 @@ def _kind(key: dict) -> str:
     if key["stages"] > 2:
         return "chain"
     if key["stopped"]:
-        return "early"
+        return "untrained" if key["stopped"] == "0" else "early"  # the paper has no claim on untrained teachers
     return "clean" if key["noise"] == "none" else "noisy"
 
 
@@ -229,7 +229,8 @@ def _contrast(claim: Claim, rows: pd.DataFrame) -> dict | None:
     if claim.unit == SHARE:
         found = share(*sides)
         return {"found": found, "measured": f"{means[0]} between {means[1]} and {means[2]}"} if found.n else None
-    return {"found": against(*sides, claim.id, _apart(claim)), "measured": " against ".join(means)}
+    found = least_sure([against(sides[0], other, claim.id, _apart(claim)) for other in sides[1:]])
+    return {"found": found, "measured": f"{means[0]} against {', '.join(means[1:])}"}
 
 
 def _measured(claim: Claim, rows: pd.DataFrame) -> pd.DataFrame:

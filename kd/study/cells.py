@@ -87,7 +87,7 @@ class DatasetChoice:
 
 @dataclass(frozen=True)
 class Stage:
-    """One trained network of a lineage: network, objective, seed; `epochs` is given only if it stops early.
+    """One network of a lineage: network, objective, seed; `epochs` is given only if it stops early, 0: untrained.
 
     Or an ensemble: it has a member for each pair of a name in `network` (joined by +) and a seed (`seed` and
     `more_seeds`); `ensemble` says how the logits of the members are combined. Make one with `stage`.
@@ -153,7 +153,7 @@ class Stage:
 
     @property
     def _ending(self) -> str:
-        early = f"-epochs{self.epochs}" if self.epochs else ""
+        early = "" if self.epochs is None else f"-epochs{self.epochs}"
         return early + (f"-frac{spell(self.fraction)}" if self.fraction < 1 else "")
 
     def __str__(self) -> str:
@@ -253,11 +253,11 @@ class Cell:
     def epochs(self, protocol: Protocol) -> int:
         """Return for how many epochs this cell is trained: the protocol's or its own, unless it stops early.
 
-        Imported weights and ensembles have 0 epochs.
+        Imported weights, ensembles and teachers that are not trained have 0 epochs.
         """
         if self.stage.weights or self.is_ensemble:
             return 0
-        return self.stage.epochs or self.protocol_of(protocol).epochs
+        return self.protocol_of(protocol).epochs if self.stage.epochs is None else self.stage.epochs
 
     @property
     def fraction(self) -> float:

@@ -239,7 +239,8 @@ class OwnTraining(Model):
 def demand_agreement(protocol: Protocol, chosen: LossChoice) -> None:
     """Raise ValueError that names the key of a protocol by which no network can learn by this loss."""
     key, loss = "mixup" if protocol.mixup else "cutmix", losses.LOSSES.get(chosen.loss)
-    if loss and (protocol.mixup or protocol.cutmix) and (loss.batchwise or loss.needs.views > 1):
+    mixes = protocol.mixup or protocol.cutmix
+    if loss and mixes and (loss.batchwise or loss.needs.views > 1 or loss.needs.another):
         raise ValueError(
             f"{key}: {chosen.loss} compares or remembers examples, or their views, which mixed images are not; set 0"
         )
@@ -370,7 +371,7 @@ class Experiment(Model):
     seeds: Seeds | None = None
     teacher_seeds: TeacherSeeds | None = Field(None, description=TEACHER_SEEDS)
     ensemble: Combinations | None = Field(None, description="what an ensemble answers; by default mean_logit")
-    teacher_epochs: Stops | None = Field(None, description="stop the first teacher early")
+    teacher_epochs: Stops | None = Field(None, description="stop the first teacher early; 0: it is not trained at all")
     teacher_weights: Name | None = Field(
         None, description="the first network of each path is not trained but has these weights"
     )
@@ -433,6 +434,12 @@ class Experiment(Model):
 _SEARCHED = OwnTraining.model_fields.keys() - {"milestones"}  # each is one value
 
 
+class Tune(Model):
+    """One budget for each of several losses."""
+
+    trials: Annotated[Whole, Field(ge=1, le=10_000)] = Field(description="of each loss, on held-out examples")
+
+
 class Search(Model):
     """A search for a student's loss, hyperparameters and training, by trials that held-out examples score."""
 
@@ -440,6 +447,7 @@ class Search(Model):
     student: Network = Field(description="the network that is trained in each trial")
     dataset: Name | None = Field(None, description="by default the study's")
     label_noise: LabelNoise = (None,)
+    fraction: Annotated[Number, Field(gt=0, le=1)] = Field(1.0, description="share of the training set, class-balanced")
     space: Axes = Field(
         description="loss: [ce, kl], and hyperparameters of these or values of the student's own training, each a list "
         "or {from: 0.25, to: 20, log: true}"
@@ -448,10 +456,13 @@ class Search(Model):
         "random", description="what proposes settings; tpe, gp and local need the extra kd[search]"
     )
     rounds: Annotated[Whole, Field(ge=1, le=100)] = Field(
-        description="each proposes from the scores of those before it"
+        1, description="each proposes from the scores of those before it"
     )
     batch: Annotated[Whole, Field(ge=1, le=1000)] = Field(
-        description="trials of a round, which are trained side by side"
+        1, description="trials of a round, which are trained side by side"
+    )
+    tune: Tune | None = Field(
+        None, description="instead of batch: search by itself for each loss of the space, all with this budget"
     )
     seed: Seed = Field(1000, description="of every trial; no experiment may have it: the seeds that chose do not judge")
 
@@ -462,6 +473,8 @@ class Search(Model):
                 raise ValueError(f"{key}: got several; a search has one")
         if LOSS not in self.space:
             raise ValueError("space.loss: missing; list what the student may learn with, such as [ce, kl]")
+        if self.tune:
+            raise ValueError("tune: a search of a study parts into one for each loss; ask for it in a study")
         found = self.axes
         needing = [loss for loss in found.takes if losses.LOSSES[loss].needs_teacher]
         if needing and not self.teacher:
@@ -549,10 +562,59 @@ class Search(Model):
             loss=(chosen,),
             dataset=self.dataset,
             label_noise=self.label_noise,
+            fraction=(self.fraction,),
             student_training=(own,),
             seeds=(self.seed,),
             teacher_seeds=(teacher_seeds,),
         )
+
+
+def _arms(value: object) -> object:
+    """Part each search that has `tune` into one for each loss, NAME_LOSS: its own axes, and as many trials as others.
+
+    `space.loss` may give each loss axes of its own, `{kl: {tau: [1, 4]}, ls: {smoothing: [0.1, 0.2]}}`.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    found: dict = {}
+    for name, one in value.items():
+        arms = _parted(name, one) if isinstance(one, Mapping) and one.get("tune") is not None else {name: one}
+        for arm in arms:
+            if arm in found or (arm != name and arm in value):
+                raise ValueError(f"{name}: its part {arm} has the name of another search; choose another name")
+        found |= arms
+    return found
+
+
+def _parted(name: str, given: Mapping) -> dict[str, dict]:
+    """Return the searches of one that has `tune`. Raises ValueError that names the key."""
+    try:
+        budget, space = checked(Tune, given["tune"]), given.get("space")
+    except ConfigError as error:
+        raise ValueError(f"{name}.tune: {error}") from None
+    if "batch" in given:
+        raise ValueError(f"{name}.batch: tune says how many trials each loss has; leave it out")
+    rounds = given.get("rounds", 1)
+    if not isinstance(rounds, int) or rounds < 1 or budget.trials % rounds:
+        raise ValueError(f"{name}.rounds: got {shown(rounds)}, in which {budget.trials} trials do not part evenly")
+    if not isinstance(space, Mapping) or LOSS not in space:
+        raise ValueError(f"{name}.space.loss: missing; list what the student may learn with, such as [ce, kl]")
+    chosen = space[LOSS] if isinstance(space[LOSS], Mapping) else {loss: {} for loss in several(space[LOSS])}
+    for loss, axes in chosen.items():
+        if loss not in losses.LOSSES:
+            raise ValueError(f"{name}.space.loss: {shown(loss)}: no such loss{nearest(str(loss), losses.LOSSES)}")
+        if not isinstance(axes, Mapping):
+            raise ValueError(f"{name}.space.loss.{loss}: got {shown(axes)}, expected its axes, as {{tau: [1, 4]}}")
+    shared = {key: axis for key, axis in space.items() if key != LOSS}
+    takes = {loss: {*_SEARCHED, *losses.LOSSES[loss].parameters} for loss in chosen}
+    for key in shared:
+        if not any(key in may for may in takes.values()):
+            may = {key for each in takes.values() for key in each}
+            raise ValueError(f"{name}.space.{key}: taken by none of {', '.join(chosen)}{nearest(str(key), may)}")
+    rest = {key: part for key, part in given.items() if key != "tune"}
+    rest |= {"rounds": rounds, "batch": budget.trials // rounds}
+    axes = {loss: {k: axis for k, axis in shared.items() if k in takes[loss]} | dict(chosen[loss]) for loss in chosen}
+    return {f"{name}_{loss}": {**rest, "space": {LOSS: [loss], **axes[loss]}} for loss in chosen}
 
 
 Chosen = dict[str, object]  # {column of the table: a value, or a list of values}
@@ -570,6 +632,7 @@ class OwnClaim(Model):
     rows: Chosen = Field({}, description="of both sides, or of the points")
     a: Chosen | None = Field(None, description="rows of the side that is said to be higher")
     b: Chosen | None = Field(None, description="rows of the other side")
+    beats: list[Chosen] = Field([], description="controls, instead of b: a is said to be above each of them")
     over: str | None = Field(None, description="instead of a and b: the column along which the value rises")
     falls: bool = Field(False, description="along `over` it falls")
     smallest: Number | None = Field(None, description="the smallest difference of interest; by default 1 point")
@@ -577,8 +640,9 @@ class OwnClaim(Model):
 
     @model_validator(mode="after")
     def _one_shape(self) -> OwnClaim:
-        if (self.a is None or self.b is None) if self.over is None else (self.a is not None or self.b is not None):
-            raise ValueError("give either a and b, the higher side first, or over")
+        given = (self.a is not None, self.b is not None or bool(self.beats), self.over is not None)
+        if given not in ((True, True, False), (False, False, True)) or (self.b is not None and self.beats):
+            raise ValueError("give either a and b, the higher side first, or a and beats, or over")
         if self.smallest is None and not self.in_points:
             raise ValueError(f"smallest: missing; say which difference of {self.value} would be of interest")
         if self.smallest is not None and self.smallest <= 0:
@@ -638,7 +702,9 @@ class Study(Model):
     teacher_seeds: TeacherSeeds = Field(((0,),), description=f"of the networks that teach; {TEACHER_SEEDS}")
     noise_seed: Seed = 0
     experiments: dict[Name, Experiment]
-    searches: dict[Name, Search] = Field({}, description="searches for a loss and its hyperparameters, by name")
+    searches: Annotated[dict[Name, Search], BeforeValidator(_arms)] = Field(
+        {}, description="searches for a loss and its hyperparameters, by name"
+    )
     claims: Claims = Field([], description="what the verdict judges, instead of the claims of the paper")
     keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
     cells_per_gpu: CellsPerGpu = Field(1, description="cells that share one GPU; auto: as many as fit into its memory")

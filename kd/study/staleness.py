@@ -21,6 +21,8 @@ def code_behind(cell: Cell, protocol: Protocol) -> str:
         opened = data.module_of(data.CROPS[protocol.crop])
         modules += ["kd.train.fit", "kd.train.lesson", "kd.train.device"]
         modules += [opened, losses.module_of(cell.stage.objective.loss)]
+        if not cell.epochs(protocol):
+            modules.append("kd.train.untrained")
     if cell.teacher:
         modules.append("kd.train.teachers")
     return code_digest(*modules)

@@ -430,9 +430,9 @@ BatchSize = Annotated[Whole, Field(ge=1)]
 WeightDecay = Annotated[Number, Field(ge=0)]
 Epochs = Annotated[Whole, Field(ge=1)]
 Stops = Annotated[
-    tuple[Annotated[Whole, Field(ge=1, lt=10**9)], ...],
+    tuple[Annotated[Whole, Field(ge=0, lt=10**9)], ...],
     BeforeValidator(several),
-    _one_or_more({"type": "integer", "minimum": 1, "exclusiveMaximum": 10**9}),
+    _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}),
 ]
 Magnitude = Annotated[Whole, Field(ge=0, le=30)]
 Mixing = Annotated[Number, Field(ge=0, le=100)]
@@ -521,7 +521,16 @@ _AXIS = {
 Axes = Annotated[
     dict[str, Any],
     BeforeValidator(_axes),
-    WithJsonSchema({"type": "object", "additionalProperties": _AXIS, "required": ["loss"]}),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {  # with `tune` each loss may have axes of its own
+                "loss": {"anyOf": [*_AXIS["anyOf"], {"type": "object", "additionalProperties": {"type": "object"}}]}
+            },
+            "additionalProperties": _AXIS,
+            "required": ["loss"],
+        }
+    ),
 ]
 Plugins = Annotated[tuple[str, ...], BeforeValidator(_plugins), _one_or_more({"type": "string"})]
 Losses = Annotated[tuple[LossChoice, ...], BeforeValidator(_objectives), Schema(_losses_schema)]

@@ -97,10 +97,12 @@ def fit(
         inputs = list(map(examples.inputs, (index, *others), fetched, plan.grids))
         mixed = plan.mixing.mixed((index, *others), inputs, peers.own(*words)) if plan.mixing else None
         inputs = [mixed.inputs] if mixed else inputs
-        taught = [teacher.output(index, *seen) for seen in zip(fetched, inputs, strict=False)] if teacher else []
+        seen_as = list(zip(fetched, inputs, strict=False))
+        asked = [(*others, *seen_as[1])] if plan.needs.another else [(index, *one) for one in seen_as]
+        taught = [teacher.output(*one) for one in asked] if teacher else []
 
         with place.autocast():
-            said = [adapted(images) for images in inputs]
+            said = [adapted(images) for images in inputs[: plan.needs.views]]
         said = [one.float() for one in said]
 
         def lost(index: Tensor) -> Tensor:
@@ -146,7 +148,7 @@ def fit(
         while position.epoch < plan.epochs:
             epoch, resumed_at = position.epoch, time.monotonic()
             lr = place.scalar(plan.lr_at(epoch))
-            shown = plan.shown(epoch, examples.train)
+            shown = plan.shown(epoch, examples.train, examples.labels)
             words = [plan.mixing.draw(plan.seed, epoch, shown[0][0])] if plan.mixing else []
             left = [slice(at * plan.batch, (at + 1) * plan.batch) for at in range(position.step, steps)]
             asked = [(index[batch], view[batch], grid) for batch in left for index, view, grid in shown]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kd.data import views
+from kd.data.classmates import classmates
 from kd.data.examples import Asked
 from kd.data.mixing import Mixing
 from kd.losses.objective import Objective
@@ -45,17 +46,24 @@ class Plan:
 
     @property
     def grids(self) -> list[views.Views]:
-        """How images are shown: once for each view, and once more as those that they are mixed with."""
+        """How images are shown: once for each view, once more as those that they are mixed with, or taught by."""
         further = [self.strong or self.grid] * (self.needs.views - 1)
-        return [self.grid, *further, *([self.grid] if self.mixing else [])]
+        return [self.grid, *further, *([self.grid] if self.mixing or self.needs.another else [])]
 
-    def shown(self, epoch: int, train: Tensor) -> list[Asked]:
-        """Return what an epoch shows: for each of `grids` the examples [N] in their order, and their views [N]."""
+    def shown(self, epoch: int, train: Tensor, labels: Tensor) -> list[Asked]:
+        """Return what an epoch shows: for each of `grids` the examples [N] in their order, and their views [N].
+
+        `labels` are those of all examples, as they are learnt.
+        """
         orders = [views.order(self.seed, epoch, train)] * self.needs.views
         if self.mixing:
             orders.append(self.mixing.partners(self.seed, epoch, train))
-        each = enumerate(zip(orders, self.grids, strict=True))
-        return [(index, grid.draw(self.seed, epoch, index, which), grid) for which, (index, grid) in each]
+        each = enumerate(zip(orders, self.grids, strict=False))
+        found = [(index, grid.draw(self.seed, epoch, index, which), grid) for which, (index, grid) in each]
+        if self.needs.another:  # in the view in which this epoch shows it as itself, because a bank holds no other
+            mates = classmates(self.seed, epoch, orders[0], labels)
+            found.append((mates, self.grid.draw(self.seed, epoch, mates), self.grid))
+        return found
 
     def lr_at(self, epoch: int) -> float:
         """Return the learning rate of an epoch, counted from 0: the schedule's, less in the epochs of a warm-up."""
