@@ -53,7 +53,7 @@ def _say_what_is_to_do(judge: Judge) -> None:
 
 def _check_room(judge: Judge) -> None:
     """Say how much disk space the training will take. Raises StorageError if there is less."""
-    from kd.machine.room import disk_bytes, shape_of, unknown
+    from kd.machine.room import disk_bytes, shape_of, state_bytes, unknown
 
     published = {
         shape_of(cell): sum(manifest["sizes"].values())
@@ -68,16 +68,22 @@ def _check_room(judge: Judge) -> None:
         disks.setdefault(files.disk_of(Path(top)), {})[top] = size
     print(f"{len(missing)} are not trained yet; they take")
     for needed in disks.values():  # results/, banks/ and answers/ may be links to several disks
-        listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
+        listed = ", ".join(f"{_spelled(size)} in {top}/" for top, size in needed.items() if size)
         free = files.free_bytes(Path(next(iter(needed))))
-        print(f"  {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
+        print(f"  {listed or 'no space'} of {_spelled(free)} that are free")
     if names := unknown(missing, judge.study):
         print(
-            f"  and what banks and answers of {', '.join(names)} take, which is not known until the data are prepared: "
-            f"kd data {names[0]}"
+            f"  and what data, banks and answers of {', '.join(names)} take, which is not known until the data are "
+            f"prepared: kd data {names[0]}"
         )
+    if state := state_bytes(missing, judge.study):
+        print(f"  each cell that runs has up to {_spelled(state)} more in state/, until it is done")
     for needed in disks.values():
         files.demand_room(Path(next(iter(needed))), sum(needed.values()))
+
+
+def _spelled(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def status(options: argparse.Namespace) -> None:
