@@ -130,6 +130,10 @@ def _parser() -> argparse.ArgumentParser:
         added = verb(function)
         added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
         added.add_argument("--cells", action="store_true", help=help)
+        if function is look.plan:
+            added.add_argument(
+                "--calibrate", action="store_true", help="train a few steps of each kind of network, to tell the hours"
+            )
     added = verb(keep.verify, study=False)
     added.add_argument("--discard", action="store_true", help="make what is damaged count as absent")
     for function in (make.data, make.labels):

@@ -7,11 +7,12 @@ import json
 import sys
 from pathlib import Path
 
+from kd.cli.forecast import say_work
 from kd.cli.options import search_of, study_of
 from kd.core import files
 from kd.core.errors import StorageError, itemised
 from kd.study import config, products
-from kd.study.expansion import all_cells, cells_of, first_trial, taught_by
+from kd.study.expansion import all_cells, first_trial, taught_by
 from kd.study.judge import Judge, replaced, told
 from kd.study.paths import parse_cell
 from kd.study.values import spelled_noise
@@ -29,10 +30,6 @@ def plan(options: argparse.Namespace) -> None:
         return
     print(f"study {study.study}: {study.dataset}, protocol {study.protocol.name}, {study.protocol.epochs} epochs")
     print(f"  seeds {', '.join(map(str, study.seeds))}" + " (one seed; several are a list)" * (len(study.seeds) == 1))
-    for name in study.experiments:
-        print(f"  {name:20} {len(cells_of(study, name)):6} cells")
-    for name, search in study.searches.items():
-        print(f"  {name:20} {search.rounds * search.batch:6} trials: {search.sampler}, {search.rounds} rounds")
     ensembles = sum(cell.is_ensemble for cell in cells)
     teachers = [cell for cell in taught_by(cells) if not cell.is_ensemble]
     epochs = sum(cell.epochs(study.protocol) for cell in cells)
@@ -40,6 +37,7 @@ def plan(options: argparse.Namespace) -> None:
     networks = f"{len(cells) - ensembles} networks to train, {len(teachers)} of them teach{together}"
     print(f"{networks}; {epochs:,} epochs in all")
     judge = Judge.of_study(study)
+    say_work(judge, options.calibrate)
     _say_what_is_to_do(judge)
     _check_room(judge)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -24,12 +24,16 @@ _DOWNLOADS = Path(DATA, "downloads")
 
 
 class Size(NamedTuple):
-    """How large a dataset is: examples to train and to test on, classes, and bytes in data/ that are not there yet."""
+    """How large a dataset is: examples to train and to test on, classes, and bytes in data/ that are not there yet.
+
+    `shape` is of an image, [H, W, C]; () where images are streamed.
+    """
 
     train: int
     test: int
     classes: int
     absent: int = 0
+    shape: tuple[int, ...] = ()
 
 
 def shape_of(cell: Cell) -> Shape:
@@ -57,7 +61,7 @@ def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, in
     for cell in cells:
         if shape_of(cell) not in (published or {}):
             needed[RESULTS] += _MANIFEST + _ROW * cell.epochs(study.protocol)
-    for teacher, students in _with_banks(cells, study).items():
+    for teacher, students in with_banks(cells, study).items():
         needed[BANKS] += _bank_bytes(teacher, students, study, sizes)
     needed[ANSWERS] = sum(_answer_bytes(cell, sizes) for cell in _unanswered(study))
     return needed
@@ -77,7 +81,8 @@ def unknown(cells: Iterable[Cell], study: Study) -> list[str]:
     return sorted(name for name in names if sizes[name] is None)
 
 
-def _with_banks(cells: Iterable[Cell], study: Study) -> dict[Cell, list[Cell]]:
+def with_banks(cells: Iterable[Cell], study: Study) -> dict[Cell, list[Cell]]:
+    """Map each network that has a bank to those of `cells` that read it."""
     taught = taught_by(cell for cell in cells if cell.reads_banks(study.protocol))
     return {teacher: students for teacher, students in taught.items() if not teacher.is_ensemble}
 
@@ -94,25 +99,35 @@ def _weight_bytes(shape: Shape, sizes: Sizes) -> int:
     return footprint.weight_bytes(network, classes)
 
 
-def _bank_bytes(teacher: Cell, students: list[Cell], study: Study, sizes: Sizes) -> int:
-    """Return what a bank takes for these students, 0 if it serves them; a bank that grows is written beside the old."""
-    size = sizes[teacher.dataset.name]
-    if size is None:
-        return 0
+def bank_rows(teacher: Cell, students: Iterable[Cell], study: Study, size: Size) -> dict[str, tuple[float, float]]:
+    """Return {output: (rows that a bank then has, rows that it lacks)} of outputs that these students lack in it."""
     declared = study.datasets.get(teacher.dataset.name)
     pad, flip = augmentation(source_of(teacher.dataset.name, declared and declared.model_dump()), study.protocol)
     views = (2 * pad + 1) ** 2 * (1 + flip)  # as in kd.data.views, which imports torch
-    folder, manifest = Path(BANKS, teacher.name), _manifest(Path(BANKS, teacher.name)) or {}
+    manifest = _manifest(Path(BANKS, teacher.name)) or {}
     needs = [need for student in students for need in student.needs_of_bank(study.protocol)]
-    lacking = {need.output for need in unmet(manifest, needs)}
-    total = 0.0
-    for output in lacking:
-        longest = defaultdict(int, manifest.get("outputs", {}).get(output, {}).get("holds", []))
+
+    def rows(epochs: Mapping[int, int]) -> float:  # the expected number of different views that are drawn
+        return size.train * teacher.dataset.fraction * views * (1 - (1 - 1 / views) ** sum(epochs.values()))
+
+    found = {}
+    for output in {need.output: None for need in unmet(manifest, needs)}:
+        holds = dict(manifest.get("outputs", {}).get(output, {}).get("holds", []))
+        longest = dict(holds)
         for need in needs:
-            longest[need.seed] = max(longest[need.seed], need.epochs) if need.output == output else longest[need.seed]
-        seen = views * (1 - (1 - 1 / views) ** sum(longest.values()))  # expected number of different views drawn
-        rows = size.train * teacher.dataset.fraction * seen
-        begun = sum(on_disk(path).stat().st_size for path in files.below(folder, f"filling-{FILES[output]}-*.npy"))
+            if need.output == output:
+                longest[need.seed] = max(longest.get(need.seed, 0), need.epochs)
+        found[output] = rows(longest), rows(longest) - rows(holds)
+    return found
+
+
+def _bank_bytes(teacher: Cell, students: list[Cell], study: Study, sizes: Sizes) -> int:
+    """Return what a bank takes for these students, 0 if it serves them; a bank that grows is written beside the old."""
+    size = sizes[teacher.dataset.name]
+    total = 0.0
+    for output, (rows, _) in bank_rows(teacher, students, study, size).items() if size else ():
+        filling = files.below(Path(BANKS, teacher.name), f"filling-{FILES[output]}-*.npy")
+        begun = sum(on_disk(path).stat().st_size for path in filling)
         total += max(0.0, rows * view_bytes(teacher.stage.network, size.classes, output) - begun)
     return round(total)
 
@@ -150,15 +165,16 @@ class Sizes(dict[str, Size | None]):
 
     def __init__(self, study: Study) -> None:
         super().__init__()
-        self._study = study
+        self.study = study
 
     def __missing__(self, name: str) -> Size | None:
         manifest = _manifest(Path(DATA, name))
         if manifest:
             counts = manifest["counts"]
-            self[name] = Size(counts["train"], counts["test"], len(manifest["class_names"]))
+            shape = tuple(manifest.get("shape", ()))
+            self[name] = Size(counts["train"], counts["test"], len(manifest["class_names"]), shape=shape)
         else:
-            declared = self._study.datasets.get(name)
+            declared = self.study.datasets.get(name)
             folder = declared and declared.folder
             self[name] = _counted(folder, declared.size, declared.streamed) if folder else _built_in(name, declared)
         return self[name]
@@ -178,7 +194,7 @@ def _built_in(name: str, declared: object) -> Size | None:
     height, width, channels = source.shape
     file, size = source.archive or ("", 0)
     download = 0 if declared or on_disk(_DOWNLOADS / file).is_file() else size
-    return Size(train, test, classes, (train + test) * (height * width * channels + 8) + download)
+    return Size(train, test, classes, (train + test) * (height * width * channels + 8) + download, source.shape)
 
 
 def _counted(folder: str, size: int, streamed: bool | None) -> Size | None:
@@ -191,6 +207,6 @@ def _counted(folder: str, size: int, streamed: bool | None) -> Size | None:
         return None
     train = [name for name in names if name.startswith("train/")]
     image = 8 + max(map(len, names)) if streamed else size * size * 3  # a record of its file, or RGB pixels
-    return Size(
-        len(train), len(names) - len(train), len({name.split("/")[1] for name in train}), len(names) * (image + 8)
-    )
+    classes = {name.split("/")[1] for name in train}
+    absent, shape = len(names) * (image + 8), () if streamed else (size, size, 3)
+    return Size(len(train), len(names) - len(train), len(classes), absent, shape)
