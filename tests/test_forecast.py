@@ -11,7 +11,8 @@ from conftest import study, values
 
 from kd.__main__ import main
 from kd.cli.forecast import Forecast
-from kd.core import files
+from kd.core import files, heartbeat
+from kd.core.heartbeat import Beat
 from kd.jobs import making
 from kd.machine.hours import Speeds, Task, critical_path, images, numbers_at_once, wall_clock
 from kd.machine.room import Size, Sizes
@@ -92,6 +93,16 @@ def test_work_is_done_resumable_or_fresh_and_only_the_rest_takes_hours(with_data
     assert (work.done, work.resumable, work.fresh, work.untimed) == (2, 1, 2, 0)
     assert work.seconds == pytest.approx(3 * 6.0)  # a baseline and two students
     assert {TEACHER, TEACHER.replace("results", "banks")} <= set(told.tasks[STUDENT].after)
+
+
+def test_of_a_cell_that_was_stopped_only_the_rest_counts(with_data: Path) -> None:
+    made, stopped = study(), parse_cell(BASELINE.replace("s0", "s1"))
+    trained(BASELINE, made, (2.0, 2.0, 2.0))
+    Path("state/digits/quick/resnet8.ce.s1").mkdir(parents=True)
+    heartbeat.write(products.network(stopped).lock, Beat(0.0, 1, 3, 0.5))
+    assert forecast(made).seconds(stopped) == pytest.approx(6.0), "without a state it starts anew"
+    Path("state/digits/quick/resnet8.ce.s1/run-0123456789ab").mkdir()
+    assert forecast(made).seconds(stopped) == pytest.approx(3.0)
 
 
 def test_students_of_a_teacher_that_becomes_another_are_trained_again(with_data: Path) -> None:

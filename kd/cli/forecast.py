@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
+from kd.core import heartbeat
+from kd.core.heartbeat import spelled
 from kd.machine.hours import Speeds, Task, critical_path, numbers_at_once
 from kd.machine.room import Sizes, bank_rows, with_banks
 from kd.study import products
@@ -50,8 +52,14 @@ class Forecast:
         return _STAGES[0] if cell in self._judge.students else _STAGES[1 + (len(cell.stages) > 2)]
 
     def seconds(self, cell: Cell) -> float | None:
-        """Return the seconds of a cell's whole training, None if they are not known."""
-        return self._speeds.training(cell, self._study.protocol, self._sizes[cell.dataset.name])
+        """Return the seconds that a cell's training still takes, None if they are not known."""
+        whole = self._speeds.training(cell, self._study.protocol, self._sizes[cell.dataset.name])
+        beat = heartbeat.read(products.network(cell).lock) if whole and self.is_resumable(cell) else None
+        return whole * max(0.0, 1 - beat.share) if beat else whole
+
+    def is_resumable(self, cell: Cell) -> bool:
+        """Say whether a training that was stopped has left a state."""
+        return bool(states(products.network(cell)))
 
     def work(self, cells: Iterable[Cell]) -> Work:
         """Sum up cells, without ensembles, which train nothing."""
@@ -61,7 +69,7 @@ class Forecast:
             if not self.is_trained(cell):
                 found["done"] += 1
                 continue
-            found["resumable" if states(products.network(cell)) else "fresh"] += 1
+            found["resumable" if self.is_resumable(cell) else "fresh"] += 1
             lasts = self.seconds(cell)
             found["untimed"] += lasts is None
             seconds += lasts or 0.0
@@ -163,17 +171,11 @@ def _say_hours(forecast: Forecast, speeds: Speeds, study: Study) -> None:
         each = study.gpus_per_cell / max(1, study.cells_per_gpu) if speeds.on_gpu else speeds.threads
         unit = "GPU-hours" if speeds.on_gpu else "core-hours"
         banks = sum(filter(None, forecast.banks.values()))
-        filled = f" ({_spelled(banks)} fill banks)" if banks else ""
+        filled = f" ({spelled(banks)} fill banks)" if banks else ""
         print(f"{total * each / 3600:,.1f} {unit} are left{filled}, at the speed measured on {speeds.device}")
         least, last = critical_path(tasks)
-        at_once = ", ".join(f"{_spelled(seconds)} with {number}" for number, seconds in numbers_at_once(tasks, least))
+        at_once = ", ".join(f"{spelled(seconds)} with {number}" for number, seconds in numbers_at_once(tasks, least))
         print(f"  wall clock by cells at once: {at_once}")
-        print(f"  never less than {_spelled(least)}, which {last} and what it waits for take")
+        print(f"  never less than {spelled(least)}, which {last} and what it waits for take")
     if forecast.untimed:
         print(f"  hours not known: {', '.join(forecast.untimed)}; kd plan --calibrate measures them in minutes")
-
-
-def _spelled(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
