@@ -134,6 +134,9 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument(
                 "--claims", type=Path, metavar="FILE", help="YAML file of claims to plan for, instead of the study's"
             )
+            added.add_argument(
+                "--calibrate", action="store_true", help="train a few steps of each kind of network, to tell the hours"
+            )
     added = verb(keep.verify, study=False)
     added.add_argument("--discard", action="store_true", help="make what is damaged count as absent")
     for function in (make.data, make.labels):

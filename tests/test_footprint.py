@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import study
 from made.fitting import made_examples
@@ -14,8 +15,8 @@ from kd.core import files
 from kd.data import source_of
 from kd.data.views import Grid
 from kd.losses.objective import Objective, Pure
-from kd.machine.footprint import _FIXED, _SLACK, _kept_by_a_step, gpu_bytes
-from kd.machine.room import disk_bytes, unknown
+from kd.machine.footprint import _FIXED, _SLACK, _kept_by_a_step, gpu_bytes, weight_bytes
+from kd.machine.room import disk_bytes, state_bytes, unknown
 from kd.models.network import conv1x1
 from kd.models.output import Output
 from kd.study.expansion import all_cells, augmentation, taught_by
@@ -88,8 +89,8 @@ def test_a_study_s_weights_and_banks_are_known_before_it_starts(project: Path) -
     (teacher,) = taught_by(cells)
     bank = Path("banks", teacher.name)
     bank.mkdir(parents=True)
-    bank.joinpath("filling-rows-a.npy").touch()  # what a bank lacks is little
-    assert disk_bytes(cells, small)["banks"] == 0
+    bank.joinpath("filling-rows-a.npy").write_bytes(bytes(5_000))  # has its room already
+    assert disk_bytes(cells, small)["banks"] == round(1000 * seen * (20 + 8)) - 5_000
 
 
 def test_a_network_takes_as_much_as_one_of_its_shape_that_is_published(project: Path) -> None:
@@ -97,6 +98,63 @@ def test_a_network_takes_as_much_as_one_of_its_shape_that_is_published(project: 
     sizes = {("resnet14", "digits"): 1000, ("resnet8", "digits"): 10}
     assert disk_bytes(all_cells(small), small, sizes)["results"] == 1000 + 4 * 10
     assert disk_bytes(all_cells(small), small, {("resnet8", "digits"): 10})["results"] > 40 + 4 * 170_000
+
+
+def test_a_bank_that_serves_takes_nothing_and_one_that_grows_is_written_anew(project: Path) -> None:
+    small = study()
+    cells = all_cells(small)
+    fresh = disk_bytes(cells, small)["banks"]
+    (teacher,) = taught_by(cells)
+    said = {"outputs": {"logits": {"holds": [[0, 3], [1, 3]]}}}
+    files.write_manifest(Path("banks", teacher.name, "manifest.json"), said)
+    assert disk_bytes(cells, small)["banks"] == 0
+    said["outputs"]["logits"]["holds"] = [[0, 3], [7, 3]]
+    files.write_manifest(Path("banks", teacher.name, "manifest.json"), said)
+    assert disk_bytes(cells, small)["banks"] > fresh  # the views of seed 7 stay beside those of 0 and 1
+
+
+def test_data_count_until_they_are_prepared(project: Path) -> None:
+    noisy = {"teacher": "resnet14", "student": "resnet8", "loss": "mse", "label_noise": {"symmetric": [0.2, 0.4]}}
+    made = study(experiments={"e": noisy})
+    assert disk_bytes(all_cells(made), made)["data"] == 1797 * (64 + 8) + 2 * 898 * 8
+    prepared(train=898)
+    assert disk_bytes(all_cells(made), made)["data"] == 2 * 898 * 8
+    Path("data/digits+sym0.4").mkdir()
+    assert disk_bytes(all_cells(made), made)["data"] == 898 * 8
+    cifar = study(dataset="cifar10")
+    pixels, archive = 60_000 * (3072 + 8), 170_498_071
+    assert disk_bytes(all_cells(cifar), cifar)["data"] == pixels + archive
+    here = study(dataset="cifar10", datasets={"cifar10": {"source": "somewhere"}})
+    assert disk_bytes(all_cells(here), here)["data"] == pixels
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_declared_folder_is_counted_before_it_is_prepared(project: Path, streamed: bool) -> None:
+    for split, each in (("train", 5), ("test", 2)):
+        for name in ("cat", "dog"):
+            Path("mine", split, name).mkdir(parents=True)
+            for number in range(each):
+                Path("mine", split, name, f"{number}.jpg").write_bytes(b"not decoded here")
+    protocol = {
+        "name": "quick",
+        "epochs": 3,
+        "batch": 64,
+        **({"crop": "resized", "teacher": "online"} if streamed else {}),
+    }
+    said = {"folder": "mine", "size": 16, "streamed": streamed}
+    mine = study(dataset="mine", datasets={"mine": said}, protocol=protocol)
+    needed = disk_bytes(all_cells(mine), mine)
+    assert unknown(all_cells(mine), mine) == []
+    assert needed["data"] == 14 * (8 + (len("train/cat/0.jpg") + 8 if streamed else 3 * 16**2))
+    views, epochs = 2 * 9**2, 6
+    rows = 10 * views * (1 - (1 - 1 / views) ** epochs)
+    assert needed["banks"] == (0 if streamed else round(rows * (2 * 2 + 8)))
+
+
+def test_a_running_cell_s_state_is_two_copies_of_weights_and_momenta(project: Path) -> None:
+    small = study()
+    assert state_bytes(all_cells(small), small) == 2 * 2 * weight_bytes("resnet14", 10)
+    assert state_bytes([], small) == 0
 
 
 def test_what_is_not_known_of_a_folder_s_banks_and_answers_is_named(project: Path) -> None:

@@ -153,7 +153,7 @@ def test_plan_counts_each_tree_on_the_disk_that_it_lies_on(small: Path, capsys, 
     monkeypatch.setattr(files, "free_bytes", lambda path: free.get(path.name, 10**12))
     assert main(["plan"]) == 74
     said = capsys.readouterr()
-    assert "GB in results/ of 0.0 GB that are free\n" in said.out
+    assert "MB in results/ of 0.0 MB that are free\n" in said.out
     assert "results: " in said.err
     assert "3,000 bytes are free" in said.err
 

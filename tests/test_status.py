@@ -16,8 +16,10 @@ from conftest import ROOT, eventually, study
 from made.command import kd
 
 from kd.__main__ import main
-from kd.core import attempts, files, slurm
+from kd.core import attempts, files, heartbeat, slurm
 from kd.core.errors import Diverged, OutOfMemory, StorageError, Terminated
+from kd.core.heartbeat import Beat
+from kd.machine.progress import Progress, heard
 from kd.study import products
 from kd.study.expansion import all_cells
 from kd.study.judge import Judge
@@ -28,6 +30,7 @@ from kd.study.status import faulty, standings
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.mse.s0"
 BASELINE = "results/digits/quick/resnet8.ce.s0"
+_ODD = b'{"at": 1, "epoch": 1, "epochs": 2, "share": "x"}'
 
 
 def failing(lock: Path, error: BaseException) -> None:
@@ -97,6 +100,51 @@ def test_a_killed_cell_is_told_from_a_running_one_by_its_lock(project: Path, mon
         assert status == "running"
         assert f"process {os.getpid()}" in detail
     assert of(TEACHER) == ("waiting", "")
+
+
+def test_a_running_cell_says_how_far_it_is_by_its_own_heartbeat(project: Path) -> None:
+    lock = products.network(parse_cell(TEACHER)).lock
+    with attempts.at_work(lock):
+        heartbeat.write(lock, Beat(time.time(), 12, 200, 0.06, 1234.0, 71.2, 600.0))
+        assert of(TEACHER)[1].startswith("epoch 12/200  71.20 %  1,234 images/s  10 min left  0 min on ")
+        heartbeat.write(lock, Beat(time.time() - 3600, 12, 200, 0.06))
+        assert "epoch" not in of(TEACHER)[1], "an earlier attempt's"
+    note = attempts._note(lock)
+    with files.lock(lock):
+        files.seal(note, {"began": time.time() - 7200, "host": "here", "pid": 1, "slurm_job": None}, b"")
+        assert "epoch 12/200  not heard of for 60 min  120 min on here" in of(TEACHER)[1]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"at": 1}', b"\xff", _ODD])
+def test_a_damaged_heartbeat_counts_as_none(project: Path, content: bytes) -> None:
+    heartbeat.write(Path("lock"), Beat(1.0, 1, 2, 0.5))
+    assert heartbeat.read(Path("lock")) == Beat(1.0, 1, 2, 0.5)
+    Path("lock.beat.json").write_bytes(content)
+    assert heartbeat.read(Path("lock")) is None
+
+
+def test_a_heartbeat_that_cannot_be_written_stops_nothing(project: Path, monkeypatch) -> None:
+    monkeypatch.setattr(heartbeat, "EVERY", 0.0)
+    row = {"epoch": 1, "lr": 0.1, "train_loss": 1.0, "train_top1_running": 50.0, "test_loss": 1.0, "test_top1": 60.0}
+    for lock in (Path("nowhere/lock"), Path("lock")):
+        with heard(lock):
+            shown = Progress("a", epochs=2, steps=4)
+            shown.at(0)
+            shown.at(4)
+            shown.epoch(row, 100.0)
+            shown.at(6)
+            if lock.parent.exists():
+                beat = heartbeat.read(lock)
+                assert (beat.epoch, beat.epochs, beat.share, beat.test_top1) == (1, 2, 0.75, 60.0)
+                assert beat.images_per_second == 100.0
+                assert beat.seconds_left >= 0
+        assert heartbeat.read(lock) is None, "a run that succeeded leaves none"
+    with contextlib.suppress(Diverged), heard(Path("lock")):
+        Progress("a", epochs=2, steps=4).at(3)
+        raise Diverged("not finite")
+    assert heartbeat.read(Path("lock")).share == 3 / 8, "one that failed says how far it came"
+    Progress("a", epochs=2, steps=4).at(8)  # what nobody listens to
+    assert heartbeat.read(Path("lock")).share == 3 / 8
 
 
 def test_slurm_knows_better_why_a_cell_was_killed(project: Path, monkeypatch) -> None:

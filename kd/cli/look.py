@@ -7,12 +7,13 @@ import json
 import sys
 from pathlib import Path
 
+from kd.cli.forecast import say_work
 from kd.cli.options import searches_of, study_of
 from kd.core import files
 from kd.core.errors import StorageError, itemised
 from kd.study import config, products
 from kd.study.config import Search
-from kd.study.expansion import all_cells, cells_of, first_trial, taught_by
+from kd.study.expansion import all_cells, first_trial, taught_by
 from kd.study.judge import Judge, replaced, told
 from kd.study.paths import parse_cell
 from kd.study.values import spelled_noise
@@ -30,10 +31,6 @@ def plan(options: argparse.Namespace) -> None:
         return
     print(f"study {study.study}: {study.dataset}, protocol {study.protocol.name}, {study.protocol.epochs} epochs")
     print(f"  seeds {', '.join(map(str, study.seeds))}" + " (one seed; several are a list)" * (len(study.seeds) == 1))
-    for name in study.experiments:
-        print(f"  {name:20} {len(cells_of(study, name)):6} cells")
-    for name, search in study.searches.items():
-        print(f"  {name:20} {search.rounds * search.batch:6} trials: {search.sampler}, {search.rounds} rounds")
     ensembles = sum(cell.is_ensemble for cell in cells)
     teachers = [cell for cell in taught_by(cells) if not cell.is_ensemble]
     epochs = sum(cell.epochs(study.protocol) for cell in cells)
@@ -41,6 +38,7 @@ def plan(options: argparse.Namespace) -> None:
     networks = f"{len(cells) - ensembles} networks to train, {len(teachers)} of them teach{together}"
     print(f"{networks}; {epochs:,} epochs in all")
     judge = Judge.of_study(study)
+    say_work(judge, options.calibrate)
     _say_what_is_to_do(judge)
     _say_what_seeds_decide(judge, options.claims)
     _check_room(judge)
@@ -63,7 +61,7 @@ def _say_what_is_to_do(judge: Judge) -> None:
 
 def _check_room(judge: Judge) -> None:
     """Say how much disk space the training will take. Raises StorageError if there is less."""
-    from kd.machine.room import disk_bytes, shape_of, unknown
+    from kd.machine.room import disk_bytes, shape_of, state_bytes, unknown
 
     published = {
         shape_of(cell): sum(manifest["sizes"].values())
@@ -78,16 +76,22 @@ def _check_room(judge: Judge) -> None:
         disks.setdefault(files.disk_of(Path(top)), {})[top] = size
     print(f"{len(missing)} are not trained yet; they take")
     for needed in disks.values():  # results/, banks/ and answers/ may be links to several disks
-        listed = ", ".join(f"{size / 1e9:.2f} GB in {top}/" for top, size in needed.items() if size)
+        listed = ", ".join(f"{_spelled(size)} in {top}/" for top, size in needed.items() if size)
         free = files.free_bytes(Path(next(iter(needed))))
-        print(f"  {listed or 'no space'} of {free / 1e9:.1f} GB that are free")
+        print(f"  {listed or 'no space'} of {_spelled(free)} that are free")
     if names := unknown(missing, judge.study):
         print(
-            f"  and what banks and answers of {', '.join(names)} take, which is not known until the data are prepared: "
-            f"kd data {names[0]}"
+            f"  and what data, banks and answers of {', '.join(names)} take, which is not known until the data are "
+            f"prepared: kd data {names[0]}"
         )
+    if state := state_bytes(missing, judge.study):
+        print(f"  each cell that runs has up to {_spelled(state)} more in state/, until it is done")
     for needed in disks.values():
         files.demand_room(Path(next(iter(needed))), sum(needed.values()))
+
+
+def _spelled(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def status(options: argparse.Namespace) -> None:

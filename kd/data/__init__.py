@@ -41,6 +41,8 @@ class Source:
     downloads: bool = False  # takes `source` (a local copy) and `download_root`
     streamed: bool = False  # its images are decoded as they are read, and not before
     counts: tuple[int, int, int] | None = None  # examples to train and to test on, and classes, where they are known
+    shape: tuple[int, int, int] | None = None  # of an image, [H, W, C], where it is known
+    archive: tuple[str, int] | None = None  # name and bytes of what is downloaded
 
     @property
     def module(self) -> str:
@@ -66,19 +68,28 @@ class NoiseKind:
 
 DATASETS: dict[str, Source] = {
     "digits": Source(
-        "kd.data.sources:digits", "1,797 handwritten digits, 8x8 grey, in scikit-learn", False, 1, counts=(898, 899, 10)
+        "kd.data.sources:digits",
+        "1,797 handwritten digits, 8x8 grey, in scikit-learn",
+        False,
+        1,
+        counts=(898, 899, 10),
+        shape=(8, 8, 1),
     ),
     "cifar10": Source(
         "kd.data.sources:cifar10",
         "60,000 photographs, 32x32 colour, 10 classes",
         downloads=True,
         counts=(50_000, 10_000, 10),
+        shape=(32, 32, 3),
+        archive=("cifar-10-python.tar.gz", 170_498_071),
     ),
     "cifar100": Source(
         "kd.data.sources:cifar100",
         "60,000 photographs, 32x32 colour, 100 classes",
         downloads=True,
         counts=(50_000, 10_000, 100),
+        shape=(32, 32, 3),
+        archive=("cifar-100-python.tar.gz", 169_001_437),
     ),
 }
 

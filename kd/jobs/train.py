@@ -24,6 +24,7 @@ from kd.jobs.bank import teacher_of
 from kd.jobs.places import Resources, place_of
 from kd.losses import LOSSES
 from kd.losses.objective import Objective
+from kd.machine.progress import heard
 from kd.machine.state import State
 from kd.measure import inference
 from kd.study import products
@@ -123,7 +124,8 @@ def _fitted(
     copies = cell.protocol_of(recipe.protocol).copies
     _demand_room(cell, nn.ModuleList([network, plan.objective]), state, copies)
     teacher = teacher_of(cell, recipe, have, where) if cell.stage.objective.needs_teacher else None
-    fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
+    with heard(products.network(cell).lock):
+        fit(network, have.examples, plan, teacher, where, state, history, str(cell.stage))
     return network, plan.objective
 
 

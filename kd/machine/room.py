@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from kd.core.errors import StorageError
-from kd.core.files import read_manifest
+from kd.core import files
+from kd.core.errors import KdError, StorageError
 from kd.core.project import on_disk
-from kd.data import DATASETS, source_of
+from kd.data import DATASETS, Source, source_of
 from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell
 from kd.study.config import Study
 from kd.study.expansion import analysed, augmentation, taught_by
-from kd.study.needs import FILES
+from kd.study.needs import FILES, unmet
 
 Shape = tuple[str, str]  # (network, dataset): they decide the shapes of the weights
+
+_MANIFEST, _ROW = 6_000, 250  # bytes of a cell's manifest, and of one epoch in metrics.csv and timings.csv
+_DOWNLOADS = Path(DATA, "downloads")
+
+
+class Size(NamedTuple):
+    """How large a dataset is: examples to train and to test on, classes, and bytes in data/ that are not there yet.
+
+    `shape` is of an image, [H, W, C]; () where images are streamed.
+    """
+
+    train: int
+    test: int
+    classes: int
+    absent: int = 0
+    shape: tuple[int, ...] = ()
 
 
 def shape_of(cell: Cell) -> Shape:
@@ -25,29 +42,47 @@ def shape_of(cell: Cell) -> Shape:
 
 
 def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, int] | None = None) -> Mapping[str, int]:
-    """Return {top folder: bytes} that training `cells` will add below results/, banks/ and answers/.
+    """Return {top folder: bytes} that training `cells` adds below data/, results/, banks/ and answers/.
 
     `published` has the sizes of trained cells; a new cell of the same shape takes as much. For other shapes the network
-    is built on torch's meta device. Banks and answers are left out if the number of examples is not known yet
-    (`unknown` names these datasets), or if they exist: views that an existing bank lacks take little.
+    is built on torch's meta device. Data, banks and answers are left out if the number of examples is not known yet
+    (`unknown` names these datasets).
     """
-    cells, counts = list(cells), _Counts()
+    cells, sizes = list(cells), Sizes(study)
     needed = Counter()
+    read = dict.fromkeys(cell.dataset for cell in (*cells, *_unanswered(study)))
+    for name in dict.fromkeys(dataset.name for dataset in read):
+        needed[DATA] += sizes[name].absent if sizes[name] else 0
+    for dataset in {one.labelled: one for one in read if one.noise}.values():
+        if sizes[dataset.name] and not on_disk(Path(DATA, dataset.labelled)).exists():
+            needed[DATA] += 8 * sizes[dataset.name].train
     for shape, number in Counter(shape_of(cell) for cell in cells if not cell.is_ensemble).items():
-        needed[RESULTS] += number * ((published or {}).get(shape) or _weight_bytes(shape, counts))
-    for teacher, students in _with_banks(cells, study).items():
-        needed[BANKS] += _bank_bytes(teacher, students, study, counts)
-    needed[ANSWERS] = sum(_answer_bytes(cell, counts) for cell in _unanswered(study))
+        needed[RESULTS] += number * ((published or {}).get(shape) or _weight_bytes(shape, sizes))
+    for cell in cells:
+        if shape_of(cell) not in (published or {}):
+            needed[RESULTS] += _MANIFEST + _ROW * cell.epochs(study.protocol)
+    for teacher, students in with_banks(cells, study).items():
+        needed[BANKS] += _bank_bytes(teacher, students, study, sizes)
+    needed[ANSWERS] = sum(_answer_bytes(cell, sizes) for cell in _unanswered(study))
     return needed
 
 
+def state_bytes(cells: Iterable[Cell], study: Study) -> int:
+    """Return the most bytes that one of `cells` keeps in state/ while it trains: two states, weights and copies."""
+    sizes = Sizes(study)
+    trained = [cell for cell in cells if cell.epochs(study.protocol)]
+    copies = ((cell, 1 + cell.protocol_of(study.protocol).copies) for cell in trained)
+    return max((2 * each * _weight_bytes(shape_of(cell), sizes) for cell, each in copies), default=0)
+
+
 def unknown(cells: Iterable[Cell], study: Study) -> list[str]:
-    """Return the datasets whose banks or answers `disk_bytes` leaves out, because it lacks their number of examples."""
-    names, counts = {cell.dataset.name for cell in (*_with_banks(cells, study), *_unanswered(study))}, _Counts()
-    return sorted(name for name in names if counts[name] is None)
+    """Return the datasets whose data, banks and answers `disk_bytes` leaves out, because their size is not known."""
+    names, sizes = {cell.dataset.name for cell in (*cells, *_unanswered(study))}, Sizes(study)
+    return sorted(name for name in names if sizes[name] is None)
 
 
-def _with_banks(cells: Iterable[Cell], study: Study) -> dict[Cell, list[Cell]]:
+def with_banks(cells: Iterable[Cell], study: Study) -> dict[Cell, list[Cell]]:
+    """Map each network that has a bank to those of `cells` that read it."""
     taught = taught_by(cell for cell in cells if cell.reads_banks(study.protocol))
     return {teacher: students for teacher, students in taught.items() if not teacher.is_ensemble}
 
@@ -56,30 +91,45 @@ def _unanswered(study: Study) -> list[Cell]:
     return [cell for cell in analysed(study) if not on_disk(Path(ANSWERS, cell.name)).exists()]
 
 
-def _weight_bytes(shape: Shape, counts: _Counts) -> int:
+def _weight_bytes(shape: Shape, sizes: Sizes) -> int:
     from kd.machine import footprint
 
     network, dataset = shape
-    classes = counts[dataset][2] if counts[dataset] else 100  # a guess, which changes only the last layer
+    classes = sizes[dataset].classes if sizes[dataset] else 100  # a guess, which changes only the last layer
     return footprint.weight_bytes(network, classes)
 
 
-def _bank_bytes(teacher: Cell, students: list[Cell], study: Study, counts: _Counts) -> int:
-    if counts[teacher.dataset.name] is None:
-        return 0
-    train, _, classes = counts[teacher.dataset.name]
+def bank_rows(teacher: Cell, students: Iterable[Cell], study: Study, size: Size) -> dict[str, tuple[float, float]]:
+    """Return {output: (rows that a bank then has, rows that it lacks)} of outputs that these students lack in it."""
     declared = study.datasets.get(teacher.dataset.name)
     pad, flip = augmentation(source_of(teacher.dataset.name, declared and declared.model_dump()), study.protocol)
     views = (2 * pad + 1) ** 2 * (1 + flip)  # as in kd.data.views, which imports torch
-    longest: dict[str, dict[int, int]] = defaultdict(dict)
-    for seed, epochs, output in sorted(need for student in students for need in student.needs_of_bank(study.protocol)):
-        longest[output][seed] = epochs
+    manifest = _manifest(Path(BANKS, teacher.name)) or {}
+    needs = [need for student in students for need in student.needs_of_bank(study.protocol)]
+
+    def rows(epochs: Mapping[int, int]) -> float:  # the expected number of different views that are drawn
+        return size.train * teacher.dataset.fraction * views * (1 - (1 - 1 / views) ** sum(epochs.values()))
+
+    found = {}
+    for output in {need.output: None for need in unmet(manifest, needs)}:
+        holds = dict(manifest.get("outputs", {}).get(output, {}).get("holds", []))
+        longest = dict(holds)
+        for need in needs:
+            if need.output == output:
+                longest[need.seed] = max(longest.get(need.seed, 0), need.epochs)
+        found[output] = rows(longest), rows(longest) - rows(holds)
+    return found
+
+
+def _bank_bytes(teacher: Cell, students: list[Cell], study: Study, sizes: Sizes) -> int:
+    """Return what a bank takes for these students, 0 if it serves them; a bank that grows is written beside the old."""
+    size = sizes[teacher.dataset.name]
     total = 0.0
-    for output, epochs in longest.items():
-        if not any(on_disk(Path(BANKS, teacher.name)).glob(f"*{FILES[output]}-*")):
-            seen = views * (1 - (1 - 1 / views) ** sum(epochs.values()))  # expected number of different views drawn
-            total += seen * view_bytes(teacher.stage.network, classes, output)
-    return round(train * teacher.dataset.fraction * total)
+    for output, (rows, _) in bank_rows(teacher, students, study, size).items() if size else ():
+        filling = files.below(Path(BANKS, teacher.name), f"filling-{FILES[output]}-*.npy")
+        begun = sum(on_disk(path).stat().st_size for path in filling)
+        total += max(0.0, rows * view_bytes(teacher.stage.network, size.classes, output) - begun)
+    return round(total)
 
 
 def view_bytes(network: str, classes: int, output: str) -> int:
@@ -91,28 +141,72 @@ def view_bytes(network: str, classes: int, output: str) -> int:
     return 2 * width(network, classes) + 8
 
 
-def _answer_bytes(cell: Cell, counts: _Counts) -> int:
-    if counts[cell.dataset.name] is None:
+def _answer_bytes(cell: Cell, sizes: Sizes) -> int:
+    size = sizes[cell.dataset.name]
+    if size is None:
         return 0
     from kd.data.splits import SAMPLE
     from kd.machine.footprint import width
 
-    train, test, classes = counts[cell.dataset.name]
-    inside = 0 if cell.is_ensemble else width(cell.stage.network, classes)
-    row = 4 * classes + 2 * inside + 24  # float32 logits, float16 pre-logits, an index and two labels
-    return round((test + min(SAMPLE, train * cell.fraction)) * row)
+    inside = 0 if cell.is_ensemble else width(cell.stage.network, size.classes)
+    row = 4 * size.classes + 2 * inside + 24  # float32 logits, float16 pre-logits, an index and two labels
+    return round((size.test + min(SAMPLE, size.train * cell.fraction)) * row)
 
 
-class _Counts(dict[str, tuple[int, int, int] | None]):
-    """{dataset: (training examples, test examples, classes)}, or None for a dataset whose counts are not known yet.
+# -- how large datasets are -------------------------------------------------------------------------------------------
 
-    The counts come from the manifest of the data, read once; if it is missing or damaged, from kd's list of built-in
-    datasets.
+
+class Sizes(dict[str, Size | None]):
+    """{dataset: its size}, or None for a dataset whose size is not known yet.
+
+    The manifest of the data says it; if that is missing or damaged, kd's list of built-in datasets, or the files in the
+    folder that the study declares.
     """
 
-    def __missing__(self, name: str) -> tuple[int, int, int] | None:
-        self[name] = DATASETS[name].counts if name in DATASETS else None
-        with contextlib.suppress(StorageError):
-            if manifest := read_manifest(Path(DATA, name)):
-                self[name] = manifest["counts"]["train"], manifest["counts"]["test"], len(manifest["class_names"])
+    def __init__(self, study: Study) -> None:
+        super().__init__()
+        self.study = study
+
+    def __missing__(self, name: str) -> Size | None:
+        manifest = _manifest(Path(DATA, name))
+        if manifest:
+            counts = manifest["counts"]
+            shape = tuple(manifest.get("shape", ()))
+            self[name] = Size(counts["train"], counts["test"], len(manifest["class_names"]), shape=shape)
+        else:
+            declared = self.study.datasets.get(name)
+            folder = declared and declared.folder
+            self[name] = _counted(folder, declared.size, declared.streamed) if folder else _built_in(name, declared)
         return self[name]
+
+
+def _manifest(folder: Path) -> dict | None:
+    with contextlib.suppress(StorageError):
+        return files.read_manifest(folder)
+    return None
+
+
+def _built_in(name: str, declared: object) -> Size | None:
+    source: Source | None = DATASETS.get(name)
+    if source is None or source.counts is None or source.shape is None:
+        return None
+    train, test, classes = source.counts
+    height, width, channels = source.shape
+    file, size = source.archive or ("", 0)
+    download = 0 if declared or on_disk(_DOWNLOADS / file).is_file() else size
+    return Size(train, test, classes, (train + test) * (height * width * channels + 8) + download, source.shape)
+
+
+def _counted(folder: str, size: int, streamed: bool | None) -> Size | None:
+    """Count a folder of images, as `kd data` will find it; None if it is not there, or not such a folder."""
+    from kd.data.folder import SUFFIXES, files_of  # and with it Pillow
+
+    try:
+        names = [name for name, _ in files_of(Path(folder).expanduser()) if name.lower().endswith(SUFFIXES)]
+    except (KdError, OSError):
+        return None
+    train = [name for name in names if name.startswith("train/")]
+    image = 8 + max(map(len, names)) if streamed else size * size * 3  # a record of its file, or RGB pixels
+    classes = {name.split("/")[1] for name in train}
+    absent, shape = len(names) * (image + 8), () if streamed else (size, size, 3)
+    return Size(len(train), len(names) - len(train), len(classes), absent, shape)

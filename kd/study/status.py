@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kd.core import files, slurm
+from kd.core import files, heartbeat, slurm
 from kd.core.attempts import last_attempt
 from kd.core.errors import Damaged, StorageError
+from kd.core.heartbeat import Beat, spelled
 from kd.core.project import named, on_disk
 from kd.core.threads import each
 from kd.study import adopted, products
@@ -22,8 +22,7 @@ from kd.study.products import MANIFESTS, Product
 
 STATUSES = ("done", "diverged", "stale", "running", "failed", "waiting")
 _CAUSES = {2: "refused", 74: "storage", 75: "busy", 130: "interrupted", 137: "out of memory", 143: "terminated"}
-_EPOCH = re.compile(rb"epoch (\d+/\d+) ")
-_TAIL = 4096  # bytes at the end of a log that are searched for the last epoch
+_SILENT = 10 * heartbeat.EVERY  # seconds after which status says that a run was not heard of
 _THREADS = min(8, os.cpu_count() or 1)  # that read files and compute digests
 
 
@@ -36,6 +35,7 @@ class Standing:
     detail: str = ""  # cause, or progress
     log: str = ""
     slurm_job: str = ""  # the job in which it was killed
+    beat: Beat | None = None  # of what runs
 
     def __str__(self) -> str:
         return "  ".join(filter(None, [self.name, self.detail, self.log]))
@@ -86,7 +86,10 @@ def _work(product: Product, log: str) -> Standing | None:
     if note is None:
         return None
     if files.is_locked(lock):
-        return Standing(name, "running", _how_far(log, note), log)
+        beat = heartbeat.read(lock)
+        if beat and beat.at < note["began"]:  # an earlier attempt's
+            beat = None
+        return Standing(name, "running", _how_far(beat, note), log, beat=beat)
     if "ended" in note:
         cause = note["cause"]
         if note["exit"] in _CAUSES and not cause.startswith("time limit"):
@@ -95,16 +98,11 @@ def _work(product: Product, log: str) -> Standing | None:
     return Standing(name, "failed", "killed, most often for lack of memory (137)", log, note["slurm_job"] or "")
 
 
-def _how_far(log: str, note: dict) -> str:
-    tail = b""
-    if log:
-        with files.opened(log) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-            tail = file.read()
-    epochs = _EPOCH.findall(tail)
-    minutes = (time.time() - note["began"]) / 60
+def _how_far(beat: Beat | None, note: dict) -> str:
+    now = time.time()
     where = f"{note['host']}, {'job ' + note['slurm_job'] if note['slurm_job'] else 'process ' + str(note['pid'])}"
-    return "  ".join([*(f"epoch {epoch.decode()}" for epoch in epochs[-1:]), f"{minutes:.0f} min on {where}"])
+    silent = [f"not heard of for {spelled(now - beat.at)}"] if beat and now - beat.at > _SILENT else []
+    return "  ".join([*([str(beat)] if beat else []), *silent, f"{(now - note['began']) / 60:.0f} min on {where}"])
 
 
 def _explained(standings: list[Standing]) -> list[Standing]:
