@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd import __version__
-from kd.cli import keep, look, make, report
+from kd.cli import keep, look, make, one, report
 from kd.core import project, signals
 from kd.core.errors import STOPS, ConfigError, Damaged, Terminated, Unheard, understood
 from kd.core.startup import flush, leave, speak_utf8
@@ -130,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
         added = verb(function)
         added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
         added.add_argument("--cells", action="store_true", help=help)
+    verb(one.show, study=False).add_argument(
+        "path", help="results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/..., or above"
+    )
     added = verb(keep.verify, study=False)
     added.add_argument("--discard", action="store_true", help="make what is damaged count as absent")
     for function in (make.data, make.labels):
