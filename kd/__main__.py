@@ -133,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     verb(one.show, study=False).add_argument(
         "path", help="results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/..., or above"
     )
+    added = verb(one.compare, study=False)
+    added.add_argument("a", help="path of a network; all seeds of its recipe count")
+    added.add_argument("b", help="path of another one")
     added = verb(keep.verify, study=False)
     added.add_argument("--discard", action="store_true", help="make what is damaged count as absent")
     for function in (make.data, make.labels):

@@ -11,3 +11,10 @@ def show(options: argparse.Namespace) -> None:
     from kd.study.shown import shown
 
     print("\n".join(shown(Path(options.path))))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Compare two recipes over all their seeds: paired difference, interval, test and n."""
+    from kd.report.compared import compared
+
+    print("\n".join(compared(options.a, options.b)))

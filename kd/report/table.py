@@ -112,8 +112,8 @@ def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result]) -> dict:
         **identity(cell),
         "epochs": manifest["epochs"],
         "status": manifest["status"],
-        **_numbers(manifest),
-        "teacher_top1": _numbers(results[cell.teacher].manifest)["test_top1"] if cell.teacher else math.nan,
+        **numbers(manifest),
+        "teacher_top1": numbers(results[cell.teacher].manifest)["test_top1"] if cell.teacher else math.nan,
         **_selection(manifest.get("selection") or {}),
         "parameters": manifest.get("parameters", 0),
         "macs": manifest.get("macs", math.nan),  # of networks of before they were counted, nothing is known
@@ -124,7 +124,7 @@ def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result]) -> dict:
     }
 
 
-def _numbers(manifest: dict) -> dict:
+def numbers(manifest: dict) -> dict:
     """Return the headline (last epoch), and the best on test beside it; all NaN if the cell diverged."""
     last = manifest.get("last", {}) if manifest["status"] == "ok" else {}
     best = manifest.get("best_on_test", {}) if last else {}
