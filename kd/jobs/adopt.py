@@ -11,19 +11,16 @@ import contextlib
 import csv
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-import kd
 from kd.core import files
 from kd.core.errors import ConfigError, KdError, StorageError
 from kd.core.project import here, on_disk
+from kd.core.startup import run_verb
 from kd.jobs.train import METRICS
 from kd.study import products
 from kd.study.adopted import CLOSE, EQUAL, FILE, NONE, Adopted, Kind, described, kind_of
@@ -213,17 +210,8 @@ def _trained_again(one: Candidate) -> tuple[str, str]:
 def _train(one: Candidate, folder: Path) -> int:
     """Run `kd train` in `folder`; return its exit code."""
     processes = one.manifest.get("processes", 1)
-    command = [sys.executable, "-m", "kd", "train", one.cell.path, "--recipe", json.dumps(one.recipe)]
-    command += ["--processes", str(processes), "--threads", str(processes * one.manifest["threads"])]
-    package = str(Path(kd.__file__).parent.parent)
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    sys.stdout.flush()
-    with subprocess.Popen(command, cwd=here() / folder, env={**os.environ, "PYTHONPATH": path}) as child:
-        try:
-            return child.wait()
-        except BaseException:
-            child.terminate()
-            raise
+    arguments = ["train", one.cell.path, "--recipe", json.dumps(one.recipe), "--processes", str(processes)]
+    return run_verb([*arguments, "--threads", str(processes * one.manifest["threads"])], here() / folder)
 
 
 @contextlib.contextmanager
