@@ -2,8 +2,7 @@
 
 kd plan                                                     what a study will train
 kd status                                                   where the study stands, and what failed
-kd train results/digits/demo/wrn-10-2.ce.s0                 train one cell, or go on with it
-kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 a student of it
+kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 train one cell, and first what its lineage lacks
 kd train results/... --processes 4                          one cell on four GPUs
 """
 
@@ -23,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd import __version__
-from kd.cli import keep, look, make, report
+from kd.cli import keep, look, make, one, report
 from kd.core import project, signals
 from kd.core.errors import STOPS, ConfigError, Damaged, Terminated, Unheard, understood
 from kd.core.startup import flush, leave, speak_utf8
@@ -115,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(function: Callable, *, study: bool = True) -> argparse.ArgumentParser:
-        name, text = function.__name__, function.__doc__.splitlines()[0]
+        name, text = function.__name__.rstrip("_"), function.__doc__.splitlines()[0]
         added = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(verb=function)
         if study:
@@ -137,6 +136,13 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument(
                 "--calibrate", action="store_true", help="train a few steps of each kind of network, to tell the hours"
             )
+    verb(one.show).add_argument("path", help="results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/..., or above")
+    added = verb(one.compare)
+    added.add_argument("a", help="path of a network; all seeds of its recipe count")
+    added.add_argument("b", help="path of another one")
+    added = verb(one.export)
+    added.add_argument("path", help="a network in results/")
+    added.add_argument("folder", type=Path, metavar="DIR", help="new folder, or an empty one")
     added = verb(keep.verify, study=False)
     added.add_argument("--discard", action="store_true", help="make what is damaged count as absent")
     for function in (make.data, make.labels):

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from made.disk import Disk
 from made.project import KL3, SMALL, Project, changed, wait_for, waiting, with_losses
@@ -367,7 +368,8 @@ def test_what_is_damaged_is_refused_and_rebuilt_as_the_message_says(
         take(undisturbed / tree, project / tree)
     whole = Path(victim).read_bytes()
     DAMAGE[damage](Path(victim))
-    assert main(["train", STUDENT]) == 74
+    given = json.dumps(yaml.safe_load(Path("config.yaml").read_text()))
+    assert main(["train", STUDENT, "--study-json", given]) == 74  # as Snakemake asks
     said, (folder, name) = capsys.readouterr().err, os.path.split(victim)
     assert not Path(STUDENT).exists()
     if damage == "flipped":  # of the size that it should have: whoever reads it finds it

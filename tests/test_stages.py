@@ -20,7 +20,6 @@ from made.fitting import StopAt
 from kd import losses
 from kd.core import files
 from kd.core.errors import ConfigError, Diverged, StorageError, Terminated
-from kd.jobs import adopt
 from kd.jobs import train as jobs_train
 from kd.losses.objective import Batch, Pure
 from kd.machine.state import State
@@ -30,6 +29,7 @@ from kd.study.config import Recipe
 from kd.study.expansion import all_cells
 from kd.study.judge import Judge
 from kd.study.paths import parse_cell
+from kd.study.recipes import made_with
 from kd.train import lesson, material
 from kd.train.plan import Plan
 
@@ -398,7 +398,7 @@ def test_students_of_several_recipes_share_one_teacher_and_one_bank(project: Pat
     assert [made["recipe"]["protocol"]["lr"] for made in (slow, fast)] == [0.01, 0.2]
     assert fast["recipe"]["protocol"]["batch"] == 100
     assert slow["last"] != fast["last"]
-    again = Judge.of_recipe(Recipe.parse(adopt._recipe_of(parse_cell(fast["name"]), fast)))
+    again = Judge.of_recipe(Recipe.parse(made_with(parse_cell(fast["name"]), fast)))
     assert again.to_do(products.network(parse_cell(fast["name"]))) is None  # by that, kd adopt trains it again
     assert len(list(Path("banks").rglob("manifest.json"))) == 1
     other = study(protocol={"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32", "lr": 0.3})

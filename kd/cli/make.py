@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from kd.cli.options import asked, recipe_of, resources_of, search_of, study_of
 from kd.core import files
 from kd.core.errors import ConfigError, Damaged, Diverged
 from kd.core.startup import keep_memory, start_together
-from kd.jobs import making
+from kd.jobs import lineage, making
 from kd.losses.spec import STORED
 from kd.study import products
-from kd.study.config import Study
+from kd.study.cells import Cell
+from kd.study.config import Recipe, Study
+from kd.study.expansion import recipe
 from kd.study.judge import Judge
 from kd.study.needs import Need
 from kd.study.paths import parse_cell, parse_dataset, parse_selection
@@ -63,7 +67,10 @@ def labels(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train one cell, or go on with it, and publish it."""
+    """Train one cell, or go on with it, and publish it; by hand, after making all that its lineage lacks.
+
+    Snakemake spells out the recipe, or the study, and has made the inputs before. Then the verb makes nothing else.
+    """
     request = asked(options)
     cell = parse_cell(options.cell)
     given = recipe_of(request, cell)
@@ -72,6 +79,9 @@ def train(options: argparse.Namespace) -> int:
     if not _is_one_of_several() and _undamaged(judge, product) and making.done(judge, product, options.stamp):
         status = judge.manifest(product)["status"]
     else:
+        by_hand = not (options.recipe or options.study_json or options.stamp or _is_one_of_several())
+        if by_hand and (code := make_what_is_lacking(request, cell, given, _spelled_resources(options))):
+            return code
         _prepare_to_train(options)
         start_together(options.processes)
         from kd.jobs import train as job
@@ -79,6 +89,17 @@ def train(options: argparse.Namespace) -> int:
         status = job.train(judge, cell, given, resources_of(options), options.fresh, options.stamp)
     # torchrun turns every exit code but 0 into 1. So its processes exit with 0 also when the cell diverged.
     return 0 if status == "ok" or _is_one_of_several() else Diverged.exit_code
+
+
+def make_what_is_lacking(study: Study, cell: Cell, given: Recipe, resources: Sequence[str]) -> int:
+    """Say what the lineage of a cell lacks, and make it; return 0, or the exit code of the verb that failed."""
+    spelled = json.dumps(recipe(study, cell) | ({"plugins": study.plugins} if study.plugins else {}))
+    return lineage.make_what_is_lacking(cell, given, spelled, resources)
+
+
+def _spelled_resources(options: argparse.Namespace) -> list[str]:
+    names = ("threads", "cells_per_gpu", "workers", "processes")
+    return [word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
 
 
 def _undamaged(judge: Judge, product: Product) -> bool:

@@ -11,8 +11,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
+import kd
 from kd.core.signals import unheed
 
 VARIABLE = "GLIBC_TUNABLES"
@@ -47,6 +51,23 @@ def start_together(processes: int) -> None:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         unheed()
         os.execv(sys.executable, [sys.executable, *torchrun, *sys.orig_argv[1:]])
+
+
+def run_verb(arguments: Sequence[str], folder: Path) -> int:
+    """Run a verb of kd in a process of its own, in a project's folder; return its exit code, 137 when it is killed.
+
+    A signal that ends this process ends that one, too, which saves what it has.
+    """
+    paths = [str(Path(kd.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    sys.stdout.flush()
+    with subprocess.Popen([sys.executable, "-m", "kd", *arguments], cwd=folder, env=environment) as child:
+        try:
+            code = child.wait()
+        except BaseException:
+            child.terminate()
+            raise
+    return code if code >= 0 else 128 - code
 
 
 def leave(code: int) -> None:

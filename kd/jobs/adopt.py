@@ -11,27 +11,25 @@ import contextlib
 import csv
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-import kd
 from kd.core import files
 from kd.core.errors import ConfigError, KdError, StorageError
 from kd.core.project import here, on_disk
+from kd.core.startup import run_verb
 from kd.jobs.train import METRICS
 from kd.study import products
 from kd.study.adopted import CLOSE, EQUAL, FILE, NONE, Adopted, Kind, described, kind_of
 from kd.study.cells import RESULTS, STATE, Cell
-from kd.study.config import DeclaredDataset, Protocol, Recipe
+from kd.study.config import Recipe
 from kd.study.judge import OTHER_CODE, Judge, plural
 from kd.study.paths import parse_cell
 from kd.study.products import Product
+from kd.study.recipes import made_with
 from kd.train.device import place
 from kd.train.published import MODEL
 
@@ -174,7 +172,7 @@ def _stale() -> list[list[Candidate]]:
             cell, manifest = parse_cell(path.parent), files.read_manifest(path.parent)
             if cell.is_ensemble or cell.stage.weights:
                 continue  # it has no epochs: making it again takes seconds and gives the same bytes
-            recipe = _recipe_of(cell, manifest)
+            recipe = made_with(cell, manifest)
             spelled = files.canonical_json(recipe)
             if spelled not in judges:
                 judges[spelled] = Judge.of_recipe(Recipe.parse(recipe))
@@ -184,29 +182,6 @@ def _stale() -> list[list[Candidate]]:
                 found = Candidate(cell, manifest, recipe, judge, judge.expected(product).code)
                 kinds.setdefault(_key(found.pair), []).append(found)
     return list(kinds.values())
-
-
-def _recipe_of(cell: Cell, manifest: Mapping) -> dict:
-    """Rebuild from manifests the recipe with which a network was trained."""
-    data = products.data(cell.dataset.name)
-    prepared = files.read_manifest(data.folder) or {}
-    dataset = _known(DeclaredDataset, manifest["inputs"][data.name]["recipe"])
-    folder = (prepared.get("declared") or {}).get("folder") or "gone"
-    first = Cell(cell.dataset, cell.protocol, cell.stages[:1])
-    began = (files.read_manifest(Path(first.path)) or manifest)["recipe"]
-    claim = began.get("weights")
-    return {
-        # A dataset without a declared size is built in, and needs no declaration.
-        "dataset": {**dataset, "folder": str(here() / Path(folder).expanduser())} if dataset["size"] else None,
-        # A stage with values of its own records the changed protocol; its first teacher has none and records the plain.
-        "protocol": _known(Protocol, (began if cell.stage.own else manifest["recipe"])["protocol"]),
-        "weights": claim and {**claim, "file": "gone"},
-    }
-
-
-def _known(model: type[Protocol | DeclaredDataset], made: Mapping) -> dict:
-    """Return all current keys with the values in a manifest; a key that it lacks gets the value of its introduction."""
-    return {key: value for key, value in {**model.since(), **made}.items() if key in model.model_fields}
 
 
 # -- trained again ----------------------------------------------------------------------------------------------------
@@ -235,17 +210,8 @@ def _trained_again(one: Candidate) -> tuple[str, str]:
 def _train(one: Candidate, folder: Path) -> int:
     """Run `kd train` in `folder`; return its exit code."""
     processes = one.manifest.get("processes", 1)
-    command = [sys.executable, "-m", "kd", "train", one.cell.path, "--recipe", json.dumps(one.recipe)]
-    command += ["--processes", str(processes), "--threads", str(processes * one.manifest["threads"])]
-    package = str(Path(kd.__file__).parent.parent)
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    sys.stdout.flush()
-    with subprocess.Popen(command, cwd=here() / folder, env={**os.environ, "PYTHONPATH": path}) as child:
-        try:
-            return child.wait()
-        except BaseException:
-            child.terminate()
-            raise
+    arguments = ["train", one.cell.path, "--recipe", json.dumps(one.recipe), "--processes", str(processes)]
+    return run_verb([*arguments, "--threads", str(processes * one.manifest["threads"])], here() / folder)
 
 
 @contextlib.contextmanager

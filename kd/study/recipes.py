@@ -8,8 +8,13 @@ later does. A removed key counts as the value that the code uses from then on.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from kd import losses
+from kd.core import files
+from kd.core.project import here
+from kd.study import products
+from kd.study.cells import Cell
 from kd.study.config import DeclaredDataset, Protocol, Weights
 
 Since = Mapping[str, Mapping]  # {part of a recipe: {key: the value that it counts as where it is missing}}
@@ -75,3 +80,26 @@ def _is_auto(part: str, name: str, manifest: Mapping | None) -> bool:
 
 def _short(value: object) -> str:
     return value[:12] if isinstance(value, str) else "none" if value is None else str(value)
+
+
+def made_with(cell: Cell, manifest: Mapping) -> dict:
+    """Rebuild from manifests the recipe with which a network was trained."""
+    data = products.data(cell.dataset.name)
+    prepared = files.read_manifest(data.folder) or {}
+    dataset = _known(DeclaredDataset, manifest["inputs"][data.name]["recipe"])
+    folder = (prepared.get("declared") or {}).get("folder") or "gone"
+    first = Cell(cell.dataset, cell.protocol, cell.stages[:1])
+    began = (files.read_manifest(Path(first.path)) or manifest)["recipe"]
+    claim = began.get("weights")
+    return {
+        # A dataset without a declared size is built in, and needs no declaration.
+        "dataset": {**dataset, "folder": str(here() / Path(folder).expanduser())} if dataset["size"] else None,
+        # A stage with values of its own records the changed protocol; its first teacher has none and records the plain.
+        "protocol": _known(Protocol, (began if cell.stage.own else manifest["recipe"])["protocol"]),
+        "weights": claim and {**claim, "file": "gone"},
+    }
+
+
+def _known(model: type[Protocol | DeclaredDataset], made: Mapping) -> dict:
+    """Return all current keys with the values in a manifest; a key that it lacks gets the value of its introduction."""
+    return {key: value for key, value in {**model.since(), **made}.items() if key in model.model_fields}
