@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := workflow/studies/demo.yaml
 
-.PHONY: demo demo-figure check test test-slow test-lowest test-slurm storm bench lint format clean
+.PHONY: demo demo-figure check test test-slow test-lowest test-slurm storm bench lint docs format clean
 
 demo: .venv/installed
 	@$(BIN)/snakemake --cores all --configfile $(DEMO)
@@ -54,6 +54,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/hadolint containers/Dockerfile
+
+docs: .venv/installed # the site of README.md and docs/, in site/; a warning is an error
+	$(BIN)/python docs/build.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -17,11 +17,12 @@ from kd.study.judge import Judge
 
 min_version("9.17")
 
+ALONE = workflow.modifier.is_main_snakefile()  # not a module of another workflow
 try:
     overlay = {}  # not `config`: Snakemake reads 010 as 8, and merges the keys inside a key instead of replacing them
-    for path in workflow.overwrite_configfiles:
+    for path in workflow.overwrite_configfiles if ALONE else ():
         overlay |= read_yaml(path)
-    VALUES = merged(overlay | dict(workflow.config_settings.config))
+    VALUES = merged(overlay | dict(workflow.config_settings.config)) if ALONE else config or merged({})
     STUDY = validate(VALUES)
 except ConfigError as error:
     raise SystemExit(f"kd: {error}")

@@ -19,11 +19,14 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from kd import losses, models
 from kd.core.errors import ConfigError
-from kd.losses import crd, features, maps, matching, ofd, relations, review, sdd
+from kd.losses import features, maps, matching, relations, review
+from kd.losses.crd import contrast
 from kd.losses.decoupled import dkd
 from kd.losses.hard import ce
 from kd.losses.kl import kl
 from kd.losses.objective import Batch, Objective
+from kd.losses.ofd import margins, partial_distance
+from kd.losses.sdd import regions, weighted
 from kd.models.output import Output
 from kd.study.config import validate
 from kd.train.teachers import LiveTeacher
@@ -81,7 +84,7 @@ def test_a_distance_of_features_equals_the_vectors_in_value_and_gradient(case: d
     dtype, tolerance = DTYPES[precision]
     student, teacher = (tensors(FEATURES["inputs"][case["inputs"]][who], dtype) for who in ("student", "teacher"))
     if case["loss"] == "ofd":
-        found = ofd.partial_distance(student, teacher, torch.tensor(case["margin"], dtype=dtype))
+        found = partial_distance(student, teacher, torch.tensor(case["margin"], dtype=dtype))
     else:
         found = GAPS[case["loss"]](student, teacher)
     assert found.shape == (3,)
@@ -188,7 +191,7 @@ def test_margins_and_the_distance_of_stages_equal_the_vectors() -> None:
     student, teacher, weights, biases = (tuple(map(tensors, each)) for each in case["inputs"].values())
     objective = made("ofd")
     for n, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        found = ofd.margins(weight, bias)
+        found = margins(weight, bias)
         compare(found, case["margins"][n], 1e-10)
         setattr(objective, f"margin{n}", found)
     found = objective.gap(output(added=student), output(edges=teacher)).mean()
@@ -200,13 +203,13 @@ def test_margins_and_the_distance_of_stages_equal_the_vectors() -> None:
 def test_a_connector_and_a_larger_map_of_the_teacher_equal_the_vectors() -> None:
     case = OFD["connector"]
     given = tensors(case["inputs"])
-    margin = ofd.margins(given["teacher_bn_weight"], given["teacher_bn_bias"])
+    margin = margins(given["teacher_bn_weight"], given["teacher_bn_bias"])
     compare(margin, case["margins"], 1e-10)
     connector = matching.regressor(2, 3).double()
     connector[0].weight.data, connector[1].weight.data, connector[1].bias.data = (
         given["connector"][name].data for name in ("conv", "bn_weight", "bn_bias")
     )
-    found = ofd.partial_distance(connector(given["student_map"]), given["teacher_map_before_relu"], margin).mean()
+    found = partial_distance(connector(given["student_map"]), given["teacher_map_before_relu"], margin).mean()
     compare(found, case["expected"], 1e-10)
     found.backward()
     compare(given["student_map"].grad, case["grad_student_map"], 1e-8)
@@ -252,7 +255,7 @@ def test_two_steps_of_crd_equal_the_vectors_in_values_gradients_and_memories(mon
 def test_the_contrast_of_given_scores_equals_the_vectors() -> None:
     case = CRD["contrast"]
     scores = torch.tensor(case["scores"], dtype=torch.float64)
-    found = crd.contrast(scores.log(), (scores.shape[1] - 1) / case["examples"]).mean()
+    found = contrast(scores.log(), (scores.shape[1] - 1) / case["examples"]).mean()
     compare(found, case["expected"], 1e-10)
 
 
@@ -270,7 +273,7 @@ def test_the_distillation_of_regions_equals_the_vectors(case: dict, precision: s
     else:
         weights = {"tau": 4.0, "target": 1.0, "rest": 8.0, "warmup": 0, "ce": 0, "logits": "raw"}
         each = dkd(*pair, labels.repeat_interleave(said.shape[1]), epoch=torch.tensor(1), epochs=1, **weights)
-    found = sdd.weighted(each.view(said.shape[:2]), taught, labels).mean()
+    found = weighted(each.view(said.shape[:2]), taught, labels).mean()
     compare(found, case["expected"], tolerance)
     compare(torch.autograd.grad(found, leaf)[0], case["gradient"], tolerance)
 
@@ -390,7 +393,7 @@ def test_the_mean_of_activation_maps_and_the_bias_are_the_logits_and_regions_the
     size = 128 if name == "resnet18" else 16
     said = network(name).eval().outputs(torch.rand(2, 1, size, size), ("cams",))
     torch.testing.assert_close(said.cams.mean((2, 3)) + classifier.bias, said.logits)
-    found = sdd.regions(said, 4)
+    found = regions(said, 4)
     assert found.shape == (2, 21, 2)
     last = said.maps[-1]
     corner = classifier(last[:, :, :2, 2:].mean((2, 3)))  # the second of 2x2, row by row
@@ -412,7 +415,7 @@ def test_the_margins_of_a_teacher_are_those_of_what_feeds_its_last_activations()
     weight, bias = torch.tensor([1.0, -2.0, 0.0, 0.0, 0.1]), torch.tensor([0.3, -0.5, -0.7, 0.2, 9.0])
     sampled = torch.randn(400_000, 2) * weight[:2] + bias[:2]
     expected = [column[column < 0].mean().item() for column in sampled.unbind(1)]
-    assert ofd.margins(weight, bias).tolist() == pytest.approx([*expected, -0.7, 0.0, -0.3], rel=1e-2, abs=1e-9)
+    assert margins(weight, bias).tolist() == pytest.approx([*expected, -0.7, 0.0, -0.3], rel=1e-2, abs=1e-9)
 
 
 # -- CRD --------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,15 @@
 """LOSSES: the losses by name. A new loss is a function, or a class, and an entry in the `LOSSES` of one file.
 
+A loss of logits is a function too: `kd.losses.kl(student, teacher, tau=3)` returns what training computes, [B].
+
 Nothing here imports torch: a study is checked against these names while the Snakefile is parsed.
 """
 
 from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from kd.core.errors import ConfigError, nearest
 from kd.losses import (
@@ -14,21 +20,21 @@ from kd.losses import (
     examplewise,
     features,
     hard,
-    kl,
-    mse,
     powers,
     robust,
     trusting,
 )
 from kd.losses.ensembles import ENSEMBLES
+from kd.losses.kl import LOSSES as _KL  # not the file, whose name is a loss's: to type checkers it would stay a file
+from kd.losses.mse import LOSSES as _MSE
 from kd.losses.spec import Choice, Later, Loss, Needs, Number, Whole
 
 __all__ = ["ENSEMBLES", "LOSSES", "Choice", "Later", "Loss", "Needs", "Number", "Whole", "module_of"]
 
 LOSSES: dict[str, Loss] = {
     **hard.LOSSES,
-    **kl.LOSSES,
-    **mse.LOSSES,
+    **_KL,
+    **_MSE,
     **divergences.LOSSES,
     **decoupled.LOSSES,
     **trusting.LOSSES,
@@ -46,3 +52,27 @@ def module_of(name: str) -> str:
     if name not in LOSSES:
         raise ConfigError(f"loss {name!r}: unknown" + nearest(name, LOSSES))
     return LOSSES[name].module
+
+
+def __getattr__(name: str) -> Loss:
+    if name in LOSSES:
+        return LOSSES[name]
+    raise AttributeError(f"kd.losses: no loss {name!r}{nearest(name, LOSSES)}")
+
+
+class _Losses(ModuleType):
+    """This module, in which `kl` is the loss and not the file of this folder that has the same name."""
+
+    def __getattribute__(self, name: str) -> object:
+        found = super().__getattribute__(name)
+        return super().__getattribute__("LOSSES").get(name, found) if isinstance(found, ModuleType) else found
+
+
+sys.modules[__name__].__class__ = _Losses
+
+if TYPE_CHECKING:  # what editors and type checkers know of; tests/test_api.py compares it with LOSSES
+    _a = LOSSES["ce"]
+    ce = ls = kl = mse = smoothl1 = soft_ce = reverse_kl = symmetric_kl = jensen_shannon = dkd = gdkd = nkd = rld = _a
+    swap = sld = sortkd = revision = abkd = ttm = wttm = ofa = normkd = eakd = dist = gce = symmetric_ce = one = _a
+    ikl = dkl = gkl = akl = ctkd = mlkd = crld = wkd_l = wkd_f = elr = fitnet = at = vid = catkd = sp = rkd = pkt = _a
+    cc = reviewkd = ofd = crd = sdd = sdd_dkd = _a

@@ -13,9 +13,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from kd.core.errors import nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,25 @@ class Loss:
             for word in self.parameters[name].words if longer.startswith(name) else ():
                 if word.startswith(rest) and self.parameters[longer].spells(word.removeprefix(rest)):
                     raise ValueError(f"{name}: {name}{word} could also be a value of {longer}; rename one of the two")
+
+    def __call__(
+        self, student: Tensor, teacher: Tensor | None = None, labels: Tensor | None = None, **hyperparameters: object
+    ) -> Tensor:
+        """Return the loss of each example, [B], of logits [B, K] and labels [B] int64, as training computes it.
+
+        Raises ValueError that names a wrong hyperparameter or what is missing; TypeError for a loss that learns,
+        remembers, follows the epoch or looks at more than logits: only training has that.
+        """
+        if self.function is None:
+            raise TypeError(f"this loss ({self.description}) is no function of logits alone; a study trains with it")
+        if teacher is None and self.needs_teacher:
+            raise ValueError("teacher: missing; this loss looks at its logits")
+        try:
+            return self.function(student, teacher, labels, **self.resolve(hyperparameters))
+        except TypeError as error:
+            if labels is None:
+                raise ValueError("labels: missing; with these hyperparameters the loss looks at them") from error
+            raise
 
     def read(self, token: str) -> tuple[str, str] | None:
         """Return the hyperparameter and the value that `token` spells, such as tau and 3; None if it begins with none.

@@ -23,6 +23,9 @@ if set("{}") & set(str(workflow.basedir)):
         f"kd: {workflow.basedir}: braces in this path are wildcards to Snakemake; move or link it elsewhere"
     )
 
+if workflow.modifier.path_modifier.prefix or workflow.modifier.path_modifier.modifies_prefixes:
+    raise SystemExit("kd: a module of kd takes no prefix: its paths are names in manifests and messages; remove it")
+
 # Jobs keep their memory (kd/core/startup.py says why), and run the Python that runs Snakemake, activated or not. Exit
 # code 65 becomes 0, because a diverged cell is published. A killed job (137) cannot write why into its log, so the
 # shell does.
@@ -44,7 +47,8 @@ atexit.register(HELD.close)
 KNOWN = {one.name for one in JUDGE.everything}
 patches.apply(lambda path: stamps.asked_for(path, STAMPS, KNOWN), stamps.TOP, stamps.DATE)
 if MAIN:
-    console.install(JUDGE.everything, STAMPS, workflow.output_settings)
+    if ALONE:
+        console.install(JUDGE.everything, STAMPS, workflow.output_settings)
     if workflow.storage_settings and SharedFSUsage.INPUT_OUTPUT not in workflow.storage_settings.shared_fs_usage:
         raise SystemExit("kd: shared-fs-usage: must have input-output: all jobs of kd work on one file system")
     try:
