@@ -403,7 +403,9 @@ class Judge:
 
     def _expected_verdict(self, product: Product) -> Expected:
         return Expected(
-            {"published": _published()}, code_digest("kd.report.verdict"), (products.table(self.study.study),)
+            {"published": _report_file("paper/published.csv")},
+            code_digest("kd.report.verdict"),
+            (products.table(self.study.study),),
         )
 
     def _expected_page(self, product: Product) -> Expected:
@@ -411,6 +413,7 @@ class Judge:
         shown = [products.figure(name, *drawn) for drawn in self.study.drawn]
         recipe = {"study": name, "drawn": [list(pair) for pair in self.study.drawn]}
         recipe |= {"experiments": len(self.study.experiments), "protocol": self.study.protocol.model_dump(mode="json")}
+        recipe["looks"] = [_report_file(f"page.{kind}") for kind in ("html", "css", "js")]
         inputs = (*shown, products.table(name), products.tables(name), products.verdict(name))
         return Expected(recipe, code_digest("kd.report.page"), inputs)
 
@@ -666,7 +669,6 @@ def _role(product: Product, one: Product) -> str:
 
 
 @cache
-def _published() -> str:
-    return files.file_digest(
-        Path(__file__).parent.parent / "report" / "paper" / "published.csv"
-    )  # without importing what reads it
+def _report_file(name: str) -> str:
+    """Return the digest of a file that kd.report reads, without importing what reads it."""
+    return files.file_digest(Path(__file__).parent.parent / "report" / name)
