@@ -8,7 +8,8 @@ const collator = new Intl.Collator("en", { numeric: true });
 
 function value(row, column) {
   const cell = row.cells[column];
-  return cell.dataset.value ?? cell.textContent.trim().replace("−", "-");
+  // ∞ is a number above all others, which is how it is written for the collator.
+  return cell.dataset.value ?? cell.textContent.trim().replace("−", "-").replace("∞", "1000000000");
 }
 
 // Numbers come first, by size; then words, by letter.
