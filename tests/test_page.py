@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,9 +105,21 @@ def test_the_policy_of_the_page_runs_nothing_that_slips_in(file: Path, tmp_path:
     page.close()
 
 
+def test_a_mark_says_its_number_where_the_pointer_is(file: Path, opened: Callable) -> None:
+    page = opened(file)
+    tip = page.locator("#tip")
+    assert tip.is_hidden()
+    mark = page.locator("figure svg [data-tip*='KL τ=3']").first
+    mark.scroll_into_view_if_needed()
+    mark.hover(force=True)
+    assert re.search(r"KL τ=3\ntest top-1 \(%\).*: [\d.]+", tip.inner_text())
+    page.mouse.move(0, 0)
+    assert tip.is_hidden()
+
+
 def test_the_table_of_networks_sorts_by_size_and_by_letter(file: Path, opened: Callable) -> None:
     page = opened(file)
-    column = "#cells tbody tr td:nth-child(5)"
+    column = "#cells tbody tr td:nth-child(6)"
     head = page.get_by_role("button", name="test (%)")
     head.click()
     found = page.locator(column).all_inner_texts()
@@ -123,7 +136,7 @@ def test_the_table_of_networks_sorts_by_size_and_by_letter(file: Path, opened: C
 def test_the_table_of_networks_filters_and_its_links_lead_to_rows(file: Path, opened: Callable) -> None:
     page = opened(file)
     assert page.locator("output").inner_text() == "19 of 19"
-    page.get_by_label("Only rows with").fill("mse clean")
+    page.get_by_label("Only rows with").fill("mse cifar100")
     assert page.locator("output").inner_text() == "3 of 19"
     assert page.locator("#cells tbody tr:visible td:nth-child(2)").all_inner_texts() == ["MSE"] * 3
     page.locator("#cells tbody tr:visible th a").first.click()

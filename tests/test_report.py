@@ -178,7 +178,7 @@ def test_every_network_has_a_row_with_links_to_its_teacher_and_files() -> None:
     found = {line["folder"]: line for line in report.networks(table)}
     student = found["../../results/cifar100/paper/wrn-28-4.ce.s0/wrn-16-2.kl-tau3.s1"]
     assert student["teacher"] == found["../../results/cifar100/paper/wrn-28-4.ce.s0"]["number"]
-    assert (student["before"], student["name"], student["seeds"]) == ("WRN-28-4 → ", "WRN-16-2", "1, teacher 0")
+    assert (student["before"], student["name"], student["seed"]) == ("WRN-28-4 → ", "WRN-16-2", 1)
     page = report.render(STUDY, table, [])
     checked(page)
     assert page.count('<tr id="network-') == len(found) == 19

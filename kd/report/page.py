@@ -244,13 +244,12 @@ def networks(rows: pd.DataFrame) -> list[dict]:
     served = rows.groupby("cell", sort=False)["experiment"].agg(lambda names: ", ".join(dict.fromkeys(names)))
     lines = rows.drop_duplicates("cell").to_dict("records")
     numbers = {line["cell"]: number for number, line in enumerate(lines, 1)}
-    return [_network(line, numbers, served[line["cell"]]) for line in lines]
+    varied = {column for column in SETTING if rows[column].nunique() > 1} - {"student", "epochs"} or {"dataset"}
+    return [_network(line, numbers, varied) | {"experiments": served[line["cell"]]} for line in lines]
 
 
-def _network(line: dict, numbers: dict[str, int], experiments: str) -> dict:
+def _network(line: dict, numbers: dict[str, int], varied: set[str]) -> dict:
     *before, name = line["networks_name"].rpartition(" → ")
-    part = "" if line["fraction"] == 1 else f", {100 * line['fraction']:g} % of the data"
-    taught = "" if pd.isna(line["teacher_seed"]) else f", teacher {line['teacher_seed']}"
     known = line["status"] == "ok"
     return {
         "number": numbers[line["cell"]],
@@ -258,14 +257,14 @@ def _network(line: dict, numbers: dict[str, int], experiments: str) -> dict:
         "before": "".join(before),
         "name": name,
         "objectives": line["objectives_name"],
-        "data": f"{line['dataset']}, {line['noise_name']}{part}",
-        "seeds": f"{line['seed']}{taught}",
+        "data": naming.title(line, varied),
+        "seed": line["seed"],
+        "teacher_seed": "–" if pd.isna(line["teacher_seed"]) else line["teacher_seed"],
         "test": f"{line['test_top1']:.2f}" if known else line["status"],
         "train": "–" if math.isnan(line["train_top1"]) else f"{line['train_top1']:.2f}",
         "gap": wording.signed(line["best_gap"]) if known else "–",
         "seconds": f"{line['seconds']:.0f}",
         "time": duration(line["seconds"]),
-        "experiments": experiments,
         "folder": f"../../{quote(line['cell'])}",
     }
 
