@@ -44,8 +44,8 @@ os.environ["KD_OUTPUT"] = "snakemake"  # tests count the jobs that Snakemake tel
 # Files whose tests start processes or train. `make check` leaves them out. In other files a mark on the test says so.
 TAKE_TIME = re.compile(
     "test_(analyses|answers|bank|bench|by_hand|controllers|ensembles|failures|faults|figures|flips|golden|gpu|judge|left_clean|main|"
-    "ikl|objective|patches|peers|plugins|project|report|search|signals|slurm|slurm_answers|stages|startup|states|status|storage|streamed|table|"
-    "targets|upgrades|verdict|weights|wkd|workflow)"
+    "ikl|objective|page|patches|peers|plugins|project|report|search|signals|slurm|slurm_answers|stages|startup|states|status|storage|streamed|"
+    "table|targets|upgrades|verdict|weights|wkd|workflow)"
 )
 
 

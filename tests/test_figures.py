@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from kd.core.errors import ConfigError, DataError
 from kd.losses import LOSSES, Loss, Number
 from kd.losses.mse import mse
 from kd.report import figures
-from kd.report.figures import ANALYSES, FIGURES, style
+from kd.report.figures import ANALYSES, FIGURES, naming, style
 from kd.study.cells import spell_objective
 from kd.study.expansion import cells_of
 
@@ -148,7 +149,7 @@ def beside(name: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_every_figure_has_cases() -> None:
-    helpers = {"__init__", "analysed", "epochs", "naming", "style", "wording", "verdict"}
+    helpers = {"__init__", "analysed", "epochs", "hover", "naming", "style", "wording", "verdict"}
     assert list(TABLES) == list(FIGURES)
     assert {path.stem for path in (HERE.parent / "kd/report/figures").glob("*.py")} - helpers == set(FIGURES)
 
@@ -157,12 +158,24 @@ def test_every_figure_has_cases() -> None:
 def test_every_figure_draws_and_its_caption_says_what_it_owes(name: str, rows: pd.DataFrame) -> None:
     _, caption, _ = drawn(name, rows)
     assert re.search(r"n = \d", caption)
-    assert "95 % Student t" in caption
-    assert "last epoch" in caption
+    assert "n counts networks" in caption
     lost = (rows["status"] == "diverged").sum()
-    assert ("the best epoch on the test set would read" in caption) == (lost < len(rows))
+    assert ("The best epoch on the test set would read" in caption) == (lost < len(rows))
     assert (f"{lost} of {len(rows)} networks diverged" if lost else f"None of {len(rows)} networks diverged") in caption
     assert "nan" not in caption
+
+
+@pytest.mark.parametrize("name", ["tau", "dots"])
+def test_every_mark_of_an_svg_says_its_number(name: str, tmp_path: Path) -> None:
+    rows = TABLES[name][0]
+    style.save(drawn(name, rows)[0], tmp_path / name)
+    svg = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
+    said = ["".join(circle.itertext()) for circle in svg.iter("{http://www.w3.org/2000/svg}circle")]
+    shown = rows[rows["tau"].notna()] if name == "tau" else rows
+    for _, group in shown.groupby(["student", "noise_rate", "objective_name"]):
+        mean = f"test top-1 (%), n = 3: {group['test_top1'].mean():.4g}"
+        mark = f"{mean}\ntemperature τ: {naming.number(group['tau'].iloc[0])}"
+        assert (mark if name == "tau" else f"{group['objective_name'].iloc[0]}\n{mean}") in said
 
 
 @pytest.mark.parametrize(("name", "rows"), CASES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import html
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,17 +17,20 @@ from made import table as made
 from kd.core.errors import ConfigError, StorageError
 from kd.report import page as report
 from kd.report import verdict
+from kd.report.figures import wording
+from kd.report.inline import inline
 
-PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
-)
-STUDY = {"name": "made", "lines": ["A made study."], "counts": {"networks": 66}}
+SVG = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 9 9">
+<metadata>of whom</metadata><defs><style>* {fill: red}</style><path id="m" d="M 0.123456 1 \nL 2 2"/></defs>
+<script>alert(1)</script><g id="figure_1" onclick="alert(1)"><use xlink:href="#m" style="clip-path: url(#m)"/>
+<use xlink:href="https://example.org/x.svg#m"/><image xlink:href="data:image/png;base64,AA=="/></g></svg>"""
+STUDY = {"name": "made", "trained": ["A made study."], "counts": {"networks": 66}}
 
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "losses.dots.png"
-    path.write_bytes(PIXEL)
+    path = tmp_path / "losses.dots.svg"
+    path.write_text(SVG)
     return path
 
 
@@ -38,57 +43,72 @@ def lines(table: pd.DataFrame) -> dict[str, dict]:
 
 
 class _Checker(HTMLParser):
-    """Collect what a browser would load or run, and whether every element is closed."""
+    """Collect what a browser would load, follow or run, and whether every element is closed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.loads, self.tags, self.open, self.alts = [], set(), [], []
+        self.loads, self.links, self.names, self.tags, self.open, self.scripts = [], [], [], [], [], []
 
     def handle_starttag(self, tag: str, attributes: list) -> None:
-        self.tags.add(tag)
+        self.tags.append(tag)
         values = dict(attributes)
-        self.loads += [values[key] for key in ("src", "href") if values.get(key)]
-        if tag == "img":
-            self.alts.append(values.get("alt"))
-        if tag not in ("meta", "img", "link", "br"):
+        (self.links if tag == "a" else self.loads).extend(values[key] for key in ("src", "href") if values.get(key))
+        self.names += [values["id"]] if "id" in values else []
+        assert not any(name.startswith("on") for name in values)
+        assert tag != "svg" or values["aria-label"]
+        if tag not in ("meta", "input", "link", "br"):
             self.open.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
 
 def checked(page: str) -> _Checker:
+    """Check what holds for every page: it loads nothing, and runs the one script that its policy names."""
     checker = _Checker()
     checker.feed(page)
     assert checker.open == []
+    assert all(load.startswith(("data:image/png;base64,", "#")) for load in checker.loads)
+    assert all(link.startswith(("#", "../../results/")) for link in checker.links)
+    assert {link[1:] for link in checker.links if link.startswith("#")} <= set(checker.names)
+    assert len(checker.names) == len(set(checker.names))
+    assert not {"iframe", "object", "link", "img", "metadata"} & set(checker.tags)
+    assert checker.tags.count("style") == checker.tags.count("script") == 1
+    digest = hashlib.sha256("".join(checker.scripts).encode()).digest()
+    assert f"script-src 'sha256-{base64.b64encode(digest).decode()}'" in html.unescape(page)
     return checker
 
 
-def test_the_page_needs_no_other_file_and_runs_nothing(picture: Path) -> None:
-    checker = checked(report.render(STUDY, rows(), [("losses", "dots", picture, "Dots. n = 3")]))
-    assert all(load.startswith(("data:image/", "#")) for load in checker.loads)
-    assert not {"script", "iframe", "object", "link"} & checker.tags
-    assert all(checker.alts)
+def test_the_page_needs_no_other_file_and_runs_its_own_script_alone(picture: Path) -> None:
+    figures = [("losses", "dots", picture, "Dots. n = 3"), ("losses", "dots", picture, "Dots. n = 3")]
+    checker = checked(report.render(STUDY, rows(), figures))
+    assert checker.tags.count("svg") == 2
+
+
+def test_of_a_figure_only_what_draws_is_on_the_page(picture: Path) -> None:
+    found = inline(picture, "a", 'by "alt"')
+    assert found == (
+        '<svg viewBox="0 0 9 9" role="img" aria-label="by &quot;alt&quot;">'
+        '<defs><path id="a-m" d="M 0.12 1 L 2 2"></path></defs>'
+        '<g id="a-figure_1"><use href="#a-m" style="clip-path: url(#a-m)"></use><use></use>'
+        '<image href="data:image/png;base64,AA=="></image></g></svg>'
+    )
 
 
 def test_names_from_the_study_are_escaped(picture: Path) -> None:
-    evil = '<script>alert("x")</script><img src=x onerror=alert(1)>'
-    table = rows().assign(experiment=evil, device=evil)
-    study = {"name": evil, "lines": [evil], "counts": {evil: evil}, "sentences": {evil: evil}, "commands": [evil]}
-    checker = checked(report.render(study, table, [(evil, evil, picture, evil)]))
-    assert "script" not in checker.tags
-    assert all(load.startswith(("data:image/", "#")) for load in checker.loads)
-
-
-def test_the_sharper_picture_is_shown_where_there_is_one(picture: Path) -> None:
-    assert "data:image/png" in report.render(STUDY, rows(), [("losses", "dots", picture, "")])
-    picture.with_name("losses.dots.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    assert "data:image/svg+xml" in report.render(STUDY, rows(), [("losses", "dots", picture, "")])
+    evil = '</script><script>alert("x")</script></style><img src=x onerror=alert(1)>'
+    table = rows().assign(experiment=evil, device=evil, dataset=evil)
+    study = {"name": evil, "trained": [evil], "counts": {evil: evil}, "commands": [evil], "versions": evil}
+    checked(report.render(study, table, [(evil, evil, picture, evil)], (picture, evil)))
 
 
 def test_a_missing_picture_stops_the_page() -> None:
-    with pytest.raises(StorageError, match=r"nowhere\.png"):
-        report.render(STUDY, rows(), [("losses", "dots", Path("nowhere.png"), "")])
+    with pytest.raises(StorageError, match=r"nowhere\.svg"):
+        report.render(STUDY, rows(), [("losses", "dots", Path("nowhere.svg"), "Dots.")])
 
 
 def test_every_experiment_has_its_sentence_and_its_means() -> None:
@@ -112,6 +132,57 @@ def test_means_are_grouped_by_path_and_data() -> None:
     assert titles == [
         f"{path}, {rate} % symmetric label noise" for rate in (20, 40) for path in ("WRN-16-2", "WRN-28-4 → WRN-16-2")
     ]
+
+
+def test_what_holds_for_every_figure_is_said_once(picture: Path) -> None:
+    own = wording.fine_print(made.losses())
+    caption = f"Dots.\nCE has the highest mean.\n{own}\nThe axis is cut.\n{wording.METHOD}"
+    page = html.unescape(report.render(STUDY, made.losses(), [("losses", "dots", picture, caption)] * 2))
+    assert page.count(wording.METHOD) == page.count(own) == page.count("Student t intervals") == 1
+    assert page.count("<p>CE has the highest mean.</p><p>The axis is cut.</p>") == 2
+
+
+def test_claims_that_nobody_measured_are_one_folded_line(picture: Path) -> None:
+    lines = verdict.judged(made.losses(("wrn-16-2",)))
+    missing = lines.loc[lines["verdict"] == verdict.MISSING, "sentence"]
+    page = report.render(STUDY, made.losses(("wrn-16-2",)), [], (picture, "The claims.\nHow they are judged."))
+    folded = re.search(
+        r"<details>\s*<summary>Claims that this study does not measure: (\d+).*?</details>", page, re.DOTALL
+    )
+    assert int(folded[1]) == len(missing) > 0
+    assert all(sentence in html.unescape(folded[0]) for sentence in missing)
+    assert "not measured</td>" not in page
+
+
+def test_the_first_sentences_say_what_is_asked_found_and_claimed(picture: Path) -> None:
+    def said(table: pd.DataFrame) -> list[str]:
+        page = report.render(STUDY, table, [], (picture, "The claims."))
+        return [html.unescape(found) for found in re.findall(r'class="lead">(.*?)</p>', page)]
+
+    asked, found, claims = said(made.losses(("wrn-16-2",)))
+    assert asked == (
+        "Which objective gives the best WRN-16-2 on cifar100 (clean labels): CE, KL (4 settings) and MSE, "
+        "in 18 networks with 3 seeds?"
+    )
+    assert found.startswith("None of 5 comparisons of a distilled student with cross-entropy alone is decided, because")
+    assert re.search(r"is \+\d\.\d\d \[.*\] points \((MSE|KL τ=\S+) over CE; WRN-28-4 → WRN-16-2\)\.$", found)
+    assert re.fullmatch(r"Of \d+ tests of the paper's claims, \d+ are undecided; \d+ claims are not measured\.", claims)
+    _, found, claims = said(made.losses(("wrn-16-2",), seeds=range(8)))
+    assert re.match(r"\d of 5 comparisons .* are decided, \d for the student", found)
+    assert re.match(r"Of \d+ tests of the paper's claims, \d+ holds?", claims)
+
+
+def test_every_network_has_a_row_with_links_to_its_teacher_and_files() -> None:
+    teacher = made.frame([made.cell_row("teachers", (("wrn-28-4", "ce", 0),))])
+    table = pd.concat([made.losses(("wrn-16-2",)), teacher], ignore_index=True)
+    found = {line["folder"]: line for line in report.networks(table)}
+    student = found["../../results/cifar100/paper/wrn-28-4.ce.s0/wrn-16-2.kl-tau3.s1"]
+    assert student["teacher"] == found["../../results/cifar100/paper/wrn-28-4.ce.s0"]["number"]
+    assert (student["before"], student["name"], student["seed"]) == ("WRN-28-4 → ", "WRN-16-2", 1)
+    page = report.render(STUDY, table, [])
+    checked(page)
+    assert page.count('<tr id="network-') == len(found) == 19
+    assert "results/cifar100%2Bsym" in report.render(STUDY, made.noise(rates=(0.2,)), [])
 
 
 def test_few_objectives_are_compared_two_by_two_on_the_page_and_many_are_not() -> None:

@@ -1,31 +1,49 @@
-"""The page of a study: what was run, figures, means with intervals, environments, in one file that loads no other.
+"""The page of a study: what was found, figures, tables and environments, in one file that loads no other.
 
-Names come from the user's study, so the template escapes them. The page fetches nothing and runs no script.
+Names come from the user's study, so the template escapes them. The page fetches nothing. It runs one script, page.js,
+which its Content-Security-Policy names by digest: a browser runs no other.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+import hashlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
+import markupsafe
 import pandas as pd
 
 from kd.core import reproduce
-from kd.core.errors import ConfigError, StorageError, nearest
+from kd.core.errors import ConfigError, nearest
 from kd.core.project import on_disk
 from kd.measure.frames import Artefacts, read_frame
 from kd.report import verdict
 from kd.report.comparisons import COMPARED, comparisons
 from kd.report.figures import ANALYSES, naming, style, wording
 from kd.report.figures import draw as draw_figure
+from kd.report.inline import inline
 from kd.report.statistics import SETTING, paired, settings, summarise
+from kd.report.summary import listed, sentences
 from kd.study.config import Protocol, Study
 
-_KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 _OBJECTIVES = 7  # most of one experiment whose comparisons, 21, the page shows; comparisons.csv has all
 _ENVIRONMENT = ["device", "precision", "threads"]
+_MEANS = (
+    "Top-1 in percent after the last epoch: mean ± half-width of its 95 % Student t interval over n networks that "
+    "differ in seed. Against CE: mean difference in test top-1 to the same student without a teacher, paired over "
+    "seeds, with its interval, which decides nothing. Best on test: how much higher the best epoch on the test set "
+    "reads."
+)
+_PAIRS = (
+    "Mean difference in test top-1 with its 95 % interval, paired over seeds. The comparisons below one heading are "
+    "one family, apart from the verdict's: p is corrected by Holm for their number, the intervals are not, and fewer "
+    "than five pairs decide nothing. How many seeds would show a difference of 1 point: with 80 % power, at the upper "
+    "80 % limit of the spread."
+)
 
 
 def render(
@@ -36,72 +54,90 @@ def render(
 ) -> str:
     """Return the page as HTML that needs no other file.
 
-    `study` has `name`, `lines` (sentences about the study) and `counts` {what: how many}. It may have `sentences`
-    {experiment: what was run} (default: made from `rows`), `commands` (how to reproduce) and `versions`. `figures` are
-    (experiment, figure, path of its PNG, caption). The page shows an SVG beside the PNG if there is one, because it
-    stays sharp. `judged` is the verdict's picture, its caption and its lines in words.
+    `study` has `name`, and may have `counts` {what: how many}, `trained` (how, in sentences), `commands` (how to
+    reproduce) and `versions`. `figures` are (experiment, figure, path of its SVG, caption). `judged` is the verdict's
+    picture, its caption and its lines.
     """
+    here = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(here),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    sentences = study.get("sentences", {})
+    script = (here / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     names = dict.fromkeys([*(figure[0] for figure in figures), *rows["experiment"]])
+    compared = comparisons(rows)
+    lines = judged[2] if judged else None
     cells = rows.drop_duplicates("cell")  # a cell may serve several experiments
+    study = {"counts": {}, "trained": [], "commands": [], "versions": ""} | study
     return environment.get_template("page.html").render(
-        study={"lines": [], "counts": {}, "commands": [], "versions": ""} | study,
+        study=study,
+        style=markupsafe.Markup((here / "page.css").read_text(encoding="utf-8")),
+        script=markupsafe.Markup(script),
+        script_hash=f"sha256-{digest}",
+        summary=sentences(rows, compared, lines),
         verdict=_verdict(*judged) if judged else None,
-        experiments=[_experiment(name, rows, figures, sentences.get(name)) for name in names],
+        experiments=[_experiment(name, rows, compared, figures) for name in names],
+        networks=networks(rows),
+        methods=_methods(study["trained"], judged),
         environments=environments(cells),
         seconds=duration(cells["seconds"].sum()),
-        total=len(cells),
         diverged=cells.loc[cells["status"] == "diverged", "cell"].tolist(),
     )
 
 
-def _experiment(name: str, rows: pd.DataFrame, figures: Sequence[tuple], sentence: str | None) -> dict:
+def _experiment(name: str, rows: pd.DataFrame, compared: pd.DataFrame, figures: Sequence[tuple]) -> dict:
     own = rows[rows["experiment"] == name]
+    counted = wording.fine_print(own) if len(own) else ""
     shown = [
         {
-            "name": figure,
-            "source": _embedded(Path(path)),
-            "caption": caption,
-            "alt": _alternative(figure, name, caption),
+            "pictures": _pictures(path, f"figure-{number}", f"Figure {figure} of experiment {name}: {caption}"),
+            # What is said above the figures, or once for the whole page, is not said below each.
+            "caption": [line for line in caption.splitlines() if line not in (counted, wording.METHOD)],
         }
-        for experiment, figure, path, caption in figures
+        for number, (experiment, figure, path, caption) in enumerate(figures, 1)
         if experiment == name
     ]
     return {
         "name": name,
-        "sentence": sentence or what_was_run(own),
+        "sentence": what_was_run(own),
+        "counted": counted if shown else "",
         "figures": shown,
         "means": means(own),
-        "pairs": pairs(own),
+        "pairs": pairs(own, compared[compared["experiment"] == name]),
     }
 
 
+def _pictures(path: Path, name: str, says: str) -> list[markupsafe.Markup]:
+    """Return a figure as HTML. The alternative text says briefly what it shows; the numbers are in the caption."""
+    return [markupsafe.Markup(inline(path, name, says.splitlines()[0]))]
+
+
 def _verdict(path: Path, caption: str, lines: pd.DataFrame) -> dict:
-    shown = lines.to_dict("records")
-    return {"source": _embedded(path), "caption": caption, "alt": caption.partition(": ")[0], "lines": shown}
+    missing = lines["verdict"] == verdict.MISSING
+    measured = lines[~missing]
+    kinds = measured["verdict"].str.replace(" ", "-")
+    first = caption.splitlines()[0]
+    return {
+        "caption": first,
+        "picture": markupsafe.Markup(inline(path, "verdict-figure", first)),
+        "lines": verdict.shown(measured).assign(kind=kinds).to_dict("records") if len(measured) else [],
+        "unmeasured": lines[missing].to_dict("records"),
+    }
 
 
-def _embedded(path: Path) -> str:
-    """Return a picture as a data URI."""
-    sharp = path.with_name(path.name.removesuffix(".png") + ".svg")
-    path = sharp if on_disk(sharp).exists() else path
-    try:
-        content = base64.b64encode(on_disk(path).read_bytes()).decode()
-    except OSError as error:
-        raise StorageError(f"{path}: cannot read the figure: {error.strerror}; run snakemake to draw it") from error
-    return f"data:{_KINDS[path.suffix]};base64,{content}"
-
-
-def _alternative(figure: str, experiment: str, caption: str) -> str:
-    """Say briefly what the picture shows. The numbers are in the caption below it."""
-    return f"Figure {figure} of experiment {experiment}: {caption.partition('. ')[0]}."
+def _methods(trained: Sequence[str], judged: tuple[Path, str, pd.DataFrame] | None) -> dict[str, list[str]]:
+    """Return {what: paragraphs} of what holds for all figures and tables."""
+    return {
+        **({"Training": list(trained)} if trained else {}),
+        "Figures": [wording.METHOD],
+        "Means": [_MEANS],
+        "Comparisons": [_PAIRS],
+        **({"Verdict": judged[1].splitlines()[1:]} if judged else {}),
+    }
 
 
 # -- words and tables -------------------------------------------------------------------------------------------------
@@ -116,9 +152,9 @@ def what_was_run(rows: pd.DataFrame) -> str:
     labels = rows.sort_values("noise_rate", kind="stable")["noise_name"].unique()
     seeds = rows["seed"].nunique()
     return (
-        f"{_listed(paths)} on {_listed(rows['dataset'].unique())} ({', '.join(labels)}), by {_objectives(rows)}: "
+        f"{listed(paths)} on {listed(rows['dataset'].unique())} ({', '.join(labels)}), by {_objectives(rows)}: "
         f"{len(rows)} cells, {seeds} {'seed' if seeds == 1 else 'seeds'}, "
-        f"{_listed(map(str, sorted(rows['epochs'].unique())))} epochs of protocol {_listed(rows['protocol'].unique())}."
+        f"{listed(map(str, sorted(rows['epochs'].unique())))} epochs of protocol {listed(rows['protocol'].unique())}."
     )
 
 
@@ -130,12 +166,7 @@ def _objectives(rows: pd.DataFrame) -> str:
         axes = [f"τ = {', '.join(map(naming.number, taus))}"] if taus else []
         axes += [f"α = {', '.join(map(naming.number, alphas))}"] if len(alphas) > 1 else []
         names.append(name + (f" ({'; '.join(axes)})" if axes else ""))
-    return _listed(names)
-
-
-def _listed(words: Iterable[str]) -> str:
-    *before, last = words
-    return f"{', '.join(before)} and {last}" if before else str(last)
+    return listed(names)
 
 
 def means(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
@@ -184,14 +215,13 @@ def _against_ce(rows: pd.DataFrame) -> dict[str, str]:
     return words
 
 
-def pairs(rows: pd.DataFrame) -> list[tuple[str, list[dict]]]:
+def pairs(rows: pd.DataFrame, compared: pd.DataFrame) -> list[tuple[str, list[dict]]]:
     """Return (title, lines of words) for all pairs of objectives, or nothing if they are too many to read."""
     if rows["objectives"].nunique() > _OBJECTIVES:
         return []
-    table = comparisons(rows)
     varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
     names = dict(zip(rows["objectives"], rows["objectives_name"], strict=True))
-    groups = table.groupby(COMPARED, sort=False)
+    groups = compared.groupby(COMPARED, sort=False)
     keys = [dict(zip(COMPARED, key, strict=True)) for key, _ in groups]
     return [(naming.title(key, varied), _pairs(group, names)) for key, (_, group) in zip(keys, groups, strict=True)]
 
@@ -207,6 +237,36 @@ def _pairs(group: pd.DataFrame, names: dict[str, str]) -> list[dict]:
         }
         for line in group.to_dict("records")
     ]
+
+
+def networks(rows: pd.DataFrame) -> list[dict]:
+    """Return a line of words for each network of the table, with the number of its teacher's line."""
+    served = rows.groupby("cell", sort=False)["experiment"].agg(lambda names: ", ".join(dict.fromkeys(names)))
+    lines = rows.drop_duplicates("cell").to_dict("records")
+    numbers = {line["cell"]: number for number, line in enumerate(lines, 1)}
+    varied = {column for column in SETTING if rows[column].nunique() > 1} - {"student", "epochs"} or {"dataset"}
+    return [_network(line, numbers, varied) | {"experiments": served[line["cell"]]} for line in lines]
+
+
+def _network(line: dict, numbers: dict[str, int], varied: set[str]) -> dict:
+    *before, name = line["networks_name"].rpartition(" → ")
+    known = line["status"] == "ok"
+    return {
+        "number": numbers[line["cell"]],
+        "teacher": numbers.get(line["teacher_cell"]),
+        "before": "".join(before),
+        "name": name,
+        "objectives": line["objectives_name"],
+        "data": naming.title(line, varied),
+        "seed": line["seed"],
+        "teacher_seed": "–" if pd.isna(line["teacher_seed"]) else line["teacher_seed"],
+        "test": f"{line['test_top1']:.2f}" if known else line["status"],
+        "train": "–" if math.isnan(line["train_top1"]) else f"{line['train_top1']:.2f}",
+        "gap": wording.signed(line["best_gap"]) if known else "–",
+        "seconds": f"{line['seconds']:.0f}",
+        "time": duration(line["seconds"]),
+        "folder": f"../../{quote(line['cell'])}",
+    }
 
 
 def environments(cells: pd.DataFrame) -> list[dict]:
@@ -245,7 +305,7 @@ def draw(folder: Path, experiment: str, figure: str) -> Artefacts:
     rows, more = (frame[frame["experiment"] == experiment].reset_index(drop=True) for frame in frames)
     drawn, caption = draw_figure(figure, rows, more)
     name = f"figures/{experiment}.{figure}"
-    return {**style.pictures(drawn, name), f"{name}.txt": f"{caption}\n".encode()}
+    return {**style.pictures(drawn, name), f"{name}.txt": f"{caption}\n{wording.METHOD}\n".encode()}
 
 
 def how_trained(protocol: Protocol) -> str:
@@ -253,7 +313,7 @@ def how_trained(protocol: Protocol) -> str:
     if protocol.schedule == "cosine":
         schedule = "cosine schedule"
     else:
-        schedule = f"times {protocol.gamma:g} after epochs {_listed(map(str, protocol.drops))}"
+        schedule = f"times {protocol.gamma:g} after epochs {listed(map(str, protocol.drops))}"
     nesterov = "Nesterov " if protocol.nesterov else ""
     held = f", {100 * protocol.heldout:g} % of the training set held out" if protocol.heldout else ""
     return (
@@ -278,14 +338,14 @@ def means_and_comparisons(folder: Path) -> Artefacts:
 def page(study: Study, folder: Path, command: str) -> Artefacts:
     """Return `report.html` of a study, from the table and figures in `folder`. It shows `command`, which makes it."""
     rows = read_frame(folder / "table.parquet")
-    paths = [folder / "figures" / f"{name}.{figure}.png" for name, figure in study.drawn]
+    paths = [folder / "figures" / f"{name}.{figure}.svg" for name, figure in study.drawn]
     captions = list(map(_caption, paths))
     shown = [(*pair, path, caption) for pair, path, caption in zip(study.drawn, paths, captions, strict=True)]
     counts = {"experiments": len(study.experiments), "networks": rows["cell"].nunique()}
-    about = {"name": study.study, "counts": counts, "lines": [how_trained(study.protocol)]}
+    about = {"name": study.study, "counts": counts, "trained": [how_trained(study.protocol)]}
     about |= {"commands": [reproduce.commit(), command], "versions": reproduce.versions()}
-    judged = folder / "figures" / "verdict.png"
-    lines = verdict.shown(verdict.of_study(rows, folder, study))
+    judged = folder / "figures" / "verdict.svg"
+    lines = verdict.of_study(rows, folder, study)
     return {"report.html": render(about, rows, shown, (judged, _caption(judged), lines)).encode()}
 
 

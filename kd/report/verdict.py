@@ -473,8 +473,9 @@ def verdict_on(table: Path, claims: Path) -> Artefacts:
 def _written(lines: pd.DataFrame, about: str) -> Artefacts:
     words = shown(lines)
     lines = lines.assign(setting=words["setting"])
+    measured = lines[lines["verdict"] != MISSING]
     with style.paper():
-        drawn = figure.draw(lines)
+        drawn = figure.draw(measured if len(measured) else lines)
     return {
         "verdict.csv": lines.to_csv(index=False, lineterminator="\n").encode(),
         "verdict.md": markdown(words, about).encode(),

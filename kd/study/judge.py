@@ -403,7 +403,11 @@ class Judge:
 
     def _expected_verdict(self, product: Product) -> Expected:
         name, claims = self.study.study, self.study.claims
-        recipe = {"claims": [own.model_dump(mode="json") for own in claims]} if claims else {"published": _published()}
+        recipe = (
+            {"claims": [own.model_dump(mode="json") for own in claims]}
+            if claims
+            else {"published": _report_file("paper/published.csv")}
+        )
         if on_disk(path := products.registration(name)).exists():
             recipe["registration"] = files.file_digest(path)
         asked = dict.fromkeys(own.analysis for own in claims if own.analysis)
@@ -415,6 +419,7 @@ class Judge:
         shown = [products.figure(name, *drawn) for drawn in self.study.drawn]
         recipe = {"study": name, "drawn": [list(pair) for pair in self.study.drawn]}
         recipe |= {"experiments": len(self.study.experiments), "protocol": self.study.protocol.model_dump(mode="json")}
+        recipe["looks"] = [_report_file(f"page.{kind}") for kind in ("html", "css", "js")]
         inputs = (*shown, products.table(name), products.tables(name), products.verdict(name))
         return Expected(recipe, code_digest("kd.report.page"), inputs)
 
@@ -670,7 +675,6 @@ def _role(product: Product, one: Product) -> str:
 
 
 @cache
-def _published() -> str:
-    return files.file_digest(
-        Path(__file__).parent.parent / "report" / "paper" / "published.csv"
-    )  # without importing what reads it
+def _report_file(name: str) -> str:
+    """Return the digest of a file that kd.report reads, without importing what reads it."""
+    return files.file_digest(Path(__file__).parent.parent / "report" / name)

@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from kd.core.files import write_atomic
+from kd.report.figures.hover import with_numbers
 
 SINGLE, DOUBLE = 3.4, 7.0  # inches: one column of a paper, and two
 TEST, TRAIN = "test top-1 (%)", "train top-1 (%)"
@@ -107,7 +108,8 @@ def pictures(figure: Figure, name: str) -> dict[str, Callable[[Path], None]]:
         drawn = io.BytesIO()  # a disk that refuses is no matter for matplotlib, whose own errors would hide it
         with paper():
             figure.savefig(drawn, format=kind, metadata=nameless[kind])
-        path.write_bytes(drawn.getbuffer())
+            content = drawn.getvalue()
+            path.write_bytes(with_numbers(content, figure) if kind == "svg" else content)
 
     return {f"{name}.{kind}": partial(written, kind=kind) for kind in nameless}
 

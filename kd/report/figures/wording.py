@@ -133,8 +133,8 @@ def objectives(rows: pd.DataFrame, frames: Iterable[pd.DataFrame]) -> list[str]:
 def compose(shows: str, names: Sequence[str], said: Sequence[str], rows: pd.DataFrame, *notes: str) -> str:
     """Return a caption in lines: what is seen, what is said of each setting, how to read it."""
     found = [f"{name}: {words}." if name else f"{words}." for name, words in zip(names, said, strict=True)]
-    notes = " ".join(filter(None, [fine_print(rows), *notes]))
-    return "\n".join([shows, *(line[0].upper() + line[1:] for line in found), notes])
+    lines = [shows, *(line[0].upper() + line[1:] for line in found), fine_print(rows), " ".join(filter(None, notes))]
+    return "\n".join(filter(None, lines))
 
 
 def union(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -151,19 +151,20 @@ def where(rows: pd.DataFrame) -> str:
     return f"{', '.join(data)}; {', '.join(paths)}"
 
 
+# What holds for every figure. A figure's file of words ends with it; the page says it once.
+METHOD = (
+    "Every number is of the last epoch. Intervals are 95 % Student t intervals of the mean, differences are paired by "
+    "seed. Intervals are not corrected for picking the highest mean, and decide nothing: the verdict does."
+)
+
+
 def fine_print(rows: pd.DataFrame) -> str:
-    """Say what every caption owes: interval, n, teachers, divergence, the last epoch and its gap to the best."""
+    """Say what every caption owes of its networks: what n counts, teachers, divergence, and the best epoch's gap."""
     ok = finished(rows)
     seeds = rows["seed"].nunique()
     counted = f"n counts networks that differ in seed only ({seeds} {'seed' if seeds == 1 else 'seeds'})"
-    gap = f"; the best epoch on the test set would read {ok['best_gap'].mean():.2f} points higher on average"
-    return (
-        "Intervals are 95 % Student t intervals of the mean, differences are paired by seed; "
-        f"{counted}{_teachers(rows)}. "
-        "Intervals are not corrected for picking the highest mean, and decide nothing: the verdict does. "
-        f"{_diverged(rows)}. "
-        f"Every number is of the last epoch{gap if len(ok) else ''}."
-    )
+    gap = f" The best epoch on the test set would read {ok['best_gap'].mean():.2f} points higher on average."
+    return f"{counted}{_teachers(rows)}. {_diverged(rows)}.{gap if len(ok) else ''}"
 
 
 def _teachers(rows: pd.DataFrame) -> str:
@@ -174,7 +175,7 @@ def _teachers(rows: pd.DataFrame) -> str:
         return ""
     if len(found) == 1:
         first = ", of an ensemble the first" if (rows["teacher_members"] > 1).any() else ""
-        return f", every student of a setting from one teacher (seed {found[0]}{first}), whose own spread is not in it"
+        return f", every student of a setting from one teacher (seed {found[0]}{first}), whose spread is in no interval"
     if (taught["teacher_seed"] == taught["seed"]).all():
         return ", student s taught by teacher s, so that n counts teachers, too"
     listed = ", ".join(map(str, found))
