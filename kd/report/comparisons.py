@@ -7,12 +7,13 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
-from kd.report.statistics import LEVEL, SETTING, Paired, against, side
+from kd.report.statistics import LEVEL, SETTING, Paired, against, differences, judge_seeds, side
 
 HIGHER, LOWER, SMALL, UNDECIDED = "higher", "lower", "small", "undecided"
 ALPHA = 1 - LEVEL
@@ -102,9 +103,7 @@ def judge_family(found: Sequence[Paired], smallest: Sequence[float], units: Sequ
     Each difference is tested against 0, and for being smaller than its `smallest` (in its unit, by default points).
     Holm's correction is over the family, once for each of the two questions.
     """
-    corrected = holm([one.p for one in found])
-    small = [one.p_within(least) for one, least in zip(found, smallest, strict=True)]
-    corrected_small = holm(small)
+    corrected, small, corrected_small, verdicts = _corrected(found, smallest)
     family = sum(one.tested for one in found)
     usual = float(np.median([one.sd for one in found if one.tested])) if family else math.nan
     lines = []
@@ -125,13 +124,21 @@ def judge_family(found: Sequence[Paired], smallest: Sequence[float], units: Sequ
             "p_small": small[n],
             "p_small_holm": corrected_small[n],
             "family": family,
-            "verdict": verdict(one, corrected[n], corrected_small[n]),
+            "verdict": verdicts[n],
             "narrow": one.tested and one.sd < NARROW * usual,
             "seeds_from": few,
             "seeds_needed": many,
         }
         lines.append({**line, "statement": _statement(one, line, amount(least, units[n] if units else "points"))})
     return lines
+
+
+def _corrected(found: Sequence[Paired], smallest: Sequence[float]) -> tuple[list, list, list, list]:
+    """Return p after Holm, p for being small, that after Holm, and the verdicts."""
+    corrected = holm([one.p for one in found])
+    small = [one.p_within(least) for one, least in zip(found, smallest, strict=True)]
+    corrected_small = holm(small)
+    return corrected, small, corrected_small, list(map(verdict, found, corrected, corrected_small))
 
 
 def amount(smallest: float, unit: str = "points") -> str:
@@ -200,3 +207,45 @@ def _compared(key: dict, frame: pd.DataFrame) -> list[dict]:
     found = [against(sides[a], sides[b], f"{a} against {b}") for a, b in pairs]
     tested = judge_family(found, [SMALLEST] * len(found))
     return [{**key, "a": a, "b": b, **line} for (a, b), line in zip(pairs, tested, strict=True)]
+
+
+class Compared(NamedTuple):
+    """How an objective compares with CE: the difference of each pair (points), their mean, and its verdict."""
+
+    values: tuple[float, ...]
+    found: Paired
+    verdict: str
+
+
+def against_ce(rows: pd.DataFrame, value: str = "test_top1") -> dict[str, Compared]:
+    """Return, for each cell of an experiment's `rows`, how its objective compares with CE.
+
+    Cells that differ in seeds only share an entry; where there is no CE a cell has none. The verdict on test top-1 is
+    that of `comparisons`, whose family is all pairs of objectives of a setting.
+    """
+    found: dict[str, Compared] = {}
+    groups = [frame for _, frame in _groups(rows)]
+    same = ["experiment", *SETTING]
+    taught = pd.concat(groups)["cell"] if groups else []
+    groups += [frame for _, frame in rows[~rows["cell"].isin(taught)].groupby(same, sort=False)]
+    for frame in groups:
+        for cell, compared in _to_ce(frame, value):
+            found.setdefault(cell, compared)
+    return found
+
+
+def _to_ce(frame: pd.DataFrame, value: str) -> Iterator[tuple[str, Compared]]:
+    by_ce = frame[frame["loss"] == "ce"].sort_values("stages", kind="stable")
+    if by_ce.empty:
+        return
+    own = by_ce["objectives"].iloc[0]
+    cells = dict(iter(frame.groupby("objectives", sort=False)))
+    sides = {name: side(group, value) for name, group in cells.items()}
+    pairs = [(a, b) if b == own else (b, a) for a, b in itertools.combinations(sides, 2)]
+    every = [differences(sides[a], sides[b], f"{a} against {b}") for a, b in pairs]
+    paired = [judge_seeds(*one) for one in every]
+    *_, verdicts = _corrected(paired, [SMALLEST] * len(paired))
+    for (a, b), (values, _), one, said in zip(pairs, every, paired, verdicts, strict=True):
+        if b == own:
+            compared = Compared(tuple(values[seeds] for seeds in sorted(values)), one, said)
+            yield from ((cell, compared) for cell in cells[a]["cell"])
