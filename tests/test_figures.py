@@ -19,6 +19,7 @@ from conftest import study, values
 from made import analyses as made_analyses
 from made import table as made
 from made.drawn import words_on
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -29,6 +30,7 @@ from kd.losses import LOSSES, Loss, Number
 from kd.losses.mse import mse
 from kd.report import figures
 from kd.report.figures import ANALYSES, FIGURES, style
+from kd.report.statistics import paired
 from kd.study.cells import spell_objective
 from kd.study.expansion import cells_of
 
@@ -148,7 +150,7 @@ def beside(name: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_every_figure_has_cases() -> None:
-    helpers = {"__init__", "analysed", "epochs", "naming", "style", "wording", "verdict"}
+    helpers = {"__init__", "analysed", "differences", "epochs", "naming", "style", "wording", "verdict"}
     assert list(TABLES) == list(FIGURES)
     assert {path.stem for path in (HERE.parent / "kd/report/figures").glob("*.py")} - helpers == set(FIGURES)
 
@@ -169,9 +171,9 @@ def test_every_figure_draws_and_its_caption_says_what_it_owes(name: str, rows: p
 def test_axes_are_labelled_and_accuracy_has_its_unit(name: str, rows: pd.DataFrame) -> None:
     figure, _, _ = drawn(name, rows)
     labels = [label for axis in figure.axes for label in (axis.get_xlabel(), axis.get_ylabel())]
-    assert name in {*ANALYSES, *OF_SELECTIONS} or any("test top-1 (%)" in label for label in labels)
+    assert name in {*ANALYSES, *OF_SELECTIONS} or any("test top-1" in label for label in labels)
     for label in labels:
-        assert "top-1" not in label or "(%)" in label
+        assert "top-1" not in label or "(%)" in label or "(points)" in label
     for axis in figure.axes:
         assert axis.get_xlabel() or axis.get_label() == "<colorbar>"
 
@@ -204,10 +206,11 @@ def test_what_diverged_is_named_in_the_figure(name: str, rows: pd.DataFrame) -> 
 def test_what_learns_from_a_selection_has_panels_of_its_own_and_no_line_beside_the_others() -> None:
     rows = TABLES["tau"][-1]
     figure = drawn("tau", rows)[0]
-    on = [axis.get_title(loc="left").replace("\n", " ") for axis in figure.axes]
+    accuracies = [axis for axis in figure.axes if axis.get_title(loc="left")]
+    on = [axis.get_title(loc="left").replace("\n", " ") for axis in accuracies]
     rates = [f"{rate} % symmetric label noise" for rate in (20, 40)]
     assert on == [f"WRN-28-4 → WRN-16-2{kind}, {rate}" for rate in rates for kind in ("", " on FINE")]
-    for axis, (_, own) in zip(figure.axes, rows.groupby(["noise_rate", "selection"]), strict=True):
+    for axis, (_, own) in zip(accuracies, rows.groupby(["noise_rate", "selection"]), strict=True):
         references = {text.get_text() for text in axis.texts}
         assert references == {"CE", "MSE"}
         assert axis.get_ylim()[0] < own["test_top1"].min() < own["test_top1"].max() < axis.get_ylim()[1]
@@ -223,6 +226,55 @@ def test_no_objective_of_the_table_is_left_out_of_tau_or_heatmap() -> None:
         assert "2·KL τ=∞" in caption
         assert "MSE" in caption
         assert "None of 24 networks diverged" in caption
+
+
+# -- the difference to CE ---------------------------------------------------------------------------------------------
+
+
+def means_drawn(axis: Axes) -> dict[float, tuple[float, bool]]:
+    """Return {place of a row: (mean difference, whether its mark is filled)} of an axis of differences."""
+    found = [line for line in axis.lines if line.get_markersize() == 5]
+    return {line.get_ydata()[0]: (line.get_xdata()[0], line.get_markerfacecolor() != "white") for line in found}
+
+
+@pytest.mark.parametrize(("seeds", "decided"), [(range(3), False), (range(6), True)])
+def test_the_drawn_difference_to_ce_is_paired_and_filled_where_it_is_decided(seeds: range, decided: bool) -> None:
+    rows = made.losses(("wrn-16-2",), ["ce", "kl-tau3", "mse"], seeds=tuple(seeds))
+    figure, caption = figures.draw("dots", rows, pd.DataFrame())
+    accuracy, difference = figure.axes
+    assert (accuracy.get_title(loc="left"), difference.get_xlabel()) == ("clean labels", "difference to CE (points)")
+    found = {1: paired(rows, "kl-tau3", "ce"), 2: paired(rows, "mse", "ce")}
+    assert means_drawn(difference) == {place: (pytest.approx(one.effect), decided) for place, one in found.items()}
+    pairs = [line for line in difference.lines if line.get_markersize() == 1.8]
+    assert [len(line.get_xdata()) for line in pairs] == [len(seeds)] * 2
+    assert f"n = {len(seeds)} pairs" in caption
+    shown = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert f"difference, {'decided' if decided else 'undecided'}" in shown
+
+
+def test_an_interval_that_leaves_the_axis_of_differences_ends_in_an_arrow() -> None:
+    rows = made.losses(("wrn-16-2",), ["ce", "kl-tau3", "mse"], seeds=(0, 1))
+    rows.loc[rows["objective"] == "mse", "test_top1"] += [1.0, -1.0]
+    difference = figures.draw("dots", rows, pd.DataFrame())[0].axes[1]
+    found, (low, high) = paired(rows, "mse", "ce"), difference.get_xlim()
+    assert found.low < low < high < found.high
+    ends = {line.get_marker(): line.get_xdata()[0] for line in difference.lines if line.get_marker() in ("<", ">")}
+    assert ends == {"<": low, ">": high}
+
+
+def test_without_ce_there_is_no_axis_of_differences() -> None:
+    figure, caption = figures.draw("dots", made.losses(("wrn-16-2",), ["kl-tau3", "mse"]), pd.DataFrame())
+    assert len(figure.axes) == 1
+    assert "Differences to CE" not in caption
+
+
+def test_chains_draws_ce_and_the_teacher_of_each_row() -> None:
+    rows = made.chains(("mse",))
+    accuracy = drawn("chains", rows)[0].axes[0]
+    teachers = {line.get_xdata()[0] for line in accuracy.lines if line.get_linestyle() == ":"}
+    assert teachers == set(rows["teacher_top1"].dropna())
+    ce = rows.loc[rows["objective"] == "ce", "test_top1"].mean()
+    assert any(line.get_xdata()[0] == pytest.approx(ce) and line.get_color() == "#000000" for line in accuracy.lines)
 
 
 def named(*classes: str) -> pd.DataFrame:
@@ -325,8 +377,8 @@ def test_a_loss_without_alpha_has_its_line_over_tau_and_its_row_of_a_grid(invent
         shown = [[label.get_text() for label in axis.get_xticklabels()] for axis in figure.axes]
         assert places in shown, name
         assert "nan" not in caption
-        assert re.search(r"^SOFT: SOFT τ=\d+ has the highest of 3 means", caption, re.M)
-    grid = next(axis for axis in drawn("heatmap", invented)[0].axes if axis.get_title(loc="left") == "SOFT")
+        assert re.search(r"^40 % symmetric label noise, SOFT: SOFT τ=\d+ has the highest of 3 means", caption, re.M)
+    grid = next(axis for axis in drawn("heatmap", invented)[0].axes if "SOFT" in axis.get_title(loc="left"))
     assert [label.get_text() for label in grid.get_yticklabels()] == ["–"]
 
 
