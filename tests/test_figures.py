@@ -262,6 +262,22 @@ def test_an_interval_that_leaves_the_axis_of_differences_ends_in_an_arrow() -> N
     assert ends == {"<": low, ">": high}
 
 
+@pytest.mark.parametrize(("seeds", "decided"), [(range(3), False), (range(6), True)])
+def test_the_heatmap_colours_the_difference_to_ce_and_hatches_what_is_undecided(seeds: range, decided: bool) -> None:
+    rows = made.grid(taus=(3, 20), alphas=(1.0,), seeds=tuple(seeds))
+    figure, caption = figures.draw("heatmap", rows, pd.DataFrame())
+    for axis, value in zip(figure.axes, ("test_top1", "train_top1"), strict=False):
+        found = [paired(rows, objective, "ce", value=value) for objective in ("kl-tau3", "kl-tau20")]
+        assert axis.collections[0].get_array().ravel().tolist() == pytest.approx([one.effect for one in found])
+        assert all(f"{one.effect:+.2f}" in text.get_text() for one, text in zip(found, axis.texts, strict=True))
+    hatched = [patch for patch in figure.axes[0].patches if patch.get_hatch()]
+    assert len(hatched) == (0 if decided else 2)
+    assert ("Hatched: undecided" in caption) == (not decided)
+    without, caption = figures.draw("heatmap", rows[rows["loss"] != "ce"], pd.DataFrame())
+    assert without.axes[0].collections[0].get_array().min() > 50
+    assert "difference" not in caption.splitlines()[0]
+
+
 def test_without_ce_there_is_no_axis_of_differences() -> None:
     figure, caption = figures.draw("dots", made.losses(("wrn-16-2",), ["kl-tau3", "mse"]), pd.DataFrame())
     assert len(figure.axes) == 1
