@@ -252,6 +252,21 @@ def test_the_drawn_difference_to_ce_is_paired_and_filled_where_it_is_decided(see
     assert f"difference, {'decided' if decided else 'undecided'}" in shown
 
 
+def test_tau_has_below_each_panel_the_differences_to_ce_and_no_bands() -> None:
+    rows = made.noise(rates=(0.0, 0.4), taus=(1, 3))
+    figure = figures.draw("tau", rows, pd.DataFrame())[0]
+    for column, rate in enumerate((0.0, 0.4)):
+        accuracy, difference = figure.axes[column], figure.axes[column + 2]
+        own = rows[rows["noise_rate"] == rate]
+        found = [paired(own, objective, "ce").effect for objective in ("kl-tau1", "kl-tau3", "mse")]
+        drawn = [line.get_ydata()[0] for line in difference.lines if line.get_markersize() == 5]
+        assert sorted(drawn) == pytest.approx(sorted(found))
+        seeds = [y for line in accuracy.lines if line.get_markersize() == 3.5 for y in line.get_ydata()]
+        assert sorted(seeds) == sorted(own["test_top1"])
+        assert not accuracy.patches
+        assert not accuracy.collections
+
+
 def test_an_interval_that_leaves_the_axis_of_differences_ends_in_an_arrow() -> None:
     rows = made.losses(("wrn-16-2",), ["ce", "kl-tau3", "mse"], seeds=(0, 1))
     rows.loc[rows["objective"] == "mse", "test_top1"] += [1.0, -1.0]
