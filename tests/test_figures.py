@@ -308,6 +308,17 @@ def test_chains_draws_ce_and_the_teacher_of_each_row() -> None:
     assert any(line.get_xdata()[0] == pytest.approx(ce) and line.get_color() == "#000000" for line in accuracy.lines)
 
 
+def test_curves_have_no_bands_and_show_the_seeds_of_the_last_epoch() -> None:
+    rows = made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1))
+    axis = figures.draw("curves", rows, made.curves(rows, 20))[0].axes[0]
+    assert not axis.collections
+    seeds = [line for line in axis.lines if line.get_linestyle() == "None"]
+    assert [sorted(line.get_ydata()) for line in seeds] == [
+        pytest.approx(sorted(rows.loc[rows["objective"] == name, "test_top1"])) for name in ("ce", "mse")
+    ]
+    assert min(line.get_xdata().min() for line in seeds) > 20
+
+
 def named(*classes: str) -> pd.DataFrame:
     """An analysis of three classes that are called so."""
     frame = made_analyses.analysis("planes", ANSWERED[0]).copy()
