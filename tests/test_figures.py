@@ -308,6 +308,21 @@ def test_chains_draws_ce_and_the_teacher_of_each_row() -> None:
     assert any(line.get_xdata()[0] == pytest.approx(ce) and line.get_color() == "#000000" for line in accuracy.lines)
 
 
+def test_classes_shows_each_class_the_worst_by_name_and_how_many_answers_differ() -> None:
+    rows = ANSWERED[0]
+    frame = beside("classes", rows)
+    left, right = drawn("classes", rows)[0].axes
+    own = frame[frame["cell"].isin(rows.loc[rows["objective"] == "mse", "cell"])]
+    means = own.groupby("class_name")["top1"].mean()
+    row = [label.get_text() for label in left.get_yticklabels()].index("MSE")
+    dots, *_ = [line for line in left.lines if line.get_marker() == "o" and set(line.get_ydata()) == {row}]
+    assert sorted(dots.get_xdata()) == pytest.approx(sorted(means))
+    assert f"{means.idxmin()}: {means.min():.1f} %" in {text.get_text() for text in left.texts}
+    dots, *_ = [line for line in right.lines if line.get_marker() == "o" and set(line.get_ydata()) == {row}]
+    measured = made_analyses.analysis("measures", rows).query("split == 'test'").set_index("cell")["churn"]
+    assert sorted(dots.get_xdata()) == pytest.approx(sorted(measured[own["cell"].unique()]))
+
+
 def test_curves_have_no_bands_and_show_the_seeds_of_the_last_epoch() -> None:
     rows = made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1))
     axis = figures.draw("curves", rows, made.curves(rows, 20))[0].axes[0]
