@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     verb(report.collect)
     added = verb(report.measure)
     added.add_argument("experiment")
-    added.add_argument("analysis", help="measures, classes, densities, planes, limits or inference")
+    added.add_argument("analysis", help="measures, classes, densities, planes or limits")
     for function in (report.figure, report.tables, report.verdict):
         added = verb(function)
         added.add_argument("table", type=Path, help="such as reports/demo/table.parquet")
