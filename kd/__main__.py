@@ -179,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--into", type=Path, metavar="DIR", help="where the table of several folders is written")
     added = verb(report.measure)
     added.add_argument("experiment")
-    added.add_argument("analysis", help="measures, densities, planes or limits")
+    added.add_argument("analysis", help="measures, classes, densities, planes or limits")
     for function in (report.figure, report.tables, report.verdict):
         added = verb(function)
         added.add_argument("table", type=Path, help="such as reports/demo/table.parquet")

@@ -138,7 +138,7 @@ def test_lineages_and_hyperparameters_stand_beside_what_is_measured(here: Path) 
 
 def test_a_teacher_has_nothing_to_be_measured_against_and_all_others_have_it(here: Path) -> None:
     test = frame("measures").query("split == 'test'").set_index("cell")
-    against = ["agreement", "kl", "distance", "cka", "reference_logit_mean"]
+    against = ["agreement", "churn", "kl", "distance", "cka", "reference_logit_mean"]
     assert test.loc[TEACHER, against].isna().all()
     assert test.drop(TEACHER)[against].notna().all(axis=None)
     s, t = (answers.read(parse_cell(path)).test.logits for path in (BASELINE, TEACHER))
@@ -154,6 +154,18 @@ def test_the_squared_distance_is_that_of_the_logits_up_to_their_means(here: Path
     centred = (s - s.mean(1, keepdim=True)) - (t - t.mean(1, keepdim=True))
     mse, twice = (s - t).square().mean(), centred.square().mean()
     assert (mse - twice).item() == pytest.approx((s.mean(1) - t.mean(1)).square().mean().item())
+
+
+def test_classes_add_up_to_the_measures_of_the_whole_test_set(here: Path) -> None:
+    found, test = frame("classes"), frame("measures").query("split == 'test'").set_index("cell")
+    for cell, own in found.groupby("cell"):
+        assert len(own) == 10
+        assert own.n.sum() == test.n[cell]
+        assert np.average(own.top1, weights=own.n) == pytest.approx(test.top1[cell])
+        assert own.top1.min() == pytest.approx(test.worst_class_top1[cell])
+        assert np.average(own.churn, weights=own.n) == pytest.approx(test.churn[cell], nan_ok=True)
+    assert found[found.cell == TEACHER].churn.isna().all()
+    assert found.drop_duplicates("class").class_name.tolist() == list("0123456789")
 
 
 # -- densities --------------------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from bench import simulation
-from kd.report.comparisons import comparisons, holm, judge_family, verdict
+from kd.report.comparisons import COMPARED, against_ce, comparisons, holm, judge_family, verdict
 from kd.report.power import ALPHA, LEAST, difference_shown, power, seeds_needed, seeds_to_show, shown_by
-from kd.report.statistics import contrast, judge, judge_crossed, rise_weights, trend
+from kd.report.statistics import contrast, judge, judge_crossed, paired, rise_weights, trend
 
 
 def test_holm_matches_hand_values() -> None:
@@ -177,6 +177,31 @@ def test_every_pair_of_a_setting_is_compared_once_and_corrected_within_it() -> N
     more = comparisons(made.noise(rates=(0.2, 0.4), taus=(1, 3), seeds=range(6)))
     assert set(more["verdict"]) <= {"higher", "lower", "small", "undecided"}
     assert not (more["verdict"] == "undecided").all()
+
+
+@pytest.mark.parametrize("rows", [made.losses(seeds=range(6)), made.chains(seeds=range(6)), made.on_selections()])
+def test_what_figures_say_of_ce_is_what_the_comparisons_say(rows: pd.DataFrame) -> None:
+    found, every = against_ce(rows), comparisons(rows)
+    students = rows[rows["stages"] > 1].set_index("cell")
+    for cell, row in students.iterrows():
+        of = every[(every[COMPARED] == row[COMPARED]).all(axis=1)]
+        own = {"ce", "ce > ce"} & {*of["a"], *of["b"]}
+        line = of[(of["a"].isin(own)) & (of["b"] == row["objectives"])]
+        if row["objectives"] in own:
+            assert cell not in found
+        else:
+            turned = {"higher": "lower", "lower": "higher"}
+            assert found[cell].found.effect == pytest.approx(-line["difference"].item())
+            assert found[cell].verdict == turned.get(line["verdict"].item(), line["verdict"].item())
+            assert np.mean(found[cell].values) == pytest.approx(found[cell].found.effect)
+
+
+def test_losses_that_all_learn_alone_are_compared_with_ce_and_without_ce_nothing_is() -> None:
+    rows = made.frame(made.students("e", "wrn-16-2", ["ce", "one-tau3-branches3"]))
+    found = against_ce(rows)
+    assert set(found) == set(rows.loc[rows["loss"] == "one", "cell"])
+    assert next(iter(found.values())).found == paired(rows, "one-tau3-branches3", "ce")
+    assert against_ce(made.losses(objectives=["kl-tau3", "mse"])) == {}
 
 
 def test_comparisons_hold_the_paired_test_of_scipy() -> None:

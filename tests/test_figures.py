@@ -20,6 +20,7 @@ from conftest import study, values
 from made import analyses as made_analyses
 from made import table as made
 from made.drawn import words_on
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -30,6 +31,7 @@ from kd.losses import LOSSES, Loss, Number
 from kd.losses.mse import mse
 from kd.report import figures
 from kd.report.figures import ANALYSES, FIGURES, naming, style
+from kd.report.statistics import paired
 from kd.study.cells import spell_objective
 from kd.study.expansion import cells_of
 
@@ -149,7 +151,7 @@ def beside(name: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_every_figure_has_cases() -> None:
-    helpers = {"__init__", "analysed", "epochs", "hover", "naming", "style", "wording", "verdict"}
+    helpers = {"__init__", "analysed", "differences", "epochs", "hover", "naming", "style", "wording", "verdict"}
     assert list(TABLES) == list(FIGURES)
     assert {path.stem for path in (HERE.parent / "kd/report/figures").glob("*.py")} - helpers == set(FIGURES)
 
@@ -182,9 +184,9 @@ def test_every_mark_of_an_svg_says_its_number(name: str, tmp_path: Path) -> None
 def test_axes_are_labelled_and_accuracy_has_its_unit(name: str, rows: pd.DataFrame) -> None:
     figure, _, _ = drawn(name, rows)
     labels = [label for axis in figure.axes for label in (axis.get_xlabel(), axis.get_ylabel())]
-    assert name in {*ANALYSES, *OF_SELECTIONS} or any("test top-1 (%)" in label for label in labels)
+    assert name in {*ANALYSES, *OF_SELECTIONS} or any("test top-1" in label for label in labels)
     for label in labels:
-        assert "top-1" not in label or "(%)" in label
+        assert "top-1" not in label or "(%)" in label or "(points)" in label
     for axis in figure.axes:
         assert axis.get_xlabel() or axis.get_label() == "<colorbar>"
 
@@ -217,10 +219,11 @@ def test_what_diverged_is_named_in_the_figure(name: str, rows: pd.DataFrame) -> 
 def test_what_learns_from_a_selection_has_panels_of_its_own_and_no_line_beside_the_others() -> None:
     rows = TABLES["tau"][-1]
     figure = drawn("tau", rows)[0]
-    on = [axis.get_title(loc="left").replace("\n", " ") for axis in figure.axes]
+    accuracies = [axis for axis in figure.axes if axis.get_title(loc="left")]
+    on = [axis.get_title(loc="left").replace("\n", " ") for axis in accuracies]
     rates = [f"{rate} % symmetric label noise" for rate in (20, 40)]
     assert on == [f"WRN-28-4 → WRN-16-2{kind}, {rate}" for rate in rates for kind in ("", " on FINE")]
-    for axis, (_, own) in zip(figure.axes, rows.groupby(["noise_rate", "selection"]), strict=True):
+    for axis, (_, own) in zip(accuracies, rows.groupby(["noise_rate", "selection"]), strict=True):
         references = {text.get_text() for text in axis.texts}
         assert references == {"CE", "MSE"}
         assert axis.get_ylim()[0] < own["test_top1"].min() < own["test_top1"].max() < axis.get_ylim()[1]
@@ -236,6 +239,112 @@ def test_no_objective_of_the_table_is_left_out_of_tau_or_heatmap() -> None:
         assert "2·KL τ=∞" in caption
         assert "MSE" in caption
         assert "None of 24 networks diverged" in caption
+
+
+# -- the difference to CE ---------------------------------------------------------------------------------------------
+
+
+def means_drawn(axis: Axes) -> dict[float, tuple[float, bool]]:
+    """Return {place of a row: (mean difference, whether its mark is filled)} of an axis of differences."""
+    found = [line for line in axis.lines if line.get_markersize() == 5]
+    return {line.get_ydata()[0]: (line.get_xdata()[0], line.get_markerfacecolor() != "white") for line in found}
+
+
+@pytest.mark.parametrize(("seeds", "decided"), [(range(3), False), (range(6), True)])
+def test_the_drawn_difference_to_ce_is_paired_and_filled_where_it_is_decided(seeds: range, decided: bool) -> None:
+    rows = made.losses(("wrn-16-2",), ["ce", "kl-tau3", "mse"], seeds=tuple(seeds))
+    figure, caption = figures.draw("dots", rows, pd.DataFrame())
+    accuracy, difference = figure.axes
+    assert (accuracy.get_title(loc="left"), difference.get_xlabel()) == ("clean labels", "difference to CE (points)")
+    found = {1: paired(rows, "kl-tau3", "ce"), 2: paired(rows, "mse", "ce")}
+    assert means_drawn(difference) == {place: (pytest.approx(one.effect), decided) for place, one in found.items()}
+    pairs = [line for line in difference.lines if line.get_markersize() == 1.8]
+    assert [len(line.get_xdata()) for line in pairs] == [len(seeds)] * 2
+    assert f"n = {len(seeds)} pairs" in caption
+    shown = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert f"difference, {'decided' if decided else 'undecided'}" in shown
+
+
+def test_tau_has_below_each_panel_the_differences_to_ce_and_no_bands() -> None:
+    rows = made.noise(rates=(0.0, 0.4), taus=(1, 3))
+    figure = figures.draw("tau", rows, pd.DataFrame())[0]
+    for column, rate in enumerate((0.0, 0.4)):
+        accuracy, difference = figure.axes[column], figure.axes[column + 2]
+        own = rows[rows["noise_rate"] == rate]
+        found = [paired(own, objective, "ce").effect for objective in ("kl-tau1", "kl-tau3", "mse")]
+        drawn = [line.get_ydata()[0] for line in difference.lines if line.get_markersize() == 5]
+        assert sorted(drawn) == pytest.approx(sorted(found))
+        seeds = [y for line in accuracy.lines if line.get_markersize() == 3.5 for y in line.get_ydata()]
+        assert sorted(seeds) == sorted(own["test_top1"])
+        assert not accuracy.patches
+        assert not accuracy.collections
+
+
+def test_an_interval_that_leaves_the_axis_of_differences_ends_in_an_arrow() -> None:
+    rows = made.losses(("wrn-16-2",), ["ce", "kl-tau3", "mse"], seeds=(0, 1))
+    rows.loc[rows["objective"] == "mse", "test_top1"] += [1.0, -1.0]
+    difference = figures.draw("dots", rows, pd.DataFrame())[0].axes[1]
+    found, (low, high) = paired(rows, "mse", "ce"), difference.get_xlim()
+    assert found.low < low < high < found.high
+    ends = {line.get_marker(): line.get_xdata()[0] for line in difference.lines if line.get_marker() in ("<", ">")}
+    assert ends == {"<": low, ">": high}
+
+
+@pytest.mark.parametrize(("seeds", "decided"), [(range(3), False), (range(6), True)])
+def test_the_heatmap_colours_the_difference_to_ce_and_hatches_what_is_undecided(seeds: range, decided: bool) -> None:
+    rows = made.grid(taus=(3, 20), alphas=(1.0,), seeds=tuple(seeds))
+    figure, caption = figures.draw("heatmap", rows, pd.DataFrame())
+    for axis, value in zip(figure.axes, ("test_top1", "train_top1"), strict=False):
+        found = [paired(rows, objective, "ce", value=value) for objective in ("kl-tau3", "kl-tau20")]
+        assert axis.collections[0].get_array().ravel().tolist() == pytest.approx([one.effect for one in found])
+        assert all(f"{one.effect:+.2f}" in text.get_text() for one, text in zip(found, axis.texts, strict=True))
+    hatched = [patch for patch in figure.axes[0].patches if patch.get_hatch()]
+    assert len(hatched) == (0 if decided else 2)
+    assert ("Hatched: undecided" in caption) == (not decided)
+    without, caption = figures.draw("heatmap", rows[rows["loss"] != "ce"], pd.DataFrame())
+    assert without.axes[0].collections[0].get_array().min() > 50
+    assert "difference" not in caption.splitlines()[0]
+
+
+def test_without_ce_there_is_no_axis_of_differences() -> None:
+    figure, caption = figures.draw("dots", made.losses(("wrn-16-2",), ["kl-tau3", "mse"]), pd.DataFrame())
+    assert len(figure.axes) == 1
+    assert "Differences to CE" not in caption
+
+
+def test_chains_draws_ce_and_the_teacher_of_each_row() -> None:
+    rows = made.chains(("mse",))
+    accuracy = drawn("chains", rows)[0].axes[0]
+    teachers = {line.get_xdata()[0] for line in accuracy.lines if line.get_linestyle() == ":"}
+    assert teachers == set(rows["teacher_top1"].dropna())
+    ce = rows.loc[rows["objective"] == "ce", "test_top1"].mean()
+    assert any(line.get_xdata()[0] == pytest.approx(ce) and line.get_color() == "#000000" for line in accuracy.lines)
+
+
+def test_classes_shows_each_class_the_worst_by_name_and_how_many_answers_differ() -> None:
+    rows = ANSWERED[0]
+    frame = beside("classes", rows)
+    left, right = drawn("classes", rows)[0].axes
+    own = frame[frame["cell"].isin(rows.loc[rows["objective"] == "mse", "cell"])]
+    means = own.groupby("class_name")["top1"].mean()
+    row = [label.get_text() for label in left.get_yticklabels()].index("MSE")
+    dots, *_ = [line for line in left.lines if line.get_marker() == "o" and set(line.get_ydata()) == {row}]
+    assert sorted(dots.get_xdata()) == pytest.approx(sorted(means))
+    assert f"{means.idxmin()}: {means.min():.1f} %" in {text.get_text() for text in left.texts}
+    dots, *_ = [line for line in right.lines if line.get_marker() == "o" and set(line.get_ydata()) == {row}]
+    measured = made_analyses.analysis("measures", rows).query("split == 'test'").set_index("cell")["churn"]
+    assert sorted(dots.get_xdata()) == pytest.approx(sorted(measured[own["cell"].unique()]))
+
+
+def test_curves_have_no_bands_and_show_the_seeds_of_the_last_epoch() -> None:
+    rows = made.losses(("resnet8",), ["ce", "mse"], seeds=(0, 1))
+    axis = figures.draw("curves", rows, made.curves(rows, 20))[0].axes[0]
+    assert not axis.collections
+    seeds = [line for line in axis.lines if line.get_linestyle() == "None"]
+    assert [sorted(line.get_ydata()) for line in seeds] == [
+        pytest.approx(sorted(rows.loc[rows["objective"] == name, "test_top1"])) for name in ("ce", "mse")
+    ]
+    assert min(line.get_xdata().min() for line in seeds) > 20
 
 
 def named(*classes: str) -> pd.DataFrame:
@@ -338,8 +447,8 @@ def test_a_loss_without_alpha_has_its_line_over_tau_and_its_row_of_a_grid(invent
         shown = [[label.get_text() for label in axis.get_xticklabels()] for axis in figure.axes]
         assert places in shown, name
         assert "nan" not in caption
-        assert re.search(r"^SOFT: SOFT τ=\d+ has the highest of 3 means", caption, re.M)
-    grid = next(axis for axis in drawn("heatmap", invented)[0].axes if axis.get_title(loc="left") == "SOFT")
+        assert re.search(r"^40 % symmetric label noise, SOFT: SOFT τ=\d+ has the highest of 3 means", caption, re.M)
+    grid = next(axis for axis in drawn("heatmap", invented)[0].axes if "SOFT" in axis.get_title(loc="left"))
     assert [label.get_text() for label in grid.get_yticklabels()] == ["–"]
 
 

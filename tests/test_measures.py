@@ -43,6 +43,15 @@ def test_accuracy_and_likelihood_equal_scikit_learn() -> None:
     assert ce(z, None, y).mean().item() == pytest.approx(log_loss(y, p, labels=range(10)))
 
 
+def test_accuracy_and_churn_by_class_are_those_of_hand_counted_answers() -> None:
+    z = torch.eye(4)[[0, 1, 3, 3, 3]]  # answers 0, 1, 3, 3, 3
+    names, top1, counts = measures.top1_by_class(z, torch.tensor([0, 0, 0, 3, 3]))
+    assert (names.tolist(), counts.tolist()) == ([0, 3], [3, 2])
+    assert top1.tolist() == pytest.approx([1 / 3, 1])
+    others = torch.eye(4)[[0, 2, 3, 3, 1]]
+    assert measures.churn_by_class(z, others, torch.tensor([0, 0, 0, 3, 3])).tolist() == pytest.approx([1 / 3, 1 / 2])
+
+
 def test_entropy_and_confidence_of_equal_and_of_certain_logits() -> None:
     z = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1000.0, 0.0, 0.0, 0.0]])
     assert measures.entropy(z).tolist() == pytest.approx([math.log(4), 0])

@@ -289,6 +289,18 @@ def test_the_figure_keeps_its_words_apart(rows: pd.DataFrame, far: float | None)
         assert wide < 1 or tall < 1, f"{one!r} lies on {other!r}"
 
 
+def test_each_quantity_has_an_axis_of_its_own() -> None:
+    lines = judged(built(TRUE))
+    with style.paper():
+        drawn = figure.draw(lines.assign(setting=shown(lines)["setting"]))
+    of = {axis.get_xlabel().partition(":")[0]: axis for axis in drawn.axes}
+    assert list(of)[:2] == ["test top-1 (points)", "train top-1 (points)"]
+    for name, column in (("test top-1 (points)", "test_top1"), ("train top-1 (points)", "train_top1")):
+        own = lines[(lines["value"] == column) & (lines["unit"] == "points")]
+        marks = [line.get_xdata()[0] for line in of[name].lines if line.get_markersize() == 5]
+        assert sorted(marks) == pytest.approx(sorted(own["difference"].dropna()))
+
+
 def test_the_projects_own_files_are_enough() -> None:
     """The numbers travel with the package."""
     assert (Path(__file__).parent.parent / "kd" / "report" / "paper" / "published.csv").exists()

@@ -128,8 +128,9 @@ def _shared(one: Split, other: Split) -> tuple[Split, Split]:
 def measures_of(subjects: Iterable[Subject]) -> pd.DataFrame:
     """Measure each network on each split, alone and against its reference (NaN if it has none).
 
-    Shares are in percent. `gap` is top-1 on the training examples, without augmentation, minus top-1 on the test set,
-    in points.
+    Shares are in percent. `churn` is the share of examples that the network and its reference answer with different
+    classes, `worst_class_top1` the lowest top-1 of a class that occurs, by its label. `gap` is top-1 on the training
+    examples, without augmentation, minus top-1 on the test set, in points.
     """
     rows = []
     for subject in subjects:
@@ -151,6 +152,7 @@ def _alone(split: Split) -> dict:
     return {
         "n": len(logits),
         "top1": 100 * _mean(measures.right(logits, split.labels)),
+        "worst_class_top1": 100 * measures.top1_by_class(logits, split.labels)[1].min().item(),
         "nll": _mean(ce(logits, None, split.labels)),
         "ece": 100 * measures.calibration_error(logits, split.labels),
         "entropy": _mean(measures.entropy(logits)),
@@ -164,11 +166,13 @@ def _alone(split: Split) -> dict:
 
 def _against(own: Split, theirs: Split | None) -> dict:
     if theirs is None:
-        return dict.fromkeys(("agreement", "kl", "distance", "reference_logit_mean", "cka"), np.nan)
+        return dict.fromkeys(("agreement", "churn", "kl", "distance", "reference_logit_mean", "cka"), np.nan)
     s, t = own.logits.double(), theirs.logits.double()
     both = own.prelogits is not None and theirs.prelogits is not None
+    agreement = 100 * _mean(measures.agree(s, t))
     return {
-        "agreement": 100 * _mean(measures.agree(s, t)),
+        "agreement": agreement,
+        "churn": 100 - agreement,
         "kl": _mean(measures.surprise(s, t)),
         "distance": _mean((s - t).norm(dim=-1)),
         "reference_logit_mean": _mean(t),
@@ -178,6 +182,25 @@ def _against(own: Split, theirs: Split | None) -> dict:
 
 def _mean(values: Tensor) -> float:
     return values.double().mean().item()
+
+
+# -- classes: a row for each network and class ------------------------------------------------------------------------
+
+
+def classes_of(subjects: Iterable[Subject]) -> pd.DataFrame:
+    """Return top-1 (percent) on each class of the test set, and on how many of its n images the reference differs.
+
+    `churn` is that share in percent, NaN without a reference. A class without test images has no row.
+    """
+    parts = []
+    for subject in subjects:
+        own, theirs = subject.own.test, subject.theirs.test if subject.theirs else None
+        names, top1, counts = measures.top1_by_class(own.logits, own.labels)
+        churn = measures.churn_by_class(own.logits, theirs.logits, own.labels).numpy() if theirs else np.nan
+        called = [subject.about["class_names"][name] for name in names]
+        of = {"class": names.numpy(), "class_name": called, "n": counts.numpy(), "top1": 100 * top1.numpy()}
+        parts.append(pd.DataFrame({**subject.identity, **of, "churn": 100 * churn}))
+    return pd.concat(parts, ignore_index=True)
 
 
 # -- densities --------------------------------------------------------------------------------------------------------
@@ -283,6 +306,7 @@ def _nearness(s: Tensor, t: Tensor, tau: float, logit: Tensor, label: Tensor) ->
 # Under the names that kd.report.figures.ANALYSES uses.
 ANALYSES: dict[str, Callable[[Iterable[Subject]], pd.DataFrame]] = {
     "measures": measures_of,
+    "classes": classes_of,
     "densities": densities_of,
     "planes": planes_of,
     "limits": limits_of,

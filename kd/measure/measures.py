@@ -18,6 +18,14 @@ def right(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.argmax(-1) == labels
 
 
+def top1_by_class(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the classes [C] that occur in `classes` [N], the share of each that is answered rightly, and its count."""
+    names, members = classes.unique(return_inverse=True)
+    counts = members.bincount()
+    hits = torch.zeros(len(names), dtype=torch.float64).index_add_(0, members, right(logits, classes).double())
+    return names, hits / counts, counts
+
+
 def entropy(logits: Tensor) -> Tensor:
     """Return the entropy of softmax(z) in nats, [N]."""
     log_p = logits.log_softmax(-1)
@@ -68,6 +76,13 @@ def scatter_ratio(features: Tensor, classes: Tensor) -> float:
 def agree(student: Tensor, teacher: Tensor) -> Tensor:
     """Return whether both have their highest logit at the same class, [N] bool: the fidelity of arXiv 2106.05945."""
     return student.argmax(-1) == teacher.argmax(-1)
+
+
+def churn_by_class(student: Tensor, teacher: Tensor, classes: Tensor) -> Tensor:
+    """Return for each class that occurs, in ascending order, the share of its examples on which the two differ, [C]."""
+    names, members = classes.unique(return_inverse=True)
+    differ = (~agree(student, teacher)).double()
+    return torch.zeros(len(names), dtype=torch.float64).index_add_(0, members, differ) / members.bincount()
 
 
 def surprise(student: Tensor, teacher: Tensor) -> Tensor:

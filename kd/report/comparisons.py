@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from kd.report.evalues import e_value, p_always, p_within_always
 from kd.report.power import ALPHA, LEAST, MOST, difference_shown, seeds_to_show
-from kd.report.statistics import SETTING, Paired, against, side
+from kd.report.statistics import SETTING, Paired, against, differences, judge_seeds, side
 
 HIGHER, LOWER, SMALL, UNDECIDED = "higher", "lower", "small", "undecided"
 SMALLEST = 1.0  # points: the default smallest difference of interest
@@ -53,13 +54,7 @@ def judge_family(
     Holm's correction is over the family, once for each of the two questions. A difference that was `looked` at with
     other seeds before is tested by its e-value, others by the t test.
     """
-    by_e = looked or [False] * len(found)
-    corrected = holm([p_always(one) if seen else one.p for one, seen in zip(found, by_e, strict=True)])
-    small = [
-        p_within_always(one, least) if seen else one.p_within(least)
-        for one, least, seen in zip(found, smallest, by_e, strict=True)
-    ]
-    corrected_small = holm(small)
+    corrected, small, corrected_small, verdicts = _corrected(found, smallest, looked)
     family = sum(one.tested for one in found)
     usual = float(np.median([one.sd for one in found if one.tested])) if family else math.nan
     lines = []
@@ -82,7 +77,7 @@ def judge_family(
             "p_small": small[n],
             "p_small_holm": corrected_small[n],
             "family": family,
-            "verdict": verdict(one, corrected[n], corrected_small[n]),
+            "verdict": verdicts[n],
             "narrow": one.tested and one.sd < NARROW * usual,
             "shows": difference_shown(one, share),
             "seeds_from": few,
@@ -90,6 +85,20 @@ def judge_family(
         }
         lines.append({**line, "statement": _statement(one, line, amount(least, units[n] if units else "points"))})
     return lines
+
+
+def _corrected(
+    found: Sequence[Paired], smallest: Sequence[float], looked: Sequence[bool] = ()
+) -> tuple[list, list, list, list]:
+    """Return p after Holm, p for being small, that after Holm, and the verdicts."""
+    by_e = looked or [False] * len(found)
+    corrected = holm([p_always(one) if seen else one.p for one, seen in zip(found, by_e, strict=True)])
+    small = [
+        p_within_always(one, least) if seen else one.p_within(least)
+        for one, least, seen in zip(found, smallest, by_e, strict=True)
+    ]
+    corrected_small = holm(small)
+    return corrected, small, corrected_small, list(map(verdict, found, corrected, corrected_small))
 
 
 def amount(smallest: float, unit: str = "points") -> str:
@@ -158,3 +167,45 @@ def _compared(key: dict, frame: pd.DataFrame) -> list[dict]:
     found = [against(sides[a], sides[b], f"{a} against {b}") for a, b in pairs]
     tested = judge_family(found, [SMALLEST] * len(found))
     return [{**key, "a": a, "b": b, **line} for (a, b), line in zip(pairs, tested, strict=True)]
+
+
+class Compared(NamedTuple):
+    """How an objective compares with CE: the difference of each pair (points), their mean, and its verdict."""
+
+    values: tuple[float, ...]
+    found: Paired
+    verdict: str
+
+
+def against_ce(rows: pd.DataFrame, value: str = "test_top1") -> dict[str, Compared]:
+    """Return, for each cell of an experiment's `rows`, how its objective compares with CE.
+
+    Cells that differ in seeds only share an entry; where there is no CE a cell has none. The verdict on test top-1 is
+    that of `comparisons`, whose family is all pairs of objectives of a setting.
+    """
+    found: dict[str, Compared] = {}
+    groups = [frame for _, frame in _groups(rows)]
+    same = ["experiment", *SETTING]
+    taught = pd.concat(groups)["cell"] if groups else []
+    groups += [frame for _, frame in rows[~rows["cell"].isin(taught)].groupby(same, sort=False)]
+    for frame in groups:
+        for cell, compared in _to_ce(frame, value):
+            found.setdefault(cell, compared)
+    return found
+
+
+def _to_ce(frame: pd.DataFrame, value: str) -> Iterator[tuple[str, Compared]]:
+    by_ce = frame[frame["loss"] == "ce"].sort_values("stages", kind="stable")
+    if by_ce.empty:
+        return
+    own = by_ce["objectives"].iloc[0]
+    cells = dict(iter(frame.groupby("objectives", sort=False)))
+    sides = {name: side(group, value) for name, group in cells.items()}
+    pairs = [(a, b) if b == own else (b, a) for a, b in itertools.combinations(sides, 2)]
+    every = [differences(sides[a], sides[b], f"{a} against {b}") for a, b in pairs]
+    paired = [judge_seeds(*one) for one in every]
+    *_, verdicts = _corrected(paired, [SMALLEST] * len(paired))
+    for (a, b), (values, _), one, said in zip(pairs, every, paired, verdicts, strict=True):
+        if b == own:
+            compared = Compared(tuple(values[seeds] for seeds in sorted(values)), one, said)
+            yield from ((cell, compared) for cell in cells[a]["cell"])

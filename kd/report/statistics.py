@@ -193,7 +193,14 @@ def _seeds(rows: pd.DataFrame) -> list[Seeds]:
 
 
 def against(left: Side, right: Side, name: str = "a contrast", apart: Collection[str] = ()) -> Paired:
-    """Compare two sides over the seeds that both have. Of the settings only the columns in `apart` may differ.
+    """Compare two sides over the seeds that both have. Of the settings only the columns in `apart` may differ."""
+    return judge_seeds(*differences(left, right, name, apart))
+
+
+def differences(
+    left: Side, right: Side, name: str = "a contrast", apart: Collection[str] = ()
+) -> tuple[dict[Seeds, float], int]:
+    """Return the difference of each pair (points), and how many pairs there should be.
 
     A pair shares the student's seed and the teacher's seed. The student's seed is enough if only one side has several
     teachers, or if the sides have different teachers of one seed each.
@@ -207,8 +214,7 @@ def against(left: Side, right: Side, name: str = "a contrast", apart: Collection
         elif len(left.teachers) == 1:
             left = left.beside(right)
     both = left.values.keys() & right.values.keys()
-    differences = {seeds: left.values[seeds] - right.values[seeds] for seeds in both}
-    return judge_seeds(differences, len(left.wanted | right.wanted))
+    return {seeds: left.values[seeds] - right.values[seeds] for seeds in both}, len(left.wanted | right.wanted)
 
 
 def share(reached: Side, floor: Side, ceiling: Side) -> Paired:

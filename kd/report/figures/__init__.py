@@ -173,6 +173,12 @@ FIGURES: dict[str, Figure] = {
         analysis="measures",
         needs=_STUDENTS,
     ),
+    "classes": Figure(
+        "top-1 of each class and of the worst, and how often students answer otherwise than their teacher",
+        "kd.report.figures.classes",
+        analysis="classes",
+        needs=_STUDENTS,
+    ),
     "densities": Figure(
         "densities of the distance to the teacher's logits, pre-logit norm, true-class margin",
         "kd.report.figures.densities",

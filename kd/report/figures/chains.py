@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kd.report.figures import naming, style, wording
-from kd.report.figures.dots import MARKS, ROW, dotted, forest, label_rows, legend, span
+from kd.report.comparisons import against_ce
+from kd.report.figures import naming, wording
+from kd.report.figures.dots import Panel, explained, forests, span
 from kd.report.statistics import SETTING, summarise
 
-_NARROW = 34  # letters of a path that half the width of a paper holds
+_NARROW = 20  # letters of a row's name that half the width of a paper holds
 
 
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
-    """Draw one panel per student and data; in it the shortest paths first."""
-    panels = _panels(rows)
-    names = [_names(frame) for _, frame in panels]
-    long = max(len(label) for shown in names for name, label in shown if not name) > _NARROW
-    wide = long or len(panels) > 1
-    columns = 1 if long else min(len(panels), 2)
-    lines = -(-len(panels) // columns)
-    figure = style.canvas(style.DOUBLE if wide else style.SINGLE, lines * (0.7 + ROW * max(map(len, names))) + 0.3)
-    grid = style.panel_grid(figure, lines, columns, len(panels))
-    for axis, (title, frame), shown in zip(grid.flat, panels, names, strict=False):
-        forest(axis, frame, [name for name, _ in shown])
-        label_rows(axis, [label if name else "" for name, label in shown])
-        _head(axis, shown)
-        style.head(axis, title, columns)
-    legend(figure)
-    return figure
+    """Draw a panel for each student and data; in it the shortest paths first, each row with its own teacher."""
+    panels = [Panel(title, frame, _rows(frame)) for title, frame in _panels(rows)]
+    long = max(len(label) for panel in panels for name, label in panel.rows if name) > _NARROW
+    return forests(panels, against_ce(rows), 2 if len(panels) > 2 and not long else 1)
 
 
 def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
@@ -38,7 +26,7 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     shows = (
         f"Test top-1 at the end of each path of networks, by mix of objectives ({wording.where(rows)}). The first "
         "network of a path learnt from the labels (CE) unless its objective is named. "
-        f"{MARKS} Colour and mark are those of the last objective.{dotted(rows)}"
+        f"{explained(rows, against_ce(rows))} Colour and mark are those of the last objective."
     )
     said = [_best(frame) for _, frame in panels]
     cut = wording.cut(span(frame)[0] for _, frame in panels)
@@ -68,7 +56,7 @@ def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return list(zip(naming.titles(found), [frame for _, frame in groups], strict=True))
 
 
-def _names(frame: pd.DataFrame) -> list[tuple[str, str]]:
+def _rows(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """Return (row, label) from the top; a path's heading has no row."""
     shown = []
     for (stages, path), group in frame.sort_values("stages", kind="stable").groupby(
@@ -78,12 +66,3 @@ def _names(frame: pd.DataFrame) -> list[tuple[str, str]]:
         mixes = group.drop_duplicates("lineage")
         shown += zip(mixes["lineage"], mixes["objectives_name"], strict=True)
     return shown
-
-
-def _head(axis: Axes, shown: list[tuple[str, str]]) -> None:
-    """Write the paths over their rows, on white, so that no line goes through a name."""
-    white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    for place, (name, label) in enumerate(shown):
-        if not name:
-            at = ("axes fraction", "data"), "offset points"
-            axis.annotate(label, (0, place), (0, -2), *at, va="center", fontsize=7, fontweight="bold", bbox=white)

@@ -1,4 +1,4 @@
-"""Learning curves: top-1 per epoch by objective, the mean over seeds within their range; test, its end, and train.
+"""Learning curves: top-1 per epoch by objective, the mean over seeds; test, its end, and train.
 
 The end of training stands beside the whole, since the objectives part there by a point or two.
 """
@@ -23,15 +23,14 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
 
 
 def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
-    """Say what the curves are of, how they end, and how the bands are made."""
+    """Say what the curves are of, and how they end."""
     panels = epochs.panels("curves", rows, curves)
     found = settings(rows)
     used = wording.union(frame for _, frame in found)
     said = [wording.best_words(frame) for _, frame in found]
     enlarged = ", the end of test enlarged, and" if any(len(_views(panel.epochs)) > 2 for panel in panels) else " and"
     shows = (
-        f"Top-1 per epoch by objective ({wording.where(used)}): test{enlarged} train. Lines are "
-        f"means over the seeds of the networks that did not diverge, bands the range of those seeds."
+        f"Top-1 per epoch by objective ({wording.where(used)}): test{enlarged} train. {epochs.SEEDS}"
         f"{epochs.falls(panels)} Train is running: of each batch before its step."
     )
     cut = wording.cut(view.limits[0] for panel in panels for view in _views(panel.epochs))

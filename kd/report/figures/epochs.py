@@ -1,7 +1,7 @@
-"""Epochs side by side: a line for each objective, the mean over seeds within their range; what `curves` is made of.
+"""Epochs side by side: a line for each objective, its mean over seeds, and the seeds of the last epoch beside it.
 
-The band is the range of the seeds: a 95 % interval of three values, epoch by epoch, would be wider than anything
-that it could show.
+Bands of several objectives would lie over each other in colours that mean nothing, so that only the last epoch, whose
+numbers the table has, shows its seeds.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from kd.report.figures import naming, style, wording
 from kd.report.statistics import finished, settings, summarise
 
 _MOST = 8  # objectives that one panel keeps apart
+SEEDS = "Lines are means over the seeds that did not diverge; beyond the last epoch stand its seeds, as marks."
 _STEPS = 6  # a schedule with more learning rates than this has no steps to mark
 
 
@@ -120,20 +122,23 @@ def _draw_panel(axis: Axes, table: pd.DataFrame, view: View) -> None:
     first, last = epochs["epoch"].min(), epochs["epoch"].max()
     for step in steps(epochs):
         axis.axvline(step, color="#c8c8c8", linewidth=0.6, zorder=0)
+    room = 0.02 * (last - first) + 0.1
     for place, line in enumerate(table.to_dict("records")):
         own = epochs[epochs["objective_name"] == line["objective_name"]]
         _draw_line(axis, own, line, view.value, place / len(table))
-    room = 0.02 * (last - first) + 0.1
-    axis.set(xlabel="epoch", ylabel=view.label, ylim=view.limits, xlim=(first - room, last + room))
-    axis.locator_params(axis="x", nbins=4, integer=True)
+        seeds = own.loc[own["epoch"] == last, view.value].dropna()
+        at = [last + (2 + 1.5 * place) * room] * len(seeds)
+        axis.plot(at, seeds, line["look"].marker, color=line["look"].color, markersize=2.5, markeredgewidth=0)
+    axis.set(xlabel="epoch", ylabel=view.label, ylim=view.limits)
+    axis.set_xlim(first - room, last + (2 + 1.5 * len(table)) * room)
+    ticks = MaxNLocator(nbins=4, integer=True).tick_values(first, last)
+    axis.set_xticks([tick for tick in ticks if first <= tick <= last])
 
 
 def _draw_line(axis: Axes, epochs: pd.DataFrame, line: dict, value: str, shift: float) -> None:
-    seeds = epochs.astype({value: float}).groupby("epoch")[value].agg(["mean", "min", "max"]).dropna()
-    look = line["look"]
+    means = epochs.astype({value: float}).groupby("epoch")[value].mean().dropna()
     counted = wording.count(line["n"], line["diverged"]).replace(", ", "\n") if line["diverged"] else ""
     name = f"{line['objective_name']}\n{counted}".strip()
-    every = max(len(seeds) // 5, 1)
+    every = max(len(means) // 5, 1)
     marks = {"markersize": 3.5, "markevery": (int(shift * every), every)}  # neighbours' marks lie side by side
-    axis.plot(seeds.index, seeds["mean"], label=name, linewidth=1, **vars(look), **marks)
-    axis.fill_between(seeds.index, seeds["min"], seeds["max"], color=look.color, alpha=0.15, linewidth=0)
+    axis.plot(means.index, means, label=name, linewidth=1, **vars(line["look"]), **marks)

@@ -24,7 +24,7 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     found = settings(used)
     shows = (
         f"Sum of |p − q| over the head and the tail of the teacher's classes ({wording.where(used)}), as networks are "
-        f"trained, and test top-1. Lines are means over seeds, bands the range of the seeds.{epochs.falls(panels)}"
+        f"trained, and test top-1. {epochs.SEEDS}{epochs.falls(panels)}"
     )
     said = [_said(frame, curves) for _, frame in found]
     return wording.compose(shows, naming.titles([key for key, _ in found]), said, used)

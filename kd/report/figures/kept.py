@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from kd.report.figures import naming, style, wording
-from kd.report.figures.dots import ROW, draw_group, label_rows
+from kd.report.figures.dots import ROW, draw_seeds, label_rows, seed_marks
 from kd.report.statistics import Paired, finished, settings, share, side, summarise
 
 
@@ -39,8 +39,9 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     used = wording.union(frame for _, frame in panels)
     shows = (
         f"One network by CE, students of an ensemble of such networks, and the ensemble ({wording.where(used)}); on "
-        "the right the share of the way from the one to the other that students keep. Bars are intervals, small dots "
-        "seeds; no share stands where the interval of that way reaches 0."
+        "the right the share of the way from the one to the other that students keep. Marks on the left are seeds, "
+        "short lines their means, bars on the right intervals; no share stands where the interval of that way reaches "
+        "0."
     )
     return wording.compose(shows, [title for title, _ in panels], [_said(frame) for _, frame in panels], used)
 
@@ -63,15 +64,14 @@ def kept(frame: pd.DataFrame, name: str) -> Paired:
 
 
 def _accuracies(axis: Axes, frame: pd.DataFrame, names: list[str]) -> None:
-    table = summarise(frame, ["objective_name"]).set_index("objective_name")
     alone, above = finished(frame[frame["stages"] == 1])["test_top1"], frame["teacher_top1"].dropna()
     for place, name in enumerate(names):
         axis.axhline(place, color="#e4e4e4", linewidth=0.5, zorder=0)
-        if name in table.index:
-            draw_group(axis, frame[frame["objective_name"] == name], table.loc[name], place)
+        if (frame["objective_name"] == name).any():
+            draw_seeds(axis, frame[frame["objective_name"] == name], place)
     for mean, dashes in ((alone.mean(), ":"), (above.mean(), "--")):
         axis.axvline(mean, color=style.GREY, linestyle=dashes, linewidth=1, zorder=1)
-    axis.set(xlim=style.limits(finished(frame)["test_top1"], table["low"], table["high"], above))
+    axis.set(xlim=style.limits(finished(frame)["test_top1"], above))
     _bare(axis, names)
 
 
@@ -100,11 +100,12 @@ def _bare(axis: Axes, names: list[str]) -> None:
 
 def _legend(figure: Figure) -> None:
     marks = [
+        *seed_marks(),
         Line2D([], [], color=style.GREY, linestyle=":", linewidth=1, label="one network by CE, mean"),
         Line2D([], [], color=style.GREY, linestyle="--", linewidth=1, label="the ensemble, mean"),
-        Line2D([], [], color=style.GREY, marker="o", linewidth=1.3, markersize=5, label="students, 95 % interval"),
+        Line2D([], [], color=style.GREY, marker="o", linewidth=1.3, markersize=5, label="share, 95 % interval"),
     ]
-    figure.legend(handles=marks, loc="outside upper center", ncols=3, handletextpad=0.6, columnspacing=1.4)
+    figure.legend(handles=marks, loc="outside upper center", ncols=5, handletextpad=0.4, columnspacing=1.4)
 
 
 def _said(frame: pd.DataFrame) -> str:

@@ -27,7 +27,7 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     shows = (
         f"Of the training examples with a wrong label ({wording.where(used)}): how many the network answers with that "
         f"label (memorised), how many with the true one (recovered), as it is trained on them, augmented; and test "
-        f"top-1. Lines are means over seeds, bands the range of the seeds.{epochs.falls(panels)}"
+        f"top-1. {epochs.SEEDS}{epochs.falls(panels)}"
     )
     return wording.compose(shows, naming.titles([key for key, _ in found]), [_said(frame) for _, frame in found], used)
 

@@ -17,10 +17,10 @@ def number(value: float) -> str:
 
 
 def titles(keys: Sequence[dict]) -> list[str]:
-    """Name each setting by what it does not share with the others; one setting alone needs no title."""
+    """Name each setting by its label noise, and by what else it does not share with the others."""
     if not keys:
         return []
-    varied = {name for name in keys[0] if len({str(key[name]) for key in keys}) > 1}
+    varied = {name for name in keys[0] if len({str(key[name]) for key in keys}) > 1} | {"noise"}
     named = [title(key, varied) for key in keys]
     if len(set(named)) < len(named):  # only the recipes of their teachers tell them apart
         taught = [f"taught by {key['teacher_lineage']}" for key in keys]

@@ -1,56 +1,65 @@
-"""Accuracy against temperature under label noise: a panel per noise rate, with CE and MSE as reference lines.
+"""Accuracy against temperature under label noise, a column per noise rate: the seeds, and below the difference to CE.
 
-Panels, not colours, tell the rates apart: with their reference lines and intervals four rates in one panel would be
-twelve lines, and 40 points of accuracy between the rates would flatten the effect of tau.
+Panels, not colours, tell the rates apart, because 40 points of accuracy between the rates would flatten the effect of
+tau. CE, MSE and others without tau have places of their own at the right, and a line at their mean.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.transforms import offset_copy
 
-from kd.report.figures import naming, style, wording
+from kd.report.comparisons import Compared, against_ce
+from kd.report.figures import differences, naming, style, wording
+from kd.report.figures.dots import draw_seeds, seed_marks
 from kd.report.statistics import finished, settings, summarise
 
 _LABEL = 0.13  # inches that the name of a line needs
-_BANDS = 4  # lines whose intervals one panel keeps apart
+_LINES = 3  # objectives without tau whose mean goes on as a line
+_STEP = 0.3  # decades between places at the right
 
 
 def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
-    """Draw one panel per noise rate, student and weight alpha."""
-    panels = _panels(rows)
+    """Draw two panels per noise rate, student and weight alpha: accuracy, and if there is CE the difference to it."""
+    panels, compared = _panels(rows), against_ce(rows)
     columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3)
     lines = -(-len(panels) // columns)
     most = max(len(_references(frame, line)) for _, frame, line in panels)
-    tall = max(2.25, _LABEL * most + 0.8)
-    figure = style.canvas(style.SINGLE if columns == 1 else style.DOUBLE, tall * lines + 0.1)
-    grid = style.panel_grid(figure, lines, columns, len(panels))
-    for axis, (title, frame, line) in zip(grid.flat, panels, strict=False):
-        axis.set_ylim(_ends(frame))
-        _panel(axis, frame, line, columns, tall - 0.8)
-        usual = style.usual_n(frame, ["objective_name"])
-        style.head(axis, title, columns, *wording.odd(frame, usual))
-        axis.set(xlabel="temperature τ", ylabel=f"{style.TEST}, n = {usual}")
+    tall = max(1.5, _LABEL * most + 0.2)
+    pair = 1 + any(cell in compared for _, frame, _ in panels for cell in frame["cell"])
+    figure = style.canvas(style.SINGLE if columns == 1 else style.DOUBLE, (pair * (tall + 0.35) + 0.4) * lines + 0.3)
+    grid = figure.subplots(pair * lines, columns, squeeze=False)
+    for place in range(lines * columns):
+        axes = grid[pair * (place // columns) : pair * (place // columns + 1), place % columns]
+        if place < len(panels):
+            _column(axes, *panels[place], columns, tall, compared)
+        else:
+            for axis in axes:
+                axis.remove()
+    shown = [compared[cell] for cell in rows["cell"] if cell in compared]
+    marks = [*seed_marks(upright=True), *differences.marks(shown)]
+    ncols = 2 if columns == 1 else 4
+    figure.legend(handles=marks, loc="outside upper center", ncols=ncols, handletextpad=0.4, columnspacing=1.4)
     return figure
 
 
 def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Say for each noise rate which tau has the highest mean, and how it stands against the other objectives."""
-    panels = _panels(rows)
+    panels, compared = _panels(rows), against_ce(rows)
     used = wording.union(frame for _, frame, _ in panels)
     said = [
         wording.best_words(frame, among=set(line["objective_name"]), against=_references(frame, line))
         for _, frame, line in panels
     ]
-    most = max(len(_references(frame, line)) for _, frame, line in panels)
-    few = f", which more than {_BANDS} lines in a panel go without" if most > _BANDS else ""
     names = dict.fromkeys(name for _, _, line in panels for name in line["family_name"])
+    found = [compared[cell] for cell in used["cell"] if cell in compared]
     shows = (
         f"Test top-1 against temperature τ of {' and '.join(names)} ({wording.where(used)}); τ = ∞ is the closed-form "
-        "limit. Marks are means, bars their intervals, small dots seeds; horizontal lines are the other objectives, "
-        f"bands their intervals{few}."
+        "limit. Above, marks are seeds, short lines their means; the other objectives stand at the right."
+        f"{differences.explained(found)}"
     )
     cut = wording.cut(_ends(frame)[0] for _, frame, _ in panels)
     return wording.compose(shows, [title for title, _, _ in panels], said, used, cut)
@@ -79,56 +88,92 @@ def _panels(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
 
 def _ends(frame: pd.DataFrame) -> tuple[float, float]:
     """Return the ends (percent) of a panel's accuracy axis."""
-    table = summarise(frame, ["objective_name"])
-    return style.limits(finished(frame)["test_top1"], table["low"], table["high"])
+    return style.limits(finished(frame)["test_top1"])
 
 
-def _panel(axis: Axes, frame: pd.DataFrame, line: pd.DataFrame, columns: int, tall: float) -> None:
-    places = style.tau_axis(line["tau"], least=0.16 * columns)
-    _draw_references(axis, frame[~frame["cell"].isin(line["cell"])], tall)
-    table = summarise(line, ["tau", "look"]).sort_values("tau")
-    table["place"] = table["tau"].map(places)
-    known = table[table["n"] > 0]
-    finite = known[known["tau"] < float("inf")]
-    axis.plot(finite["place"], finite["mean"], color=style.GREY, linewidth=1, zorder=2)
-    if len(finite) < len(known):
-        axis.plot(known["place"].tail(2), known["mean"].tail(2), color=style.GREY, linewidth=1, linestyle=":", zorder=2)
-    for point in table.to_dict("records"):
-        _point(axis, point, finished(line[line["tau"] == point["tau"]])["test_top1"])
-    axis.set_xticks(list(places.values()), [naming.number(tau) for tau in places])
-    ends = list(places.values())
-    axis.set_xlim(ends[0] - 0.2, ends[-1] + 0.2)
+def _column(
+    axes: Sequence[Axes],
+    title: str,
+    frame: pd.DataFrame,
+    line: pd.DataFrame,
+    columns: int,
+    tall: float,
+    compared: Mapping[str, Compared],
+) -> None:
+    """Draw one setting; its axis of accuracies is `tall` inches or more."""
+    usual = style.usual_n(frame, ["objective_name"])
+    places = _places(frame, line, columns)
+    for axis in axes:
+        _frame(axis, places, line)
+    style.head(axes[0], title, columns, *wording.odd(frame, usual))
+    _accuracy(axes[0], frame, line, places, tall)
+    axes[0].set_ylabel(f"{style.TEST}, n = {usual}")
+    for axis in axes[1:]:
+        _differences(axis, frame, line, places, compared)
+
+
+def _places(frame: pd.DataFrame, line: pd.DataFrame, columns: int) -> dict[str, float]:
+    """Return the place of each objective: those of `line` by their tau, then the others in order."""
+    taus = style.tau_axis(line["tau"], least=0.16 * columns)
+    places = {one["objective_name"]: taus[one["tau"]] for one in line.to_dict("records")}
+    first = max(taus.values()) + 2 * _STEP
+    return places | {name: first + _STEP * n for n, name in enumerate(_references(frame, line))}
+
+
+def _frame(axis: Axes, places: Mapping[str, float], line: pd.DataFrame) -> None:
+    known = line.drop_duplicates("tau").sort_values("tau")
+    at = [places[name] for name in known["objective_name"]]
+    axis.set_xticks(at, [naming.number(tau) for tau in known["tau"]])
+    axis.set_xlim(at[0] - 0.2, max(places.values()) + 0.2)
+    axis.set_xlabel("temperature τ")
     axis.grid(axis="y", color="#ececec")
     axis.set_axisbelow(True)
+    if max(places.values()) > at[-1]:
+        axis.axvline(at[-1] + _STEP, color="#c8c8c8", linewidth=0.6, zorder=0)
 
 
-def _point(axis: Axes, point: dict, seeds: pd.Series) -> None:
-    look, place = point["look"], point["place"]
-    if point["n"] > 1:
-        axis.plot([place, place], [point["low"], point["high"]], color=look.color, linewidth=1.3, zorder=3)
-    if point["n"]:
-        axis.plot(place, point["mean"], marker=look.marker, color=look.color, markersize=4.5, zorder=4)
-        beside = offset_copy(axis.transData, axis.figure, x=5, units="points")
-        axis.plot([place] * len(seeds), seeds, "o", color=look.color, markersize=1.8, zorder=4, transform=beside)
-
-
-def _draw_references(axis: Axes, frame: pd.DataFrame, tall: float) -> None:
-    """Draw the objectives that do not vary in tau as lines with their intervals, named at the right end.
-
-    The axis is `tall` inches or more.
-    """
-    if frame.empty:
-        return
-    table = summarise(frame, ["objective_name", "look"])
-    known = table[table["n"] > 0].to_dict("records")
-    low, high = axis.get_ylim()
-    heights = style.spread([line["mean"] for line in known], _LABEL / tall * (high - low), (low, high))
-    for line, height in zip(known, heights, strict=True):
-        look = line["look"]
-        axis.axhline(line["mean"], color=look.color, linestyle=look.linestyle, linewidth=1, zorder=1)
-        if line["n"] > 1 and len(table) <= _BANDS:
-            axis.axhspan(line["low"], line["high"], color=look.color, alpha=0.1, linewidth=0, zorder=0)
-        across = {"transform": axis.get_yaxis_transform(), "clip_on": False}
-        axis.plot([1, 1.05], [line["mean"], height], color=look.color, linestyle=look.linestyle, linewidth=1, **across)
+def _accuracy(axis: Axes, frame: pd.DataFrame, line: pd.DataFrame, places: Mapping[str, float], tall: float) -> None:
+    """Draw seeds and means, and name what has no tau at the right."""
+    low, high = _ends(frame)
+    axis.set_ylim(low, high)
+    _join(axis, summarise(line, ["objective_name", "tau"]).rename(columns={"mean": "value"}), places)
+    for name, group in frame.groupby("objective_name", sort=False):
+        draw_seeds(axis, group, places[name], upright=True)
+    known = [
+        (name, group["look"].iloc[0], finished(group)["test_top1"].mean())
+        for name, group in frame[~frame["cell"].isin(line["cell"])].groupby("objective_name", sort=False)
+        if len(finished(group))
+    ]
+    heights = style.spread([mean for *_, mean in known], _LABEL / tall * (high - low), (low, high)) if known else []
+    for (name, look, mean), height in zip(known, heights, strict=True):
+        stroke = {"color": look.color, "linestyle": look.linestyle, "linewidth": 0.8}
+        if len(known) <= _LINES:
+            axis.axhline(mean, zorder=1, **stroke)
+        axis.plot([1, 1.05], [mean, height], transform=axis.get_yaxis_transform(), clip_on=False, **stroke)
         at = ("axes fraction", "data"), "offset points"
-        axis.annotate(line["objective_name"], (1.05, height), (3, 0), *at, va="center", fontsize=7, color=look.color)
+        axis.annotate(name, (1.05, height), (3, 0), *at, va="center", fontsize=7, color=look.color)
+
+
+def _differences(
+    axis: Axes, frame: pd.DataFrame, line: pd.DataFrame, places: Mapping[str, float], compared: Mapping[str, Compared]
+) -> None:
+    firsts = frame.drop_duplicates("objective_name").to_dict("records")
+    found = {one["objective_name"]: (compared[one["cell"]], one["look"]) for one in firsts if one["cell"] in compared}
+    axis.set_ylim(differences.ends(one for one, _ in found.values()))
+    axis.axhline(0, color="#000000", linewidth=0.8, zorder=1)
+    points = line.drop_duplicates("objective_name")[["objective_name", "tau"]]
+    effects = points["objective_name"].map({name: one.found.effect for name, (one, _) in found.items()})
+    _join(axis, points.assign(value=effects), places)
+    for name, (one, look) in found.items():
+        differences.draw(axis, one, look, places[name], upright=True, aside=0.09)
+    axis.set_ylabel(differences.LABEL)
+
+
+def _join(axis: Axes, points: pd.DataFrame, places: Mapping[str, float]) -> None:
+    """Join the values over tau, up to ∞ by dots."""
+    known = points[points["value"].notna()].sort_values("tau")
+    known = known.assign(place=known["objective_name"].map(places))
+    finite = known[known["tau"] < float("inf")]
+    axis.plot(finite["place"], finite["value"], color=style.GREY, linewidth=0.8, zorder=2)
+    if len(finite) < len(known):
+        axis.plot(known["place"].tail(2), known["value"].tail(2), ":", color=style.GREY, linewidth=0.8, zorder=2)

@@ -1,5 +1,7 @@
 """The verdict at a glance: a row per claim and setting, its measured difference against the published one.
 
+Each quantity has an axis of its own: a point of test accuracy is not a point of train accuracy, nor a share.
+
 Not one of FIGURES: it is of a whole study, and `kd.report.verdict` draws it.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Iterator
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,6 +22,7 @@ LINE = 0.135  # inches per line of text
 _LETTERS = 62  # of a sentence, that the left half holds
 _LINEAR = 1.0  # points either side of 0 that are drawn in proportion; beyond, the scale is logarithmic
 # Told apart by shape and fill, in grey print too.
+_NAMES = {"test_top1": "test top-1", "train_top1": "train top-1", "train_test_gap": "train less test top-1"}
 _MARKS = {
     "holds": {"marker": "o", "color": "#0072B2", "markerfacecolor": "#0072B2"},
     "does not hold": {"marker": "X", "color": "#D55E00", "markerfacecolor": "#D55E00"},
@@ -31,22 +35,34 @@ _PUBLISHED = {"marker": "D", "color": "#202020", "markerfacecolor": "none", "lin
 
 def draw(lines: pd.DataFrame) -> Figure:
     """Draw the lines of `kd.report.verdict.judged`, which `setting` (words) was added to."""
-    rows = _rows(lines)
-    tall = sum(row["height"] for row in rows)
-    figure = style.canvas(style.DOUBLE, LINE * tall + 0.75)
-    axis = figure.subplots()
-    place, ticks = 0.0, []
-    for row in rows:
-        middle = place + row["height"] / 2
-        ticks.append((middle, row))
-        if row["sentence"]:
-            axis.axhline(place, color="#e4e4e4", linewidth=0.5, zorder=0)
-        if row["line"] is not None:
-            _mark(axis, row["line"], middle)
-        place += row["height"]
-    _frame(axis, lines, ticks, place)
+    parts = [(name, part, _rows(part)) for name, part in _parts(lines)]
+    heights = [sum(row["height"] for row in rows) for *_, rows in parts]
+    figure = style.canvas(style.DOUBLE, LINE * sum(heights) + 0.55 * len(parts) + 0.2)
+    axes = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, (name, part, rows) in zip(axes, parts, strict=True):
+        place, ticks = 0.0, []
+        for row in rows:
+            middle = place + row["height"] / 2
+            ticks.append((middle, row))
+            if row["sentence"]:
+                axis.axhline(place, color="#e4e4e4", linewidth=0.5, zorder=0)
+            if row["line"] is not None:
+                _mark(axis, row["line"], middle)
+            place += row["height"]
+        _frame(axis, part, name, ticks, place)
     _legend(figure, lines)
     return figure
+
+
+def _parts(lines: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield (name of a quantity with its unit, lines); what was not measured stands with the first."""
+    known = lines["difference"].notna() | lines["published_difference"].notna()
+    kinds = pd.Series(list(zip(lines["value"], lines["unit"], strict=True)), lines.index)
+    measured = list(dict.fromkeys(kinds[known])) or [kinds.iloc[0]]
+    of = kinds.map(lambda kind: kind if kind in measured else measured[0])
+    for value, unit in measured:
+        name = "share of a way" if unit == "%" and value in _NAMES else _NAMES.get(value, value)
+        yield f"{name} ({unit})" if unit else name, lines[[kind == (value, unit) for kind in of]]
 
 
 def of_top1(lines: pd.DataFrame) -> bool:
@@ -94,7 +110,7 @@ def _words(line: dict) -> str:
     return f"{line['verdict']}{pairs.replace('pair', 'seed') if line['verdict'] == 'measured' else pairs}"
 
 
-def _frame(axis: Axes, lines: pd.DataFrame, ticks: list[tuple[float, dict]], bottom: float) -> None:
+def _frame(axis: Axes, lines: pd.DataFrame, name: str, ticks: list[tuple[float, dict]], bottom: float) -> None:
     values = lines[["difference", "low", "high", "published_difference"]].to_numpy(dtype=float)
     far = max([abs(value) for value in values.ravel() if math.isfinite(value)], default=1.0)
     ends = [tick for tick in ((0.5, 1, 3, 10) if far <= 10 else (1, 10, 100)) if tick <= max(far * 1.2, 1)]
@@ -104,9 +120,7 @@ def _frame(axis: Axes, lines: pd.DataFrame, ticks: list[tuple[float, dict]], bot
     places = [*(-end for end in reversed(ends)), 0, *ends]
     axis.set_xticks(places, [f"{value:+g}".replace("-", "−") if value else "0" for value in places])
     axis.set_xticks([], minor=True)
-    shares = ", shares in %" if (lines["difference"].notna() & (lines["unit"] == "%")).any() else ""
-    points = "points of top-1" if of_top1(lines) else f"in the unit of its column{shares}"
-    axis.set_xlabel(f"difference in the direction of the claim ({points};\nlogarithmic beyond ±1)")
+    axis.set_xlabel(f"{name}: difference in the direction\nof the claim, logarithmic beyond ±1")
     axis.set_ylim(bottom, 0)
     axis.set_yticks([place for place, _ in ticks], [row["label"] for _, row in ticks])
     for label, (_, row) in zip(axis.get_yticklabels(), ticks, strict=True):
