@@ -45,7 +45,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         glance = verdict_figure.draw(lines.assign(setting=verdict.shown(lines)["setting"]))
     written(style.pictures(glance, "verdict"), folder)
     study = {"name": EVIL, "trained": [EVIL], "counts": {EVIL: 1}, "commands": [EVIL], "versions": EVIL}
-    page = report.render(study, table, shown, (folder / "verdict.svg", verdict.caption(lines)))
+    page = report.render(study, table, shown, (folder / "verdict.svg", verdict.caption(lines), lines))
     (folder / "report.html").write_text(page, encoding="utf-8")
     return folder / "report.html"
 

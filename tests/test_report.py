@@ -103,7 +103,7 @@ def test_names_from_the_study_are_escaped(picture: Path) -> None:
     evil = '</script><script>alert("x")</script></style><img src=x onerror=alert(1)>'
     table = rows().assign(experiment=evil, device=evil, dataset=evil)
     study = {"name": evil, "trained": [evil], "counts": {evil: evil}, "commands": [evil], "versions": evil}
-    checked(report.render(study, table, [(evil, evil, picture, evil)], (picture, evil)))
+    checked(report.render(study, table, [(evil, evil, picture, evil)], (picture, evil, verdict.judged(rows()))))
 
 
 def test_a_missing_picture_stops_the_page() -> None:
@@ -145,7 +145,7 @@ def test_what_holds_for_every_figure_is_said_once(picture: Path) -> None:
 def test_claims_that_nobody_measured_are_one_folded_line(picture: Path) -> None:
     lines = verdict.judged(made.losses(("wrn-16-2",)))
     missing = lines.loc[lines["verdict"] == verdict.MISSING, "sentence"]
-    page = report.render(STUDY, made.losses(("wrn-16-2",)), [], (picture, "The claims.\nHow they are judged."))
+    page = report.render(STUDY, made.losses(("wrn-16-2",)), [], (picture, "The claims.\nHow they are judged.", lines))
     folded = re.search(
         r"<details>\s*<summary>Claims that this study does not measure: (\d+).*?</details>", page, re.DOTALL
     )
@@ -156,7 +156,7 @@ def test_claims_that_nobody_measured_are_one_folded_line(picture: Path) -> None:
 
 def test_the_first_sentences_say_what_is_asked_found_and_claimed(picture: Path) -> None:
     def said(table: pd.DataFrame) -> list[str]:
-        page = report.render(STUDY, table, [], (picture, "The claims."))
+        page = report.render(STUDY, table, [], (picture, "The claims.", verdict.judged(table)))
         return [html.unescape(found) for found in re.findall(r'class="lead">(.*?)</p>', page)]
 
     asked, found, claims = said(made.losses(("wrn-16-2",)))
@@ -166,10 +166,10 @@ def test_the_first_sentences_say_what_is_asked_found_and_claimed(picture: Path) 
     )
     assert found.startswith("None of 5 comparisons of a distilled student with cross-entropy alone is decided, because")
     assert re.search(r"is \+\d\.\d\d \[.*\] points \((MSE|KL τ=\S+) over CE; WRN-28-4 → WRN-16-2\)\.$", found)
-    assert re.fullmatch(r"Of \d+ tests of the paper's claims, \d+ are undecided; \d+ claims are not measured\.", claims)
+    assert re.fullmatch(r"Of \d+ tests of the claims below, \d+ are undecided; \d+ claims are not measured\.", claims)
     _, found, claims = said(made.losses(("wrn-16-2",), seeds=range(8)))
     assert re.match(r"\d of 5 comparisons .* are decided, \d for the student", found)
-    assert re.match(r"Of \d+ tests of the paper's claims, \d+ holds?", claims)
+    assert re.match(r"Of \d+ tests of the claims below, \d+ holds?", claims)
 
 
 def test_every_network_has_a_row_with_links_to_its_teacher_and_files() -> None:

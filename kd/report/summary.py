@@ -1,4 +1,4 @@
-"""A study in three sentences: what it asks, what it found, and what became of the paper's claims."""
+"""A study in three sentences: what it asks, what it found, and what became of the claims."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def _claims(judged: pd.DataFrame) -> str:
     tested = judged[~missing & (judged["kind"] != DESCRIPTIVE)]["verdict"]
     unmeasured = f"{missing.sum()} {'claim is' if missing.sum() == 1 else 'claims are'} not measured"
     if tested.empty:
-        return f"It tests none of the paper's claims: {unmeasured}."
+        return f"It tests none of the claims below: {unmeasured}."
     said = {HOLDS: ("holds", "hold"), FAILS: ("does not hold", "do not hold")}
     said |= {SMALL: ("is too small to matter", "are too small to matter"), UNDECIDED: ("is undecided", "are undecided")}
     counts = [(words, int((tested == verdict).sum())) for verdict, words in said.items()]
     found = listed(f"{many} {words[many > 1]}" for words, many in counts if many)
-    return f"Of {len(tested)} tests of the paper's claims, {found}{f'; {unmeasured}' if missing.any() else ''}."
+    return f"Of {len(tested)} tests of the claims below, {found}{f'; {unmeasured}' if missing.any() else ''}."
