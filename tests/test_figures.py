@@ -54,6 +54,7 @@ TABLES = {
         made.lose(made.lose(made.losses(("wrn-16-2", "wrn-16-4")), "mse", 0, 1, 2), "kl-tau3", 1),
         made.lose(made.losses(), "kl-tau20", 0),
         pd.concat([made.losses(("wrn-16-2",)), made.early(made.losses(("wrn-16-2",)))]),
+        made.lose(made.noise(taus=(1, 3)), "kl-tau3", 1),
     ],
     "tau": [
         made.noise(),

@@ -109,16 +109,20 @@ _OWN_ENSEMBLES = Need(
 
 FIGURES: dict[str, Figure] = {
     "heatmap": Figure(
-        "alpha x tau grid of one student: test top-1 beside train top-1", "kd.report.figures.heatmap", needs=_GRID
+        "alpha x tau grid of one student: the difference to CE, test beside train",
+        "kd.report.figures.heatmap",
+        needs=_GRID,
     ),
-    "dots": Figure("objectives compared, one row each: seeds, mean, 95 % interval", "kd.report.figures.dots"),
+    "dots": Figure("objectives compared, one row each: seeds, mean, paired difference to CE", "kd.report.figures.dots"),
     "tau": Figure(
-        "test top-1 against tau under label noise, CE and MSE as references",
+        "test top-1 against tau under label noise, and the difference to CE",
         "kd.report.figures.tau",
         needs=_SEVERAL_TAU,
     ),
     "chains": Figure(
-        "sequential distillation: every path and mix of objectives", "kd.report.figures.chains", needs=_STUDENTS
+        "sequential distillation: every path and mix of objectives, beside CE and the teacher",
+        "kd.report.figures.chains",
+        needs=_STUDENTS,
     ),
     "fractions": Figure(
         "students of a part of the data whose teacher saw all: test top-1, overfitting, what is recovered",

@@ -122,7 +122,7 @@ def panels(found: list[Setting], measures: Sequence[Measure]) -> Figure:
     figure = style.canvas(style.DOUBLE, sum(heights) + 0.25)
     parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=heights).flat
     for part, setting in zip(parts, found, strict=True):
-        head(part, heading(setting))
+        head(part, heading(setting, "test"))
         axes = part.subplots(1, len(measures), sharey=True)
         names = setting.rows["objective_name"].unique()
         for axis, measure in zip(axes, measures, strict=True):

@@ -25,7 +25,7 @@ def draw(rows: pd.DataFrame, frame: pd.DataFrame) -> Figure:
     figure = style.canvas(style.DOUBLE, sum(heights) + 0.3)
     parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=heights).flat
     for part, setting in zip(parts, found, strict=True):
-        head(part, f"{heading(setting)}, test")
+        head(part, heading(setting, "test"))
         left, right = part.subplots(1, 2, sharey=True, width_ratios=(3, 2))
         _classes(left, setting)
         _churn(right, setting)

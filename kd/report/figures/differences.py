@@ -15,6 +15,7 @@ from kd.report.comparisons import LEAST, UNDECIDED, Compared
 from kd.report.figures import style, wording
 
 LABEL = "difference to CE (points)"
+NARROW = "difference to CE\n(points)"
 _CUT = 2.5  # an interval is cut at so many times the largest difference of a pair
 
 

@@ -15,7 +15,7 @@ from kd.report.figures import differences, naming, style, wording
 from kd.report.statistics import finished, settings, summarise
 
 ROW = 0.24  # inches
-_MARKS = "On the left marks are seeds, short lines their means, with half the interval of the mean beside them."
+_MARKS = "On the left marks are seeds, short lines their means; numbers are means ± half their interval."
 _LONG = 20  # letters of a name that leave room beside them in one column of a paper
 _WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # so that no line goes through a heading
 _BELOW = 3  # settings that stand below each other; more stand in two columns
@@ -65,7 +65,7 @@ def forests(panels: Sequence[Panel], compared: Mapping[str, Compared], columns: 
     """Draw the accuracy of each row, and beside it the difference to CE where there is one."""
     wide = 1 + any(cell in compared for panel in panels for cell in panel.frame["cell"])
     lines = -(-len(panels) // columns)
-    tall = lines * (0.8 + ROW * max(len(panel.rows) for panel in panels)) + 0.3
+    tall = lines * (0.8 + 0.15 * (columns > 1) + ROW * max(len(panel.rows) for panel in panels)) + 0.3
     long = max(len(label) for panel in panels for _, label in panel.rows) > _LONG
     figure = style.canvas(style.SINGLE if columns * wide == 1 and not long else style.DOUBLE, tall)
     grid = style.panel_grid(figure, lines, columns * wide, len(panels) * wide)
@@ -134,7 +134,7 @@ def _differences(axis: Axes, panel: Panel, compared: Mapping[str, Compared], wor
     axis.set_xlim(differences.ends(_shown(panel.frame, compared)))
     axis.axvline(0, color="#000000", linewidth=0.6, zorder=1)
     _frame(axis, panel)
-    axis.set(xlabel=differences.LABEL, yticks=[])
+    axis.set(xlabel=differences.LABEL if wordy else differences.NARROW, yticks=[])
     for place, (name, _) in enumerate(panel.rows):
         group = panel.frame[panel.frame["row"] == name]
         if name and (one := compared.get(group["cell"].iloc[0])):

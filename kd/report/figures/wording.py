@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pandas as pd
 
 from kd.core.errors import ConfigError
+from kd.data import NOISES
 from kd.report.figures import naming
 from kd.report.statistics import Paired, finished, paired, settings, summarise
 
@@ -143,12 +144,17 @@ def union(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def where(rows: pd.DataFrame) -> str:
-    """Say which data and paths `rows` are of: cifar100, 40 % symmetric label noise; WRN-28-4 → WRN-16-2."""
+    """Say which data and paths `rows` are of, and which labels are wrong.
+
+    Such as: cifar100, 40 % symmetric label noise; WRN-28-4 → WRN-16-2; symmetric noise: this share of all examples,
+    to any other class.
+    """
     noises = rows.loc[rows["noise"] != "none", "noise_name"].unique()
     data = [*dict.fromkeys(rows["dataset"]), *(noises if rows["noise_rate"].nunique() == 1 else [])]
     taught = rows[rows["stages"] > 1]
     paths = (taught if len(taught) else rows)["networks_name"].unique()
-    return f"{', '.join(data)}; {', '.join(paths)}"
+    kinds = [NOISES[kind] for kind in dict.fromkeys(rows["noise"]) if kind in NOISES]
+    return "; ".join([", ".join(data), ", ".join(paths), *(f"{kind.name} noise: {kind.description}" for kind in kinds)])
 
 
 # What holds for every figure. A figure's file of words ends with it; the page says it once.
