@@ -2,8 +2,7 @@
 
 kd plan                                                     what a study will train
 kd status                                                   where the study stands, and what failed
-kd train results/digits/demo/wrn-10-2.ce.s0                 train one cell, or go on with it
-kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 a student of it
+kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 train one cell, and first what its lineage lacks
 kd train results/... --processes 4                          one cell on four GPUs
 """
 
@@ -115,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(function: Callable, *, study: bool = True) -> argparse.ArgumentParser:
-        name, text = function.__name__, function.__doc__.splitlines()[0]
+        name, text = function.__name__.rstrip("_"), function.__doc__.splitlines()[0]
         added = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(verb=function)
         if study:
@@ -130,12 +129,13 @@ def _parser() -> argparse.ArgumentParser:
         added = verb(function)
         added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
         added.add_argument("--cells", action="store_true", help=help)
-    verb(one.show, study=False).add_argument(
-        "path", help="results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/..., or above"
-    )
-    added = verb(one.compare, study=False)
+    verb(one.show).add_argument("path", help="results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/..., or above")
+    added = verb(one.compare)
     added.add_argument("a", help="path of a network; all seeds of its recipe count")
     added.add_argument("b", help="path of another one")
+    added = verb(one.export)
+    added.add_argument("path", help="a network in results/")
+    added.add_argument("folder", type=Path, metavar="DIR", help="new folder, or an empty one")
     added = verb(keep.verify, study=False)
     added.add_argument("--discard", action="store_true", help="make what is damaged count as absent")
     for function in (make.data, make.labels):

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import prepare, resigned, train, values
+import torch
+import yaml
+from conftest import prepare, recipe, resigned, train, values
 from scipy import stats
 
+from kd import models
 from kd.__main__ import main
+from kd.core import files
+from kd.core.errors import StorageError
+from kd.jobs.export import source_of
+from kd.jobs.lineage import lacking
+from kd.study import products
+from kd.study.judge import Judge
+from kd.study.paths import parse_cell
+from kd.train.material import prepared
+from kd.train.published import load_network
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
@@ -167,3 +184,146 @@ def test_compare_tells_which_networks_are_not_current(two: Path, capsys) -> None
 def test_compare_refuses_one_recipe_and_what_is_not_trained(trained: Path, capsys) -> None:
     assert "the same recipe as" in said(capsys, "compare", f"{KL}0", f"{KL}1", code=2)
     assert f"{MSE}0: not trained, with any seed" in said(capsys, "compare", f"{KL}0", f"{MSE}0", code=74)
+
+
+# -- train ------------------------------------------------------------------------------------------------------------
+
+
+def test_train_by_hand_makes_first_what_is_lacking(made: Path, project: Path, capfd) -> None:
+    """It says what that is, and the bytes are those of each verb called alone."""
+    shutil.copy(made / "config.yaml", project)
+    assert main(["train", TEACHER]) == 0
+    printed = capfd.readouterr().out
+    assert f"{TEACHER} lacks 1 thing; it is made first:\n  data/digits: not made yet\n[1/1] data/digits\n" in printed
+    assert Path(TEACHER, MODEL).read_bytes() == (made / TEACHER / MODEL).read_bytes()
+
+
+@pytest.mark.slow
+def test_train_by_hand_makes_a_whole_lineage(made: Path, project: Path, capfd) -> None:
+    shutil.copy(made / "config.yaml", project)
+    assert main(["train", STUDENT]) == 0
+    assert f"[1/2] data/digits\n[2/2] {TEACHER}\n" in capfd.readouterr().out
+    for cell in (TEACHER, STUDENT):
+        assert Path(cell, MODEL).read_bytes() == (made / cell / MODEL).read_bytes()
+
+
+def test_train_by_hand_replaces_nothing_that_is_published(trained: Path, capsys) -> None:
+    """A teacher of other values is named; the data, which are gone, are not made for nothing."""
+    shutil.rmtree("data")
+    other = json.dumps(values()["protocol"] | {"lr": 0.05})
+    message = said(capsys, "train", STUDENT, "--config", f"protocol={other}", code=74)
+    assert f"{TEACHER}: lr 0.1 -> 0.05" in message
+    assert not Path("data").exists()
+
+
+def test_train_by_hand_ends_as_what_it_lacks_ends(project: Path, capfd) -> None:
+    study = values(datasets={"mine": {"folder": "nowhere", "size": 8}}, dataset="mine")
+    (project / "config.yaml").write_text(json.dumps(study))
+    assert main(["train", STUDENT.replace("digits", "mine")]) == 2
+    assert "kd: nowhere" in capfd.readouterr().err
+
+
+def test_what_a_lineage_lacks_is_listed_inputs_first(project: Path) -> None:
+    first = "results/digits+sym0.4/quick/resnet14.ce.s0"
+    cell = parse_cell(f"{first}/resnet8.mse.s0-smallloss0.6/resnet8.mse.s0+1/resnet8.mse.s0")
+    judge = Judge.of_recipe(recipe(cell))
+    assert [one.name for one in lacking(judge, products.network(cell))] == [
+        "data/digits",
+        "data/digits+sym0.4",
+        first,
+        "selections/digits+sym0.4/quick/resnet14.ce.s0/smallloss0.6",
+        f"{first}/resnet8.mse.s0-smallloss0.6",
+        f"{first}/resnet8.mse.s0-smallloss0.6/resnet8.mse.s0",
+        f"{first}/resnet8.mse.s0-smallloss0.6/resnet8.mse.s1",
+        f"{first}/resnet8.mse.s0-smallloss0.6/resnet8.mse.s0+1",
+    ]
+
+
+# -- export -----------------------------------------------------------------------------------------------------------
+
+WITHOUT_KD = """
+import sys
+sys.modules["kd"] = None  # an import of it fails
+import numpy, torch
+from model import load
+network = load()
+with torch.no_grad():
+    images = torch.from_numpy(numpy.load(sys.argv[1])).permute(0, 3, 1, 2) / 255
+    numpy.save(sys.argv[2], network(images).numpy())
+"""
+
+
+def test_an_export_loads_without_kd_and_answers_the_same(trained: Path, tmp_path: Path, capsys) -> None:
+    """It says of every test image what the published network says, and reaches the published accuracy."""
+    folder, answers = tmp_path / "export", tmp_path / "answers.npy"
+    said(capsys, "export", STUDENT, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.py", MODEL]
+    assert (folder / MODEL).read_bytes() == Path(STUDENT, MODEL).read_bytes()
+    command = [sys.executable, "-c", WITHOUT_KD, Path("data/digits/test_images.npy").absolute(), answers]
+    subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": ""}, check=True)
+    found = np.load(answers)
+    have = prepared(parse_cell(STUDENT), recipe(STUDENT))
+    with torch.no_grad():
+        wanted = load_network(parse_cell(STUDENT), have).eval()(
+            next(have.examples.plain("test", torch.arange(899), 899))
+        )
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-3)
+    last = json.loads(Path(STUDENT, "manifest.json").read_text())["last"]
+    assert 100 * (found.argmax(1) == np.load("data/digits/test_labels.npy")).mean() == pytest.approx(last["test_top1"])
+
+
+def test_an_export_has_the_card_and_the_config_of_the_hub(trained: Path, capsys) -> None:
+    said(capsys, "export", STUDENT, "out")
+    _, header, text = Path("out/README.md").read_text().split("---\n", 2)
+    last = json.loads(Path(STUDENT, "manifest.json").read_text())["last"]
+    (model,) = yaml.safe_load(header)["model-index"]
+    assert model["results"][0]["metrics"][0]["value"] == pytest.approx(last["test_top1"], abs=1e-4)
+    assert "network = load()" in text
+    config = json.loads(Path("out/config.json").read_text())
+    assert config["arguments"] == {"depth": 8, "width": 1, "classes": 10, "channels": 1}
+    assert config["kd"]["cell"] == STUDENT
+    said(capsys, "export", STUDENT, "again")
+    assert all(path.read_bytes() == Path("again", path.name).read_bytes() for path in Path("out").iterdir())
+
+
+@pytest.mark.parametrize("name", [family.examples[0] for family in models.NETWORKS if family.examples])
+def test_the_code_of_every_network_stands_alone(name: str) -> None:
+    """It has the names and shapes of the weights, imports nothing of kd, and is formatted code."""
+    source = source_of(name)
+    imported = {node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+    assert not any(module.split(".")[0] == "kd" for module in imported)
+    namespace: dict = {"__file__": "model.py", "__name__": "model"}
+    exec(compile(source, "model.py", "exec"), namespace)
+    _, function, numbers = models.made_by(name)
+    with torch.device("meta"):
+        alone = namespace[function](**numbers, classes=7, channels=3)
+        whole = models.build(name, 7)
+    shapes = [{key: value.shape for key, value in one.state_dict().items()} for one in (alone, whole)]
+    assert shapes[0] == shapes[1]
+
+
+def test_an_export_is_refused_where_it_cannot_be_whole(trained: Path, capsys) -> None:
+    Path("full").mkdir()
+    Path("full/file").touch()
+    assert "full: is there already" in said(capsys, "export", STUDENT, "full", code=2)
+    both = f"{TEACHER[:-1]}0+1"
+    assert f"{both}: is an ensemble" in said(capsys, "export", both, "out", code=2)
+    shutil.rmtree("data")
+    assert "data/digits: the data of" in said(capsys, "export", STUDENT, "out", code=74)
+    resigned(STUDENT, status="diverged", cause="NaN")
+    assert "diverged, so it has no weights: NaN" in said(capsys, "export", STUDENT, "out", code=2)
+    assert not Path("out").exists()
+
+
+def test_an_export_that_is_cut_short_leaves_nothing(trained: Path, capsys, monkeypatch) -> None:
+    write = files.write_atomic
+
+    def full(path: Path, content: bytes) -> str:
+        if path.name == "model.py":
+            raise StorageError(f"{path}: no space")
+        return write(path, content)
+
+    before = sorted(Path().rglob("*"))
+    monkeypatch.setattr(files, "write_atomic", full)
+    assert "no space" in said(capsys, "export", STUDENT, "out", code=74)
+    assert sorted(Path().rglob("*")) == before

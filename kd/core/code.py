@@ -45,6 +45,11 @@ def plugins() -> dict[str, str]:
     return {name: hashlib.sha256(source).hexdigest() for name, source in _plugins.items()}
 
 
+def source_of(name: str) -> str:
+    """Return the source of a module of kd, or of a plug-in."""
+    return _plugins[name].decode() if name in _plugins else _text(name)
+
+
 def imports(name: str) -> frozenset[str]:
     """Return the names of the kd modules that module `name` imports, read from its source."""
     return frozenset(module for module, _, _ in _imported(_tree(name)))

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from kd.core.errors import Busy, Damaged, StorageError
+from kd.core.errors import Busy, ConfigError, Damaged, StorageError
 from kd.core.project import on_disk
 
 MANIFEST = "manifest.json"
@@ -148,6 +148,24 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> str:
         os.replace(pending, on_disk(path))
         _sync_directory(path.parent)
     return digest
+
+
+def write_folder(folder: Path, artefacts: Mapping[str, bytes]) -> None:
+    """Write files as a new folder: it is complete, or not there. Raises ConfigError when something is in it already."""
+    place = on_disk(Path(folder).expanduser())
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise ConfigError(f"{folder}: is there already; name a new folder, or remove it")
+    pending = pending_name(place)
+    try:
+        with storage(folder, sum(map(len, artefacts.values()))):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            pending.mkdir()
+            for name, content in artefacts.items():
+                write_atomic(pending / name, content)
+            os.replace(pending, place)
+            _sync_directory(place.parent)
+    finally:
+        shutil.rmtree(pending, ignore_errors=True)
 
 
 def pending_name(path: Path) -> Path:

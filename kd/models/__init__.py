@@ -136,9 +136,14 @@ def module_of(name: str) -> str:
 
 def build(name: str, classes: int, channels: int = 3) -> Network:
     """Return network `name` with fresh weights from torch's global generator. Raises ConfigError for an unknown one."""
+    module, function, numbers = made_by(name)
+    return getattr(importlib.import_module(module), function)(**numbers, classes=classes, channels=channels)
+
+
+def made_by(name: str) -> tuple[str, str, dict[str, Any]]:
+    """Return what makes network `name`: a module, its function, and the numbers in the name that this is given."""
     found = _known(name)
-    constructor = getattr(importlib.import_module(found.module), found.function)
-    return constructor(**found.numbers(name), classes=classes, channels=channels)
+    return found.module, found.function, found.numbers(name)
 
 
 def _find(name: str) -> tuple[Family | None, str]:
