@@ -136,6 +136,15 @@ def _parser() -> argparse.ArgumentParser:
     added = verb(one.export)
     added.add_argument("path", help="a network in results/")
     added.add_argument("folder", type=Path, metavar="DIR", help="new folder, or an empty one")
+    added = verb(one.import_)
+    added.add_argument("file", type=Path, help="safetensors, or a PyTorch checkpoint")
+    added.add_argument("name", help="what the study calls these weights")
+    added.add_argument("--network", required=True, help="which network they are of, such as wrn-28-4")
+    added.add_argument("--dataset", help="what to measure it on; default: the study's")
+    added.add_argument("--key", help="where the file has the weights, if several parts of it fit")
+    for name in ("mean", "std"):
+        added.add_argument(f"--{name}", nargs="+", type=float, help="of each channel, 0 to 1; default: the data's")
+    _add_resources(added, trains=False)
     added = verb(keep.verify, study=False)
     added.add_argument("--discard", action="store_true", help="make what is damaged count as absent")
     for function in (make.data, make.labels):

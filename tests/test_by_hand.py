@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import prepare, recipe, resigned, train, values
+from safetensors.torch import load_file
 from scipy import stats
 
 from kd import models
@@ -327,3 +328,30 @@ def test_an_export_that_is_cut_short_leaves_nothing(trained: Path, capsys, monke
     monkeypatch.setattr(files, "write_atomic", full)
     assert "no space" in said(capsys, "export", STUDENT, "out", code=74)
     assert sorted(Path().rglob("*")) == before
+
+
+# -- import -----------------------------------------------------------------------------------------------------------
+
+
+def test_import_prints_the_block_that_a_study_takes(trained: Path, tmp_path: Path, capsys) -> None:
+    """The accuracy is that of the published network, and the pasted block is read and imported."""
+    network = {f"module.{key}": value for key, value in load_file(Path(TEACHER, MODEL)).items()}
+    torch.save({"epoch": 3, "state_dict": network}, tmp_path / "theirs.pth")
+    printed = said(capsys, "import", tmp_path / "theirs.pth", "theirs", "--network", "resnet14")
+    block = yaml.safe_load(printed)
+    last = json.loads(Path(TEACHER, "manifest.json").read_text())["last"]
+    digest = files.file_digest(tmp_path / "theirs.pth")
+    top1 = pytest.approx(last["test_top1"], abs=0.006)
+    assert block == {"weights": {"theirs": {"file": str(tmp_path / "theirs.pth"), "sha256": digest, "top1": top1}}}
+    pasted = f"weights={json.dumps(block['weights'])}"
+    said(capsys, "train", "results/digits/quick/resnet14.weights-theirs.s0", "--config", pasted)
+
+
+def test_import_names_the_file_and_what_is_wrong(trained: Path, capsys) -> None:
+    given = ("import", f"{TEACHER}/{MODEL}", "theirs", "--network")
+    message = said(capsys, *given, "resnet8", code=2)
+    assert f"{TEACHER}/{MODEL}: not the weights of this network" in message
+    assert "they are those of a resnet14" in message
+    assert "give one number of each for every channel" in said(capsys, *given, "resnet14", "--mean", 0.5, code=2)
+    assert "'a-b': not a name" in said(capsys, "import", "x", "a-b", "--network", "resnet8", code=2)
+    assert "nowhere: cannot read" in said(capsys, "import", "nowhere", "a", "--network", "resnet8", code=2)

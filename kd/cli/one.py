@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kd.cli.options import study_of
+from kd.cli.make import make_what_is_lacking
+from kd.cli.options import recipe_of, resources_of, study_of
 from kd.core.project import on_disk
+from kd.models import canonical
+from kd.study.cells import RESULTS
 from kd.study.config import DEFAULT
+from kd.study.paths import parse_cell
+from kd.study.values import WEIGHTS
 
 
 def _read_plugins(options: argparse.Namespace) -> None:
@@ -39,3 +44,21 @@ def export(options: argparse.Namespace) -> None:
     _read_plugins(options)
     job.export(options.path, options.folder)
     print(f"{options.folder}: README.md says how it is loaded")
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Read a checkpoint that others trained; print what a study must say of it, with the accuracy that is measured."""
+    from kd.jobs import foreign
+
+    study = study_of(options)
+    own = {key: getattr(options, key) for key in ("key", "mean", "std") if getattr(options, key)}
+    claim = foreign.claim_of(options.file, options.name, **own)
+    path = f"{RESULTS}/{options.dataset or study.dataset}/{study.protocol.name}/{canonical(options.network)}"
+    cell = parse_cell(f"{path}.{WEIGHTS}-{options.name}.s0")
+    study = study.model_copy(update={"weights": {options.name: claim}})
+    given = recipe_of(study, cell)
+    if code := make_what_is_lacking(study, cell, given, []):
+        return code
+    found = foreign.measured(cell, given, resources_of(options))
+    print(foreign.block(cell, claim, found), end="")
+    return 0
