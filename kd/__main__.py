@@ -203,6 +203,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("-n", "--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     added.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    added = verb(one.prune)
+    added.add_argument("kinds", nargs="*", metavar="KIND", help="banks, answers or states; default: all three")
+    added.add_argument("--days", type=float, default=0, help="only what was not written for so many days")
+    added.add_argument("--study", help="only what is of a study: a file, or a name in workflow/studies/")
+    added.add_argument("-n", "--dry-run", action="store_true", help="say what would be freed, and free nothing")
+    added.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb(look.schema)
     return parser
 

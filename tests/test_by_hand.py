@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import shutil
@@ -355,3 +356,70 @@ def test_import_names_the_file_and_what_is_wrong(trained: Path, capsys) -> None:
     assert "give one number of each for every channel" in said(capsys, *given, "resnet14", "--mean", 0.5, code=2)
     assert "'a-b': not a name" in said(capsys, "import", "x", "a-b", "--network", "resnet8", code=2)
     assert "nowhere: cannot read" in said(capsys, "import", "nowhere", "a", "--network", "resnet8", code=2)
+
+
+# -- prune ------------------------------------------------------------------------------------------------------------
+
+STATE = "state/digits/quick/resnet14.ce.s1/run-0123456789ab"
+
+
+def tree(*tops: str) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for top in tops for path in sorted(Path(top).rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def full(trained: Path) -> Path:
+    """The project with a saved state and answers, beside the bank that its student filled."""
+    for name in (f"{STATE}/last.pt", f"answers/{STUDENT.partition('/')[2]}/logits.npy"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_bytes(bytes(2_000_000))
+    return trained
+
+
+def test_prune_says_what_it_frees_and_touches_no_network(full: Path, capsys) -> None:
+    before = tree(".")
+    printed = said(capsys, "prune", "--dry-run")
+    for line in ("banks: 1, 0", "answers: 1, 2.0 MB (", "states: 1, 2.0 MB (", f"  {STATE}  2.0 MB, 0 days old\n"):
+        assert line in printed
+    assert tree(".") == before
+    published = tree("results", "data")
+    assert "freed 4." in said(capsys, "prune", "--yes")
+    assert tree("results", "data") == published
+    assert not tree("banks", "answers")
+    assert not Path(STATE).exists()
+    assert said(capsys, "prune") == "there is nothing to free\n"
+    assert main(["train", STUDENT]) == 0
+
+
+def test_prune_takes_only_the_kind_age_and_study_that_are_asked_for(full: Path, capsys) -> None:
+    assert said(capsys, "prune", "--days", 1, "-y") == "there is nothing to free\n"
+    os.utime(f"{STATE}/last.pt", (0, 0))
+    assert said(capsys, "prune", "banks", "answers", "--days", 1, "-y") == "there is nothing to free\n"
+    assert f"{STATE}  2.0 MB" not in said(capsys, "prune", "states", "--study", "config.yaml", "-n")
+    assert "freed 2.0 MB" in said(capsys, "prune", "--days", 1, "-y")
+    assert len(tree("banks", "answers")) > 1
+    assert "bank: cannot be freed; did you mean 'banks'?" in said(capsys, "prune", "bank", code=2)
+
+
+def test_prune_leaves_what_a_process_works_on(full: Path, capsys) -> None:
+    with files.lock(products.network(parse_cell("results/digits/quick/resnet14.ce.s1")).lock):
+        printed = said(capsys, "prune", "states", "-y")
+    assert f"{STATE}: left, because" in printed
+    assert "freed 0.0 MB" in printed
+    assert Path(STATE).exists()
+
+
+def test_prune_asks_and_takes_no_answer_for_no(full: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert said(capsys, "prune", "states").endswith("nothing is freed\n")
+    assert Path(STATE).exists()
+
+
+def test_from_elsewhere_it_is_as_in_the_project(trained: Path, capsys, monkeypatch) -> None:
+    verbs = (["show", STUDENT], ["compare", STUDENT, TEACHER], ["export", STUDENT, "out"], ["prune", "-n"])
+    there = [said(capsys, *verb) for verb in verbs]
+    shutil.rmtree("out")
+    (trained.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(trained.parent / "elsewhere")
+    assert [said(capsys, "-d", trained, *verb) for verb in verbs] == there
+    assert not list(Path().iterdir())

@@ -62,3 +62,13 @@ def import_(options: argparse.Namespace) -> int:
     found = foreign.measured(cell, given, resources_of(options))
     print(foreign.block(cell, claim, found), end="")
     return 0
+
+
+def prune(options: argparse.Namespace) -> None:
+    """Free the disk of banks, answers or saved states, by age or study; print what, and ask first. No network goes."""
+    from kd.study.expansion import all_cells
+    from kd.study.prune import prune
+
+    of_study = options.study or options.configfile or options.config or options.study_json
+    cells = {cell.path for cell in all_cells(study_of(options))} if of_study else None
+    prune(options.kinds, options.days, cells, options.dry_run, options.yes)
