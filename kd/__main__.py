@@ -209,6 +209,10 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--study", help="only what is of a study: a file, or a name in workflow/studies/")
     added.add_argument("-n", "--dry-run", action="store_true", help="say what would be freed, and free nothing")
     added.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    added = verb(one.pack)
+    added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
+    added.add_argument("-o", "--output", type=Path, metavar="FILE", help="the archive; default: STUDY.tar")
+    added.add_argument("--without-weights", action="store_true", help="leave model.safetensors out")
     verb(look.schema)
     return parser
 

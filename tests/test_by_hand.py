@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -423,3 +425,84 @@ def test_from_elsewhere_it_is_as_in_the_project(trained: Path, capsys, monkeypat
     monkeypatch.chdir(trained.parent / "elsewhere")
     assert [said(capsys, "-d", trained, *verb) for verb in verbs] == there
     assert not list(Path().iterdir())
+
+
+# -- pack -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a study of two networks that is finished, made once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("whole")
+    clean = {"student": "resnet8", "loss": "ce"}
+    study = values(experiments={"clean": clean, "noise": clean | {"label_noise": {"symmetric": 0.4}}}, seeds=[0])
+    (folder / "config.yaml").write_text(json.dumps(study))
+    (folder / "LICENSE").write_text("yours")
+    with contextlib.chdir(folder):
+        for noise in ("", "+sym0.4"):
+            assert main(["labels" if noise else "data", f"digits{noise}"]) == 0
+            assert main(["train", f"results/digits{noise}/quick/resnet8.ce.s0"]) == 0
+        assert main(["collect"]) == 0
+        for verb in ("tables", "verdict"):
+            assert main([verb, "reports/small/table.parquet", "--configfile", "config.yaml"]) == 0
+        assert main(["report"]) == 0
+    return folder
+
+
+@pytest.fixture
+def complete(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that project, which is also the working directory."""
+    monkeypatch.chdir(shutil.copytree(whole, tmp_path / "project"))
+    return tmp_path
+
+
+def unpacked(archive: str) -> Path:
+    with tarfile.open(archive) as file:
+        file.extractall("unpacked", filter="data")
+    return Path("unpacked/small")
+
+
+def test_a_pack_has_all_that_a_paper_needs_and_is_read_without_kd(complete: Path, capsys) -> None:
+    """The reader needs Python alone, and finds each byte that is another."""
+    said(capsys, "pack")
+    folder = unpacked("small.tar")
+    noisy = "results/digits+sym0.4/quick/resnet8.ce.s0"
+    for name in (
+        *("README.md", "LICENSE", "versions.txt", "SHA256SUMS", "study/config.yaml", "data/digits+sym0.4/labels.npy"),
+        *("reports/small/table.csv", "reports/small/report.html", f"{noisy}/{MODEL}", f"{noisy}/manifest.json"),
+    ):
+        assert (folder / name).is_file(), name
+    assert not (folder / "data/digits/train_images.npy").exists()
+    read = [sys.executable, "-I", "-S", folder / "read.py"]  # no site-packages
+    top1 = json.loads(Path(noisy, "manifest.json").read_text())["last"]["test_top1"]
+    printed = subprocess.run(read, capture_output=True, text=True, check=True).stdout
+    assert f"{noisy} {top1}\n" in printed
+    assert printed.endswith("every file is as it was packed\n")
+    code = f"import runpy; print(*runpy.run_path('read.py')['weights']({noisy!r})['classifier.bias'].tolist())"
+    found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert list(map(float, found.split())) == load_file(Path(noisy, MODEL))["classifier.bias"].tolist()
+    with (folder / noisy / MODEL).open("ab") as file:
+        file.write(b" ")
+    run = subprocess.run(read, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (1, f"damaged or missing: {noisy}/{MODEL}\n")
+
+
+def test_equal_studies_give_equal_packs(complete: Path, capsys) -> None:
+    said(capsys, "pack", "-o", "one.tar")
+    for path in Path().rglob("*"):
+        os.utime(path, (10**9, 10**9))
+    said(capsys, "pack", "-o", "two.tar")
+    assert Path("one.tar").read_bytes() == Path("two.tar").read_bytes()
+    said(capsys, "pack", "--without-weights", "-o", "three.tar")
+    assert not list(unpacked("three.tar").rglob(MODEL))
+
+
+def test_a_study_that_is_not_finished_or_damaged_is_not_packed(complete: Path, capsys) -> None:
+    noisy = Path("results/digits+sym0.4/quick/resnet8.ce.s0", MODEL)
+    content = noisy.read_bytes()
+    noisy.write_bytes(content[:-1] + b"!")
+    assert f"{noisy}: damaged" in said(capsys, "pack", code=74)
+    assert "not finished; snakemake --cores all --config 'seeds=[0, 1]'" in said(
+        capsys, "pack", "--config", "seeds=[0, 1]", code=74
+    )
+    assert not [path for path in Path().iterdir() if path.suffix == ".tar"]

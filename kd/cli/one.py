@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from kd.cli.make import make_what_is_lacking
-from kd.cli.options import recipe_of, resources_of, study_of
+from kd.cli.options import command_of, named_study, recipe_of, resources_of, study_of
+from kd.core import files
 from kd.core.project import on_disk
 from kd.models import canonical
 from kd.study.cells import RESULTS
@@ -72,3 +73,14 @@ def prune(options: argparse.Namespace) -> None:
     of_study = options.study or options.configfile or options.config or options.study_json
     cells = {cell.path for cell in all_cells(study_of(options))} if of_study else None
     prune(options.kinds, options.days, cells, options.dry_run, options.yes)
+
+
+def pack(options: argparse.Namespace) -> None:
+    """Pack a finished study into one archive for a paper, which needs no kd to be read."""
+    from kd.jobs import pack as job
+
+    study = study_of(options)
+    file = options.output or Path(f"{study.study}.tar")
+    sources = [DEFAULT, *options.configfile, *named_study(options.study), *map(Path, study.plugins)]
+    job.pack(study, file, command_of(options), sources, not options.without_weights)
+    print(f"{file}: {on_disk(file).stat().st_size / 1e6:,.1f} MB, sha256 {files.file_digest(file)}")
