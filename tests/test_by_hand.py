@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import contextlib
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +24,8 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from kd import models
-from kd.__main__ import main
+from kd.__main__ import _parser, main
+from kd.cli.examples import EXAMPLES
 from kd.core import files
 from kd.core.errors import StorageError
 from kd.jobs.export import source_of
@@ -506,3 +509,45 @@ def test_a_study_that_is_not_finished_or_damaged_is_not_packed(complete: Path, c
         capsys, "pack", "--config", "seeds=[0, 1]", code=74
     )
     assert not [path for path in Path().iterdir() if path.suffix == ".tar"]
+
+
+# -- help and completion ----------------------------------------------------------------------------------------------
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    return _parser()._subparsers._group_actions[0].choices
+
+
+def test_the_help_of_each_verb_has_an_example_that_kd_understands() -> None:
+    assert verbs().keys() == EXAMPLES.keys()
+    for name, example in EXAMPLES.items():
+        assert example in verbs()[name].format_help()
+        program, *arguments = shlex.split(example.partition(" > ")[0])
+        assert (program, arguments[0]) == ("kd", name)
+        _parser().parse_args(arguments)
+
+
+def completed(words: str) -> set[str]:
+    """Return what bash offers for the last word of a command line."""
+    script = f"""source kd.bash; {words_of(words)}; _shtab_kd; printf '%s\\n' "${{COMPREPLY[@]}}" """
+    run = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True)
+    return set(run.stdout.split())
+
+
+def words_of(line: str) -> str:
+    words = line.split(" ")
+    return f"COMP_WORDS=({shlex.join(words[:-1])} {words[-1] or repr('')}); COMP_CWORD={len(words) - 1}"
+
+
+def test_bash_completes_verbs_options_and_paths(trained: Path, capsys) -> None:
+    Path("kd.bash").write_text(said(capsys, "completion", "bash"))
+    assert completed("kd comp") == {"compare", "completion"}
+    assert completed("kd prune --da") == {"--days"}
+    assert completed("kd completion f") == {"fish"}
+    assert "results/digits" in {path.rstrip("/") for path in completed("kd show results/d")}
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells_have_a_script_that_names_every_verb(capsys, shell: str) -> None:
+    script = said(capsys, "completion", shell)
+    assert all(name in script for name in verbs())
