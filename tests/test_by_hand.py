@@ -27,10 +27,10 @@ from kd import models
 from kd.__main__ import _parser, main
 from kd.cli.examples import EXAMPLES
 from kd.core import files
-from kd.core.errors import StorageError
+from kd.core.errors import ConfigError, StorageError
 from kd.jobs.export import source_of
 from kd.jobs.lineage import lacking
-from kd.study import products
+from kd.study import plugins, products
 from kd.study.judge import Judge
 from kd.study.paths import parse_cell
 from kd.train.material import prepared
@@ -307,6 +307,44 @@ def test_the_code_of_every_network_stands_alone(name: str) -> None:
         whole = models.build(name, 7)
     shapes = [{key: value.shape for key, value in one.state_dict().items()} for one in (alone, whole)]
     assert shapes[0] == shapes[1]
+
+
+PLUGIN = """
+import re
+import torch
+from kd.models import Family
+from kd.models.network import Network, average
+
+WIDE = 3
+
+
+class Plain(Network):
+    def __init__(self, width, classes, channels=3):
+        super().__init__()
+        self.first = torch.nn.Linear(channels, WIDE * width)
+        self.classifier = torch.nn.Linear(WIDE * width, classes)
+
+    def features(self, images):
+        return self.first(average(images)).relu()
+
+
+NETWORKS = [Family(re.compile("plain(?P<width>[1-9])"), __name__, "Plain", ("plain4",), "one layer")]
+"""
+
+
+def test_the_code_of_a_plug_in_stands_alone_if_it_uses_networks_alone(project: Path) -> None:
+    Path("mine.py").write_text(PLUGIN)
+    try:
+        plugins.load(("mine.py",))
+        namespace: dict = {"__file__": "model.py", "__name__": "model"}
+        exec(source_of("plain4"), namespace)
+        assert namespace["Plain"](4, 10)(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+        Path("mine.py").write_text(f"from kd.data.views import normalise{PLUGIN}")
+        plugins.load(("mine.py",))
+        with pytest.raises(ConfigError, match=r"imports kd\.data\.views, so the network cannot stand without kd"):
+            source_of("plain4")
+    finally:
+        plugins.load(())
 
 
 def test_an_export_is_refused_where_it_cannot_be_whole(trained: Path, capsys) -> None:
