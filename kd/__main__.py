@@ -4,12 +4,17 @@ kd plan                                                     what a study will tr
 kd status                                                   where the study stands, and what failed
 kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 train one cell, and first what its lineage lacks
 kd train results/... --processes 4                          one cell on four GPUs
+kd show results/...                                         its recipe, numbers, family and files
+kd compare results/... results/...                          two recipes, paired over their seeds
+kd export results/... DIR                                   a network that needs no kd
+kd VERB --help                                              what a verb takes, with an example
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import logging
 import os
 import signal
@@ -22,7 +27,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd import __version__
-from kd.cli import keep, look, make, one, report
+from kd.cli import completion, keep, look, make, one, report
+from kd.cli.examples import EXAMPLES
 from kd.core import project, signals
 from kd.core.errors import STOPS, ConfigError, Damaged, Terminated, Unheard, understood
 from kd.core.startup import flush, leave, speak_utf8
@@ -115,7 +121,14 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(function: Callable, *, study: bool = True) -> argparse.ArgumentParser:
         name, text = function.__name__.rstrip("_"), function.__doc__.splitlines()[0]
-        added = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added = verbs.add_parser(
+            name,
+            help=text,
+            description=inspect.cleandoc(function.__doc__),
+            epilog=f"example:\n  {EXAMPLES[name]}" if name in EXAMPLES else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         added.set_defaults(verb=function)
         if study:
             added.add_argument("--configfile", nargs="+", type=Path, default=[], help="overlays of config.yaml")
@@ -143,6 +156,15 @@ def _parser() -> argparse.ArgumentParser:
     added = verb(one.export)
     added.add_argument("path", help="a network in results/")
     added.add_argument("folder", type=Path, metavar="DIR", help="new folder, or an empty one")
+    added = verb(one.import_)
+    added.add_argument("file", type=Path, help="safetensors, or a PyTorch checkpoint")
+    added.add_argument("name", help="what the study calls these weights")
+    added.add_argument("--network", required=True, help="which network they are of, such as wrn-28-4")
+    added.add_argument("--dataset", help="what to measure it on; default: the study's")
+    added.add_argument("--key", help="where the file has the weights, if several parts of it fit")
+    for name in ("mean", "std"):
+        added.add_argument(f"--{name}", nargs="+", type=float, help="of each channel, 0 to 1; default: the data's")
+    _add_resources(added, trains=False)
     added = verb(keep.verify, study=False)
     added.add_argument("--discard", action="store_true", help="make what is damaged count as absent")
     for function in (make.data, make.labels):
@@ -206,6 +228,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     added.add_argument("-n", "--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     added.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    added = verb(one.prune)
+    added.add_argument("kinds", nargs="*", metavar="KIND", help="banks, answers or states; default: all three")
+    added.add_argument("--days", type=float, default=0, help="only what was not written for so many days")
+    added.add_argument("--study", help="only what is of a study: a file, or a name in workflow/studies/")
+    added.add_argument("-n", "--dry-run", action="store_true", help="say what would be freed, and free nothing")
+    added.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    added = verb(one.pack)
+    added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
+    added.add_argument("-o", "--output", type=Path, metavar="FILE", help="the archive; default: STUDY.tar")
+    added.add_argument("--without-weights", action="store_true", help="leave model.safetensors out")
+    added = verb(completion.completion, study=False)
+    added.add_argument("shell", choices=["bash", "zsh", "fish"])
+    added.set_defaults(parser=parser)
     verb(look.schema)
     return parser
 

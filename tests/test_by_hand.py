@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import contextlib
+import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +20,17 @@ import pytest
 import torch
 import yaml
 from conftest import prepare, recipe, resigned, train, values
+from safetensors.torch import load_file
 from scipy import stats
 
 from kd import models
-from kd.__main__ import main
+from kd.__main__ import _parser, main
+from kd.cli.examples import EXAMPLES
 from kd.core import files
-from kd.core.errors import StorageError
+from kd.core.errors import ConfigError, StorageError
 from kd.jobs.export import source_of
 from kd.jobs.lineage import lacking
-from kd.study import products
+from kd.study import plugins, products
 from kd.study.judge import Judge
 from kd.study.paths import parse_cell
 from kd.train.material import prepared
@@ -302,6 +309,44 @@ def test_the_code_of_every_network_stands_alone(name: str) -> None:
     assert shapes[0] == shapes[1]
 
 
+PLUGIN = """
+import re
+import torch
+from kd.models import Family
+from kd.models.network import Network, average
+
+WIDE = 3
+
+
+class Plain(Network):
+    def __init__(self, width, classes, channels=3):
+        super().__init__()
+        self.first = torch.nn.Linear(channels, WIDE * width)
+        self.classifier = torch.nn.Linear(WIDE * width, classes)
+
+    def features(self, images):
+        return self.first(average(images)).relu()
+
+
+NETWORKS = [Family(re.compile("plain(?P<width>[1-9])"), __name__, "Plain", ("plain4",), "one layer")]
+"""
+
+
+def test_the_code_of_a_plug_in_stands_alone_if_it_uses_networks_alone(project: Path) -> None:
+    Path("mine.py").write_text(PLUGIN)
+    try:
+        plugins.load(("mine.py",))
+        namespace: dict = {"__file__": "model.py", "__name__": "model"}
+        exec(source_of("plain4"), namespace)
+        assert namespace["Plain"](4, 10)(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+        Path("mine.py").write_text(f"from kd.data.views import normalise{PLUGIN}")
+        plugins.load(("mine.py",))
+        with pytest.raises(ConfigError, match=r"imports kd\.data\.views, so the network cannot stand without kd"):
+            source_of("plain4")
+    finally:
+        plugins.load(())
+
+
 def test_an_export_is_refused_where_it_cannot_be_whole(trained: Path, capsys) -> None:
     Path("full").mkdir()
     Path("full/file").touch()
@@ -329,9 +374,91 @@ def test_an_export_that_is_cut_short_leaves_nothing(trained: Path, capsys, monke
     assert sorted(Path().rglob("*")) == before
 
 
-def test_by_hand_from_elsewhere_is_as_by_hand_in_the_project(
-    trained: Path, tmp_path: Path, capsys, monkeypatch
-) -> None:
+# -- import -----------------------------------------------------------------------------------------------------------
+
+
+def test_import_prints_the_block_that_a_study_takes(trained: Path, tmp_path: Path, capsys) -> None:
+    """The accuracy is that of the published network, and the pasted block is read and imported."""
+    network = {f"module.{key}": value for key, value in load_file(Path(TEACHER, MODEL)).items()}
+    torch.save({"epoch": 3, "state_dict": network}, tmp_path / "theirs.pth")
+    printed = said(capsys, "import", tmp_path / "theirs.pth", "theirs", "--network", "resnet14")
+    block = yaml.safe_load(printed)
+    last = json.loads(Path(TEACHER, "manifest.json").read_text())["last"]
+    digest = files.file_digest(tmp_path / "theirs.pth")
+    top1 = pytest.approx(last["test_top1"], abs=0.006)
+    assert block == {"weights": {"theirs": {"file": str(tmp_path / "theirs.pth"), "sha256": digest, "top1": top1}}}
+    pasted = f"weights={json.dumps(block['weights'])}"
+    said(capsys, "train", "results/digits/quick/resnet14.weights-theirs.s0", "--config", pasted)
+
+
+def test_import_names_the_file_and_what_is_wrong(trained: Path, capsys) -> None:
+    given = ("import", f"{TEACHER}/{MODEL}", "theirs", "--network")
+    message = said(capsys, *given, "resnet8", code=2)
+    assert f"{TEACHER}/{MODEL}: not the weights of this network" in message
+    assert "they are those of a resnet14" in message
+    assert "give one number of each for every channel" in said(capsys, *given, "resnet14", "--mean", 0.5, code=2)
+    assert "'a-b': not a name" in said(capsys, "import", "x", "a-b", "--network", "resnet8", code=2)
+    assert "nowhere: cannot read" in said(capsys, "import", "nowhere", "a", "--network", "resnet8", code=2)
+
+
+# -- prune ------------------------------------------------------------------------------------------------------------
+
+STATE = "state/digits/quick/resnet14.ce.s1/run-0123456789ab"
+
+
+def tree(*tops: str) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for top in tops for path in sorted(Path(top).rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def full(trained: Path) -> Path:
+    """The project with a saved state and answers, beside the bank that its student filled."""
+    for name in (f"{STATE}/last.pt", f"answers/{STUDENT.partition('/')[2]}/logits.npy"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_bytes(bytes(2_000_000))
+    return trained
+
+
+def test_prune_says_what_it_frees_and_touches_no_network(full: Path, capsys) -> None:
+    before = tree(".")
+    printed = said(capsys, "prune", "--dry-run")
+    for line in ("banks: 1, 0", "answers: 1, 2.0 MB (", "states: 1, 2.0 MB (", f"  {STATE}  2.0 MB, 0 days old\n"):
+        assert line in printed
+    assert tree(".") == before
+    published = tree("results", "data")
+    assert "freed 4." in said(capsys, "prune", "--yes")
+    assert tree("results", "data") == published
+    assert not tree("banks", "answers")
+    assert not Path(STATE).exists()
+    assert said(capsys, "prune") == "there is nothing to free\n"
+    assert main(["train", STUDENT]) == 0
+
+
+def test_prune_takes_only_the_kind_age_and_study_that_are_asked_for(full: Path, capsys) -> None:
+    assert said(capsys, "prune", "--days", 1, "-y") == "there is nothing to free\n"
+    os.utime(f"{STATE}/last.pt", (0, 0))
+    assert said(capsys, "prune", "banks", "answers", "--days", 1, "-y") == "there is nothing to free\n"
+    assert f"{STATE}  2.0 MB" not in said(capsys, "prune", "states", "--study", "config.yaml", "-n")
+    assert "freed 2.0 MB" in said(capsys, "prune", "--days", 1, "-y")
+    assert len(tree("banks", "answers")) > 1
+    assert "bank: cannot be freed; did you mean 'banks'?" in said(capsys, "prune", "bank", code=2)
+
+
+def test_prune_leaves_what_a_process_works_on(full: Path, capsys) -> None:
+    with files.lock(products.network(parse_cell("results/digits/quick/resnet14.ce.s1")).lock):
+        printed = said(capsys, "prune", "states", "-y")
+    assert f"{STATE}: left, because" in printed
+    assert "freed 0.0 MB" in printed
+    assert Path(STATE).exists()
+
+
+def test_prune_asks_and_takes_no_answer_for_no(full: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert said(capsys, "prune", "states").endswith("nothing is freed\n")
+    assert Path(STATE).exists()
+
+
+def test_from_elsewhere_it_is_as_in_the_project(trained: Path, capsys, monkeypatch) -> None:
     verbs = (["show", STUDENT], ["compare", STUDENT, TEACHER], ["export", STUDENT, "out"], ["prune", "-n"])
     there = [said(capsys, *verb) for verb in verbs]
     shutil.rmtree("out")
@@ -339,3 +466,126 @@ def test_by_hand_from_elsewhere_is_as_by_hand_in_the_project(
     monkeypatch.chdir(trained.parent / "elsewhere")
     assert [said(capsys, "-d", trained, *verb) for verb in verbs] == there
     assert not list(Path().iterdir())
+
+
+# -- pack -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a study of two networks that is finished, made once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("whole")
+    clean = {"student": "resnet8", "loss": "ce"}
+    study = values(experiments={"clean": clean, "noise": clean | {"label_noise": {"symmetric": 0.4}}}, seeds=[0])
+    (folder / "config.yaml").write_text(json.dumps(study))
+    (folder / "LICENSE").write_text("yours")
+    with contextlib.chdir(folder):
+        for noise in ("", "+sym0.4"):
+            assert main(["labels" if noise else "data", f"digits{noise}"]) == 0
+            assert main(["train", f"results/digits{noise}/quick/resnet8.ce.s0"]) == 0
+        assert main(["collect"]) == 0
+        for verb in ("tables", "verdict"):
+            assert main([verb, "reports/small/table.parquet", "--configfile", "config.yaml"]) == 0
+        assert main(["report"]) == 0
+    return folder
+
+
+@pytest.fixture
+def complete(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that project, which is also the working directory."""
+    monkeypatch.chdir(shutil.copytree(whole, tmp_path / "project"))
+    return tmp_path
+
+
+def unpacked(archive: str) -> Path:
+    with tarfile.open(archive) as file:
+        file.extractall("unpacked", filter="data")
+    return Path("unpacked/small")
+
+
+def test_a_pack_has_all_that_a_paper_needs_and_is_read_without_kd(complete: Path, capsys) -> None:
+    """The reader needs Python alone, and finds each byte that is another."""
+    said(capsys, "pack")
+    folder = unpacked("small.tar")
+    noisy = "results/digits+sym0.4/quick/resnet8.ce.s0"
+    for name in (
+        *("README.md", "LICENSE", "versions.txt", "SHA256SUMS", "study/config.yaml", "data/digits+sym0.4/labels.npy"),
+        *("reports/small/table.csv", "reports/small/report.html", f"{noisy}/{MODEL}", f"{noisy}/manifest.json"),
+    ):
+        assert (folder / name).is_file(), name
+    assert not (folder / "data/digits/train_images.npy").exists()
+    read = [sys.executable, "-I", "-S", folder / "read.py"]  # no site-packages
+    top1 = json.loads(Path(noisy, "manifest.json").read_text())["last"]["test_top1"]
+    printed = subprocess.run(read, capture_output=True, text=True, check=True).stdout
+    assert f"{noisy} {top1}\n" in printed
+    assert printed.endswith("every file is as it was packed\n")
+    code = f"import runpy; print(*runpy.run_path('read.py')['weights']({noisy!r})['classifier.bias'].tolist())"
+    found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert list(map(float, found.split())) == load_file(Path(noisy, MODEL))["classifier.bias"].tolist()
+    with (folder / noisy / MODEL).open("ab") as file:
+        file.write(b" ")
+    run = subprocess.run(read, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (1, f"damaged or missing: {noisy}/{MODEL}\n")
+
+
+def test_equal_studies_give_equal_packs(complete: Path, capsys) -> None:
+    said(capsys, "pack", "-o", "one.tar")
+    for path in Path().rglob("*"):
+        os.utime(path, (10**9, 10**9))
+    said(capsys, "pack", "-o", "two.tar")
+    assert Path("one.tar").read_bytes() == Path("two.tar").read_bytes()
+    said(capsys, "pack", "--without-weights", "-o", "three.tar")
+    assert not list(unpacked("three.tar").rglob(MODEL))
+
+
+def test_a_study_that_is_not_finished_or_damaged_is_not_packed(complete: Path, capsys) -> None:
+    noisy = Path("results/digits+sym0.4/quick/resnet8.ce.s0", MODEL)
+    content = noisy.read_bytes()
+    noisy.write_bytes(content[:-1] + b"!")
+    assert f"{noisy}: damaged" in said(capsys, "pack", code=74)
+    assert "not finished; snakemake --cores all --config 'seeds=[0, 1]'" in said(
+        capsys, "pack", "--config", "seeds=[0, 1]", code=74
+    )
+    assert not [path for path in Path().iterdir() if path.suffix == ".tar"]
+
+
+# -- help and completion ----------------------------------------------------------------------------------------------
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    return _parser()._subparsers._group_actions[0].choices
+
+
+def test_the_help_of_each_verb_has_an_example_that_kd_understands() -> None:
+    assert verbs().keys() == EXAMPLES.keys()
+    for name, example in EXAMPLES.items():
+        assert example in verbs()[name].format_help()
+        program, *arguments = shlex.split(example.partition(" > ")[0])
+        assert (program, arguments[0]) == ("kd", name)
+        _parser().parse_args(arguments)
+
+
+def completed(words: str) -> set[str]:
+    """Return what bash offers for the last word of a command line."""
+    script = f"""source kd.bash; {words_of(words)}; _shtab_kd; printf '%s\\n' "${{COMPREPLY[@]}}" """
+    run = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True)
+    return set(run.stdout.split())
+
+
+def words_of(line: str) -> str:
+    words = line.split(" ")
+    return f"COMP_WORDS=({shlex.join(words[:-1])} {words[-1] or repr('')}); COMP_CWORD={len(words) - 1}"
+
+
+def test_bash_completes_verbs_options_and_paths(trained: Path, capsys) -> None:
+    Path("kd.bash").write_text(said(capsys, "completion", "bash"))
+    assert completed("kd comp") == {"compare", "completion"}
+    assert completed("kd prune --da") == {"--days"}
+    assert completed("kd completion f") == {"fish"}
+    assert "results/digits" in {path.rstrip("/") for path in completed("kd show results/d")}
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells_have_a_script_that_names_every_verb(capsys, shell: str) -> None:
+    script = said(capsys, "completion", shell)
+    assert all(name in script for name in verbs())

@@ -103,9 +103,10 @@ def test_parsing_a_study_loads_neither_torch_nor_pandas() -> None:
 
 
 @pytest.mark.process
-def test_tables_and_figures_load_no_torch() -> None:
+def test_tables_figures_and_what_is_told_by_hand_load_no_torch() -> None:
     assert not {"torch", "torchvision"} & _loaded(
-        "import kd.report.table, kd.report.page, kd.report.verdict, kd.report.figures.dots"
+        "import kd.report.table, kd.report.page, kd.report.verdict, kd.report.figures.dots, kd.report.compared, "
+        "kd.jobs.export, kd.jobs.pack, kd.jobs.lineage"
     )
 
 

@@ -76,7 +76,7 @@ def put(content: dict, *roots: Path) -> None:
 # Of what none is a project's: the machine's, the user's, kd's own. And kd.core.files, which makes places itself.
 ELSEWHERE = ("core/code", "core/files", "core/patches", "core/project", "machine/kernels", "machine/processor")
 ELSEWHERE += ("report/paper/__init__", "report/figures/style")
-ELSEWHERE += ("models/loader",)  # it runs without kd
+ELSEWHERE += ("models/loader", "jobs/reader")  # these run without kd
 METHODS = (
     "exists|is_file|is_dir|stat|unlink|r?glob|iterdir|mkdir|touch|rmdir|symlink_to|(read|write)_(text|bytes)|"
     "(?<!os.)(?<!Image.)open"

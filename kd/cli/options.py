@@ -25,7 +25,7 @@ def study_of(options: argparse.Namespace) -> Study:
     if options.study_json:
         return validate(_json("--study-json", options.study_json))
     overlay: dict = {}
-    for path in [*options.configfile, *_named(getattr(options, "study", None))]:
+    for path in [*options.configfile, *named_study(getattr(options, "study", None))]:
         overlay |= read_yaml(path)
     for pair in options.config:
         key, equals, value = pair.partition("=")
@@ -54,10 +54,11 @@ def command_of(options: argparse.Namespace) -> str:
     if options.study_json:
         return reproduce.command([], json.loads(options.study_json))
     pairs = (pair.partition("=") for pair in options.config)
-    return reproduce.command(options.configfile, {key: parse_yaml(value, key) for key, _, value in pairs})
+    named = [*options.configfile, *named_study(getattr(options, "study", None))]
+    return reproduce.command(named, {key: parse_yaml(value, key) for key, _, value in pairs})
 
 
-def _named(study: str | None) -> list[Path]:
+def named_study(study: str | None) -> list[Path]:
     """Return the file of a study, given by its name or path, in a list; [] for None."""
     if study is None:
         return []

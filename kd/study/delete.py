@@ -37,7 +37,7 @@ def delete(what: str, dry: bool = False, yes: bool = False) -> None:
     print("\n".join(f"  {tree}" for tree in trees))
     if what.startswith(f"{RESULTS}/"):
         print("other studies may share these cells")
-    if dry or not (yes or _agrees()):
+    if dry or not (yes or agrees("delete them?")):
         print("nothing is deleted")
         return
     with contextlib.ExitStack() as held:
@@ -55,9 +55,10 @@ def delete(what: str, dry: bool = False, yes: bool = False) -> None:
     print("deleted")
 
 
-def _agrees() -> bool:
+def agrees(question: str) -> bool:
+    """Ask the user; no terminal means no."""
     try:
-        return input("delete them? [y/N] ").strip().lower() in ("y", "yes")
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:  # no terminal, so no answer
         print()
         return False

@@ -66,8 +66,9 @@ def _numbers(manifest: Mapping) -> list[str]:
     if manifest["status"] != "ok":
         return [f"diverged: {manifest['cause']}"]
     last, best = manifest["last"], manifest["best_on_test"]
-    first = f"test top-1 {headline(manifest)} after epoch {last['epoch']}, the last"
-    if manifest["epochs"]:
+    first = f"test top-1 {headline(manifest)}"
+    if manifest["epochs"]:  # imported weights and ensembles have none
+        first += f" after epoch {last['epoch']}, the last"
         first += f"; best on test {best['test_top1']:.2f} % after epoch {best['epoch']}, which selects nothing"
     others = {"train_top1": manifest.get("train_top1"), **last}
     return [first, ", ".join(f"{key} {value:.6g}" for key, value in others.items() if value is not None)]
