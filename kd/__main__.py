@@ -2,6 +2,7 @@
 
 kd plan                                                     what a study will train
 kd status                                                   where the study stands, and what failed
+kd watch                                                    the same, live
 kd train results/digits/demo/wrn-10-2.ce.s0                 train one cell, or go on with it
 kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 a student of it
 kd train results/... --processes 4                          one cell on four GPUs
@@ -23,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd import __version__
-from kd.cli import keep, look, make, report
+from kd.cli import keep, look, make, report, watch
 from kd.core import project, signals
 from kd.core.errors import STOPS, ConfigError, Damaged, Terminated, Unheard, understood
 from kd.core.startup import flush, leave, speak_utf8
@@ -126,10 +127,15 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--stamp", type=Path, help="file that tells Snakemake that this is done")
         return added
 
-    for function, help in ((look.plan, "print the path of every cell"), (look.status, "print every cell")):
+    for function, help in (
+        (look.plan, "print the path of every cell"),
+        (look.status, "print every cell"),
+        (watch.watch, None),
+    ):
         added = verb(function)
         added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
-        added.add_argument("--cells", action="store_true", help=help)
+        if help:
+            added.add_argument("--cells", action="store_true", help=help)
         if function is look.plan:
             added.add_argument(
                 "--calibrate", action="store_true", help="train a few steps of each kind of network, to tell the hours"
