@@ -66,5 +66,5 @@ clean: # results, data, banks, answers and state stay: they are the user's
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kd needs Python 3.11 or later: make PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,search,slurm,timm,watch]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,search,slurm,tensorboard,timm,watch]'
 	@touch $@

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd import __version__
-from kd.cli import keep, look, make, report, watch
+from kd.cli import keep, look, make, mirror, report, watch
 from kd.core import project, signals
 from kd.core.errors import STOPS, ConfigError, Damaged, Terminated, Unheard, understood
 from kd.core.startup import flush, leave, speak_utf8
@@ -140,6 +140,11 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument(
                 "--calibrate", action="store_true", help="train a few steps of each kind of network, to tell the hours"
             )
+    added = verb(mirror.mirror)
+    added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
+    added.add_argument(
+        "--to", nargs=2, required=True, metavar=("TRACKER", "DIR"), help="tensorboard or trackio, and its folder"
+    )
     added = verb(keep.verify, study=False)
     added.add_argument("--discard", action="store_true", help="make what is damaged count as absent")
     for function in (make.data, make.labels):
