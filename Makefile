@@ -71,5 +71,5 @@ clean: # results, data, banks, answers and state stay: they are the user's
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kd needs Python 3.11 or later: make PYTHON=python3.x")'
 	@echo "kd: the first time this installs PyTorch and what else kd needs into .venv: 6 GB, a few minutes"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --constraint constraints.txt --editable '.[dev,search,slurm,timm]'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[dev,search,slurm,tensorboard,timm,watch]'
 	@touch $@

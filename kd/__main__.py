@@ -2,6 +2,7 @@
 
 kd plan                                                     what a study will train
 kd status                                                   where the study stands, and what failed
+kd watch                                                    the same, live
 kd train results/digits/demo/wrn-10-2.ce.s0/wrn-10-1.mse.s0 train one cell, and first what its lineage lacks
 kd train results/... --processes 4                          one cell on four GPUs
 kd show results/...                                         its recipe, numbers, family and files
@@ -27,7 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kd import __version__
-from kd.cli import completion, keep, look, make, one, report
+from kd.cli import completion, keep, look, make, mirror, one, report, watch
 from kd.cli.examples import EXAMPLES
 from kd.core import project, signals
 from kd.core.errors import STOPS, ConfigError, Damaged, Terminated, Unheard, understood
@@ -138,10 +139,15 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument("--stamp", type=Path, help="file that tells Snakemake that this is done")
         return added
 
-    for function, help in ((look.plan, "print the path of every cell"), (look.status, "print every cell")):
+    for function, help in (
+        (look.plan, "print the path of every cell"),
+        (look.status, "print every cell"),
+        (watch.watch, None),
+    ):
         added = verb(function)
         added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
-        added.add_argument("--cells", action="store_true", help=help)
+        if help:
+            added.add_argument("--cells", action="store_true", help=help)
         if function is look.plan:
             added.add_argument(
                 "--claims", type=Path, metavar="FILE", help="YAML file of claims to plan for, instead of the study's"
@@ -149,6 +155,11 @@ def _parser() -> argparse.ArgumentParser:
             added.add_argument(
                 "--calibrate", action="store_true", help="train a few steps of each kind of network, to tell the hours"
             )
+    added = verb(mirror.mirror)
+    added.add_argument("study", nargs="?", help="a file or a name in workflow/studies/; default: config.yaml")
+    added.add_argument(
+        "--to", nargs=2, required=True, metavar=("TRACKER", "DIR"), help="tensorboard or trackio, and its folder"
+    )
     verb(one.show).add_argument("path", help="results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/..., or above")
     added = verb(one.compare)
     added.add_argument("a", help="path of a network; all seeds of its recipe count")

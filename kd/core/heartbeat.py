@@ -46,11 +46,14 @@ def spelled(seconds: float) -> str:
 
 def write(lock: Path, beat: Beat) -> None:
     """Write the heartbeat of the run that holds `lock`, if the disk allows it."""
+    place = on_disk(_path(lock))
+    pending = pending_name(place)
     with contextlib.suppress(OSError):
-        place = on_disk(_path(lock))
-        pending = pending_name(place)
-        pending.write_text(json.dumps(beat._asdict()), encoding="utf-8")
-        os.replace(pending, place)
+        try:
+            pending.write_text(json.dumps(beat._asdict()), encoding="utf-8")
+            os.replace(pending, place)
+        except OSError:
+            pending.unlink(missing_ok=True)
 
 
 def read(lock: Path) -> Beat | None:

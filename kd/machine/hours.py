@@ -129,16 +129,17 @@ def _made(sizes: Sizes) -> tuple[dict, dict]:
     trained: dict[Kind, list[Speed]] = defaultdict(list)
     filled: dict[tuple, list[Speed]] = defaultdict(list)
     for cell, manifest in _manifests(RESULTS):
-        if manifest["status"] != "ok" or not manifest["epochs"] or cell.is_ensemble:
+        if manifest.get("status") != "ok" or not manifest.get("epochs") or cell.is_ensemble:
             continue
         protocol, size = _protocol(files.canonical_json(manifest["recipe"]["protocol"])), sizes[cell.dataset.name]
         if protocol is None or size is None:
             continue
-        narrow, wide = kinds(cell, protocol)
-        if len(trained[narrow]) < _ENOUGH:
-            seconds = _epoch_seconds(Path(cell.path), manifest) * manifest["epochs"] / images(cell, protocol, size)
-            for kind in (narrow, wide):
-                trained[kind].append(_speed(seconds, manifest))
+        with contextlib.suppress(ConfigError):  # values of its own that this kd does not know
+            narrow, wide = kinds(cell, protocol)
+            if len(trained[narrow]) < _ENOUGH:
+                lasted = _epoch_seconds(Path(cell.path), manifest) * manifest["epochs"]
+                for kind in (narrow, wide):
+                    trained[kind].append(_speed(lasted / images(cell, protocol, size), manifest))
     for cell, manifest in _manifests(BANKS):
         if manifest.get("computed"):
             seconds = manifest["seconds"] / manifest["computed"]
