@@ -29,6 +29,10 @@ def plan(options: argparse.Namespace) -> None:
         return
     print(f"study {study.study}: {study.dataset}, protocol {study.protocol.name}, {study.protocol.epochs} epochs")
     print(f"  seeds {', '.join(map(str, study.seeds))}" + " (one seed; several are a list)" * (len(study.seeds) == 1))
+    if study.auto_seeds == config.UNDECIDED:
+        print("  these are the first stage of seeds: auto; when they are trained, the same command goes on with more")
+    elif study.auto_seeds:
+        print(f"  seeds: auto chose these by the spread of the first {config.FIRST}")
     for name in study.experiments:
         print(f"  {name:20} {len(cells_of(study, name)):6} cells")
     for name, search in study.searches.items():

@@ -15,7 +15,7 @@ from kd.jobs import making
 from kd.report.figures import ANALYSES, FIGURES
 from kd.study import products
 from kd.study.cells import REPORTS
-from kd.study.config import Study
+from kd.study.config import FIRST, Study
 from kd.study.judge import Judge
 from kd.study.products import Product
 
@@ -80,7 +80,8 @@ def verdict(options: argparse.Namespace) -> None:
     def judged(folder: Path) -> dict:
         from kd.report import verdict
 
-        return verdict.verdict(folder)
+        named = options.study_json or options.configfile or options.config
+        return verdict.verdict(folder, FIRST if named and study_of(options).auto_seeds else None)
 
     if not options.claims:
         _from_table(options, products.verdict, judged)

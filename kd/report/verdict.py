@@ -55,16 +55,20 @@ def judged(
     known: pd.DataFrame | None = None,
     former: pd.DataFrame | None = None,
     registration: Registration | None = None,
+    first: int | None = None,
 ) -> pd.DataFrame:
     """Return one line for each claim and each setting that can test it, or one line that says that none can.
 
     `folder` has the analyses that claims are about, `known` what was published, by default the paper's numbers, and
     `former` the verdict that this one replaces: what it judged with other pairs was looked at before, which does no
-    harm where `registration` fixed the number of pairs.
+    harm where `registration` fixed the number of pairs. With `first` the spread is of so many seeds, which chose n.
     """
     rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
     scenes, known = list(_scenes(rows)), published() if known is None else known
     lines = [line for claim in claims for line in _lines(claim, rows, scenes, known, folder)]
+    if first:
+        chose = judged(rows[rows["seed"] < first], claims, folder, known)
+        two_stages(lines, chose.to_dict("records"))
     for kind in (CONFIRMATORY, EXPLORATORY, DESCRIPTIVE):
         own = [line for line in lines if line["kind"] == kind]
         for line in own:
@@ -74,6 +78,16 @@ def judged(
         for line, more in zip(own, tested, strict=True):
             line |= more | _said_of(line, more)
     return pd.DataFrame(lines).drop(columns="found").astype(WHOLE)
+
+
+def two_stages(lines: Sequence[dict], first: Sequence[dict]) -> None:
+    """Give each line the spread, and degrees of freedom, of the seeds that chose how many seeds there are (Stein)."""
+    seen = {tuple(spelled(line[column]) for column in _SAME): line for line in first}
+    for line in lines:
+        of_first, found = seen.get(tuple(spelled(line[column]) for column in _SAME)), line["found"]
+        if of_first and found.tested and found.teachers == 1:
+            sd = of_first["sd"] if of_first["pairs"] > 1 else math.nan
+            line["found"] = found._replace(se=sd / math.sqrt(found.n), df=of_first["pairs"] - 1, sd=sd)
 
 
 def _said_of(line: dict, tested: dict) -> dict:
@@ -392,6 +406,10 @@ def caption(lines: pd.DataFrame, of: str = "Kim et al. (IJCAI 2021) and Hinton e
 
 
 _SMALLEST = ("smallest", "unit")
+_ABOUT_STAGES = (
+    "The number of seeds was chosen by the spread of the first {}, so that the test of independent pairs takes its "
+    "spread and its degrees of freedom from these (Stein's two stages)."
+)
 _ABOUT_LOOKS = (
     "Lines that an earlier verdict judged with other pairs are decided by e-values, which stay valid however often one "
     "looks and adds seeds; their t test does not count."
@@ -433,12 +451,16 @@ def _about_numbers(lines: pd.DataFrame) -> str:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def verdict(folder: Path) -> Artefacts:
-    """Return the verdict on the table in `folder`: verdict.csv, .md and .tex, and the figure with its caption."""
+def verdict(folder: Path, first: int | None = None) -> Artefacts:
+    """Return the verdict on the table in `folder`: verdict.csv, .md and .tex, and the figure with its caption.
+
+    With `first` the spread of so many seeds chose how many there are.
+    """
     former = _former(folder, folder / products.MANIFESTS / "verdict.json")
     registration = Registration.find(folder.name)
-    lines = judged(read_frame(folder / "table.parquet"), former=former, registration=registration)
-    return _written(lines, caption(lines))
+    lines = judged(read_frame(folder / "table.parquet"), former=former, registration=registration, first=first)
+    stages = f"\n{_ABOUT_STAGES.format(first)}" if first else ""
+    return _written(lines, caption(lines) + stages)
 
 
 def verdict_on(table: Path, claims: Path) -> Artefacts:

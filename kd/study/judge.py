@@ -403,6 +403,8 @@ class Judge:
 
     def _expected_verdict(self, product: Product) -> Expected:
         recipe = {"published": _published()}
+        if self.study.auto_seeds:
+            recipe["auto_seeds"] = self.study.auto_seeds
         if on_disk(path := products.registration(self.study.study)).exists():
             recipe["registration"] = files.file_digest(path)
         return Expected(recipe, code_digest("kd.report.verdict"), (products.table(self.study.study),))
