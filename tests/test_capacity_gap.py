@@ -24,7 +24,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def lines(table: pd.DataFrame) -> pd.DataFrame:
-    return judged(table, read_claims(ROOT / "workflow/claims/capacity-gap.yaml"))
+    return judged(table, read_claims(ROOT / "reports/capacity-gap/claims.yaml"))
 
 
 def welch(table: pd.DataFrame) -> dict[tuple[str, str], float]:

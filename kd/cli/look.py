@@ -54,8 +54,8 @@ def _say_what_seeds_decide(judge: Judge, claims: Path | None) -> None:
     from kd.report.paper.claims import CLAIMS
     from kd.report.planned import planned, said
 
-    if judge.cells:
-        print("\n".join(said(planned(judge, read_claims(claims) if claims else CLAIMS))))
+    lines = said(planned(judge, read_claims(claims) if claims else CLAIMS)) if judge.study.experiments else []
+    print("".join(f"{line}\n" for line in lines), end="")
 
 
 def _say_what_is_to_do(judge: Judge) -> None:
