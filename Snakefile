@@ -10,8 +10,9 @@ The inputs and outputs of the rules are stamps (kd/study/stamps.py): kd judges w
 from snakemake.utils import min_version
 
 from kd.core.errors import ConfigError
+from kd.report.seeding import resolved
 from kd.study import cells, products
-from kd.study.config import merged, validate
+from kd.study.config import UNDECIDED, merged, validate
 from kd.study.plain_yaml import read_yaml
 from kd.study.judge import Judge
 
@@ -23,6 +24,7 @@ try:
     for path in workflow.overwrite_configfiles if ALONE else ():
         overlay |= read_yaml(path)
     VALUES = merged(overlay | dict(workflow.config_settings.config)) if ALONE else config or merged({})
+    VALUES = resolved(VALUES)
     STUDY = validate(VALUES)
 except ConfigError as error:
     raise SystemExit(f"kd: {error}")
@@ -31,6 +33,8 @@ JUDGE = Judge.of_study(STUDY)
 CELLS = {cell.name: cell for cell in JUDGE.cells}
 TAUGHT = JUDGE.students
 REPORTS = f"{cells.REPORTS}/{STUDY.study}"
+# Nobody looks at differences while seeds: auto has not decided how many seeds there are: no page yet.
+LAST = ("trial", "release") if STUDY.auto_seeds == UNDECIDED else ("page", "trial", "release")
 
 
 report: "workflow/report/study.rst"
@@ -52,7 +56,7 @@ rule all:
     input:
         # cells, too, so that a cell that was deleted by hand is made again
         [stamp(products.network(cell)) for cell in CELLS.values()],
-        [stamp(one) for one in JUDGE.everything if one.kind in ("page", "trial", "release")],
+        [stamp(one) for one in JUDGE.everything if one.kind in LAST],
 
 
 include: "workflow/rules/data.smk"

@@ -9,6 +9,7 @@ import argparse
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from scipy import special
 from bench import RESULTS
 from kd.report.comparisons import judge_family
 from kd.report.evalues import p_always
-from kd.report.power import ALPHA, LEAST, POWER, power, seeds_to_show
+from kd.report.power import ALPHA, LEAST, MOST, PILOT, POWER, power, seeds_to_show
 from kd.report.statistics import Paired, judge, judge_crossed
 
 VARIANCES = {  # (of teachers, of students, of the rest)
@@ -44,8 +45,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     rows = []
+    fifth, whole = options.runs // 5, options.runs
     for line in itertools.chain(
-        of_crossed(options.runs), of_families(options.runs // 5), of_seeds(options.runs // 5), of_looks(options.runs)
+        of_crossed(whole), of_families(fifth), of_seeds(fifth), of_looks(whole), of_two_stages(whole)
     ):
         print(*line.values(), sep=" | ", flush=True)
         rows.append(line)
@@ -191,6 +193,35 @@ def of_looks(runs: int) -> Iterator[dict]:
         truth = f"{size:g} spreads" if size else "no difference"
         for rule, first in zip(("t test, looked at", "e-value"), zip(*found, strict=True), strict=True):
             yield row(rule, setting, truth, "any line decided", [n is not None for n in first])
+
+
+# -- two stages -------------------------------------------------------------------------------------------------------
+
+
+def two_stages(rng: np.random.Generator, truth: float, spread: float, lines: int = 8) -> tuple[float, float]:
+    """Choose n by the spread of six pairs; return p by the spread of these (Stein) and by that of all pairs."""
+    first = rng.normal(truth, spread, PILOT)
+    needed = _chosen(round(float(first.std(ddof=1)), 2), lines)
+    every = judge(np.concatenate([first, rng.normal(truth, spread, needed - PILOT)]))
+    sd = float(first.std(ddof=1))
+    return every._replace(se=sd / math.sqrt(needed), df=PILOT - 1).p, every.p
+
+
+@cache
+def _chosen(sd: float, lines: int) -> int:
+    """Return how many pairs a pilot with this spread asks for."""
+    pilot = Paired(0.0, max(sd, 0.01) / math.sqrt(PILOT), PILOT - 1, PILOT, 0, max(sd, 0.01))
+    return max(seeds_to_show(pilot, SMALLEST, ALPHA / lines)[1] or MOST, PILOT)
+
+
+def of_two_stages(runs: int) -> Iterator[dict]:
+    """Yield how often two stages claim a difference in one of eight lines, by either spread."""
+    for spread, truth in itertools.product((0.3, 0.7, 1.0), (0.0, SMALLEST)):
+        rng = np.random.default_rng(0)
+        drawn = [two_stages(rng, truth, spread) for _ in range(runs)]
+        for rule, p in zip(("two stages, Stein", "two stages, t test"), zip(*drawn, strict=True), strict=True):
+            about = f"a line of 8, spread {spread}", "1 point" if truth else "no difference"
+            yield row(rule, *about, "p < 0.05 / 8", [one < ALPHA / 8 for one in p])
 
 
 if __name__ == "__main__":

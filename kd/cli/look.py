@@ -31,6 +31,10 @@ def plan(options: argparse.Namespace) -> None:
         return
     print(f"study {study.study}: {study.dataset}, protocol {study.protocol.name}, {study.protocol.epochs} epochs")
     print(f"  seeds {', '.join(map(str, study.seeds))}" + " (one seed; several are a list)" * (len(study.seeds) == 1))
+    if study.auto_seeds == config.UNDECIDED:
+        print("  these are the first stage of seeds: auto; when they are trained, the same command goes on with more")
+    elif study.auto_seeds:
+        print(f"  seeds: auto chose these by the spread of the first {config.FIRST}")
     ensembles = sum(cell.is_ensemble for cell in cells)
     teachers = [cell for cell in taught_by(cells) if not cell.is_ensemble]
     epochs = sum(cell.epochs(study.protocol) for cell in cells)
@@ -48,8 +52,9 @@ def _say_what_seeds_decide(judge: Judge, claims: Path | None) -> None:
     from kd.report.own_claims import read_claims
     from kd.report.planned import claims_of, planned, said
 
-    if judge.cells:
-        print("\n".join(said(planned(judge, read_claims(claims) if claims else claims_of(judge.study)))))
+    given = read_claims(claims) if claims else claims_of(judge.study)
+    lines = said(planned(judge, given)) if judge.study.experiments else []
+    print("".join(f"{line}\n" for line in lines), end="")
 
 
 def _say_what_is_to_do(judge: Judge) -> None:

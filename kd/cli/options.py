@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kd.core import reproduce
 from kd.core.errors import ConfigError, nearest
 from kd.core.project import on_disk
+from kd.report.seeding import resolved
 from kd.study.cells import Cell, DatasetChoice
 from kd.study.config import Recipe, Search, Study, merged, validate
 from kd.study.expansion import data_recipe, recipe
@@ -32,7 +33,7 @@ def study_of(options: argparse.Namespace) -> Study:
         if not equals:
             raise ConfigError(f"--config {pair}: expected KEY=VALUE")
         overlay[key] = parse_yaml(value, f"--config {pair}")
-    return validate(merged(overlay))
+    return validate(resolved(merged(overlay)))
 
 
 def search_of(options: argparse.Namespace, study: Study) -> Search:

@@ -18,8 +18,8 @@ PRIOR = 4.0  # squared spreads: differences that a study can show are two or thr
 
 
 def e_value(found: Paired, at: float = 0.0) -> float:
-    """Return the e-value against a mean difference of `at`; NaN if pairs are crossed or have no spread."""
-    if not found.tested or found.teachers > 1:
+    """Return the e-value against a mean difference of `at`; NaN unless it has the spread of its independent pairs."""
+    if not found.tested or found.df != found.n - 1:
         return math.nan
     squared, wide = ((found.effect - at) / found.se) ** 2 / found.df, 1 + found.n * PRIOR
     logarithm = found.n / 2 * (math.log1p(squared) - math.log1p(squared / wide)) - math.log(wide) / 2

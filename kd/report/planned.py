@@ -78,7 +78,7 @@ def _planned(line: pd.Series, seen: pd.Series | None) -> dict:
         "spread": spread,
         "source": source,
         "shows": shown_by(seeds, spread, share) if known else math.nan,
-        "needs": seeds_needed(line["smallest"], spread, share) if known else None,
+        "needs": (seeds_needed(line["smallest"], spread, share) or math.inf) if known else math.nan,
     }
 
 
@@ -178,6 +178,6 @@ def _said(line: dict) -> str:
         shown = f"{seeds} show {line['shows']:.2g}{' points' * (line['unit'] == 'points')}"
     if math.isnan(line["spread"]):
         return f"{shown}; spread {line['source']}"
-    needs = f"more than {MOST}" if pd.isna(line["needs"]) else f"{line['needs']:.0f}"
+    needs = f"more than {MOST}" if math.isinf(line["needs"]) else f"{line['needs']:.0f}"
     least = amount(line["smallest"], line["unit"])
     return f"{shown}; {needs} would show {least} (spread at most {line['spread']:.2f}: {line['source']})"

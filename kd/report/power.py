@@ -35,7 +35,7 @@ def seeds_to_show(found: Paired, smallest: float, alpha: float) -> tuple[int | N
     """
     if not found.tested:
         return None, None
-    df = found.independent - 1
+    df = found.df if found.teachers == 1 else found.independent - 1
     needed = seeds_needed(smallest, spread_limit(found.sd, df), alpha)
     if found.independent >= PILOT:
         return needed, needed

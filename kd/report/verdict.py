@@ -31,7 +31,7 @@ from kd.report.registration import BEFORE, Registration, spelled
 from kd.report.statistics import SETTING, Paired, against, finished, judge, least_sure, rise_weights, share, side, trend
 from kd.study import products
 from kd.study.cells import TEACHERS
-from kd.study.config import Study
+from kd.study.config import FIRST, Study
 
 HOLDS, FAILS, MEASURED, MISSING = "holds", "does not hold", "measured", "not measured"
 CONFIRMATORY, EXPLORATORY, DESCRIPTIVE = "confirmatory", "exploratory", "descriptive"
@@ -57,16 +57,20 @@ def judged(
     known: pd.DataFrame | None = None,
     former: pd.DataFrame | None = None,
     registration: Registration | None = None,
+    first: int | None = None,
 ) -> pd.DataFrame:
     """Return one line for each claim and each setting that can test it, or one line that says that none can.
 
     `analyses` has those that claims are about, `known` what was published, by default the paper's numbers, and
     `former` the verdict that this one replaces: what it judged with other pairs was looked at before, which does no
-    harm where `registration` fixed the number of pairs.
+    harm where `registration` fixed the number of pairs. With `first` the spread is of so many seeds, which chose n.
     """
     rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
     scenes, known = list(_scenes(rows)), published() if known is None else known
     lines = [line for claim in claims for line in _lines(claim, rows, scenes, known, analyses)]
+    if first:
+        chose = judged(rows[rows["seed"] < first], claims, analyses, known)
+        two_stages(lines, chose.to_dict("records"))
     for kind in (CONFIRMATORY, EXPLORATORY, DESCRIPTIVE):
         own = [line for line in lines if line["kind"] == kind]
         for line in own:
@@ -76,6 +80,16 @@ def judged(
         for line, more in zip(own, tested, strict=True):
             line |= more | _said_of(line, more)
     return pd.DataFrame(lines).drop(columns="found").astype(WHOLE)
+
+
+def two_stages(lines: Sequence[dict], first: Sequence[dict]) -> None:
+    """Give each line the spread, and degrees of freedom, of the seeds that chose how many seeds there are (Stein)."""
+    seen = {tuple(spelled(line[column]) for column in _SAME): line for line in first}
+    for line in lines:
+        of_first, found = seen.get(tuple(spelled(line[column]) for column in _SAME)), line["found"]
+        if of_first and found.tested and found.teachers == 1:
+            sd = of_first["sd"] if of_first["pairs"] > 1 else math.nan
+            line["found"] = found._replace(se=sd / math.sqrt(found.n), df=of_first["pairs"] - 1, sd=sd)
 
 
 def _said_of(line: dict, tested: dict) -> dict:
@@ -395,6 +409,10 @@ def caption(lines: pd.DataFrame, of: str = "Kim et al. (IJCAI 2021) and Hinton e
 
 
 _SMALLEST = ("smallest", "unit")
+_ABOUT_STAGES = (
+    "The number of seeds was chosen by the spread of the first {}, so that the test of independent pairs takes its "
+    "spread and its degrees of freedom from these (Stein's two stages)."
+)
 _ABOUT_LOOKS = (
     "Lines that an earlier verdict judged with other pairs are decided by e-values, which stay valid however often one "
     "looks and adds seeds; their t test does not count."
@@ -439,25 +457,28 @@ def _about_numbers(lines: pd.DataFrame) -> str:
 def verdict(folder: Path, study: Study | None = None) -> Artefacts:
     """Return the verdict on the table in `folder`: verdict.csv, .md and .tex, and the figure with its caption."""
     lines = of_study(read_frame(folder / "table.parquet"), folder, study)
-    if study and study.claims:
-        return _written(lines, caption(lines.drop(columns="published"), study.study))
-    return _written(lines, caption(lines))
+    own = bool(study and study.claims)
+    about = caption(lines.drop(columns="published"), study.study) if own else caption(lines)
+    stages = f"\n{_ABOUT_STAGES.format(FIRST)}" if study and study.auto_seeds else ""
+    return _written(lines, about + stages)
 
 
 def of_study(rows: pd.DataFrame, folder: Path, study: Study | None) -> pd.DataFrame:
     """Return the lines that judge a study's own claims, or the paper's if it has none, by the table `rows`."""
-    former = _former(folder, folder / products.MANIFESTS / "verdict.json")
     own = study.claims if study else []
-    registration = Registration.find(folder.name, own=own)
+    told = {
+        "former": _former(folder, folder / products.MANIFESTS / "verdict.json"),
+        "registration": Registration.find(folder.name, own=own),
+        "first": FIRST if study and study.auto_seeds else None,
+    }
     if not own:
-        return judged(rows, former=former, registration=registration)
+        return judged(rows, **told)
     asked = {one.analysis for one in own if one.analysis}
     analyses = {
         name: [folder / f"analyses/{experiment}.{name}.parquet" for experiment in study.measured(name)]
         for name in asked
     }
-    lines = judged(rows, list(map(claim_of, own)), analyses, former=former, registration=registration)
-    return lines.assign(published="–")
+    return judged(rows, list(map(claim_of, own)), analyses, **told).assign(published="–")
 
 
 def verdict_on(table: Path, claims: Path) -> Artefacts:

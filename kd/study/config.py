@@ -54,6 +54,7 @@ from kd.study.values import (
     Schema,
     Seed,
     Seeds,
+    SeedsOrAuto,
     Selections,
     Sha256,
     Share,
@@ -69,6 +70,8 @@ from kd.study.values import (
 )
 
 DEFAULT = Path("config.yaml")
+AUTO, FIRST = "auto", 6  # seeds: auto begins with so many (kd/report/seeding.py)
+UNDECIDED, DECIDED = "undecided", "decided"  # what its first stage has said of the number of seeds
 SGD_LR = 0.1  # the default
 PAPER_DROPS = (0.5, 0.75)  # the paper's 100 and 150 of 200 epochs, as shares of a protocol's epochs
 
@@ -698,7 +701,12 @@ class Study(Model):
     )
     weights: dict[Name, Weights] = Field({}, description="networks that were trained elsewhere, by name")
     protocol: Protocol
-    seeds: Seeds = Field((0, 1, 2), description="of the last network of each lineage")
+    seeds: SeedsOrAuto = Field(
+        (0, 1, 2), description="of the last network of each lineage; auto: as many as the paper's claims need"
+    )
+    auto_seeds: Literal["undecided", "decided"] | None = Field(
+        None, description="kd replaces seeds: auto by a list, and says here whether that is all of them"
+    )
     teacher_seeds: TeacherSeeds = Field(((0,),), description=f"of the networks that teach; {TEACHER_SEEDS}")
     noise_seed: Seed = 0
     experiments: dict[Name, Experiment]
@@ -719,6 +727,10 @@ class Study(Model):
 
     @model_validator(mode="after")
     def _known_names(self) -> Study:
+        if self.auto_seeds and len(self.teacher_seeds) > 1:
+            raise ValueError(
+                f"seeds: {AUTO} needs independent pairs; give one of teacher_seeds, or teacher_seeds: matched"
+            )
         for name in self.RESERVED & set(self.experiments):
             raise ValueError(f"experiments.{name}: this name is kd's own; choose another")
         for name, experiment in self.experiments.items():

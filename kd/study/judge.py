@@ -408,6 +408,8 @@ class Judge:
             if claims
             else {"published": _report_file("paper/published.csv")}
         )
+        if self.study.auto_seeds:
+            recipe["auto_seeds"] = self.study.auto_seeds
         if on_disk(path := products.registration(name)).exists():
             recipe["registration"] = files.file_digest(path)
         asked = dict.fromkeys(own.analysis for own in claims if own.analysis)

@@ -415,8 +415,8 @@ def _selection_schema() -> dict:
     return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
 
 
-def _one_or_more(schema: dict) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}]})
+def _one_or_more(schema: dict, *or_else: dict) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}, *or_else]})
 
 
 Own = tuple[tuple[str, Any], ...]  # a stage's own values of protocol keys, such as (("lr", 0.02),)
@@ -468,11 +468,10 @@ Teachers = Annotated[
     tuple[Annotated[str, BeforeValidator(_teacher)], ...], BeforeValidator(several), _one_or_more({"type": "string"})
 ]
 Seed = Annotated[Whole, Field(ge=0, lt=10**9)]  # at most nine digits in a path, and exact in any arithmetic
-Seeds = Annotated[
-    tuple[Seed, ...],
-    BeforeValidator(several),
-    _one_or_more({"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}),
-]
+_SEED = {"type": "integer", "minimum": 0, "exclusiveMaximum": 10**9}
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(several), _one_or_more(_SEED)]
+# `auto` is for editors alone: kd.report.seeding replaces it by a list before a study is validated.
+SeedsOrAuto = Annotated[tuple[Seed, ...], BeforeValidator(several), _one_or_more(_SEED, {"const": "auto"})]
 TEACHER_SEEDS = f"0+1+2 is an ensemble of three seeds; with {MATCHED}, student s learns from teacher s"
 TeacherSeeds = Annotated[
     tuple[Annotated[tuple[Seed, ...], BeforeValidator(_seeds_of_one)], ...],

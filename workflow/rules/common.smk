@@ -87,6 +87,11 @@ onstart:
             sys.exit(code)
 
 
+onsuccess:
+    if STUDY.auto_seeds == UNDECIDED:
+        print("kd: the first stage of seeds: auto is trained; the same command goes on with as many as it takes")
+
+
 def stamp(product):
     """The stamp of a product: its rule makes it, and other rules wait for it."""
     return product.stamp(STAMPS)
