@@ -36,14 +36,6 @@ REPORTS = f"{cells.REPORTS}/{STUDY.study}"
 report: "workflow/report/study.rst"
 
 
-localrules:
-    all,
-    teachers,
-    students,
-    chains,
-    figures,
-
-
 include: "workflow/rules/common.smk"
 
 
@@ -53,6 +45,7 @@ rule all:
         # cells, too, so that a cell that was deleted by hand is made again
         [stamp(products.network(cell)) for cell in CELLS.values()],
         [stamp(one) for one in JUDGE.everything if one.kind in ("page", "trial", "release")],
+    localrule: True
 
 
 include: "workflow/rules/data.smk"
@@ -65,18 +58,22 @@ include: "workflow/rules/report.smk"
 rule teachers:
     input:
         [stamp(products.network(cell)) for cell in TAUGHT],
+    localrule: True
 
 
 rule students:
     input:
         [stamp(products.network(c)) for c in CELLS.values() if len(c.stages) == 2 or not (c.teacher or c in TAUGHT)],
+    localrule: True
 
 
 rule chains:
     input:
         [stamp(products.network(c)) for c in CELLS.values() if len(c.stages) > 2],
+    localrule: True
 
 
 rule figures:
     input:
         FIGURES,
+    localrule: True
