@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,9 +177,7 @@ def test_a_run_that_fails_says_what_failed_and_why(tmp_path: Path, elsewhere: Pa
     (tmp_path / "photos/train/one").mkdir(parents=True)
     photos = values(dataset="photos", datasets={"photos": {"folder": "photos", "size": 8}})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(photos))
-    with pytest.raises(
-        kd.api.RunFailed, match=r"exit code 1; what failed:\n  data/photos  refused: photos"
-    ):
+    with pytest.raises(kd.api.RunFailed, match=r"exit code 1; what failed:\n  data/photos  refused: photos"):
         kd.open(tmp_path / "config.yaml").run(cores=2)
 
 
@@ -218,6 +217,7 @@ def outer(folder: Path, more: str = "") -> Project:
     project = Project(folder, copy=False)
     project.study({**SMALL, "seeds": [0]})
     (folder / "Snakefile").write_text(OUTER.format(root=ROOT, more=more))
+    shutil.copytree(ROOT / "profiles", folder / "profiles")
     return project
 
 
@@ -248,6 +248,7 @@ def test_another_workflow_runs_kd_to_its_table_and_goes_on_from_it(tmp_path: Pat
     project = outer(tmp_path)
     asked(project)
     assert int((tmp_path / "best.txt").read_text()) == 1 + 3 + 1  # a line of names, the students, the teacher
+    assert "Nothing to be done" in asked(project)
     project.study({**SMALL, "seeds": [0, 1]})
     asked(project)
     assert int((tmp_path / "best.txt").read_text()) == 1 + 6 + 1
