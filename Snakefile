@@ -40,14 +40,6 @@ LAST = ("trial", "release") if STUDY.auto_seeds == UNDECIDED else ("page", "tria
 report: "workflow/report/study.rst"
 
 
-localrules:
-    all,
-    teachers,
-    students,
-    chains,
-    figures,
-
-
 include: "workflow/rules/common.smk"
 
 
@@ -57,6 +49,7 @@ rule all:
         # cells, too, so that a cell that was deleted by hand is made again
         [stamp(products.network(cell)) for cell in CELLS.values()],
         [stamp(one) for one in JUDGE.everything if one.kind in LAST],
+    localrule: True
 
 
 include: "workflow/rules/data.smk"
@@ -69,18 +62,22 @@ include: "workflow/rules/report.smk"
 rule teachers:
     input:
         [stamp(products.network(cell)) for cell in TAUGHT],
+    localrule: True
 
 
 rule students:
     input:
         [stamp(products.network(c)) for c in CELLS.values() if len(c.stages) == 2 or not (c.teacher or c in TAUGHT)],
+    localrule: True
 
 
 rule chains:
     input:
         [stamp(products.network(c)) for c in CELLS.values() if len(c.stages) > 2],
+    localrule: True
 
 
 rule figures:
     input:
         FIGURES,
+    localrule: True

@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,16 +163,22 @@ time.sleep(60)
 
 
 @pytest.mark.slow
-def test_a_run_makes_the_table_and_names_what_fails(tmp_path: Path, elsewhere: Path) -> None:
+def test_a_run_makes_the_table_and_the_figures(tmp_path: Path, elsewhere: Path) -> None:
     made = Project(tmp_path / "project")
     made.study({**SMALL, "seeds": [0]})
     study = kd.open(made.folder / "study.yaml")
     table = study.run(cores=2)
-    assert {str(cell) for cell in study.cells()} == set(table.path)
+    assert {str(cell) for cell in study.cells()} == set(table.cell)
     assert all(study.figures().values())
-    made.study({**SMALL, "seeds": [0], "protocol": {**SMALL["protocol"], "name": "large", "batch": 100_000}})
-    with pytest.raises(kd.api.RunFailed, match=r"exit code 1; what failed:\n.*resnet14\.ce\.s0"):
-        study.run(cores=2)
+
+
+@pytest.mark.process
+def test_a_run_that_fails_says_what_failed_and_why(tmp_path: Path, elsewhere: Path) -> None:
+    (tmp_path / "photos/train/one").mkdir(parents=True)
+    photos = values(dataset="photos", datasets={"photos": {"folder": "photos", "size": 8}})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(photos))
+    with pytest.raises(kd.api.RunFailed, match=r"exit code 1; what failed:\n  data/photos  refused: photos"):
+        kd.open(tmp_path / "config.yaml").run(cores=2)
 
 
 # -- a module of another workflow --------------------------------------------------------------------------------------
@@ -210,6 +217,7 @@ def outer(folder: Path, more: str = "") -> Project:
     project = Project(folder, copy=False)
     project.study({**SMALL, "seeds": [0]})
     (folder / "Snakefile").write_text(OUTER.format(root=ROOT, more=more))
+    shutil.copytree(ROOT / "profiles", folder / "profiles")
     return project
 
 
@@ -244,6 +252,7 @@ def test_another_workflow_runs_kd_to_its_table_and_goes_on_from_it(tmp_path: Pat
     project.study({**SMALL, "seeds": [0, 1]})
     asked(project)
     assert int((tmp_path / "best.txt").read_text()) == 1 + 6 + 1
+    assert "localrules directive" not in asked(project, "--dry-run")
 
 
 @pytest.mark.process

@@ -72,7 +72,7 @@ def test_auto_refuses_crossed_teachers_and_a_study_without_a_claim(trained) -> N
         seeding.resolved(STUDY | {"teacher_seeds": [0, 1]})
     trained(0.3)
     only = {"losses": {"student": "resnet8", "loss": "ce"}}
-    with pytest.raises(ConfigError, match="no claim of the paper"):
+    with pytest.raises(ConfigError, match="no claim tells how many"):
         seeding.resolved(STUDY | {"experiments": only})
 
 

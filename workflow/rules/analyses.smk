@@ -1,10 +1,6 @@
 # answers/CELL: the answers of a network. reports/STUDY/analyses: what is measured on them, for figures.
 
 
-localrules:
-    measure,
-
-
 rule answers:
     input:
         lambda w: wanted(products.answers(CELLS[w.cell])),
@@ -41,6 +37,7 @@ rule measure:
     wildcard_constraints:
         analysis="|".join(dict.fromkeys(kd_figures.ANALYSES.values())),
     retries: 0
+    localrule: True
     conda:
         "../envs/kd.yaml"
     params:

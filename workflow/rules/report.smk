@@ -1,16 +1,8 @@
 # reports/STUDY: one tidy table, the figures and the page, from the published cells alone, without torch. Outputs are
 # marked update(), so that Snakemake does not delete a file that another Snakemake is reading; kd replaces it whole.
+# The rules take seconds, so on a cluster they run beside Snakemake. They have no retries, because a retry cannot help.
 
 FIGURES = [stamp(products.figure(STUDY.study, *drawn)) for drawn in STUDY.drawn]
-
-
-# They take seconds, so on a cluster they run beside Snakemake. They have no retries, because a retry cannot help.
-localrules:
-    collect,
-    figure,
-    tables,
-    verdict,
-    report,
 
 
 rule collect:
@@ -24,6 +16,7 @@ rule collect:
     benchmark:
         f"benchmarks/{REPORTS}/collect.tsv"
     retries: 0
+    localrule: True
     conda:
         "../envs/kd.yaml"
     params:
@@ -48,6 +41,7 @@ rule figure:
     benchmark:
         f"benchmarks/{REPORTS}/{{experiment}}.{{figure}}.tsv"
     retries: 0
+    localrule: True
     conda:
         "../envs/kd.yaml"
     params:
@@ -69,6 +63,7 @@ rule tables:
     benchmark:
         f"benchmarks/{REPORTS}/tables.tsv"
     retries: 0
+    localrule: True
     conda:
         "../envs/kd.yaml"
     params:
@@ -92,6 +87,7 @@ rule verdict:
     benchmark:
         f"benchmarks/{REPORTS}/verdict.tsv"
     retries: 0
+    localrule: True
     conda:
         "../envs/kd.yaml"
     params:
@@ -112,6 +108,7 @@ rule report:
     benchmark:
         f"benchmarks/{REPORTS}/report.tsv"
     retries: 0
+    localrule: True
     conda:
         "../envs/kd.yaml"
     params:

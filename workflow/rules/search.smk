@@ -1,10 +1,6 @@
 # search/NAME: what each round of a search proposes, and the scores of its trials, which train ordinary cells.
 
 
-localrules:
-    propose,
-
-
 rule propose:
     input:
         lambda w: wanted(products.proposal(w.search, int(w.round))),
@@ -14,6 +10,7 @@ rule propose:
         "logs/search/{search}/round-{round}.log",
     benchmark:
         "benchmarks/search/{search}/round-{round}.tsv"
+    localrule: True
     conda:
         "../envs/kd.yaml"
     params:

@@ -2,10 +2,6 @@
 # banks/CELL: the outputs of a network that teaches, for all its students.
 
 
-localrules:
-    release,
-
-
 rule train:
     input:
         lambda w: wanted(products.network(CELLS[w.cell])),
@@ -86,6 +82,7 @@ rule release:
         stamp=update(f"{STAMPS}/released/{{cell}}.stamp"),
     log:
         "logs/{cell}.release.log",
+    localrule: True
     conda:
         "../envs/kd.yaml"
     params:
