@@ -201,14 +201,24 @@ def against(left: Side, right: Side, name: str = "a contrast", apart: Collection
     for column in SETTING:
         if column not in apart:
             _comparable(name, column, left.settings[column] | right.settings[column])
+    left, right = _aligned(left, right)
+    return judge_seeds(differences(left, right), len(left.wanted | right.wanted))
+
+
+def _aligned(left: Side, right: Side) -> tuple[Side, Side]:
+    """Return both sides with the students of one repeated for the teachers of the other, where they have others."""
     if left.lineages != right.lineages or "" in left.lineages:
         if len(right.teachers) == 1:
             right = right.beside(left)
         elif len(left.teachers) == 1:
             left = left.beside(right)
-    both = left.values.keys() & right.values.keys()
-    differences = {seeds: left.values[seeds] - right.values[seeds] for seeds in both}
-    return judge_seeds(differences, len(left.wanted | right.wanted))
+    return left, right
+
+
+def differences(left: Side, right: Side) -> dict[Seeds, float]:
+    """Return the difference of two sides of one setting for each seed that both have."""
+    left, right = _aligned(left, right)
+    return {seeds: left.values[seeds] - right.values[seeds] for seeds in left.values.keys() & right.values.keys()}
 
 
 def share(reached: Side, floor: Side, ceiling: Side) -> Paired:
