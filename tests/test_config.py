@@ -40,12 +40,13 @@ def test_every_shipped_study_is_valid(path: Path) -> None:
     validate(read_yaml(path))
 
 
-@pytest.mark.parametrize("name", ["paper", "systems", "trust-labels", "methods", "record-decides"])
+@pytest.mark.parametrize("name", ["paper", "systems", "trust-labels", "methods", "record-decides", "audit"])
 def test_a_small_twin_has_the_experiments_of_its_study_and_their_figures(name: str) -> None:
     whole, small = (validate(read_yaml(ROOT / "workflow" / "studies" / f"{n}.yaml")) for n in (name, f"{name}-small"))
     assert whole.drawn == small.drawn
     assert list(whole.experiments) == list(small.experiments)
-    assert list(whole.searches) == list(small.searches)
+    assert small.searches.keys() <= whole.searches.keys()
+    assert bool(small.searches) == bool(whole.searches)
 
 
 @pytest.mark.parametrize("name", ["methods", "methods-small"])

@@ -77,6 +77,12 @@ TABLES = {
         made.lose(made.lose(made.ensembles(), "mse", 0, 1, 2), "kl-tau3", 1),
         pd.concat([made.ensembles(), made.renamed(made.ensembles(("kl-tau3",)), "+1+2/", "+1+2-meanprob/")]),
     ],
+    "ranks": [
+        made.losses(),
+        made.losses(("wrn-16-2", "wrn-16-4"), ["ce", "kl-tau3", "mse"], seeds=(0,)),
+        made.lose(made.lose(made.losses(), "mse", 0, 1, 2), "kl-tau3", 1),
+        made.losses(("wrn-16-2", "wrn-16-4"), ["kl-tau1", "kl-tau3", "mse"], **SMALL),
+    ],
     "curves": [
         made.losses(("resnet8",), ["ce", "kl-tau3", "mse"], **SMALL),
         made.lose(made.grid(**SMALL), "kl-tauinf-alpha0.1", 0, 1),
@@ -430,7 +436,7 @@ def invented() -> pd.DataFrame:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in {*ANALYSES, *OF_SELECTIONS}])
 def test_24_objectives_are_drawn_apart_and_none_is_left_out_in_silence(name: str, invented: pd.DataFrame) -> None:
-    shaped = {"fractions": made.in_parts, "kept": made.by_ensembles}
+    shaped = {"fractions": made.in_parts, "kept": made.by_ensembles, "ranks": made.of_pairs}
     if name in shaped:
         invented = shaped[name](invented)
     test_no_text_overlaps_leaves_the_page_or_is_too_small(name, invented)
@@ -566,14 +572,15 @@ EXPERIMENTS = {
     "part": {**TAUGHT, "loss": ["ce", "mse"], "student_fraction": [0.1, 1]},
     "parts without all": {**TAUGHT, "loss": ["ce", "mse"], "student_fraction": [0.1, 0.2]},
     "ensemble": {"teacher": "wrn-16-2", "teacher_seeds": "0+1", "student": "wrn-16-2", "loss": ["ce", "mse"]},
+    "pairs": {"path": [["wrn-28-4", "wrn-16-2"], ["wrn-28-4", "wrn-16-4"]], "loss": ["ce", {"kl": {"tau": 3}}, "mse"]},
     "of others": {**TAUGHT, "teacher_seeds": "0+1", "loss": ["ce", "mse"]},
 }
 _LEARNT = {"students", "taus", "alphas", "no tau at one alpha", "chain", "akl", "selected"}
-_LEARNT |= {"part", "parts without all", "ensemble", "of others"}
+_LEARNT |= {"part", "parts without all", "ensemble", "pairs", "of others"}
 FILLED = {name: {*EXPERIMENTS} for name in FIGURES} | dict.fromkeys(["chains", *ANALYSES], _LEARNT)
 FILLED |= {"heatmap": {"taus", "alphas", "no tau at one alpha"}, "tau": {"taus"}}
 FILLED |= {"memorised": {"noisy", "selected"}, "gaps": {"akl"}, "detector": {"selected"}}
-FILLED |= {"fractions": {"part"}, "kept": {"ensemble"}}
+FILLED |= {"fractions": {"part"}, "kept": {"ensemble"}, "ranks": {"pairs"}}
 
 
 def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -664,7 +671,8 @@ tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(
           "memorised": made.noise(rates=(0.4,), taus=(1, 3)), "gaps": made.losses(("resnet8",), ["akl", "akl-tau4"]),
           "cost": made.losses(("wrn-16-2",)), "selection": made.losses(("wrn-16-2",)),
           "detector": made.selections(rates=(0.2, 0.4)), "fractions": made.fractions(parts=(0.1, 1)),
-          "kept": made.ensembles(seeds=(0, 1)), "inference": made.losses(("wrn-16-2", "resnet8"))}}
+          "kept": made.ensembles(seeds=(0, 1)), "ranks": made.losses(seeds=(0, 1)),
+          "inference": made.losses(("wrn-16-2", "resnet8"))}}
 for name, rows in tables.items():
     figure, _ = figures.draw(name, rows, made.curves(rows, 20))
     style.save(figure, pathlib.Path({folder!r}) / f"{{name}}.tau0.5")

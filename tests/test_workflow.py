@@ -551,7 +551,7 @@ def test_the_demo_decides_its_claims_and_is_incremental(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["paper", "systems", "trust-labels", "methods", "record-decides"])
+@pytest.mark.parametrize("name", ["paper", "systems", "trust-labels", "methods", "record-decides", "audit"])
 def test_every_experiment_of_a_study_runs_to_its_figures_on_digits(name: str, tmp_path: Path) -> None:
     project = Project(tmp_path)
     small = yaml.safe_load((ROOT / "workflow" / "studies" / f"{name}-small.yaml").read_text())

