@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kd import losses
-from kd.study.config import DeclaredDataset, Protocol, Weights
+from kd.study.config import DeclaredDataset, Drawn, Protocol, Weights
 
 Since = Mapping[str, Mapping]  # {part of a recipe: {key: the value that it counts as where it is missing}}
 
@@ -23,6 +23,8 @@ def since(kind: str, recipe: Mapping) -> Since:
     match kind:
         case "data":
             return {"": DeclaredDataset.since()}
+        case "figure":
+            return {"": Drawn.since()}
         case "page":
             return {"protocol": Protocol.since()}
         case "network":
