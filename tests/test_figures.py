@@ -158,7 +158,8 @@ def beside(name: str, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_every_figure_has_cases() -> None:
-    helpers = {"__init__", "analysed", "differences", "epochs", "hover", "naming", "style", "wording", "verdict"}
+    helpers = {"__init__", "analysed", "column", "differences", "epochs", "hover", "naming", "style", "wording"}
+    helpers |= {"verdict"}
     assert list(TABLES) == list(FIGURES)
     assert {path.stem for path in (HERE.parent / "kd/report/figures").glob("*.py")} - helpers == set(FIGURES)
 
@@ -185,6 +186,25 @@ def test_every_mark_of_an_svg_says_its_number(name: str, tmp_path: Path) -> None
         mean = f"test top-1 (%), n = 3: {group['test_top1'].mean():.4g}"
         mark = f"{mean}\ntemperature τ: {naming.number(group['tau'].iloc[0])}"
         assert (mark if name == "tau" else f"{group['objective_name'].iloc[0]}\n{mean}") in said
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ("tau", "heatmap") else [pytest.mark.slow]) for name in TABLES]
+)
+def test_a_figure_of_a_column_has_the_same_panels_one_below_another(name: str) -> None:
+    rows = TABLES[name][0]
+    figure, caption = figures.draw(name, rows, beside(name, rows), "column")
+    page, same, _ = drawn(name, rows)
+    words = words_on(figure)
+    assert (figure.get_figwidth(), caption) == (style.SINGLE, same)
+    assert len(figure.axes) == len(page.axes)
+    boxes = [axis.get_window_extent() for axis in figure.axes if axis.get_label() != "<colorbar>"]
+    for one, other in itertools.combinations(boxes, 2):
+        assert one.y0 >= other.y1 or other.y0 >= one.y1
+    for text in words:
+        box = text.get_window_extent()
+        assert box.x0 >= figure.bbox.x0 - 1, text
+        assert box.x1 <= figure.bbox.x1 + 1, text
 
 
 @pytest.mark.parametrize(("name", "rows"), CASES)

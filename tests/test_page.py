@@ -40,6 +40,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, more in (("dots", pd.DataFrame()), ("curves", made.curves(rows, 20))):
         drawn, caption = figures.draw(name, rows, more)
         written(style.pictures(drawn, name), folder)
+        narrow = style.pictures(figures.draw(name, rows, more, "column")[0], f"{name}.column")
+        written({f"{name}.column.svg": narrow[f"{name}.column.svg"]}, folder)
         shown.append((EVIL, name, folder / f"{name}.svg", f"{caption}\n{wording.METHOD}"))
     with style.paper():
         glance = verdict_figure.draw(lines.assign(setting=verdict.shown(lines)["setting"]))
@@ -150,6 +152,11 @@ def test_a_phone_has_rows_of_text_and_nothing_runs_off_its_side(file: Path, open
     page = opened(file, viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     assert page.locator(".at-a-glance").is_hidden()
+    shown = page.locator("figure > svg:visible")
+    assert shown.count() == 2
+    for number in range(2):
+        scale = shown.nth(number).evaluate("svg => svg.clientWidth / svg.viewBox.baseVal.width")
+        assert 7 * scale >= 9  # pixels; a figure's smallest letters have 7 points
     assert page.locator(".in-text td[data-label=verdict]").first.is_visible()
     assert opened(file).locator(".in-text td[data-label=verdict]").first.is_hidden()
 

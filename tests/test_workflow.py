@@ -108,7 +108,9 @@ def test_a_finished_study_has_its_table_figures_and_page(finished: Project) -> N
     report = finished.folder / "reports" / "small"
     names = {str(path.relative_to(report)) for path in report.rglob("*") if path.is_file()}
     figures = {
-        f"figures/losses.{figure}.{kind}" for figure in ("dots", "curves") for kind in ("png", "pdf", "svg", "txt")
+        f"figures/losses.{figure}.{kind}"
+        for figure in ("dots", "curves")
+        for kind in ("png", "pdf", "svg", "column.svg", "txt")
     }
     tables = {
         "table.csv",

@@ -73,7 +73,7 @@ def figure(options: argparse.Namespace) -> None:
     def drawn(folder: Path, study: Study | None) -> dict:
         from kd.report import page
 
-        return page.draw(folder, options.experiment, options.figure)
+        return page.draw(folder, options.experiment, options.figure, study.figures.width if study else "page")
 
     def product(study: str) -> Product:
         if options.figure not in FIGURES:
@@ -142,12 +142,16 @@ def _publish(study: Study, product: Product, stamp: Path | None, make: Callable[
     making.make(Judge.of_study(study), product, stamp, work)
 
 
+def _has_study(options: argparse.Namespace) -> bool:
+    return bool(options.study_json or options.configfile or options.config)
+
+
 def _from_table(
     options: argparse.Namespace, product: Callable[[str], Product], make: Callable[[Path, Study | None], dict]
 ) -> None:
     """Publish what is made only from a study's table; without a study, write it beside the given table."""
     folder = options.table.parent
-    if options.study_json or options.configfile or options.config:
+    if _has_study(options):
         study = study_of(options)
         if folder != Path(REPORTS, study.study):
             raise ConfigError(f"{options.table}: not the table of study {study.study}; leave the study out to judge it")

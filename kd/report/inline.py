@@ -16,8 +16,8 @@ _PLACES = frozenset({"d", "x", "y", "cx", "cy"})  # in points; a hundredth is en
 _INSIDE = re.compile(r"(?:#|data:image/png;base64,)[^\"]*")
 
 
-def inline(path: Path, name: str, alt: str) -> str:
-    """Return the SVG file at `path` as HTML; its ids begin with `name`, and `alt` says what it shows.
+def inline(path: Path, name: str, alt: str, kind: str = "") -> str:
+    """Return the SVG file at `path` as HTML of class `kind`; its ids begin with `name`, and `alt` says what it shows.
 
     Nothing in it can run, or load another file. Raises StorageError where it cannot be read.
     """
@@ -27,7 +27,7 @@ def inline(path: Path, name: str, alt: str) -> str:
         raise StorageError(f"{path}: cannot read the figure: {error.strerror}; run snakemake to draw it") from error
     except ElementTree.ParseError as error:
         raise StorageError(f"{path}: cannot read the figure: {error}; run snakemake to draw it again") from error
-    root.attrib |= {"role": "img", "aria-label": alt}
+    root.attrib |= {"role": "img", "aria-label": alt} | ({"class": kind} if kind else {})
     return _written(root, name)
 
 

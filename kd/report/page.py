@@ -112,8 +112,15 @@ def _experiment(name: str, rows: pd.DataFrame, compared: pd.DataFrame, figures: 
 
 
 def _pictures(path: Path, name: str, says: str) -> list[markupsafe.Markup]:
-    """Return a figure as HTML. The alternative text says briefly what it shows; the numbers are in the caption."""
-    return [markupsafe.Markup(inline(path, name, says.splitlines()[0]))]
+    """Return a figure as HTML, and for a phone in one column if it has another width.
+
+    The alternative text says briefly what it shows; the numbers are in the caption.
+    """
+    says, column = says.splitlines()[0], path.with_name(f"{path.stem}.column.svg")
+    shown = [inline(path, name, says)]
+    if on_disk(column).exists() and on_disk(column).read_bytes() != on_disk(path).read_bytes():
+        shown.append(inline(column, f"{name}-column", says, "column"))
+    return list(map(markupsafe.Markup, shown))
 
 
 def _verdict(path: Path, caption: str, lines: pd.DataFrame) -> dict:
@@ -293,8 +300,11 @@ def duration(seconds: float) -> str:
 # -- in the folder of a study -----------------------------------------------------------------------------------------
 
 
-def draw(folder: Path, experiment: str, figure: str) -> Artefacts:
-    """Return a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text."""
+def draw(folder: Path, experiment: str, figure: str, width: str = "page") -> Artefacts:
+    """Return a figure of an experiment from the table in `folder`: PNG, PDF and SVG, and its caption as text.
+
+    It is as wide as `width` says: a page or a column. The SVG of a column's width is always there, for a phone.
+    """
     analysis = f"analyses/{experiment}.{ANALYSES[figure]}" if figure in ANALYSES else "curves"
     rows = read_frame(folder / "table.parquet")
     known = set(rows["experiment"])
@@ -303,9 +313,15 @@ def draw(folder: Path, experiment: str, figure: str) -> Artefacts:
     # A network that diverged in its first epoch has no curves, so this frame may be empty.
     frames = rows, read_frame(folder / f"{analysis}.parquet")
     rows, more = (frame[frame["experiment"] == experiment].reset_index(drop=True) for frame in frames)
-    drawn, caption = draw_figure(figure, rows, more)
+    drawn, caption = draw_figure(figure, rows, more, width)
+    narrow = drawn if width == "column" else draw_figure(figure, rows, more, "column")[0]
     name = f"figures/{experiment}.{figure}"
-    return {**style.pictures(drawn, name), f"{name}.txt": f"{caption}\n{wording.METHOD}\n".encode()}
+    column = f"{name}.column"
+    return {
+        **style.pictures(drawn, name),
+        f"{column}.svg": style.pictures(narrow, column)[f"{column}.svg"],
+        f"{name}.txt": f"{caption}\n{wording.METHOD}\n".encode(),
+    }
 
 
 def how_trained(protocol: Protocol) -> str:

@@ -686,6 +686,14 @@ class OwnClaims(Model):
     claims: Claims = Field(min_length=1)
 
 
+class Drawn(Model):
+    """How all figures of a study are drawn."""
+
+    width: Literal["page", "column"] = Field(
+        "page", description="of a page, 7 inches where a figure has many panels; or of a journal's column, 3.4 inches"
+    )
+
+
 class Study(Model):
     """Everything that one `snakemake` command trains and draws."""
 
@@ -714,6 +722,7 @@ class Study(Model):
         {}, description="searches for a loss and its hyperparameters, by name"
     )
     claims: Claims = Field([], description="what the verdict judges, instead of the claims of the paper")
+    figures: Drawn = Drawn()
     keep_banks: bool = Field(True, description="false: remove a teacher's bank when its last student is trained")
     cells_per_gpu: CellsPerGpu = Field(1, description="cells that share one GPU; auto: as many as fit into its memory")
     gpus_per_cell: Annotated[Whole, Field(ge=1, le=64)] = Field(

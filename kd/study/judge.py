@@ -396,7 +396,8 @@ class Judge:
         inputs = [products.table(self.study.study)]
         if name in figures.ANALYSES:
             inputs.append(products.analysis(self.study.study, experiment, figures.ANALYSES[name]))
-        return Expected({"figure": name, "experiment": experiment}, staleness.code_behind_figure(name), tuple(inputs))
+        recipe = {"figure": name, "experiment": experiment, "width": self.study.figures.width}
+        return Expected(recipe, staleness.code_behind_figure(name), tuple(inputs))
 
     def _expected_tables(self, product: Product) -> Expected:
         return Expected({}, code_digest("kd.report.comparisons"), (products.table(self.study.study),))

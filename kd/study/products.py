@@ -220,7 +220,7 @@ _IN_REPORTS = (
     (rf"(?:means|comparisons){_ENDING}", "tables"),
     (rf"(?:figures/)?verdict{_ENDING}", "verdict"),
     (r"report\.html", "page"),
-    (rf"((?:figures|analyses)/\w+\.\w+){_ENDING}", r"\1"),
+    (rf"((?:figures|analyses)/\w+\.\w+?)(?:\.column)?{_ENDING}", r"\1"),
     (rf"{MANIFESTS}/(.+)\.json", r"\1"),
 )
 

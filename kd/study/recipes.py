@@ -15,7 +15,7 @@ from kd.core import files
 from kd.core.project import here
 from kd.study import products
 from kd.study.cells import Cell
-from kd.study.config import DeclaredDataset, Protocol, Weights
+from kd.study.config import DeclaredDataset, Drawn, Protocol, Weights
 
 Since = Mapping[str, Mapping]  # {part of a recipe: {key: the value that it counts as where it is missing}}
 
@@ -28,6 +28,8 @@ def since(kind: str, recipe: Mapping) -> Since:
     match kind:
         case "data":
             return {"": DeclaredDataset.since()}
+        case "figure":
+            return {"": Drawn.since()}
         case "page":
             return {"protocol": Protocol.since()}
         case "network":

@@ -214,9 +214,12 @@ FIGURES: dict[str, Figure] = {
 ANALYSES: dict[str, str] = {name: figure.analysis for name, figure in FIGURES.items() if figure.analysis}
 
 
-def draw(name: str, rows: pd.DataFrame, more: pd.DataFrame) -> tuple[matplotlib.figure.Figure, str]:
+def draw(
+    name: str, rows: pd.DataFrame, more: pd.DataFrame, width: str = "page"
+) -> tuple[matplotlib.figure.Figure, str]:
     """Return the figure `name` of one experiment's `rows`, with its caption; `more` are the curves, or its analysis.
 
+    Its `width` is that of a page, or of one column of a paper, with its panels one below another.
     Raises ConfigError for an unknown name, or rows that hold nothing for this figure to show.
     """
     if name not in FIGURES:
@@ -227,6 +230,6 @@ def draw(name: str, rows: pd.DataFrame, more: pd.DataFrame) -> tuple[matplotlib.
     module = importlib.import_module(figure.module)
     style = importlib.import_module("kd.report.figures.style")
     rows = rows.assign(look=style.looks(rows))
-    with style.paper():
+    with style.paper(width):
         drawn, caption = getattr(module, figure.draw)(rows, more), getattr(module, figure.caption)(rows, more)
         return drawn, caption + style.boxes(drawn)

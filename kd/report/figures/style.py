@@ -13,6 +13,7 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from kd.core.files import write_atomic
+from kd.report.figures.column import Column, lines_and_columns
 from kd.report.figures.hover import with_numbers
 
 SINGLE, DOUBLE = 3.4, 7.0  # inches: one column of a paper, and two
@@ -69,10 +71,19 @@ _RC = {
 _FALLBACKS = ("Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "Unifont")
 
 
+_width: ContextVar[str] = ContextVar("width", default="page")
+
+
 @contextlib.contextmanager
-def paper() -> Iterator[None]:
-    """Draw and save in the one style while the block runs, whatever the user's own matplotlib settings are."""
-    with matplotlib.rc_context():
+def paper(width: str = "page") -> Iterator[None]:
+    """Draw and save in the one style while the block runs, whatever the user's own matplotlib settings are.
+
+    `width` is that of figures: "page", which two columns of a paper fill, or "column".
+    """
+    before = _width.set(width)
+    with contextlib.ExitStack() as held:
+        held.callback(_width.reset, before)
+        held.enter_context(matplotlib.rc_context())
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(seaborn.axes_style("ticks") | _RC)
         installed = set(font_manager.get_font_names())
@@ -90,8 +101,9 @@ def boxes(figure: Figure) -> str:
 
 
 def canvas(width: float, height: float) -> Figure:
-    """Return an empty figure of `width` x `height` inches that keeps its labels apart."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """Return an empty figure of `width` x `height` inches that keeps its labels apart; in a column, of its width."""
+    kind, width = (Column, SINGLE) if _width.get() == "column" else (Figure, width)
+    figure = kind(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -184,7 +196,7 @@ def _kl_colour(tau: float, alpha: float) -> str:
 
 def panel_grid(figure: Figure, lines: int, columns: int, count: int, **options: object) -> np.ndarray:
     """Return a grid of axes [lines, columns] of which the first `count` are drawn in; the others are not there."""
-    grid = figure.subplots(lines, columns, squeeze=False, **options)
+    grid = figure.subplots(*lines_and_columns(figure, lines, columns, count), squeeze=False, **options)
     for axis in grid.flat[count:]:
         axis.remove()
     return grid
@@ -202,7 +214,8 @@ def limits(*values: Iterable[float], margin: float = 0.06) -> tuple[float, float
 
 def head(axis: Axes, name: str, columns: int, *lines: str) -> None:
     """Write a title over one of `columns` panels, with more `lines` below, wrapped to its width."""
-    wrapped = [part for line in (name, *lines) for part in textwrap.wrap(line, {1: 46, 2: 44, 3: 29}[columns])]
+    letters = 46 if _width.get() == "column" else {1: 46, 2: 44, 3: 29}[columns]
+    wrapped = [part for line in (name, *lines) for part in textwrap.wrap(line, letters)]
     axis.set_title("\n".join(wrapped), loc="left")
 
 
