@@ -6,6 +6,9 @@ _STUDENT = f"{_TEACHER}/resnet8.kl-tau3.s0"
 EXAMPLES = {
     "plan": "kd plan workflow/studies/demo.yaml",
     "status": "kd status --cells",
+    "watch": "kd watch demo",
+    "mirror": "kd mirror demo --to tensorboard runs",
+    "preregister": "kd preregister demo",
     "show": f"kd show {_STUDENT}",
     "compare": f"kd compare {_STUDENT} {_TEACHER}/resnet8.mse.s0",
     "export": f"kd export {_STUDENT} exported/resnet8",
