@@ -178,4 +178,5 @@ def _say_hours(forecast: Forecast, speeds: Speeds, study: Study) -> None:
         print(f"  wall clock by cells at once: {at_once}")
         print(f"  never less than {spelled(least)}, which {last} and what it waits for take")
     if forecast.untimed:
-        print(f"  hours not known: {', '.join(forecast.untimed)}; kd plan --calibrate measures them in minutes")
+        measure = "kd plan --calibrate measures them, unless their images are streamed or not known yet"
+        print(f"  hours not known: {', '.join(forecast.untimed)}; {measure}")

@@ -67,7 +67,9 @@ def _one_of_each_kind(study: Study, cells: Iterable[Cell], sizes: Sizes) -> list
         for teacher in cell.teacher.members if cell.reads_banks(protocol) else ():
             if speeds.filling(teacher, protocol, 1) is None:
                 found.setdefault((teacher.stage.network, cell.dataset.name), cell)
-    return list(dict.fromkeys(_like(cell, study) for cell in found.values()))
+    chosen = dict.fromkeys(_like(cell, study) for cell in found.values())
+    behind = {one for cell in chosen for one in cell.lineage if one != cell}  # these are trained all the same
+    return [cell for cell in chosen if cell not in behind]
 
 
 def _like(cell: Cell, study: Study) -> Cell:
