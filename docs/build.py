@@ -18,7 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # The pages in the order of the site, by what a reader wants.
 PAGES = {
-    "Start": {"What kd is": "README.md", "Tutorial": "docs/tutorial.md", "In Python": "docs/python.md"},
+    "Start": {
+        "What kd is": "README.md",
+        "Tutorial": "docs/tutorial.md",
+        "By hand": "docs/by-hand.md",
+        "In Python": "docs/python.md",
+    },
     "Studies": {
         "Studies": "docs/study.md",
         "Configuration": "docs/configuration.md",

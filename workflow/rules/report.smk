@@ -35,7 +35,10 @@ rule figure:
             caption="../report/figure.rst",
             category="{experiment}",
         ),
-        files=[update(f"{REPORTS}/figures/{{experiment}}.{{figure}}.{kind}") for kind in ("pdf", "svg", "column.svg", "txt")],
+        files=[
+            update(f"{REPORTS}/figures/{{experiment}}.{{figure}}.{kind}")
+            for kind in ("pdf", "svg", "column.svg", "txt")
+        ],
     log:
         f"logs/{REPORTS}/{{experiment}}.{{figure}}.log",
     benchmark:
