@@ -34,7 +34,7 @@ def longtable(words: pd.DataFrame, widths: Sequence[float], about: str) -> str:
 
     It needs the packages array, booktabs and longtable.
     """
-    columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}\linewidth}}" for width in widths)
+    columns = "".join(rf">{{\raggedright\arraybackslash}}p{{\dimexpr{width}\linewidth-2\tabcolsep}}" for width in widths)
     return "\n".join(
         [
             r"% \usepackage{array,booktabs,longtable}",
