@@ -19,6 +19,7 @@ from kd.report import page as report
 from kd.report import verdict
 from kd.report.figures import wording
 from kd.report.inline import inline
+from kd.report.table import in_latex
 
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 9 9">
 <metadata>of whom</metadata><defs><style>* {fill: red}</style><path id="m" d="M 0.123456 1 \nL 2 2"/></defs>
@@ -230,6 +231,15 @@ def test_figure_means_and_page_come_from_the_table_in_the_folder(tmp_path: Path)
     } | {"losses.dots.column.svg"}
     assert len(pd.read_csv(tmp_path / "means.csv")) == 6
     assert len(pd.read_csv(tmp_path / "comparisons.csv")) == 15
+    tables = {name: (tmp_path / f"{name}.tex").read_text() for name in ("means", "comparisons")}
+    tables["table"] = in_latex(table.assign(dataset="50 % of_it"))
+    assert {name: text.count(" \\\\\n") - 1 for name, text in tables.items()} == {
+        "means": 6,
+        "comparisons": 15,
+        "table": 18,
+    }
+    assert all(text.isascii() for text in tables.values())
+    assert r"50 \% of\_it" in tables["table"]
     page = (tmp_path / "report.html").read_text()
     checked(page)
     assert "MSE beats KL (τ = 3)" in page

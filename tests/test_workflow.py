@@ -115,10 +115,13 @@ def test_a_finished_study_has_its_table_figures_and_page(finished: Project) -> N
     tables = {
         "table.csv",
         "table.parquet",
+        "table.tex",
         "curves.csv",
         "curves.parquet",
         "means.csv",
+        "means.tex",
         "comparisons.csv",
+        "comparisons.tex",
         "report.html",
     }
     verdict = {f"verdict.{kind}" for kind in ("csv", "md", "tex")}

@@ -26,6 +26,7 @@ from kd.report.comparisons import COMPARED, comparisons
 from kd.report.figures import ANALYSES, naming, style, wording
 from kd.report.figures import draw as draw_figure
 from kd.report.inline import inline
+from kd.report.latex import longtable
 from kd.report.statistics import SETTING, paired, settings, summarise
 from kd.report.summary import listed, sentences
 from kd.study.config import Protocol, Study
@@ -340,15 +341,45 @@ def how_trained(protocol: Protocol) -> str:
 
 
 def means_and_comparisons(folder: Path) -> Artefacts:
-    """Return means.csv and comparisons.csv, from the table in `folder`.
+    """Return means and comparisons as CSV and in LaTeX, from the table in `folder`.
 
     means.csv has mean, sd, interval, n, diverged and gap of every group. comparisons.csv has every pair of objectives,
     with Holm's correction and power.
     """
     rows = read_frame(folder / "table.parquet")
     by = ["experiment", *SETTING, "networks", "objectives", "lineage"]
-    frames = {"means": summarise(rows, by), "comparisons": comparisons(rows)}
-    return {f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode() for name, frame in frames.items()}
+    compared = comparisons(rows)
+    frames = {"means": summarise(rows, by), "comparisons": compared}
+    return {
+        **{f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode() for name, frame in frames.items()},
+        "means.tex": _means_in_latex(rows).encode(),
+        "comparisons.tex": _comparisons_in_latex(rows, compared).encode(),
+    }
+
+
+def _means_in_latex(rows: pd.DataFrame) -> str:
+    """Return the means of the page as a table, experiment by experiment."""
+    lines = [
+        [name, title, *line.values()]
+        for name, own in rows.groupby("experiment", sort=False)
+        for title, group in means(own)
+        for line in group
+    ]
+    columns = ["experiment", "networks", "objectives", "test", "train", "against CE", "best on test", "n"]
+    return longtable(pd.DataFrame(lines, columns=columns), [0.1, 0.2, 0.16, 0.11, 0.11, 0.16, 0.06, 0.04], _MEANS)
+
+
+def _comparisons_in_latex(rows: pd.DataFrame, compared: pd.DataFrame) -> str:
+    """Return all comparisons as a table, experiment by experiment."""
+    names = dict(zip(rows["objectives"], rows["objectives_name"], strict=True))
+    varied = {column for column in SETTING if rows[column].nunique() > 1} | {"networks"}
+    lines = [
+        [key[0], naming.title(dict(zip(COMPARED, key, strict=True)), varied), *line.values()]
+        for key, group in compared.groupby(COMPARED, sort=False)
+        for line in _pairs(group, names)
+    ]
+    columns = ["experiment", "networks", "objectives", "difference", "p (Holm)", "pairs", "the first is"]
+    return longtable(pd.DataFrame(lines, columns=columns), [0.1, 0.2, 0.2, 0.14, 0.08, 0.05, 0.17], _PAIRS)
 
 
 def page(study: Study, folder: Path, command: str) -> Artefacts:

@@ -20,12 +20,16 @@ from kd.core.errors import DataError, StorageError, itemised
 from kd.data import MEASURES
 from kd.measure.frames import Artefacts, frame_files, setting, with_hyperparameters
 from kd.report.identity import identity, order
+from kd.report.latex import longtable
 from kd.study.cells import Cell
 from kd.study.config import Study
 from kd.study.expansion import memberships
 from kd.study.judge import Judge
 
 ROWS, CURVES = "table", "curves"
+_SHOWN = {"networks": "networks_name", "objectives": "objectives_name", "data": "dataset", "labels": "noise_name"}
+_SHOWN |= {"seed": "seed"}
+_PERCENT = {"test": "test_top1", "train": "train_top1", "best on test": "best_gap"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,18 @@ def collect(study: Study, judge: Judge) -> Artefacts:
     rows = rows.astype({"teacher_seed": "Int64"})
     curves = pd.concat([_curve(name, results[cell]) for name, cell in members], ignore_index=True)
     rows, curves = (with_hyperparameters(frame, results) for frame in (rows, curves))
-    return frame_files(rows, ROWS) | frame_files(curves, CURVES)
+    return frame_files(rows, ROWS) | frame_files(curves, CURVES) | {f"{ROWS}.tex": in_latex(rows).encode()}
+
+
+def in_latex(rows: pd.DataFrame) -> str:
+    """Return every network of the table in LaTeX: what it is, and its numbers of the last epoch."""
+    cells = rows.drop_duplicates("cell")
+    shown = {name: cells[column] for name, column in _SHOWN.items()}
+    shown |= {name: cells[column].map(_percent) for name, column in _PERCENT.items()}
+    about = (
+        "All networks: top-1 in percent after the last epoch, and how much higher the best epoch on the test set reads."
+    )
+    return longtable(pd.DataFrame(shown), [0.25, 0.2, 0.12, 0.17, 0.04, 0.05, 0.05, 0.06], about)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -123,6 +138,10 @@ def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result]) -> dict:
         "lineage_seconds": sum(results[one].manifest["seconds"] for one in cell.lineage),
         **{key: manifest[key] for key in ("device", "precision", "compiled", "threads", "code")},
     }
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def headline(manifest: dict) -> dict:

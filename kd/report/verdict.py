@@ -23,6 +23,7 @@ from kd.report import statistics
 from kd.report.comparisons import HIGHER, LOWER, SMALL, UNDECIDED, WHOLE, amount, judge_family
 from kd.report.figures import naming, style, wording
 from kd.report.figures import verdict as figure
+from kd.report.latex import longtable
 from kd.report.own_claims import Files, analyses_in, claim_of, one_each, read_claims, read_table, with_analysis
 from kd.report.paper import published
 from kd.report.paper.claims import CLAIMS, SHARE, Claim
@@ -517,54 +518,6 @@ def _markdown_text(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "\\|*_`<>[]#~" else letter for letter in text)
 
 
-_LATEX = {
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "|": "$|$",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "τ": r"$\tau$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "∞": r"$\infty$",
-    "≤": r"$\le$",
-    "→": r"$\to$",
-    "−": "$-$",
-    "·": r"$\cdot$",
-    "±": r"$\pm$",
-    "–": "--",
-    "\N{NO-BREAK SPACE}": "~",
-}
-
-
 def latex(words: pd.DataFrame, about: str) -> str:
-    """Return the lines as a longtable; it needs the packages array, booktabs and longtable."""
-    widths = [0.22, 0.12, 0.17, 0.15, 0.12, 0.14]
-    columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}\linewidth}}" for width in widths)
-    rows = [_latex_row(row) for row in words[COLUMNS].to_numpy()]
-    return "\n".join(
-        [
-            r"% \usepackage{array,booktabs,longtable}",
-            r"{\footnotesize\setlength{\tabcolsep}{3pt}\setlength{\LTcapwidth}{\linewidth}",
-            rf"\begin{{longtable}}{{{columns}}}",
-            rf"\caption{{{_latex_text(' '.join(about.splitlines()))}}}\\",
-            r"\toprule",
-            _latex_row(COLUMNS),
-            r"\midrule",
-            r"\endhead",
-            *rows,
-            r"\bottomrule",
-            r"\end{longtable}}",
-            "",
-        ]
-    )
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_latex_text, cells)) + r" \\"
-
-
-def _latex_text(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    """Return the lines as a longtable."""
+    return longtable(words[COLUMNS], [0.22, 0.12, 0.17, 0.15, 0.12, 0.14], about)

@@ -11,6 +11,7 @@ rule collect:
     output:
         stamp=update(stamp(products.table(STUDY.study))),
         files=[update(f"{REPORTS}/{name}.{kind}") for name in ("table", "curves") for kind in ("csv", "parquet")],
+        latex=update(f"{REPORTS}/table.tex"),
     log:
         f"logs/{REPORTS}/collect.log",
     benchmark:
@@ -61,6 +62,7 @@ rule tables:
         stamp=update(stamp(products.tables(STUDY.study))),
         means=report(update(f"{REPORTS}/means.csv"), caption="../report/means.rst", category="tables"),
         comparisons=report(update(f"{REPORTS}/comparisons.csv"), caption="../report/comparisons.rst", category="tables"),
+        latex=[update(f"{REPORTS}/{name}.tex") for name in ("means", "comparisons")],
     log:
         f"logs/{REPORTS}/tables.log",
     benchmark:
