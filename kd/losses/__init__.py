@@ -72,7 +72,7 @@ sys.modules[__name__].__class__ = _Losses
 
 if TYPE_CHECKING:  # what editors and type checkers know of; tests/test_api.py compares it with LOSSES
     _a = LOSSES["ce"]
-    ce = ls = kl = mse = smoothl1 = soft_ce = reverse_kl = symmetric_kl = jensen_shannon = dkd = gdkd = nkd = rld = _a
-    swap = sld = sortkd = revision = abkd = ttm = wttm = ofa = normkd = eakd = dist = gce = symmetric_ce = one = _a
-    ikl = dkl = gkl = akl = ctkd = mlkd = crld = wkd_l = wkd_f = elr = fitnet = at = vid = catkd = sp = rkd = pkt = _a
-    cc = reviewkd = ofd = crd = sdd = sdd_dkd = _a
+    ce = ls = kl = kl_other = kl_class = mse = smoothl1 = soft_ce = reverse_kl = symmetric_kl = jensen_shannon = _a
+    dkd = gdkd = nkd = rld = swap = sld = sortkd = revision = abkd = ttm = wttm = ofa = normkd = eakd = dist = _a
+    gce = symmetric_ce = one = ikl = dkl = gkl = akl = ctkd = mlkd = crld = wkd_l = wkd_f = elr = fitnet = at = _a
+    vid = catkd = sp = rkd = pkt = cc = reviewkd = ofd = crd = sdd = sdd_dkd = _a
