@@ -145,10 +145,10 @@ def test_an_import_for_types_alone_decides_nothing(copy) -> None:
 
 def test_a_figure_depends_on_its_own_file_and_the_style(copy) -> None:
     folder, digest = copy
-    dots, tau = digest("kd.report.figures.dots"), digest("kd.report.figures.tau")
-    with open(folder / "report" / "figures" / "dots.py", "a") as file:
+    heatmap, tau = digest("kd.report.figures.heatmap"), digest("kd.report.figures.tau")
+    with open(folder / "report" / "figures" / "heatmap.py", "a") as file:
         file.write("\nCHANGED = 1\n")
-    assert digest("kd.report.figures.dots") != dots
+    assert digest("kd.report.figures.heatmap") != heatmap
     assert digest("kd.report.figures.tau") == tau
 
 
