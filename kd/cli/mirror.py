@@ -83,9 +83,10 @@ def _tensorboard(folder: Path, study: str) -> Write:
     from torch.utils.tensorboard import SummaryWriter
 
     def write(name: str, curves: Curves) -> None:
-        for old in (folder / name).glob("events.out.tfevents.*"):
-            old.unlink()
-        with SummaryWriter(str(folder / name)) as writer:
+        place = on_disk(folder / name)
+        for entry in place.glob("events.out.tfevents.*"):
+            entry.unlink()
+        with SummaryWriter(str(place)) as writer:
             for epoch, row in curves.items():
                 for metric, value in row.items():
                     writer.add_scalar(metric, value, epoch)

@@ -59,15 +59,14 @@ def render(
     reproduce) and `versions`. `figures` are (experiment, figure, path of its SVG, caption). `judged` is the verdict's
     picture, its caption and its lines.
     """
-    here = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (here / "page.js").read_text(encoding="utf-8")
+    script = _beside("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     names = dict.fromkeys([*(figure[0] for figure in figures), *rows["experiment"]])
     compared = comparisons(rows)
@@ -76,7 +75,7 @@ def render(
     study = {"counts": {}, "trained": [], "commands": [], "versions": ""} | study
     return environment.get_template("page.html").render(
         study=study,
-        style=markupsafe.Markup((here / "page.css").read_text(encoding="utf-8")),
+        style=markupsafe.Markup(_beside("page.css")),
         script=markupsafe.Markup(script),
         script_hash=f"sha256-{digest}",
         summary=sentences(rows, compared, lines),
@@ -88,6 +87,12 @@ def render(
         seconds=duration(cells["seconds"].sum()),
         diverged=cells.loc[cells["status"] == "diverged", "cell"].tolist(),
     )
+
+
+def _beside(name: str) -> str:
+    """Return a file of the page that lies beside this module."""
+    package_file = Path(__file__).with_name(name)
+    return package_file.read_text(encoding="utf-8")
 
 
 def _experiment(name: str, rows: pd.DataFrame, compared: pd.DataFrame, figures: Sequence[tuple]) -> dict:

@@ -105,7 +105,8 @@ def _independent(line: pd.Series) -> int:
 @cache
 def spreads() -> pd.DataFrame:
     """Return the spreads that were measured: sd (points) of the difference of two networks of one seed, with its df."""
-    with files("kd.report").joinpath("spreads.csv").open(encoding="utf-8") as file:
+    package = files("kd.report")
+    with (package / "spreads.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file)
 
 

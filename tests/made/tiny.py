@@ -167,6 +167,7 @@ _VARY = (
     "manifest_sha256",
     "computed",
     "milliseconds",
+    "published",
 )  # these differ each time that a product is made
 _TIMES = "timings.csv"
 
