@@ -98,7 +98,7 @@ def test_seeds_that_were_added_after_a_look_are_judged_by_the_e_value_and_marked
     assert told(tmp_path, 4, 1.0).equals(first)  # the same pairs again are no second look
     assert set(told(tmp_path, 6, 1.0)["looks"]) == {4}
     third = told(tmp_path, 7, 1.0).loc["mse"]
-    assert third["looks"] == "4 6"
+    assert third["looks"] == "4, 6"
     assert third["p_holm"] == pytest.approx(min(1, 2 / third["e"]))
     assert third["p_holm"] > third["p"] * 2
     assert third["statement"].endswith("; by its e-value, because it was looked at with 4, 6 pairs before")

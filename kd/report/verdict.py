@@ -8,6 +8,7 @@ value above 0 supports it. A user's own claims are judged by the same rule (`kd.
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -105,7 +106,7 @@ def _said_of(line: dict, tested: dict) -> dict:
     said = _WORDS.get(tested["verdict"], tested["verdict"])
     words = tested["statement"].replace(tested["verdict"], said, 1)
     if line["looks"] and tested["pairs"]:
-        words += f"; by its e-value, because it was looked at with {', '.join(line['looks'].split())} pairs before"
+        words += f"; by its e-value, because it was looked at with {line['looks']} pairs before"
     if line["registered"]:
         words += f"; {line['registered']}"
     return {"verdict": said, "number": number, "statement": words}
@@ -125,12 +126,12 @@ _SAME = ["claim", *KEY]
 
 
 def _looks(line: dict, former: pd.DataFrame | None) -> str:
-    """Return with how many pairs earlier verdicts judged a line, but for as many as now: "3 5"."""
+    """Return with how many pairs earlier verdicts judged a line, but for as many as now: "3, 5"."""
     if former is None:
         return ""
     same = former[(former[_SAME] == pd.Series({column: spelled(line[column]) for column in _SAME})).all(axis=1)]
-    seen = {int(count) for row in same.itertuples() for count in [*row.looks.split(), row.pairs]}
-    return " ".join(map(str, sorted(seen - {0, line["found"].n})))
+    seen = {count for row in same.itertuples() for count in [*json.loads(f"[{row.looks}]"), int(row.pairs)]}
+    return ", ".join(map(str, sorted(seen - {0, line["found"].n})))
 
 
 def _former(folder: Path, manifest: Path | None = None) -> pd.DataFrame | None:

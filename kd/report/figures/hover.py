@@ -71,13 +71,13 @@ def _of_line(axis: Axes, line: Line2D, points: np.ndarray, name: str) -> Iterato
     for (x, y), *words in zip(line.get_transform().transform(points), *said, strict=True):
         if inside.contains(x, y):
             scale = _POINT / axis.figure.dpi
-            yield x * scale, y * scale, "\n".join(filter(None, [name, *words]))
+            yield x * scale, y * scale, "\n".join(dict.fromkeys(filter(None, [name, *words])))
 
 
 def _range(label: str, side: Axis, values: np.ndarray) -> str:
     low, high = sorted(values)
-    if low == high:
-        return _words(label, side, low)
+    if low == high or not label:
+        return _words(label, side, (low + high) / 2)
     ends = " to ".join(map(_number, (low, high)))
     return f"{' '.join(label.split())}: {ends}"
 
