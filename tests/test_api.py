@@ -200,15 +200,20 @@ onstart:
     distill.onstart()
 
 
-rule best:
+rule all:
     default_target: True
     input:
         rules.distill_all.input,
-        table=rules.distill_collect.output.files[0],
+        "best.txt",
+
+
+rule best:
+    input:
+        rules.distill_collect.output.files[0],
     output:
         "best.txt",
     shell:
-        "wc -l < {{input.table}} > {{output}}"
+        "wc -l < {{input}} > {{output}}"
 """
 
 
