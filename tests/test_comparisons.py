@@ -262,3 +262,11 @@ def test_verdict_follows_the_corrected_p_from_five_pairs_on() -> None:
     assert [verdict(found, p) for p in (0.01, 0.06, math.nan)] == ["higher", "undecided", "undecided"]
     assert [verdict(found, p, 0.01) for p in (0.01, 0.06, math.nan)] == ["higher", "small", "small"]
     assert verdict(judge([0.5, 0.6, 0.5, 0.55]), 0.01, 0.01) == "undecided"
+
+
+def test_a_spread_in_another_unit_is_not_called_narrow() -> None:
+    wide, small = judge([1.0, 3.0, 2.0, 5.0, 4.0]), judge([0.01, 0.03, 0.02, 0.05, 0.04])
+    alike = [line["narrow"] for line in judge_family([wide, wide, small], [1.0] * 3, ["points"] * 3)]
+    assert alike == [False, False, True]
+    apart = [line["narrow"] for line in judge_family([wide, wide, small], [1.0] * 3, ["points", "points", ""])]
+    assert apart == [False] * 3

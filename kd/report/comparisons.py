@@ -56,7 +56,9 @@ def judge_family(
     """
     corrected, small, corrected_small, verdicts = _corrected(found, smallest, looked)
     family = sum(one.tested for one in found)
-    usual = float(np.median([one.sd for one in found if one.tested])) if family else math.nan
+    alike = [not units or units[n] == "points" for n in range(len(found))]  # other units' spreads do not compare
+    spreads = [one.sd for one, same in zip(found, alike, strict=True) if one.tested and same]
+    usual = float(np.median(spreads)) if spreads else math.nan
     lines = []
     for n, (one, least) in enumerate(zip(found, smallest, strict=True)):
         share = ALPHA / max(family, 1)
@@ -78,7 +80,7 @@ def judge_family(
             "p_small_holm": corrected_small[n],
             "family": family,
             "verdict": verdicts[n],
-            "narrow": one.tested and one.sd < NARROW * usual,
+            "narrow": one.tested and alike[n] and one.sd < NARROW * usual,
             "shows": difference_shown(one, share),
             "seeds_from": few,
             "seeds_needed": many,
