@@ -72,13 +72,17 @@ def counts(name: str) -> bool:
 
 @cache
 def _digest(name: str) -> str:
-    tree = _tree(name)
-    used = {
-        f"{_digest(module) if counts(module) else ''} {what} {alias}"
-        for module, what, alias in _imported(tree, also_for_types=False)
-    }
+    imported, bare = _parted(source_of(name))
+    used = {f"{_digest(module) if counts(module) else ''} {what} {alias}" for module, what, alias in imported}
+    return _sha256("\n".join([*sorted(used), bare]))
+
+
+@cache
+def _parted(source: str) -> tuple[tuple[tuple[str, str, str], ...], str]:
+    """Return what a source imports from kd, and the rest of its code."""
+    tree = ast.parse(source)
     # unparse, not dump: its text does not change between Python versions
-    return _sha256("\n".join([*sorted(used), ast.unparse(_Bare().visit(tree))]))
+    return tuple(_imported(tree, also_for_types=False)), ast.unparse(_Bare().visit(tree))
 
 
 class _Bare(ast.NodeTransformer):
