@@ -93,6 +93,7 @@ def test_what_is_not_made_or_not_of_the_study_is_refused_by_name(written: Path) 
         study.network(TEACHER.replace("s0", "s9"))
 
 
+@pytest.mark.slow
 def test_a_finished_study_gives_its_table_figures_and_networks(finished: Project, elsewhere: Path) -> None:
     study = kd.open(finished.folder / "study.yaml")
     assert study.root == finished.folder

@@ -255,6 +255,7 @@ def test_every_loss_that_a_path_can_name_may_stand_before_a_selection() -> None:
 # -- what it finds ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_planted_noise_fine_finds_more_right_labels_than_there_are(project: Path) -> None:
     """By 5 points in 9 of 10 seeds."""
     prepare(NOISY)

@@ -226,6 +226,7 @@ def test_a_misspelt_target_is_refused_in_one_line_that_names_the_nearest(project
 # -- options of Snakemake ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_forced_jobs_look_again_and_leave_what_is_current_as_it_is(project: Whole) -> None:
     dots, means = f"{DOTS}.png", f"{REPORTS}/means.csv"
     assert made_by(project.run("--dry-run", "--forcerun", dots)) == {DOTS, PAGE}

@@ -88,6 +88,7 @@ def test_a_key_on_the_command_line_replaces_the_file_s(tmp_path: Path) -> None:
     assert project.kd("plan", "study.yaml", "--cells", *one) == "results/digits/quick/resnet8.ce.s0\n"
 
 
+@pytest.mark.slow
 def test_targets_name_the_stages(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.study(with_losses({"kl": {"tau": 3}}, path=["resnet14", "resnet8", "resnet8"], teacher=None, student=None))
@@ -137,6 +138,7 @@ def test_run_again_it_does_nothing(finished: Project) -> None:
     assert finished.published() == before
 
 
+@pytest.mark.slow
 def test_a_new_tau_trains_only_the_new_cells(done: Project) -> None:
     before = done.published()
     done.study(with_losses("ce", {"kl": {"tau": [3, 20]}}, "mse"))
@@ -144,6 +146,7 @@ def test_a_new_tau_trains_only_the_new_cells(done: Project) -> None:
     assert changed(before, done.published()) == {f"{TEACHER}/resnet8.kl-tau20.s{seed}" for seed in (0, 1)}
 
 
+@pytest.mark.slow
 def test_a_new_seed_trains_only_the_new_cells_and_adds_its_views_to_the_bank(done: Project) -> None:
     before = done.published()
     done.study({**SMALL, "seeds": [0, 1, 2]})
@@ -180,6 +183,7 @@ def test_a_changed_network_retrains_those_that_are_one_and_their_students(done: 
     assert done.planned()[1] == {TEACHER} | KL3 | MSE | CE
 
 
+@pytest.mark.slow
 def test_a_changed_figure_redraws_one_figure(done: Project) -> None:
     done.change("kd/report/figures/dots.py")
     jobs, _ = done.planned()
@@ -188,6 +192,7 @@ def test_a_changed_figure_redraws_one_figure(done: Project) -> None:
     assert "Nothing to be done" in done.run("--dry-run")
 
 
+@pytest.mark.slow
 def test_what_people_read_comes_back_where_a_file_is_deleted_or_damaged(done: Project) -> None:
     """Fault 11: each file of a figure counts, not its PNG alone."""
     report = done.folder / "reports" / "small"
@@ -613,6 +618,7 @@ def assert_as_quoted(table: Path) -> None:
     assert other <= most, f"the demo's numbers are {other:.1f} points from those in README.md: make demo-figure"
 
 
+@pytest.mark.slow
 def test_the_command_that_the_page_tells_is_of_its_study_and_runs(done: Project) -> None:
     (done.folder / "my study.yaml").write_text(yaml.safe_dump({key: SMALL[key] for key in SMALL if key != "seeds"}))
     arguments = ["report", "--cores", "1", "--configfile", "my study.yaml", "--config", "seeds=[0]", "study=other"]
