@@ -50,7 +50,7 @@ def test_the_demo_in_packs_ends_with_the_table_that_it_has_locally(tmp_path: Pat
     tables = [pd.read_csv(p.folder / "reports/demo/table.csv") for p in (here, project)]
     pd.testing.assert_frame_equal(*(table.drop(columns=VARY) for table in tables))
     published = here.published()
-    assert len(published) == 24
+    assert len(published) == 10
     for cell in published:
         for name in ("model.safetensors", "metrics.csv"):
             mine, theirs = (p.folder / "results" / cell / name for p in (here, project))
