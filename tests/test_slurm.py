@@ -55,8 +55,8 @@ def test_the_demo_in_packs_ends_with_the_table_that_it_has_locally(tmp_path: Pat
         for name in ("model.safetensors", "metrics.csv"):
             mine, theirs = (p.folder / "results" / cell / name for p in (here, project))
             assert mine.read_bytes() == theirs.read_bytes(), theirs
-    # data, labels, four teachers, their banks, what one of them answers; twenty cells in two packs, with their answers
-    assert len(project.jobs()) == 13
+    # data, labels, two teachers, their banks, what one of them answers; eight cells in a pack, with their answers
+    assert len(project.jobs()) == 8
     assert "0 damaged" in project.kd("verify")
 
 
