@@ -119,6 +119,9 @@ def pictures(figure: Figure, name: str) -> dict[str, Callable[[Path], None]]:
     def written(path: Path, kind: str) -> None:
         drawn = io.BytesIO()  # a disk that refuses is no matter for matplotlib, whose own errors would hide it
         with paper():
+            if figure.get_layout_engine():  # one layout for all pictures, whichever of them is written first
+                figure.draw_without_rendering()
+                figure.set_layout_engine("none")
             figure.savefig(drawn, format=kind, metadata=nameless[kind])
             content = drawn.getvalue()
             path.write_bytes(with_numbers(content, figure) if kind == "svg" else content)
