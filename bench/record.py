@@ -15,7 +15,7 @@ import pandas as pd
 
 from kd.core.files import write_atomic
 from kd.measure.frames import frame_files, setting
-from kd.report import page, verdict
+from kd.report import means, page, verdict
 from kd.report.figures import ANALYSES
 from kd.report.identity import identity
 from kd.study.paths import parse_cell
@@ -39,7 +39,7 @@ def made(folder: Path) -> dict:
     for name in {ANALYSES[figure] for figures in DRAWN.values() for figure in figures if figure in ANALYSES}:
         _place(folder, f"analyses/losses.{name}", analysis(f"losses.{name}"))
     _place(folder, "curves", table())  # of which none of these figures shows anything
-    found = page.means_and_comparisons(folder) | verdict.verdict(folder)
+    found = means.means_and_comparisons(folder) | verdict.verdict(folder)
     for experiment, figures in DRAWN.items():
         for figure in figures:
             found |= page.draw(folder, experiment, figure)

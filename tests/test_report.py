@@ -15,8 +15,8 @@ from conftest import study, written
 from made import table as made
 
 from kd.core.errors import ConfigError, StorageError
+from kd.report import means, verdict
 from kd.report import page as report
-from kd.report import verdict
 from kd.report.figures import wording
 from kd.report.inline import inline
 from kd.report.table import in_latex
@@ -40,7 +40,7 @@ def rows() -> pd.DataFrame:
 
 
 def lines(table: pd.DataFrame) -> dict[str, dict]:
-    return {line["objectives"]: line for _, group in report.means(table) for line in group}
+    return {line["objectives"]: line for _, group in means.means(table) for line in group}
 
 
 class _Checker(HTMLParser):
@@ -129,7 +129,7 @@ def test_differences_to_ce_are_paired_and_decide_nothing() -> None:
 
 
 def test_means_are_grouped_by_path_and_data() -> None:
-    titles = [title for title, _ in report.means(made.noise(rates=(0.4, 0.2)))]
+    titles = [title for title, _ in means.means(made.noise(rates=(0.4, 0.2)))]
     assert titles == [
         f"{path}, {rate} % symmetric label noise" for rate in (20, 40) for path in ("WRN-16-2", "WRN-28-4 → WRN-16-2")
     ]
@@ -223,7 +223,7 @@ def test_figure_means_and_page_come_from_the_table_in_the_folder(tmp_path: Path)
     table.to_parquet(tmp_path / "table.parquet")
     made.curves(table, 3).to_parquet(tmp_path / "curves.parquet")
     written(report.draw(tmp_path, "losses", "dots"), tmp_path)
-    written(report.means_and_comparisons(tmp_path), tmp_path)
+    written(means.means_and_comparisons(tmp_path), tmp_path)
     written(verdict.verdict(tmp_path), tmp_path)
     written(report.page(study(study="made"), tmp_path, "snakemake --cores all"), tmp_path)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {

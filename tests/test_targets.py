@@ -117,7 +117,7 @@ CHANGES: dict[str, tuple[Callable[[Whole], None], set[str]]] = {
     "a value of the protocol": (lambda project: project.ask(NOW, **LR), TRAINED),
     "the size of the images": (lambda project: project.study(whole(EARLIER)), {DATA, PROPOSAL}),
     "a file of labels": (change_labels, {LABELS}),
-    "the style of figures": (change_style, {DOTS, FIDELITY, TABLES, VERDICT, PAGE}),
+    "the style of figures": (change_style, {DOTS, FIDELITY, VERDICT, PAGE}),
 }
 
 

@@ -23,8 +23,8 @@ from kd.core import files
 from kd.core.errors import ConfigError, DataError, StorageError
 from kd.jobs import train as jobs_train
 from kd.jobs.places import Resources
+from kd.report import means, table, verdict
 from kd.report import page as report
-from kd.report import table, verdict
 from kd.study.config import Study, Weights
 from kd.study.expansion import all_cells
 from kd.study.judge import Judge
@@ -85,7 +85,7 @@ def test_an_imported_teacher_is_published_taught_by_and_drawn_like_any_other(dig
     assert row[["tau", "alpha", "train_top1"]].isna().all()
     assert row.test_top1 == manifest["last"]["test_top1"]
     written(report.draw(folder, "imported", "dots"), folder)
-    written(report.means_and_comparisons(folder), folder)
+    written(means.means_and_comparisons(folder), folder)
     written(verdict.verdict(folder), folder)
     written(report.page(made, folder, "snakemake"), folder)
     assert "weights borrowed" in (folder / "report.html").read_text()

@@ -87,9 +87,9 @@ def tables(options: argparse.Namespace) -> None:
     """Write the means of a table with their intervals, and compare all pairs of objectives."""
 
     def summed(folder: Path, study: Study | None) -> dict:
-        from kd.report import page
+        from kd.report import means
 
-        return page.means_and_comparisons(folder)
+        return means.means_and_comparisons(folder)
 
     _from_table(options, products.tables, summed)
 

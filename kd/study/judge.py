@@ -400,7 +400,7 @@ class Judge:
         return Expected(recipe, staleness.code_behind_figure(name), tuple(inputs))
 
     def _expected_tables(self, product: Product) -> Expected:
-        return Expected({}, code_digest("kd.report.comparisons", "kd.report.page"), (products.table(self.study.study),))
+        return Expected({}, code_digest("kd.report.means"), (products.table(self.study.study),))
 
     def _expected_verdict(self, product: Product) -> Expected:
         name, claims = self.study.study, self.study.claims
