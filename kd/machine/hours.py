@@ -25,6 +25,7 @@ from kd.machine.room import Size, Sizes
 from kd.study.cells import BANKS, RESULTS, STATE, Cell
 from kd.study.config import Protocol, checked
 from kd.study.paths import parse_cell
+from kd.study.recipes import known_values
 
 CALIBRATED = Path(STATE, "calibration")  # a project of its own, which `kd plan --calibrate` fills
 
@@ -161,9 +162,8 @@ def _manifests(top: str) -> Iterator[tuple[Cell, dict]]:
 
 @cache
 def _protocol(made: str) -> Protocol | None:
-    known = {key: value for key, value in json.loads(made).items() if key in Protocol.model_fields}
     with contextlib.suppress(ConfigError):
-        return checked(Protocol, {**Protocol.since(), **known})
+        return checked(Protocol, known_values(Protocol, json.loads(made)))
     return None
 
 

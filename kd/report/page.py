@@ -28,7 +28,7 @@ from kd.report.figures import draw as draw_figure
 from kd.report.inline import inline
 from kd.report.means import MEANS, PAIRS, means, pairs
 from kd.report.statistics import SETTING
-from kd.report.summary import listed, sentences
+from kd.report.summary import listed, sentences, subject
 from kd.study.config import Protocol, Study
 
 _ENVIRONMENT = ["device", "precision", "threads"]
@@ -147,13 +147,11 @@ def what_was_run(rows: pd.DataFrame) -> str:
     """Say in one sentence which networks, objectives, data and seeds `rows` hold."""
     if rows.empty:
         return "No cell of this experiment is in the table."
-    taught = rows[rows["stages"] > 1]
-    paths = (taught if len(taught) else rows)["networks_name"].unique()
-    labels = rows.sort_values("noise_rate", kind="stable")["noise_name"].unique()
-    seeds = rows["seed"].nunique()
+    shown, labels, seeds = subject(rows)
+    paths = listed(shown["networks_name"].unique())
     return (
-        f"{listed(paths)} on {listed(rows['dataset'].unique())} ({', '.join(labels)}), by {_objectives(rows)}: "
-        f"{len(rows)} cells, {seeds} {'seed' if seeds == 1 else 'seeds'}, "
+        f"{paths} on {listed(rows['dataset'].unique())} ({', '.join(labels)}), by {_objectives(rows)}: "
+        f"{len(rows)} cells, {seeds}, "
         f"{listed(map(str, sorted(rows['epochs'].unique())))} epochs of protocol {listed(rows['protocol'].unique())}."
     )
 

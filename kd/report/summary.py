@@ -34,17 +34,22 @@ def _asked(rows: pd.DataFrame) -> str:
     rows = rows[rows["experiment"] != TEACHERS].drop_duplicates("cell")
     if rows.empty:
         return "No network is in the table."
-    taught = rows[rows["stages"] > 1]
-    shown = taught if len(taught) else rows
+    shown, labels, seeds = subject(rows)
     objectives = rows.drop_duplicates("objective_name").groupby("family_name", sort=False).size()
     names = [name + (f" ({many} settings)" if many > 1 else "") for name, many in objectives.items()]
-    labels = rows.sort_values("noise_rate", kind="stable")["noise_name"].unique()
-    seeds = rows["seed"].nunique()
     return (
         f"Which objective gives the best {listed(shown['student_name'].unique(), _NAMES)} on "
         f"{listed(rows['dataset'].unique(), _NAMES)} ({listed(labels, _NAMES)}): {listed(names, _NAMES)}, "
-        f"in {len(rows)} networks with {seeds} {'seed' if seeds == 1 else 'seeds'}?"
+        f"in {len(rows)} networks with {seeds}?"
     )
+
+
+def subject(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str], str]:
+    """Return the students among `rows`, or all if none is taught; the names of their labels; the count of seeds."""
+    taught = rows[rows["stages"] > 1]
+    labels = rows.sort_values("noise_rate", kind="stable")["noise_name"].unique()
+    seeds = rows["seed"].nunique()
+    return taught if len(taught) else rows, labels.tolist(), f"{seeds} {'seed' if seeds == 1 else 'seeds'}"
 
 
 def _found(rows: pd.DataFrame, compared: pd.DataFrame) -> str:

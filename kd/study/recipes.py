@@ -88,7 +88,7 @@ def made_with(cell: Cell, manifest: Mapping) -> dict:
     """Rebuild from manifests the recipe with which a network was trained."""
     data = products.data(cell.dataset.name)
     prepared = files.read_manifest(data.folder) or {}
-    dataset = _known(DeclaredDataset, manifest["inputs"][data.name]["recipe"])
+    dataset = known_values(DeclaredDataset, manifest["inputs"][data.name]["recipe"])
     folder = (prepared.get("declared") or {}).get("folder") or "gone"
     first = Cell(cell.dataset, cell.protocol, cell.stages[:1])
     began = (files.read_manifest(Path(first.path)) or manifest)["recipe"]
@@ -97,11 +97,11 @@ def made_with(cell: Cell, manifest: Mapping) -> dict:
         # A dataset without a declared size is built in, and needs no declaration.
         "dataset": {**dataset, "folder": str(here() / Path(folder).expanduser())} if dataset["size"] else None,
         # A stage with values of its own records the changed protocol; its first teacher has none and records the plain.
-        "protocol": _known(Protocol, (began if cell.stage.own else manifest["recipe"])["protocol"]),
+        "protocol": known_values(Protocol, (began if cell.stage.own else manifest["recipe"])["protocol"]),
         "weights": claim and {**claim, "file": "gone"},
     }
 
 
-def _known(model: type[Protocol | DeclaredDataset], made: Mapping) -> dict:
+def known_values(model: type[Protocol | DeclaredDataset], made: Mapping) -> dict:
     """Return all current keys with the values in a manifest; a key that it lacks gets the value of its introduction."""
     return {key: value for key, value in {**model.since(), **made}.items() if key in model.model_fields}
