@@ -43,6 +43,8 @@ class Column(Figure):
 
 def _stacked(figure: Column, subplots: Any, nrows: int = 1, ncols: int = 1, **options: Any) -> Any:
     options.pop("width_ratios", None)
+    if "height_ratios" in options:  # a line's height is that of each of its panels
+        options["height_ratios"] = np.repeat(options["height_ratios"], ncols)
     squeeze = options.pop("squeeze", True)
     if ncols > figure.panel_lines:
         figure.set_figheight(figure.get_figheight() * ncols / figure.panel_lines)

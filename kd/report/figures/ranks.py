@@ -32,8 +32,9 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         _ranked(left, found, looks)
         _compared(right, frames, accuracy, found, looks)
         style.head(left, title, 2, *wording.odd(used, style.usual_n(used, ["objective_name"])))
-        label_rows(left, list(found.means.index))
-        right.tick_params(axis="y", labelleft=False)
+        for axis in (left, right):
+            label_rows(axis, list(found.means.index))
+        right.tick_params(axis="y", labelleft=right.get_subplotspec().is_first_col())  # below the left in a column
     return figure
 
 
