@@ -12,8 +12,9 @@ demo: .venv/installed
 	@echo "figures  reports/demo/figures/"
 	@echo "table    reports/demo/table.csv"
 
-demo-figure: demo # the picture of README.md and docs/results.md, and the rows it shows; prints the numbers beside it
+demo-figure: demo # the picture of README.md and docs/results.md, the demo's rows and their spreads; prints the numbers beside it
 	$(BIN)/python -m bench.demo --trained
+	$(BIN)/python -m bench.spreads
 
 check: .venv/installed # seconds: what starts no process
 	$(BIN)/ruff check --quiet .

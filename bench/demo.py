@@ -1,7 +1,7 @@
-"""The demo's figure in README.md and docs/results.md, and the rows of the demo's table that it shows.
+"""The demo's figure in README.md and docs/results.md, and the rows of the demo's table.
 
-python -m bench.demo              draw the figure again from reports/demo-noise.csv, which takes a second
-python -m bench.demo --trained    after `make demo`: copy the rows first (`make demo-figure` does both)
+python -m bench.demo              draw the figure again from reports/demo.csv, which takes a second
+python -m bench.demo --trained    after `make demo`: copy the rows first
 
 It prints the numbers that the texts beside the figure must have; tests/test_demo.py checks the texts.
 """
@@ -30,7 +30,7 @@ from kd.study.plain_yaml import read_yaml
 from kd.study.recipes import brief, since
 
 STUDY, EXPERIMENT, FIGURE = Path("workflow/studies/demo.yaml"), "noise", "tau"
-ROWS, PICTURE = Path("reports/demo-noise.csv"), Path("reports/demo-noise.png")
+ROWS, PICTURE = Path("reports/demo.csv"), Path("reports/demo-noise.png")
 
 
 def main() -> None:
@@ -45,9 +45,9 @@ def main() -> None:
 
 
 def taken(table: Path) -> pd.DataFrame:
-    """Return the experiment's rows of a table, each with a digest of its recipe, the commit and the machine."""
+    """Return the students' rows of a table, each with a digest of its recipe, the commit and the machine."""
     rows = pd.read_csv(table)
-    rows = rows[rows["experiment"] == EXPERIMENT].dropna(axis="columns", how="all")
+    rows = rows[rows["experiment"] != "teachers"].dropna(axis="columns", how="all")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
     return rows.assign(recipe=rows["cell"].map(recipes()), commit=f"commit {commit.stdout.strip()}", machine=machine())
 
@@ -58,10 +58,11 @@ def machine() -> str:
 
 
 def recipes() -> dict[str, str]:
-    """Return {path of a cell: digest of its recipe} for the experiment. The code is not part of it."""
+    """Return {path of a student: digest of its recipe}. The code is not part of it."""
     study = validate(merged(read_yaml(STUDY)))
     judge = Judge.of_study(study)
-    return {cell.path: _digest(judge.expected(products.network(cell)).recipe) for cell in cells_of(study, EXPERIMENT)}
+    students = [cell for name in study.experiments for cell in cells_of(study, name)]
+    return {cell.path: _digest(judge.expected(products.network(cell)).recipe) for cell in students}
 
 
 def _digest(recipe: dict) -> str:
@@ -71,7 +72,7 @@ def _digest(recipe: dict) -> str:
 
 def picture(rows: pd.DataFrame) -> Callable[[Path], None]:
     """Return a function that writes the figure as PNG."""
-    figure, _ = draw(FIGURE, rows, pd.DataFrame())
+    figure, _ = draw(FIGURE, rows[rows["experiment"] == EXPERIMENT], pd.DataFrame())
     return style.pictures(figure, "demo")["demo.png"]
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 ROOT = Path(__file__).parent.parent
 SOURCES = {
     "reports/record/table.csv": "reports/record",
-    "reports/demo-noise.csv": "the demo",
+    "reports/demo.csv": "the demo",
     "reports/capacity-gap/table.csv": "reports/capacity-gap",
 }
 VALUES = ("test_top1", "train_top1")
