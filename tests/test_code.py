@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import shutil
@@ -181,3 +182,67 @@ def test_the_training_loop_is_behind_every_trained_network(monkeypatch: pytest.M
     monkeypatch.setattr(staleness, "code_digest", lambda *modules: found.append(behind(*modules)) or "")
     staleness.code_behind(parse_cell("results/digits/quick/resnet8.ce.s0"), study().protocol)
     assert {"kd.train.fit", "kd.train.plan", "kd.train.lesson", "kd.data.views", "kd.losses.hard"} <= found[0]
+
+
+# -- what is remembered of a module -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def remembering(copy, monkeypatch: pytest.MonkeyPatch):
+    """A copy of kd whose modules have been parsed once, the digest of a module, and where it is remembered."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    folder, digest = copy
+    return folder, digest, digest("kd.losses.kl"), next((folder / "losses" / "__pycache__").glob("kl.*.parted"))
+
+
+def parsed(monkeypatch: pytest.MonkeyPatch, folder: Path, *modules: str) -> tuple[str, int]:
+    """Return the digest of modules of a copy, and how many it had to parse."""
+    code, parse, calls = module_of(folder), ast.parse, []
+    monkeypatch.setattr(code.ast, "parse", lambda source: calls.append(source) or parse(source))
+    found = code.code_digest(*modules)
+    monkeypatch.undo()
+    return found, len(calls)
+
+
+def test_a_module_that_was_parsed_once_is_not_parsed_again(remembering, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _, before, _ = remembering
+    assert parsed(monkeypatch, folder, "kd.losses.kl") == (before, 0)
+    edit(folder / "losses" / "kl.py", "from __future__", "MORE = 1\nfrom __future__")
+    after, count = parsed(monkeypatch, folder, "kd.losses.kl")
+    assert after != before
+    assert count == 1
+
+
+def test_a_flipped_bit_of_what_is_remembered_changes_no_digest(remembering) -> None:
+    _, digest, before, path = remembering
+    content = path.read_bytes()
+    for place in range(0, len(content), 101):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        assert digest("kd.losses.kl") == before
+    path.write_bytes(b"")
+    assert digest("kd.losses.kl") == before
+
+
+def test_what_another_parser_remembered_counts_for_nothing(remembering, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _, before, _ = remembering
+    with open(folder / "core" / "code.py", "a") as file:
+        file.write("\nOTHER = 1\n")
+    found, count = parsed(monkeypatch, folder, "kd.losses.kl")
+    assert found == before
+    assert count > 0
+
+
+def test_a_new_module_is_seen_by_those_who_imported_a_name_like_it(remembering) -> None:
+    folder, digest, *_ = remembering
+    (folder / "losses" / "mine.py").write_text("from kd.losses.kl import Kl\n")
+    before = digest("kd.losses.mine")
+    (folder / "losses" / "kl").mkdir()
+    (folder / "losses" / "kl" / "Kl.py").write_text("ONE = 1\n")
+    assert digest("kd.losses.mine") != before
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, digest = copy
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (folder / "losses" / "__pycache__").write_text("")  # in the place of the folder
+    assert digest("kd.losses.kl") == code_digest("kd.losses.kl")

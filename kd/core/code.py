@@ -12,8 +12,14 @@ A plug-in, a file of the user's own, is a module of `kd_plugins`. Its digest is 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+import importlib.util
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -52,14 +58,14 @@ def source_of(name: str) -> str:
 
 def imports(name: str) -> frozenset[str]:
     """Return the names of the kd modules that module `name` imports, read from its source."""
-    return frozenset(module for module, _, _ in _imported(_tree(name)))
+    return frozenset(_resolved(*one)[0] for one in _imported(_tree(name)))
 
 
 def behind(*modules: str) -> frozenset[str]:
     """Return the names of the modules whose code `code_digest(*modules)` covers."""
     found = set(modules)
     for name in modules:
-        used = (module for module, _, _ in _imported(_tree(name), also_for_types=False))
+        used = (_resolved(*one)[0] for one in _imported(_tree(name), also_for_types=False))
         found |= behind(*filter(counts, used))
     return frozenset(found)
 
@@ -72,17 +78,40 @@ def counts(name: str) -> bool:
 
 @cache
 def _digest(name: str) -> str:
-    imported, bare = _parted(source_of(name))
-    used = {f"{_digest(module) if counts(module) else ''} {what} {alias}" for module, what, alias in imported}
+    imported, bare = _parted(source_of(name), None if name in _plugins else _source(name))
+    named = itertools.starmap(_resolved, imported)
+    used = {f"{_digest(module) if counts(module) else ''} {what} {alias}" for module, what, alias in named}
     return _sha256("\n".join([*sorted(used), bare]))
 
 
 @cache
-def _parted(source: str) -> tuple[tuple[tuple[str, str, str], ...], str]:
-    """Return what a source imports from kd, and the rest of its code."""
+def _parted(source: str, path: Path | None) -> tuple[Sequence[Sequence[str]], str]:
+    """Return what a source imports from kd, and the rest of its code; remember both beside the module's bytecode.
+
+    A start of kd digests some fifty modules, which takes longer to parse than all else that it does before it begins.
+    """
+    key = f"{_text('kd.core.code')}\n{source}"  # what was remembered by another parser counts for nothing
+    with contextlib.suppress(OSError, ValueError):
+        digest, _, remembered = _remembered(path).read_text(encoding="utf-8").partition("\n")
+        if digest == _sha256(key + remembered):
+            return tuple(json.loads(remembered))
     tree = ast.parse(source)
     # unparse, not dump: its text does not change between Python versions
-    return tuple(_imported(tree, also_for_types=False)), ast.unparse(_Bare().visit(tree))
+    parted = tuple(_imported(tree, also_for_types=False)), ast.unparse(_Bare().visit(tree))
+    if path and not sys.dont_write_bytecode:
+        with contextlib.suppress(OSError):  # like bytecode: whoever may not write parses each time
+            text = json.dumps(parted)
+            new = _remembered(path).with_suffix(f".{os.getpid()}")
+            new.parent.mkdir(exist_ok=True)
+            new.write_text(f"{_sha256(key + text)}\n{text}", encoding="utf-8")
+            new.replace(_remembered(path))
+    return parted
+
+
+def _remembered(path: Path | None) -> Path:
+    if path is None:
+        raise FileNotFoundError
+    return Path(importlib.util.cache_from_source(str(path))).with_suffix(".parted")
 
 
 class _Bare(ast.NodeTransformer):
@@ -109,12 +138,13 @@ def _imported(tree: ast.AST, also_for_types: bool = True) -> Iterator[tuple[str,
         if isinstance(node, ast.Import):
             yield from ((alias.name, "", alias.asname or alias.name) for alias in node.names)
             continue
-        for alias in node.names:
-            module, here = f"{node.module}.{alias.name}", alias.asname or alias.name
-            if module in _plugins or _source(module):  # `from kd.data import views` names a module
-                yield module, "", here
-            else:
-                yield node.module, alias.name, here
+        yield from ((node.module, alias.name, alias.asname or alias.name) for alias in node.names)
+
+
+def _resolved(module: str, name: str, here: str) -> tuple[str, str, str]:
+    """Return an import as what it means: `from kd.data import views` names a module."""
+    inner = f"{module}.{name}"
+    return (inner, "", here) if name and (inner in _plugins or _source(inner)) else (module, name, here)
 
 
 def _is_of_kd(node: ast.AST) -> bool:
