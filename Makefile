@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := workflow/studies/demo.yaml
 
+unexport PYTHONDONTWRITEBYTECODE # tests start kd thousands of times: it must not be compiled each time
+
 .PHONY: demo demo-figure check test test-slow test-lowest test-slurm storm bench lint docs format clean
 
 demo: .venv/installed

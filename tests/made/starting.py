@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -21,8 +22,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 
 class Starter:
@@ -83,6 +88,8 @@ def serve_snakemake() -> None:
     from snakemake.workflow import Workflow
 
     snakemake.cli.get_argument_parser()  # imports all plugins
+    warm_pydantic()
+    gc.freeze()  # a fork that looks for garbage would else copy every page of what was imported here
     orders = os.fdopen(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for line in orders:
@@ -93,8 +100,15 @@ def serve_snakemake() -> None:
             become(order, [0, log, log])
             sys.argv, sys.executable = ["snakemake", *order["arguments"]], order["python"]
             Workflow._rundir = order["folder"]  # Snakemake sets it when it is imported, to the folder of that time
-            snakemake.cli.main()
+            to_its_end(snakemake.cli.main)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def warm_pydantic() -> None:
+    """Have pydantic import what it imports at the first model, and look for plugins in all that is installed."""
+    import pydantic
+
+    pydantic.create_model("First", value=(int | None, 0))
 
 
 def become(order: dict, streams: list[int]) -> None:
@@ -108,6 +122,28 @@ def become(order: dict, streams: list[int]) -> None:
         sys.path.insert(0, folder)
 
 
+def to_its_end(main: Callable[[], object]) -> NoReturn:
+    """Run a program and end as Python does, but take nothing apart: that would take longer than most programs."""
+    code: object = 0
+    try:
+        main()
+    except SystemExit as ended:
+        code = ended.code
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
 # -- kd ---------------------------------------------------------------------------------------------------------------
 
 # All slow modules that some verb of kd imports.
@@ -118,6 +154,8 @@ _IMPORTED = [
     "torchvision",
     "numpy",
     "pandas",
+    "pyarrow.dataset",
+    "pyarrow.pandas_compat",
     "pyarrow.parquet",
     "scipy.stats",
     "seaborn",
@@ -126,8 +164,9 @@ _IMPORTED = [
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_pdf",
+    "matplotlib.backends.backend_svg",
+    "fontTools.subset",
     "safetensors.torch",
-    "pydantic",
     "yaml",
     "jinja2",
     "tqdm",
@@ -140,6 +179,8 @@ def serve_python(where: str) -> None:
     """Run Python for each connection until stdin ends; each run is a process of its own, with a keeper beside it."""
     for name in _IMPORTED:
         __import__(name)
+    warm_pydantic()
+    gc.freeze()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(where + ".new")
         server.listen()
@@ -185,8 +226,7 @@ def run(order: dict, streams: list[int]) -> None:
     sys.path.insert(0, order["folder"])
     sys.orig_argv = [sys.executable, *order["arguments"]]
     sys.argv = order["arguments"][1:]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-    sys.exit()
+    to_its_end(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
 
 
 def ask(where: str, arguments: list[str]) -> int:
@@ -211,7 +251,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--ask"]:
         sys.exit(ask(sys.argv[2], sys.argv[3:]))
     sys.path.pop(0)
-    if sys.argv[1:]:
-        serve_python(sys.argv[1])
-    else:
-        serve_snakemake()
+    serve_python(sys.argv[1]) if sys.argv[1:] else serve_snakemake()
+    os._exit(0)  # here, too, nothing is taken apart
