@@ -132,7 +132,7 @@ def test_what_a_plug_in_adds_every_verb_makes_and_its_code_makes_stale(mine: Pat
     finish(**NAMED)
     assert "kd: runs code from mine.py\n" in capsys.readouterr().err
     assert not judge(**NAMED).all_to_do
-    assert Path("reports/small/figures/photos.accuracies.txt").read_text() == "2 networks.\n"
+    assert Path("reports/small/figures/photos.accuracies.txt").read_text().startswith("2 networks.\n")
     assert Path("data/mine+next0.5/manifest.json").exists()
     student = json.loads(Path(f"{PHOTOS}/resnet8.power-order3-shift-0.5.s0/manifest.json").read_text())
     assert student["recipe"]["objective"] == {"loss": "power", "order": 3, "shift": -0.5}
