@@ -10,6 +10,7 @@ from kd.measure.frames import Artefacts, read_frame
 from kd.report.comparisons import COMPARED, comparisons
 from kd.report.figures import naming, wording
 from kd.report.latex import longtable
+from kd.report.originals import in_latex, originals
 from kd.report.statistics import SETTING, paired, settings, summarise
 
 _OBJECTIVES = 7  # most of one experiment whose comparisons, 21, the page shows; comparisons.csv has all
@@ -101,19 +102,21 @@ def _pairs(group: pd.DataFrame, names: dict[str, str]) -> list[dict]:
 
 
 def means_and_comparisons(folder: Path) -> Artefacts:
-    """Return means and comparisons as CSV and in LaTeX, from the table in `folder`.
+    """Return means, comparisons and originals as CSV and in LaTeX, from the table in `folder`.
 
     means.csv has mean, sd, interval, n, diverged and gap of every group. comparisons.csv has every pair of objectives,
-    with Holm's correction and power.
+    with Holm's correction and power. originals.csv has what was published beside what was measured.
     """
     rows = read_frame(folder / "table.parquet")
     by = ["experiment", *SETTING, "networks", "objectives", "lineage"]
     compared = comparisons(rows)
-    frames = {"means": summarise(rows, by), "comparisons": compared}
+    published = originals(rows, compared)
+    frames = {"means": summarise(rows, by), "comparisons": compared, "originals": published}
     return {
         **{f"{name}.csv": frame.to_csv(index=False, lineterminator="\n").encode() for name, frame in frames.items()},
         "means.tex": _means_in_latex(rows).encode(),
         "comparisons.tex": _comparisons_in_latex(rows, compared).encode(),
+        "originals.tex": in_latex(published).encode(),
     }
 
 

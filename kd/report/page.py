@@ -27,6 +27,7 @@ from kd.report.figures import ANALYSES, naming, style, wording
 from kd.report.figures import draw as draw_figure
 from kd.report.inline import inline
 from kd.report.means import MEANS, PAIRS, means, pairs
+from kd.report.originals import ORIGINALS, in_words, originals
 from kd.report.statistics import SETTING
 from kd.report.summary import listed, sentences, subject
 from kd.study.config import Protocol, Study
@@ -57,6 +58,7 @@ def render(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     names = dict.fromkeys([*(figure[0] for figure in figures), *rows["experiment"]])
     compared = comparisons(rows)
+    published = originals(rows, compared)
     lines = judged[2] if judged else None
     cells = rows.drop_duplicates("cell")  # a cell may serve several experiments
     study = {"counts": {}, "trained": [], "commands": [], "versions": ""} | study
@@ -67,9 +69,9 @@ def render(
         script_hash=f"sha256-{digest}",
         summary=sentences(rows, compared, lines),
         verdict=_verdict(*judged) if judged else None,
-        experiments=[_experiment(name, rows, compared, figures) for name in names],
+        experiments=[_experiment(name, rows, compared, published, figures) for name in names],
         networks=networks(rows),
-        methods=_methods(study["trained"], judged),
+        methods=_methods(study["trained"], judged, len(published) > 0),
         environments=environments(cells),
         seconds=duration(cells["seconds"].sum()),
         diverged=cells.loc[cells["status"] == "diverged", "cell"].tolist(),
@@ -82,7 +84,9 @@ def _beside(name: str) -> str:
     return package_file.read_text(encoding="utf-8")
 
 
-def _experiment(name: str, rows: pd.DataFrame, compared: pd.DataFrame, figures: Sequence[tuple]) -> dict:
+def _experiment(
+    name: str, rows: pd.DataFrame, compared: pd.DataFrame, published: pd.DataFrame, figures: Sequence[tuple]
+) -> dict:
     own = rows[rows["experiment"] == name]
     counted = wording.fine_print(own) if len(own) else ""
     shown = [
@@ -101,6 +105,7 @@ def _experiment(name: str, rows: pd.DataFrame, compared: pd.DataFrame, figures: 
         "figures": shown,
         "means": means(own),
         "pairs": pairs(own, compared[compared["experiment"] == name]),
+        "originals": in_words(published[published["experiment"] == name]),
     }
 
 
@@ -129,13 +134,16 @@ def _verdict(path: Path, caption: str, lines: pd.DataFrame) -> dict:
     }
 
 
-def _methods(trained: Sequence[str], judged: tuple[Path, str, pd.DataFrame] | None) -> dict[str, list[str]]:
+def _methods(
+    trained: Sequence[str], judged: tuple[Path, str, pd.DataFrame] | None, published: bool
+) -> dict[str, list[str]]:
     """Return {what: paragraphs} of what holds for all figures and tables."""
     return {
         **({"Training": list(trained)} if trained else {}),
         "Figures": [wording.METHOD],
         "Means": [MEANS],
         "Comparisons": [PAIRS],
+        **({"Original and reproduced": [ORIGINALS]} if published else {}),
         **({"Verdict": judged[1].splitlines()[1:]} if judged else {}),
     }
 

@@ -14,7 +14,7 @@
 | analysis | what is measured of answers         | reports/STUDY/analyses/EXPERIMENT.ANALYSIS.*  | measure  |
 | table    | the tidy table and the curves       | reports/STUDY/table.*, curves.*               | collect  |
 | figure   | a figure and its caption            | reports/STUDY/figures/EXPERIMENT.FIGURE.*     | figure   |
-| tables   | means and comparisons               | reports/STUDY/means.csv, comparisons.csv      | tables   |
+| tables   | means, comparisons, originals       | reports/STUDY/means.csv, comparisons.csv, ... | tables   |
 | verdict  | claims judged                       | reports/STUDY/verdict.*, figures/verdict.*    | verdict  |
 | page     | the page                            | reports/STUDY/report.html                     | report   |
 
@@ -61,7 +61,7 @@ READ_BY_PEOPLE = frozenset({"proposal", "trial", "analysis", "table", "figure", 
 
 _FILES = {
     "table": ("table.*", "curves.*"),
-    "tables": ("means.*", "comparisons.*"),
+    "tables": ("means.*", "comparisons.*", "originals.*"),
     # no wildcard: figures/verdict.dots.png is the figure `dots` of an experiment named `verdict`
     "verdict": ("verdict.*", *(f"figures/verdict.{kind}" for kind in ("pdf", "png", "svg", "txt"))),
     "page": ("report.html",),
@@ -192,7 +192,7 @@ def table(study: str) -> Product:
 
 
 def tables(study: str) -> Product:
-    """The means and comparisons of a study."""
+    """The means and comparisons of a study, and what was published of its networks."""
     return Product("tables", f"{REPORTS}/{study}/tables")
 
 
@@ -217,7 +217,7 @@ _KINDS = ("csv", "md", "parquet", "pdf", "png", "svg", "tex", "txt")
 _ENDING = rf"\.(?:{'|'.join(_KINDS)})"
 _IN_REPORTS = (
     (rf"(?:table|curves){_ENDING}", "table"),
-    (rf"(?:means|comparisons){_ENDING}", "tables"),
+    (rf"(?:means|comparisons|originals){_ENDING}", "tables"),
     (rf"(?:figures/)?verdict{_ENDING}", "verdict"),
     (r"report\.html", "page"),
     (rf"((?:figures|analyses)/\w+\.\w+?)(?:\.column)?{_ENDING}", r"\1"),

@@ -62,7 +62,8 @@ rule tables:
         stamp=update(stamp(products.tables(STUDY.study))),
         means=report(update(f"{REPORTS}/means.csv"), caption="../report/means.rst", category="tables"),
         comparisons=report(update(f"{REPORTS}/comparisons.csv"), caption="../report/comparisons.rst", category="tables"),
-        latex=[update(f"{REPORTS}/{name}.tex") for name in ("means", "comparisons")],
+        originals=update(f"{REPORTS}/originals.csv"),
+        latex=[update(f"{REPORTS}/{name}.tex") for name in ("means", "comparisons", "originals")],
     log:
         f"logs/{REPORTS}/tables.log",
     benchmark:
