@@ -10,8 +10,9 @@ from pathlib import Path
 
 from kd.core import files, heartbeat, slurm
 from kd.core.attempts import last_attempt
+from kd.core.duration import spelled
 from kd.core.errors import Damaged, StorageError
-from kd.core.heartbeat import Beat, spelled
+from kd.core.heartbeat import Beat
 from kd.core.project import named, on_disk
 from kd.core.threads import each
 from kd.study import adopted, products
