@@ -7,10 +7,12 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import prepare, study, verb
 from made.study import (
     BANK,
@@ -274,3 +276,36 @@ def test_labels_follow_the_order_of_the_classes_of_the_dataset(project: Path) ->
     assert shown.class_names == ("ant", "bee", "cat")
     assert np.array_equal(shown.test_images, dataset.test_images)
     assert np.array_equal(shown.test_labels, dataset.test_labels)
+
+
+def test_the_images_of_a_streamed_dataset_are_read_where_they_are(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images(Path("images"))
+    keys = {
+        "datasets": {"mine": {"folder": "images", "size": 8, "streamed": True}},
+        "protocol": {
+            "name": "quick",
+            "epochs": 1,
+            "batch": 16,
+            "precision": "fp32",
+            "crop": "resized",
+            "teacher": "online",
+        },
+        "experiments": {"alone": {"student": "resnet8", "loss": "ce"}},
+        "tests": SAME,
+    }
+    finish(without=DRAWN, **keys)
+    assert np.load(f"{TESTSETS['same']}/{IMAGES}.npy")["name"][0] == b"test/ant/0.png"
+    rows = table()
+    assert rows["tests_same_top1"].tolist() == pytest.approx(rows["test_top1"].tolist())
+    Path("images/test").rename("moved")  # where the study says that they are now
+    asked = judge(**keys | {"tests": {"same": "moved"}})
+    assert asked.reason(products.scores(asked.tested[0])) is None
+
+
+def test_an_ensemble_is_tested_on_what_its_members_say_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tested, "run", lambda logits, *of: (logits, None))
+    one, other = torch.tensor([[2.0, 1.0, 0.0], [0.0, 9.0, 0.0]]), torch.tensor([[0.0, 2.0, 3.0], [9.5, 0.0, 0.0]])
+    examples = SimpleNamespace(test_labels=torch.tensor([1, 0]))
+    found = [tested.scored(networks, "mean_logit", examples, None) for networks in ([one], [other], [one, other])]
+    assert found == [(2, 0.0), (2, 50.0), (2, 100.0)]
