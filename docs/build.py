@@ -2,7 +2,8 @@
 
 The pages lie where the repository has them, README.md first, so that links between them, and to pictures and tables of
 reports/ and bench/, are the same there and here. This copies what git knows of that into a folder and has Zensical
-build it. docs/configuration.md is written from the models: `python docs/build.py --configuration` writes it anew.
+build it. docs/configuration.md is written from the models: `python docs/build.py --configuration` writes it anew; the
+tables of losses and selections are written by docs/tables.py.
 """
 
 from __future__ import annotations

@@ -182,6 +182,10 @@ def _parser() -> argparse.ArgumentParser:
         added = verb(function)
         added.add_argument("dataset", help="such as cifar100 or cifar100+sym0.4")
         added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
+    verb(make.testset).add_argument("testset", help="such as cifar10@fog")
+    added = verb(make.score)
+    added.add_argument("cell", help="path of a cell: results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/...")
+    _add_resources(added, trains=False)
     for function in (make.train, make.select, make.bank, make.answers):
         added = verb(function)
         added.add_argument("cell", help="path of a cell: results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/...")

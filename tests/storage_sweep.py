@@ -276,6 +276,7 @@ def import_all() -> None:
         "jobs.train",
         "jobs.data",
         "jobs.answers",
+        "jobs.score",
         "report.table",
         "report.page",
         "report.verdict",

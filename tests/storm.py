@@ -119,7 +119,7 @@ class Storm:
             self.size = NOW + EARLIER - self.size
             self.project.ask(self.size)
             return
-        for tree in ("answers", "reports"):
+        for tree in ("answers", "scores", "reports"):
             shutil.rmtree(
                 self.home / tree, ignore_errors=True
             )  # a storm may have taken the answers, which nobody missed

@@ -20,6 +20,8 @@ import pytest
 from conftest import ROOT
 
 import kd
+from kd.data import SELECTIONS
+from kd.losses import LOSSES
 
 PAGES = [*map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "config/README.md", "slurm/README.md"))]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
@@ -108,8 +110,8 @@ def test_the_promises_name_tests_that_are_there() -> None:
 # -- the site ---------------------------------------------------------------------------------------------------------
 
 
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs/build.py")
+def script(name: str = "build") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / f"docs/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -118,6 +120,17 @@ def script() -> ModuleType:
 def test_the_configuration_page_is_that_of_the_models() -> None:
     """When it is not: python docs/build.py --configuration."""
     assert (ROOT / "docs/configuration.md").read_text(encoding="utf-8") == script().configuration()
+
+
+def test_the_tables_of_losses_and_selections_are_those_of_the_registries() -> None:
+    """`python docs/tables.py` writes them."""
+    tables = script("tables")
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in tables.PAGES]
+    assert pages == list(map(tables.page, pages))
+    named = [
+        name for text in pages for name in re.findall(r"^\| `(\w+)` \|", "".join(tables.blocks(text)), re.MULTILINE)
+    ]
+    assert sorted(named) == sorted([*LOSSES, *SELECTIONS])
 
 
 @pytest.mark.process

@@ -56,6 +56,11 @@ TABLES = {
         pd.concat([made.losses(("wrn-16-2",)), made.early(made.losses(("wrn-16-2",)))]),
         made.lose(made.noise(taus=(1, 3)), "kl-tau3", 1),
     ],
+    "tests": [
+        made.scored(made.losses(("wrn-16-2",), ["ce", "kl-tau3", "mse"])),
+        made.scored(made.losses(("resnet8",), ["ce", "kl-tau3"], seeds=(0,)), ("fog",)),
+        made.scored(made.lose(made.lose(made.losses(("wrn-16-2", "wrn-16-4")), "mse", 0, 1, 2), "kl-tau3", 1)),
+    ],
     "tau": [
         made.noise(),
         made.noise(rates=(0.0,), taus=(1, 3), **SMALL),
@@ -601,7 +606,7 @@ _LEARNT |= {"part", "parts without all", "ensemble", "pairs", "of others"}
 FILLED = {name: {*EXPERIMENTS} for name in FIGURES} | dict.fromkeys(["chains", *ANALYSES], _LEARNT)
 FILLED |= {"heatmap": {"taus", "alphas", "no tau at one alpha"}, "tau": {"taus"}}
 FILLED |= {"memorised": {"noisy", "selected"}, "gaps": {"akl"}, "detector": {"selected"}}
-FILLED |= {"fractions": {"part"}, "kept": {"ensemble"}, "ranks": {"pairs"}}
+FILLED |= {"fractions": {"part"}, "kept": {"ensemble"}, "ranks": {"pairs"}, "tests": {"alone", "students"}}
 
 
 def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -617,6 +622,7 @@ def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         for cell in cells_of(of, "e")
     ]
     table = made.selections(by=("fine",)) if "student_selection" in EXPERIMENTS[name] else made.frame(rows)
+    table = made.scored(table) if name in FILLED["tests"] else table
     curves = made.curves(table, 3)
     silent = curves["cell"].isin(table.loc[table["loss"] != "akl", "cell"])
     curves.loc[silent, ["head_gap", "tail_gap"]] = math.nan
@@ -629,6 +635,7 @@ def test_plan_refuses_a_figure_exactly_where_its_experiment_would_leave_it_empty
 ) -> None:
     for which, experiment in EXPERIMENTS.items():
         told = values(experiments={"e": {**experiment, "figure": name}}, protocol={"name": "p", "epochs": 3})
+        told |= {"tests": {"fog": "fog"}} if which in FILLED["tests"] else {}
         code = main(["plan", "--study-json", json.dumps(told)])
         assert (code == 0) == (which in FILLED[name]), which
         if code:

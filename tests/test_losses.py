@@ -489,30 +489,6 @@ def test_defaults_are_allowed_values(loss: Loss):
         assert parameter.default is None or parameter.check(parameter.default) == parameter.default
 
 
-def as_documented(loss: Loss) -> tuple[str, str]:
-    """Return what the table of docs/losses.md says of a loss in its columns of hyperparameters and of traits."""
-
-    def said(parameter: Number | Whole | Choice) -> str:
-        if isinstance(parameter, Choice):
-            rest = (word for word in parameter.options if word != parameter.default)
-            return ", ".join(f"`{word}`" for word in (parameter.default, *rest))
-        default = "1 − α" if parameter.optional else "must be given"
-        words = [f"{parameter.default:g}".replace("-", "−") if parameter.default is not None else default]
-        return "; ".join([*words, *(f"`{word}`" for word in parameter.words)])
-
-    traits = {"0 at the teacher": loss.zero_at_teacher, "batchwise": loss.batchwise, "unrecorded": not loss.recordable}
-    parameters = ", ".join(f"`{name}` ({said(parameter)})" for name, parameter in loss.parameters.items())
-    return parameters, ", ".join(trait for trait, has in traits.items() if has)
-
-
-def test_the_docs_have_the_hyperparameters_defaults_and_traits_of_every_loss():
-    text = (Path(__file__).parent.parent / "docs" / "losses.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
-    told = {name.strip("`"): (parameters, traits) for name, _, parameters, traits, _ in rows}
-    assert told == {name: as_documented(loss) for name, loss in LOSSES.items()}
-    assert len(rows) == len(told)
-
-
 def test_no_two_families_share_a_name():
     families = (
         hard,

@@ -214,10 +214,6 @@ def test_a_cell_of_two_experiments_counts_once_in_the_totals() -> None:
     assert "48 networks" in report.render(STUDY, table, [])
 
 
-def test_durations_are_spelled_for_readers() -> None:
-    assert [report.duration(seconds) for seconds in (42, 750, 11_520)] == ["42 s", "12.5 min", "3.2 h"]
-
-
 def test_figure_means_and_page_come_from_the_table_in_the_folder(tmp_path: Path) -> None:
     table = made.losses(("wrn-16-2",))
     table.to_parquet(tmp_path / "table.parquet")

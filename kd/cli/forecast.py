@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from kd.core import heartbeat
-from kd.core.heartbeat import spelled
+from kd.core.duration import spelled
 from kd.machine.hours import Speeds, Task, critical_path, numbers_at_once
 from kd.machine.room import Sizes, bank_rows, with_banks
 from kd.study import products

@@ -1,4 +1,4 @@
-"""Verbs that make data, labels, networks, selections, trials, banks and answers. Snakemake's rules call them."""
+"""Verbs that make data, labels, networks, selections, trials, banks, answers, scores. Snakemake's rules call them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kd.cli.options import asked, recipe_of, resources_of, search_of, study_of
 from kd.core import files
-from kd.core.errors import ConfigError, Damaged, Diverged
+from kd.core.errors import ConfigError, Damaged, Diverged, nearest
 from kd.core.startup import keep_memory, start_together
 from kd.jobs import lineage, making
 from kd.losses.spec import STORED
@@ -64,6 +64,22 @@ def labels(options: argparse.Namespace) -> None:
         from kd.jobs import data as job
 
         job.labels(judge, dataset, given, options.stamp)
+
+
+def testset(options: argparse.Namespace) -> None:
+    """Prepare the images of a further test set of a study, again if the files in its folder have changed."""
+    study = study_of(options)
+    known = {products.testset(study.dataset, name).name.partition("/")[2]: name for name in study.tests}
+    if options.testset not in known:
+        raise ConfigError(f"{options.testset!r}: no such test set{nearest(options.testset, known)}")
+    name = known[options.testset]
+    product = products.testset(study.dataset, name)
+    _discard_if_its_folder_changed(product, study.tests[name])
+    judge = Judge.of_study(study)
+    if not making.done(judge, product, options.stamp):
+        from kd.jobs import data as job
+
+        job.testset(judge, name, options.stamp)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -161,6 +177,19 @@ def answers(options: argparse.Namespace) -> None:
         from kd.jobs import answers as job
 
         job.answers(judge, cell, given, resources_of(options), options.stamp)
+
+
+def score(options: argparse.Namespace) -> None:
+    """Test a network on the further test sets of a study."""
+    study, cell = study_of(options), parse_cell(options.cell)
+    judge = Judge.of_study(study)
+    if cell not in judge.tested:
+        raise ConfigError(f"{cell}: no network of {study.dataset} in study {study.study}, or the study has no tests")
+    if not making.done(judge, products.scores(cell), options.stamp):
+        _prepare_to_train(options)
+        from kd.jobs import score as job
+
+        job.score(judge, cell, resources_of(options), options.stamp)
 
 
 def select(options: argparse.Namespace) -> None:

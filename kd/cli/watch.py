@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kd.cli.forecast import Forecast
 from kd.cli.options import study_of
-from kd.core.heartbeat import spelled
+from kd.core.duration import spelled
 from kd.machine.hours import Speeds, wall_clock
 from kd.machine.room import Sizes
 from kd.study import products

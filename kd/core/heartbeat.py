@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from kd.core.duration import spelled
 from kd.core.files import pending_name
 from kd.core.project import on_disk
 
@@ -35,13 +36,6 @@ class Beat(NamedTuple):
         told += [f"{self.images_per_second:,.0f} images/s"] if self.images_per_second is not None else []
         told += [f"{spelled(self.seconds_left)} left"] if self.seconds_left is not None else []
         return "  ".join(told)
-
-
-def spelled(seconds: float) -> str:
-    """Spell a duration in the largest unit that leaves two digits."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def write(lock: Path, beat: Beat) -> None:

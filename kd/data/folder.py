@@ -57,15 +57,15 @@ def image_folder(folder: str | Path, size: int, convert: str | None = None, stre
         raise ConfigError(f"convert: got {convert!r}, allowed is rgb")
     folder = Path(folder).expanduser()
     train, test = _splits(folder)
-    names = _class_names(train)
-    _check_same_classes(train, names, test, _class_names(test))
+    names = class_names(train)
+    _check_same_classes(train, names, test, class_names(test))
     if streamed:
-        (train_files, train_labels), (test_files, test_labels) = (_listed(split, names) for split in (train, test))
+        (train_files, train_labels), (test_files, test_labels) = (listed(split, names) for split in (train, test))
         provenance = {"source": str(folder), "test": test.name, **_passed_over(train, test, names)}
         at = Files(str(here() / folder), size)
         return Images(train_files, train_labels, test_files, test_labels, names, *_IMAGENET, provenance, at)
-    train_images, train_labels, odd, turned = _read(train, names, size, convert)
-    test_images, test_labels, odd_test, turned_test = _read(test, names, size, convert)
+    train_images, train_labels, odd, turned = read(train, names, size, convert)
+    test_images, test_labels, odd_test, turned_test = read(test, names, size, convert)
     provenance = {"source": str(folder), "test": test.name, "size": size, "pillow": PIL.__version__}
     provenance |= _passed_over(train, test, names)
     if convert:
@@ -118,7 +118,8 @@ def _folders(split: Path) -> list[str]:
     return sorted(name for name in found if not name.startswith(".") and name not in JUNK)
 
 
-def _class_names(split: Path) -> list[str]:
+def class_names(split: Path) -> list[str]:
+    """Return the names of the classes of a split, sorted. Raises DataError where there are fewer than two."""
     names = sorted(_annotated(split)) if on_disk(split / _ANNOTATIONS).is_file() else _folders(split)
     if len(names) < 2:
         raise DataError(
@@ -240,7 +241,7 @@ def _labelled(split: Path, names: list[str]) -> tuple[list[str], np.ndarray]:
     return [path for members in files for path in members], labels
 
 
-def _listed(split: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def listed(split: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return records [N] of a split's images, (name from the folder that holds the split, bytes), and labels [N]."""
     paths, labels = _labelled(split, names)
     sizes = np.array([os.path.getsize(on_disk(path)) for path in paths], np.int64)
@@ -252,12 +253,12 @@ def _listed(split: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
     return records, labels
 
 
-def files_of(folder: Path) -> list[tuple[str, int]]:
-    """Return (name from `folder`, bytes) of every image of a folder of images."""
+def files_of(folder: Path, testset: bool = False) -> list[tuple[str, int]]:
+    """Return (name from `folder`, bytes) of every image of a folder of images; a test set has no splits."""
     found = []
-    for split in _splits(folder):
+    for split in [folder] if testset else _splits(folder):
         annotations = [split / _ANNOTATIONS] if on_disk(split / _ANNOTATIONS).is_file() else []
-        for path in [*_labelled(split, _class_names(split))[0], *annotations]:
+        for path in [*_labelled(split, class_names(split))[0], *annotations]:
             found.append((os.path.relpath(path, folder), os.path.getsize(on_disk(path))))
     return found
 
@@ -265,13 +266,18 @@ def files_of(folder: Path) -> list[tuple[str, int]]:
 # -- decoding ---------------------------------------------------------------------------------------------------------
 
 
-def _read(split: Path, names: list[str], size: int, convert: str | None) -> tuple[np.ndarray, np.ndarray, Counter, int]:
-    """Return images [N, size, size, 3], labels [N], how many were of which other mode than RGB, how many have a tag."""
+def read(
+    split: Path, names: list[str], size: int, convert: str | None, exact: bool = False
+) -> tuple[np.ndarray, np.ndarray, Counter, int]:
+    """Return images [N, size, size, 3], labels [N], how many were of which other mode than RGB, how many have a tag.
+
+    `exact` refuses images of another size instead of resizing them.
+    """
     paths, labels = _labelled(split, names)
     images = np.empty((len(paths), size, size, 3), np.uint8)
 
     def decode(index: int) -> tuple[str, bool]:
-        mode, turned, pixels = _decode(paths[index], size, convert)
+        mode, turned, pixels = _decode(paths[index], size, convert, exact)
         if pixels is not None:
             images[index] = pixels
         return mode, turned
@@ -296,7 +302,7 @@ def _refusal(paths: list[str], modes: tuple[str, ...], odd: Counter) -> str:
     return f"{first}: {what}, the first of {odd.total():,} of {len(paths):,} ({counts}); {fix}, or remove them"
 
 
-def _decode(path: str, size: int, convert: str | None) -> tuple[str, bool, np.ndarray | None]:
+def _decode(path: str, size: int, convert: str | None, exact: bool) -> tuple[str, bool, np.ndarray | None]:
     """Return the mode of an image, whether it has an orientation tag, and its pixels [size, size, 3].
 
     None in the place of pixels where it is not RGB and may not become so.
@@ -306,6 +312,8 @@ def _decode(path: str, size: int, convert: str | None) -> tuple[str, bool, np.nd
             mode, turned = _mode(image), is_turned(image)
             if mode != "RGB" and (not convert or mode not in _CONVERTIBLE):
                 return mode, turned, None
+            if exact and image.size != (size, size):
+                raise ValueError(f"it has {image.width} x {image.height} pixels, expected {size} x {size}")
             return mode, turned, np.asarray(_square(rgb(image), size))
     except Exception as error:  # what decoders raise on damaged files has no common type
         if known := of_the_machine(error, path):

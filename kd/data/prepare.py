@@ -6,10 +6,10 @@ import inspect
 from pathlib import Path
 
 from kd.core.errors import ConfigError, DataError, nearest
-from kd.core.files import sha256
+from kd.core.files import publish, sha256
 from kd.core.project import on_disk
 from kd.data import NOISES, load, source_of
-from kd.data.arrays import open_dataset, write_dataset
+from kd.data.arrays import npy, open_dataset, write_dataset
 from kd.data.noise import write_labels
 
 
@@ -33,16 +33,35 @@ def prepare_dataset(name: str, declared: dict | None, folder: Path, download_roo
 
 
 def holds_other_files(manifest: dict, folder: str) -> bool:
-    """Say whether a folder of images, where it is there, holds other files than those a dataset was made from."""
-    path = Path(folder).expanduser()
-    return "listing" in manifest and on_disk(path).is_dir() and listed(path) != manifest["listing"]
+    """Say whether a folder of images, where it is there, holds other files than what is published was made from."""
+    path, testset = Path(folder).expanduser(), manifest["kind"] == "testset"
+    return "listing" in manifest and on_disk(path).is_dir() and listed(path, testset) != manifest["listing"]
 
 
-def listed(folder: Path) -> str:
-    """Return a digest of the list of files of a folder of images: their names and sizes."""
+def listed(folder: Path, testset: bool = False) -> str:
+    """Return a digest of the list of files of a folder of images, or of a test set: their names and sizes."""
     from kd.data.folder import files_of  # and with it Pillow
 
-    return sha256("\n".join(f"{size} {name}" for name, size in files_of(folder)).encode(errors="surrogateescape"))
+    found = (f"{size} {name}" for name, size in files_of(folder, testset))
+    return sha256("\n".join(found).encode(errors="surrogateescape"))
+
+
+def prepare_testset(name: str, source: str, dataset: Path, declared: dict | None, folder: Path, about: dict) -> dict:
+    """Publish test set `name`, the images below `source`, as `folder`; return its manifest, which begins with `about`.
+
+    `dataset` is where the dataset is published that it is for, `declared` what the study says of that dataset. Raises
+    DataError that names the test set, the folder or file, and the fix.
+    """
+    from kd.data.testsets import IMAGES, LABELS, read_testset  # and with it Pillow
+
+    path = Path(source).expanduser()
+    try:
+        images, labels = read_testset(path, dataset.name, open_dataset(dataset), declared or {})
+        listing = listed(path, testset=True)
+    except DataError as error:
+        raise DataError(f"tests.{name}: {error}") from error
+    manifest = about | {"count": len(labels), "declared": {"folder": source}, "listing": listing}
+    return publish(folder, {f"{IMAGES}.npy": npy(images), f"{LABELS}.npy": npy(labels)}, manifest)
 
 
 def prepare_labels(

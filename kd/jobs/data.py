@@ -1,11 +1,11 @@
-"""The rules data and labels."""
+"""The rules data, labels and testset."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
-from kd.data.prepare import prepare_dataset, prepare_labels
+from kd.data.prepare import prepare_dataset, prepare_labels, prepare_testset
 from kd.jobs import making
 from kd.study import products
 from kd.study.cells import DATA, DatasetChoice
@@ -42,5 +42,17 @@ def labels(judge: Judge, dataset: DatasetChoice, recipe: Recipe, stamp: Path | N
             "%s: %d of %d labels are wrong, %.1f %%, of a class %.1f to %.1f %%",
             *(product, made["wrong"], made["count"], wrong, least, most),
         )
+
+    making.make(judge, product, stamp, prepare)
+
+
+def testset(judge: Judge, name: str, stamp: Path | None) -> None:
+    """Publish the images of a further test set of the study's dataset in data/DATASET@NAME."""
+    study = judge.study
+    product, dataset = products.testset(study.dataset, name), DatasetChoice(study.dataset)
+
+    def prepare(judge: Judge) -> None:
+        declared, about = judge.recipe_of(dataset).declared, making.about(judge, product)
+        prepare_testset(name, study.tests[name], Path(DATA, study.dataset), declared, product.folder, about)
 
     making.make(judge, product, stamp, prepare)

@@ -91,7 +91,7 @@ def _published(judge: Judge, weights: bool) -> Iterator[Entry]:
         if manifest is None:  # data, labels and selections may be deleted
             continue
         yield Entry(str(product.manifest), product.manifest)
-        for name, digest in manifest["files"].items() if product.kind != "data" else ():
+        for name, digest in manifest["files"].items() if product.kind not in ("data", "testset") else ():
             if weights or name != MODEL:
                 yield Entry(str(product.folder / name), product.folder / name, digest)
 

@@ -27,7 +27,7 @@ def soft_ce(student: Tensor, teacher: Tensor, labels: Tensor, *, alpha: float, w
 
 
 def reverse_kl(student: Tensor, teacher: Tensor, labels: Tensor, *, alpha: float, weight: float, **softened) -> Tensor:
-    """Return (1 - alpha) CE + alpha * weight * scale * KL(q || p), [B]."""
+    """Return (1 - alpha) CE + alpha * weight * scale * KL(q || p), [B] (MiniLLM, arXiv 2306.08543)."""
     if math.isinf(softened["tau"]):
         soft = half_variance(student, teacher)
     else:

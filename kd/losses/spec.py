@@ -305,9 +305,14 @@ class Later:
     def __init__(self, module: str, name: str) -> None:
         self.__module__, self._name = module, name
 
+    @property
+    def function(self) -> Callable:
+        """What builds it, imported."""
+        return getattr(importlib.import_module(self.__module__), self._name)
+
     def __call__(self, course: object, **hyperparameters: object) -> object:
         """Return the objective of a course."""
-        return getattr(importlib.import_module(self.__module__), self._name)(course, **hyperparameters)
+        return self.function(course, **hyperparameters)
 
 
 class Epochwise:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from kd.core import files
 from kd.core.errors import KdError, StorageError
 from kd.core.project import on_disk
 from kd.data import DATASETS, Source, source_of
+from kd.study import products
 from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell
 from kd.study.config import Study
 from kd.study.expansion import analysed, augmentation, taught_by
@@ -56,6 +58,7 @@ def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, in
     for dataset in {one.labelled: one for one in read if one.noise}.values():
         if sizes[dataset.name] and not on_disk(Path(DATA, dataset.labelled)).exists():
             needed[DATA] += 8 * sizes[dataset.name].train
+    needed[DATA] += _testset_bytes(study, sizes)
     for shape, number in Counter(shape_of(cell) for cell in cells if not cell.is_ensemble).items():
         needed[RESULTS] += number * ((published or {}).get(shape) or _weight_bytes(shape, sizes))
     for cell in cells:
@@ -151,6 +154,18 @@ def _answer_bytes(cell: Cell, sizes: Sizes) -> int:
     inside = 0 if cell.is_ensemble else width(cell.stage.network, size.classes)
     row = 4 * size.classes + 2 * inside + 24  # float32 logits, float16 pre-logits, an index and two labels
     return round((size.test + min(SAMPLE, size.train * cell.fraction)) * row)
+
+
+def _testset_bytes(study: Study, sizes: Sizes) -> int:
+    """Return what further test sets take that are not in data/ yet; a folder that cannot be read counts as nothing."""
+    from kd.data.folder import files_of  # and with it Pillow
+
+    size, count = sizes[study.dataset], 0
+    for name, folder in study.tests.items():
+        if not on_disk(products.testset(study.dataset, name).folder).exists():
+            with contextlib.suppress(KdError, OSError):
+                count += len(files_of(Path(folder).expanduser(), testset=True))
+    return count * (math.prod(size.shape) + 8) if size and size.shape else 0  # a streamed one takes hardly any
 
 
 # -- how large datasets are -------------------------------------------------------------------------------------------

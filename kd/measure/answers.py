@@ -73,7 +73,7 @@ def answered(
     }
     tensors = {}
     for name, (index, labels, truth) in splits.items():
-        parts = [_run(network, name, index, examples, place) for network in networks]
+        parts = [run(network, name, index, examples, place) for network in networks]
         tensors |= {f"{name}.index": index, f"{name}.labels": labels, f"{name}.clean": truth}
         if len(networks) > 1:
             tensors[f"{name}.logits"] = ENSEMBLES[combination](torch.stack([logits for logits, _ in parts]))
@@ -86,7 +86,7 @@ def answered(
 
 
 @torch.inference_mode()
-def _run(network: Network, split: str, index: Tensor, examples: Examples, place: Place) -> tuple[Tensor, Tensor]:
+def run(network: Network, split: str, index: Tensor, examples: Examples, place: Place) -> tuple[Tensor, Tensor]:
     """Return the logits [M, K] and pre-logits [M, D] of the images of `train` or `test` at `index` [M], float32."""
     network = network.to(place.device, memory_format=torch.channels_last).eval()
     logits, prelogits = [], []

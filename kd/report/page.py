@@ -18,6 +18,7 @@ import markupsafe
 import pandas as pd
 
 from kd.core import reproduce
+from kd.core.duration import spelled
 from kd.core.errors import ConfigError, nearest
 from kd.core.project import on_disk
 from kd.measure.frames import Artefacts, read_frame
@@ -73,7 +74,7 @@ def render(
         networks=networks(rows),
         methods=_methods(study["trained"], judged, len(published) > 0),
         environments=environments(cells),
-        seconds=duration(cells["seconds"].sum()),
+        seconds=spelled(cells["seconds"].sum()),
         diverged=cells.loc[cells["status"] == "diverged", "cell"].tolist(),
     )
 
@@ -200,7 +201,7 @@ def _network(line: dict, numbers: dict[str, int], varied: set[str]) -> dict:
         "train": "–" if math.isnan(line["train_top1"]) else f"{line['train_top1']:.2f}",
         "gap": wording.signed(line["best_gap"]) if known else "–",
         "seconds": f"{line['seconds']:.0f}",
-        "time": duration(line["seconds"]),
+        "time": spelled(line["seconds"]),
         "folder": f"../../{quote(line['cell'])}",
     }
 
@@ -214,16 +215,8 @@ def environments(cells: pd.DataFrame) -> list[dict]:
     for key, group in cells.groupby(_ENVIRONMENT, dropna=False, sort=False):
         known = dict(zip(_ENVIRONMENT, map(str, key), strict=True))
         code = sorted({str(code)[:12] for code in group["code"]})
-        lines.append({**known, "code": code, "cells": len(group), "time": duration(group["seconds"].sum())})
+        lines.append({**known, "code": code, "cells": len(group), "time": spelled(group["seconds"].sum())})
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Spell a duration: 42 s, 12.5 min, 3.2 h."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 # -- in the folder of a study -----------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,8 @@ from kd.core import files
 from kd.core.errors import DataError, StorageError, itemised
 from kd.data import MEASURES
 from kd.measure.frames import Artefacts, frame_files, setting, with_hyperparameters
+from kd.measure.scores import column_of
+from kd.measure.scores import read as read_scores
 from kd.report.identity import identity, order
 from kd.report.latex import longtable
 from kd.study.cells import Cell
@@ -39,6 +41,7 @@ class Result:
     cell: Cell
     manifest: dict
     epochs: pd.DataFrame
+    scores: Mapping[str, float] = field(default_factory=dict)  # top-1 on further test sets, by name
 
 
 def collect(study: Study, judge: Judge) -> Artefacts:
@@ -48,7 +51,9 @@ def collect(study: Study, judge: Judge) -> Artefacts:
     place = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in members))}
     members.sort(key=lambda member: (place[member[0]], order(member[1])))
     unproved = frozenset(judge.unproved)
-    rows = pd.DataFrame([_row(name, cell, results) | {"unproved": cell.path in unproved} for name, cell in members])
+    rows = pd.DataFrame(
+        [_row(name, cell, results, study.tests) | {"unproved": cell.path in unproved} for name, cell in members]
+    )
     rows = rows.astype({"teacher_seed": "Int64"})
     curves = pd.concat([_curve(name, results[cell]) for name, cell in members], ignore_index=True)
     rows, curves = (with_hyperparameters(frame, results) for frame in (rows, curves))
@@ -71,10 +76,10 @@ def in_latex(rows: pd.DataFrame) -> str:
 
 def read_results(judge: Judge) -> dict[Cell, Result]:
     """Return every cell's result. Raises DataError that names the cells that are missing, damaged or unsound."""
-    results, problems = {}, []
+    results, problems, tested = {}, [], frozenset(judge.tested)
     for cell in judge.cells:
         try:
-            results[cell] = _read(judge.study, cell)
+            results[cell] = _read(judge.study, cell, tested=cell in tested)
         except (DataError, StorageError) as error:
             problems.append(str(error))
     if problems:
@@ -84,14 +89,15 @@ def read_results(judge: Judge) -> dict[Cell, Result]:
     return results
 
 
-def _read(study: Study, cell: Cell) -> Result:
+def _read(study: Study, cell: Cell, tested: bool = False) -> Result:
     manifest = files.verified(Path(cell.path), "metrics.csv")
     epochs = _metrics(Path(cell.path, "metrics.csv"))
     if manifest["status"] == "ok":
         _check_sound(cell, epochs, cell.epochs(study.protocol), study.protocol.evaluate)
         if epochs.iloc[-1].to_dict() != manifest["last"]:
             raise DataError(f"{cell}: its manifest and its metrics.csv do not agree on the last epoch")
-    return Result(cell, manifest, epochs)
+    scores = read_scores(cell) if tested and manifest["status"] == "ok" else {}
+    return Result(cell, manifest, epochs, {name: one.top1 for name, one in scores.items()})
 
 
 def _metrics(path: Path) -> pd.DataFrame:
@@ -117,7 +123,7 @@ def _check_sound(cell: Cell, epochs: pd.DataFrame, expected: int, every: int | s
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result]) -> dict:
+def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result], tests: Iterable[str]) -> dict:
     manifest = results[cell].manifest
     return {
         "experiment": experiment,
@@ -128,6 +134,7 @@ def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result]) -> dict:
         "epochs": manifest["epochs"],
         "status": manifest["status"],
         **headline(manifest),
+        **{column_of(name): results[cell].scores.get(name, math.nan) for name in tests},
         "teacher_top1": headline(results[cell.teacher].manifest)["test_top1"] if cell.teacher else math.nan,
         **_selection(manifest.get("selection") or {}),
         "parameters": manifest.get("parameters", 0),

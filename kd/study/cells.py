@@ -34,6 +34,7 @@ from kd.study.needs import Need
 from kd.study.values import LossChoice, Noise, Own, Selected
 
 RESULTS, STATE, BANKS, ANSWERS, DATA, REPORTS, LOGS = "results", "state", "banks", "answers", "data", "reports", "logs"
+SCORES = "scores"
 SELECTIONS, SEARCH = "selections", "search"
 TEACHERS = "teachers"  # the table lists the networks that teach under this experiment
 

@@ -704,6 +704,9 @@ class Study(Model):
     study: Name = Field(description="names the folder under reports/")
     dataset: Name
     datasets: dict[Name, DeclaredDataset] = Field({}, description="datasets of one's own, by name")
+    tests: dict[Name, str] = Field(
+        {}, description="further test sets, by name: a folder CLASS/*.jpg with the classes of the study's dataset"
+    )
     label_files: dict[Name, str] = Field(
         {}, description="files with one label an example, by name; of CIFAR-10N: FILE.pt:SET"
     )
@@ -773,6 +776,8 @@ class Study(Model):
         for claim in self.claims:
             self._check_claim(f"claims.{claim.id}.value", claim.analysis)
         self._check_dataset("dataset", self.dataset)
+        if self.tests and all(one.dataset not in (None, self.dataset) for one in self.experiments.values()):
+            raise ValueError(f"tests: no experiment has networks of {self.dataset}, the study's dataset, to test")
         for name, declared in self.datasets.items():
             if declared.source and name not in data.DATASETS:
                 raise ValueError(f"datasets.{name}.source: only a built-in dataset{nearest(name, data.DATASETS)}")

@@ -137,7 +137,7 @@ class Judge:
             return self.expected(product).inputs
         # A study has thousands of networks: do not work out their recipes and code, which only made ones need.
         if product.kind == "table":
-            return tuple(map(products.network, self.cells))
+            return (*map(products.network, self.cells), *map(products.scores, self.tested))
         cell = self._cell(product)
         led = [cell.teacher] if cell.teacher else cell.members if cell.is_ensemble else []
         return (*_read_data(cell.dataset), *map(products.network, led), *_selected_for(cell))
@@ -304,6 +304,10 @@ class Judge:
         recipe = labels_recipe(dataset, self.recipe_of(dataset).label_file)
         return Expected(recipe, staleness.code_behind_labels(dataset.noise), (products.data(dataset.name),))
 
+    def _expected_testset(self, product: Product) -> Expected:
+        dataset = product.name.partition("/")[2].partition("@")[0]
+        return Expected({}, code_digest("kd.data.testsets"), (products.data(dataset),))
+
     def _expected_network(self, product: Product) -> Expected:
         cell = self._cell(product)
         recipe = self.recipe_of(cell)
@@ -374,6 +378,11 @@ class Judge:
         cell = self._cell(product)
         return Expected({}, staleness.code_behind_answers(cell), (*_read_data(cell.dataset), products.network(cell)))
 
+    def _expected_scores(self, product: Product) -> Expected:
+        cell = self._cell(product)
+        made_from = (*_read_data(cell.dataset), products.network(cell), *self.testsets)
+        return Expected({}, staleness.code_behind_scores(cell), made_from)
+
     def _expected_analysis(self, product: Product) -> Expected:
         experiment, analysis = product.name.rpartition("/")[2].split(".")
         pairs = expansion.measured(self.study, experiment)
@@ -389,6 +398,8 @@ class Judge:
         recipe = {"rows": [[experiment, cell.path] for experiment, cell in rows]}
         if self.unproved:
             recipe["unproved"] = self.unproved
+        if self.study.tests:
+            recipe["tests"] = list(self.study.tests)
         return Expected(recipe, code_digest("kd.report.table"), self.inputs(product))
 
     def _expected_figure(self, product: Product) -> Expected:
@@ -465,6 +476,16 @@ class Judge:
         return found
 
     @cached_property
+    def testsets(self) -> tuple[Product, ...]:
+        """The further test sets of the study."""
+        return tuple(products.testset(self.study.dataset, name) for name in self.study.tests)
+
+    @cached_property
+    def tested(self) -> list[Cell]:
+        """The cells of the study that its further test sets are for."""
+        return [cell for cell in self.cells if self.study.tests and cell.dataset.name == self.study.dataset]
+
+    @cached_property
     def students(self) -> Mapping[Cell, list[Cell]]:
         """Each teacher of the study, with its students."""
         return expansion.taught_by(self.cells)
@@ -493,6 +514,7 @@ class Judge:
         found: list[Product] = []
         found += dict.fromkeys(products.data(cell.dataset.name) for cell in self.cells)
         found += dict.fromkeys(products.labels(cell.dataset.labelled) for cell in self.cells if cell.dataset.noise)
+        found += self.testsets
         found += dict.fromkeys(one for cell in self.cells for one in (*_selected_for(cell), products.network(cell)))
         found += map(products.bank, teachers)
         for search in study.searches:
@@ -501,6 +523,7 @@ class Judge:
         searched = [cell for cell in self.cells if self.searches_by(cell)]
         found += map(products.release, [] if study.keep_banks else dict.fromkeys([*teachers, *searched]))
         found += map(products.answers, expansion.analysed(study))
+        found += map(products.scores, self.tested)
         found += [products.analysis(name, *pair) for pair in analyses]
         if not study.experiments:
             return tuple(found)
@@ -546,7 +569,7 @@ def told(to_do: Mapping[Product, str]) -> list[str]:
 
 def plural(kind: str, count: int) -> str:
     """Return the name of a kind, in the plural unless `count` is 1."""
-    if count == 1 or kind in ("data", "labels", "answers", "tables"):
+    if count == 1 or kind in ("data", "labels", "answers", "scores", "tables"):
         return kind
     return {"analysis": "analyses"}.get(kind, f"{kind}s")
 

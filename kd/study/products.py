@@ -4,6 +4,7 @@
 |----------|-------------------------------------|-----------------------------------------------|----------|
 | data     | a dataset                           | data/NAME/                                    | data     |
 | labels   | its training labels made wrong      | data/NAME+NOISE/                              | labels   |
+| testset  | other images of its classes         | data/NAME@TEST/                               | testset  |
 | network  | a trained network, or an ensemble   | results/CELL/                                 | train    |
 | selection| what a teacher selects to learn from| selections/CELL/SELECTION/                    | select   |
 | proposal | the settings of a round            | search/NAME/round-2.json                      | propose  |
@@ -11,6 +12,7 @@
 | bank     | a teacher's logits, pre-logits      | banks/CELL/                                   | bank     |
 | release  | the absence of that bank            |                                               | release  |
 | answers  | what a network answers              | answers/CELL/                                 | answers  |
+| scores   | its accuracy on further test sets   | scores/CELL/                                  | score    |
 | analysis | what is measured of answers         | reports/STUDY/analyses/EXPERIMENT.ANALYSIS.*  | measure  |
 | table    | the tidy table and the curves       | reports/STUDY/table.*, curves.*               | collect  |
 | figure   | a figure and its caption            | reports/STUDY/figures/EXPERIMENT.FIGURE.*     | figure   |
@@ -30,7 +32,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.core.files import MANIFEST
-from kd.study.cells import ANSWERS, BANKS, DATA, REPORTS, RESULTS, SEARCH, SELECTIONS, STATE, Cell, spell_selection
+from kd.study.cells import (
+    ANSWERS,
+    BANKS,
+    DATA,
+    REPORTS,
+    RESULTS,
+    SCORES,
+    SEARCH,
+    SELECTIONS,
+    STATE,
+    Cell,
+    spell_selection,
+)
 from kd.study.values import Selected
 
 RELEASED = "released"  # the first part of a release's name, which only stamps use
@@ -39,6 +53,7 @@ MANIFESTS = "manifests"
 RULES = {  # the rule, and verb, that makes each kind
     "data": "data",
     "labels": "labels",
+    "testset": "testset",
     "network": "train",
     "selection": "select",
     "proposal": "propose",
@@ -46,6 +61,7 @@ RULES = {  # the rule, and verb, that makes each kind
     "bank": "bank",
     "release": "release",
     "answers": "answers",
+    "scores": "score",
     "analysis": "measure",
     "table": "collect",
     "figure": "figure",
@@ -55,7 +71,7 @@ RULES = {  # the rule, and verb, that makes each kind
 }
 KINDS = tuple(RULES)  # in the order in which they are made
 # May be deleted at any time: kd makes it again when something that reads it is to do.
-SPARED = frozenset({"data", "labels", "selection", "bank", "answers"})
+SPARED = frozenset({"data", "labels", "testset", "selection", "bank", "answers", "scores"})
 # Small, and read by people: the judge checks every byte, not only the sizes.
 READ_BY_PEOPLE = frozenset({"proposal", "trial", "analysis", "table", "figure", "tables", "verdict", "page"})
 
@@ -104,8 +120,8 @@ class Product(NamedTuple):
                 return Path(STATE, rest, "lock")
             case "bank" | "release":
                 return Path(STATE, rest, "bank.lock")
-            case "answers":
-                return Path(STATE, rest, "answers.lock")
+            case "answers" | "scores":
+                return Path(STATE, rest, f"{self.kind}.lock")
             case "selection":
                 return Path(STATE, f"{rest}.lock")
         return Path(STATE, top, f"{rest}.lock")
@@ -141,6 +157,11 @@ def labels(labelled: str) -> Product:
     return Product("labels", f"{DATA}/{labelled}")
 
 
+def testset(dataset: str, name: str) -> Product:
+    """The images of a further test set of a dataset, such as cifar10@fog."""
+    return Product("testset", f"{DATA}/{dataset}@{name}")
+
+
 def network(cell: Cell) -> Product:
     """A trained network, or an ensemble."""
     return Product("network", cell.path)
@@ -174,6 +195,11 @@ def release(teacher: Cell) -> Product:
 def answers(cell: Cell) -> Product:
     """The answers of a network."""
     return Product("answers", f"{ANSWERS}/{cell.name}")
+
+
+def scores(cell: Cell) -> Product:
+    """The accuracies of a network on further test sets."""
+    return Product("scores", f"{SCORES}/{cell.name}")
 
 
 def analysis(study: str, experiment: str, name: str) -> Product:
@@ -246,7 +272,7 @@ def owner(path: str) -> str | None:
         return f"{DATA}/{parts[0]}"
     if top == SELECTIONS and len(parts) > 3:
         return "/".join([top, *(parts if re.fullmatch(r"[a-z]+[0-9.]*", parts[-1]) else parts[:-1])])
-    if top in (RESULTS, BANKS, ANSWERS) and len(parts) > 2:
+    if top in (RESULTS, BANKS, ANSWERS, SCORES) and len(parts) > 2:
         if not re.search(r"\.s\d[\d+]*(?:-\w[\w.]*)*$", parts[-1]):  # a file of the cell
             parts = parts[:-1]
         return "/".join([top, *parts]) if len(parts) > 2 else None

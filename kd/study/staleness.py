@@ -44,6 +44,11 @@ def code_behind_answers(cell: Cell) -> str:
     return code_digest("kd.measure.answers", *map(models.module_of, cell.stage.networks))
 
 
+def code_behind_scores(cell: Cell) -> str:
+    """Return the digest of the code that decides how the network of `cell` scores on further test sets."""
+    return code_digest("kd.measure.tested", *map(models.module_of, cell.stage.networks))
+
+
 def code_behind_data(name: str, declared: Mapping | None) -> str:
     """Return the digest of the code that prepares the images of a dataset, built in or `declared` by a study."""
     return code_digest(data.source_of(name, declared).module)

@@ -32,7 +32,7 @@ from made.project import Project
 # publishing, and one before the stamp.
 POINTS = ("begin", "work", "publish:1", "published", "stamp")
 HIDDEN = ("manifest.json", "timings.csv")  # they hold times, so they differ each time
-TREES = ("data", "results", "selections", "search", "banks", "answers", "reports")
+TREES = ("data", "results", "selections", "search", "banks", "answers", "scores", "reports")
 
 
 SEARCH = {
@@ -45,12 +45,13 @@ SEARCH = {
 
 
 def whole(size: int, **keys: object) -> dict:
-    """A study with every rule: images of this size, labels from a file, a selection, a released bank, a search."""
+    """A study with every rule: images of this size, labels from a file, a further test set, a selection, a search."""
     return {
         "study": "whole",
         "dataset": "mine",
         "datasets": {"mine": {"folder": "images", "size": size}},
         "label_files": {"theirs": "theirs.npy"},
+        "tests": {"again": "images/val"},
         "protocol": {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32", "heldout": 0.1},
         "seeds": [0],
         "keep_banks": False,
@@ -208,6 +209,7 @@ def command(product: Product) -> list[str]:
     named = {
         "data": [rest],
         "labels": [rest],
+        "testset": [rest],
         "network": [product.name],
         "selection": [product.cell, last],
         "bank": [product.cell],
@@ -215,6 +217,7 @@ def command(product: Product) -> list[str]:
         "proposal": ["best", "1"],
         "trial": ["best", "1", "1"],
         "answers": [product.cell],
+        "scores": [product.cell],
         "analysis": words,
         "table": [],
         "figure": [table, *words],
@@ -229,6 +232,7 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         "kd.jobs.train",
+        "kd.jobs.score",
         "kd.jobs.select",
         "kd.jobs.search",
         "kd.report.table",

@@ -71,9 +71,9 @@ def command(product: Product) -> list[str]:
     """Return the verb that makes a product, and its arguments without the study."""
     verb, last = products.RULES[product.kind], product.name.rpartition("/")[2]
     match product.kind:
-        case "data" | "labels":
+        case "data" | "labels" | "testset":
             return [verb, last]
-        case "network" | "bank" | "release" | "answers":
+        case "network" | "bank" | "release" | "answers" | "scores":
             return [verb, product.cell]
         case "analysis":
             return [verb, *last.split(".")]

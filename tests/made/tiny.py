@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 PROTOCOL = {"name": "quick", "epochs": 1, "batch": 64, "precision": "fp32", "compile": "never", "heldout": 0.1}
 STUDY = {
     "study": "tiny",
     "dataset": "digits",
     "protocol": PROTOCOL,
+    "tests": {"grey": "grey"},
     "seeds": [0],
     "keep_banks": False,
     "experiments": {
@@ -32,11 +36,19 @@ STUDY = {
 }
 ONLINE = {**STUDY, "study": "online", "protocol": {**PROTOCOL, "name": "online", "teacher": "online"}}
 
+
+def _image(brightness: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 8), brightness).save(file, "PNG")
+    return file.getvalue()
+
+
 FILES = {"config.yaml": json.dumps(STUDY).encode(), "online.yaml": json.dumps(ONLINE).encode()}
+FILES |= {f"grey/{digit}/0.png": _image(20 * digit) for digit in range(10)}
 TEACHER = "results/digits+sym0.4+frac0.05/quick/resnet8.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0-smallloss0.97"
 BY_ONLINE = ("--configfile", "online.yaml")
-PUBLISHED = ("data", "results", "selections", "search", "banks", "answers", "reports")
+PUBLISHED = ("data", "results", "selections", "search", "banks", "answers", "scores", "reports")
 _STAMPS = "state/stamps/q-0123456789abcdef"
 
 
@@ -66,6 +78,7 @@ def _online(path: str) -> str:
 VERBS = (
     _stamped("data", "data", "digits"),
     _stamped("labels", "labels", "digits+sym0.4"),
+    _stamped("testset", "testset", "digits@grey"),
     _stamped("train a teacher", "train", TEACHER),
     _stamped("select", "select", TEACHER, "smallloss0.97"),
     _stamped("fill a bank", "bank", TEACHER, "--needs", "0:1"),
@@ -79,6 +92,8 @@ VERBS = (
     _stamped("answers of the teacher", "answers", TEACHER),
     _stamped("answers of the student", "answers", STUDENT),
     _stamped("measure", "measure", "noisy", "measures"),
+    _stamped("score the teacher", "score", TEACHER),
+    _stamped("score the student", "score", STUDENT),
     _stamped("collect", "collect"),
     _stamped("dots", "figure", "reports/tiny/table.parquet", "noisy", "dots", "--configfile", "config.yaml"),
     _stamped("fidelity", "figure", "reports/tiny/table.parquet", "noisy", "fidelity", "--configfile", "config.yaml"),

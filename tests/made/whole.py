@@ -7,7 +7,7 @@ from kd.study.products import MANIFESTS
 from made.faults import NOW, TREES, Whole, whole
 
 REPORTS = "reports/whole"
-DATA, LABELS = "data/mine", "data/mine+labels-theirs"
+DATA, LABELS, TESTSET = "data/mine", "data/mine+labels-theirs", "data/mine@again"
 CELL = "mine+labels-theirs/quick/resnet14.ce.s0"
 TEACHER, STUDENT = f"results/{CELL}", f"results/{CELL}/resnet8.mse.s0-smallloss0.97"
 SELECTION = f"selections/{CELL}/smallloss0.97"
@@ -15,6 +15,7 @@ PROPOSAL, TRIAL = "search/best/round-1", "search/best/round-1.1"
 TRIED = "results/mine+labels-theirs/quick/resnet8.ce.s1010-weightdecay0.001"
 BANK, RELEASE = f"banks/{CELL}", f"released/{CELL}"
 ANSWERS, ITS_ANSWERS = f"answers/{CELL}/resnet8.mse.s0-smallloss0.97", f"answers/{CELL}"
+SCORES, ITS_SCORES = f"scores/{CELL}/resnet8.mse.s0-smallloss0.97", f"scores/{CELL}"
 MEASURES, TABLE = f"{REPORTS}/analyses/noisy.measures", f"{REPORTS}/table"
 DOTS, FIDELITY = f"{REPORTS}/figures/noisy.dots", f"{REPORTS}/figures/noisy.fidelity"
 TABLES, VERDICT, PAGE = f"{REPORTS}/tables", f"{REPORTS}/verdict", f"{REPORTS}/page"

@@ -1,4 +1,5 @@
 # answers/CELL: the answers of a network. reports/STUDY/analyses: what is measured on them, for figures.
+# scores/CELL: its accuracy on further test sets, for the table.
 
 
 rule answers:
@@ -21,6 +22,29 @@ rule answers:
         recipe=lambda w: recipe(CELLS[w.cell]),
     shell:
         "python -m kd answers results/{wildcards.cell:q} --recipe {params.recipe:q} --stamp {output.stamp:q}"
+        " --threads {threads} --cells-per-gpu {resources.cells_per_gpu} &>> {log:q} || ended $? {log:q}"
+
+
+rule score:
+    input:
+        lambda w: wanted(products.scores(CELLS[w.cell])),
+    output:
+        stamp=update(f"{STAMPS}/scores/{{cell}}.stamp"),
+    log:
+        "logs/{cell}.scores.log",
+    benchmark:
+        "benchmarks/{cell}.scores.tsv"
+    group:
+        group_of
+    conda:
+        "../envs/kd.yaml"
+    threads: 1
+    resources:
+        cells_per_gpu=STUDY.cells_per_gpu,
+    params:
+        study=lambda w: json.dumps(VALUES),
+    shell:
+        "python -m kd score results/{wildcards.cell:q} --study-json {params.study:q} --stamp {output.stamp:q}"
         " --threads {threads} --cells-per-gpu {resources.cells_per_gpu} &>> {log:q} || ended $? {log:q}"
 
 

@@ -1,4 +1,5 @@
-# data/NAME: a dataset as memory-mapped arrays; data/NAME+NOISE: its training labels with noise.
+# data/NAME: a dataset as memory-mapped arrays; data/NAME+NOISE: its training labels with noise; data/NAME@TEST: images
+# of a further test set.
 
 
 rule data:
@@ -37,3 +38,23 @@ rule labels:
     shell:
         "python -m kd labels {wildcards.labelled:q} --recipe {params.recipe:q} --stamp {output.stamp:q}"
         " &>> {log:q} || ended $? {log:q}"
+
+
+rule testset:
+    input:
+        lambda w: wanted(products.testset(STUDY.dataset, w.test)),
+    output:
+        stamp=update(f"{STAMPS}/data/{STUDY.dataset}@{{test}}.stamp"),
+    log:
+        f"logs/data/{STUDY.dataset}@{{test}}.log",
+    benchmark:
+        f"benchmarks/data/{STUDY.dataset}@{{test}}.tsv"
+    wildcard_constraints:
+        test=r"[A-Za-z0-9_]+",
+    conda:
+        "../envs/kd.yaml"
+    params:
+        study=lambda w: json.dumps(VALUES),
+    shell:
+        f"python -m kd testset {STUDY.dataset}@{{wildcards.test:q}} --study-json {{params.study:q}}"
+        " --stamp {output.stamp:q} &>> {log:q} || ended $? {log:q}"

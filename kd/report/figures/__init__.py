@@ -63,6 +63,10 @@ def _several(*axes: str) -> Callable[[Any, Any], bool]:
     return met
 
 
+_TESTS = Need(
+    "further test sets of its dataset: tests",
+    lambda experiment, study: bool(study.tests) and experiment.dataset in (None, study.dataset),
+)
 _STUDENTS = Need(
     "students: a loss that learns from a teacher",
     lambda experiment, study: any(one.needs_teacher for one in experiment.loss),
@@ -118,6 +122,11 @@ FIGURES: dict[str, Figure] = {
         needs=_GRID,
     ),
     "dots": Figure("objectives compared, one row each: seeds, mean, paired difference to CE", "kd.report.figures.dots"),
+    "tests": Figure(
+        "accuracy on each further test set, one row an objective, and the paired difference to CE",
+        "kd.report.figures.tests",
+        needs=_TESTS,
+    ),
     "tau": Figure(
         "test top-1 against tau under label noise, and the difference to CE",
         "kd.report.figures.tau",
