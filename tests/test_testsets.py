@@ -167,6 +167,8 @@ def test_damaged_scores_and_damaged_images_stop_what_reads_them(project: Path, c
     content = path.read_bytes()
     path.write_bytes(content.replace(b"same", b"sane"))  # of the same size
     assert f"{path}" in said_by(products.table("small"), capsys, tests=SAME)
+    assert make(TESTSETS["noise"], tests=NOISE) == make(SCORES[0], tests=NOISE) == 0
+    assert [*scores.read(parse_cell(TEACHER.name))] == ["noise", "same"]  # of what is damaged nothing is kept
     path.unlink()
     array = Path(TESTSETS["same"].name, f"{IMAGES}.npy")
     array.write_bytes(array.read_bytes()[:-1] + b"?")

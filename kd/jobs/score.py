@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from kd.core import files
+from kd.core.errors import Damaged
 from kd.data.arrays import open_dataset
 from kd.data.testsets import on_testset
 from kd.jobs import making
@@ -58,4 +59,7 @@ def _kept(judge: Judge, cell: Cell, about: dict) -> tuple[dict[str, Score], dict
         return {}, {}  # another network, or other data
     same = {name: one for name, one in then.items() if "@" in name and name not in changed}
     wanted = {name.rpartition("@")[2] for name in same}
-    return {name: one for name, one in scores.read(cell).items() if name in wanted}, same
+    try:
+        return {name: one for name, one in scores.read(cell).items() if name in wanted}, same
+    except Damaged:  # all are made anew
+        return {}, {}
