@@ -154,6 +154,8 @@ def _cells(draw: st.DrawFn) -> Cell:
     for n in range(1, len(stages)):
         if not stages[n - 1].is_ensemble:
             stages[n] = dataclasses.replace(stages[n], selection=draw(by))
+        elif stages[n].objective.looks_at - {"logits"}:  # which an ensemble does not have
+            stages[n] = dataclasses.replace(stages[n], objective=LossChoice("mse"))
     return cells.canonical(dataset, "paper", tuple(stages))
 
 

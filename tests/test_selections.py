@@ -136,7 +136,7 @@ def test_a_path_that_selects_otherwise_than_canonically_is_refused(stages: str, 
 def test_a_selection_says_what_it_kept_and_how_well_against_the_known_noise(taught: Path) -> None:
     manifest = select(TEACHER)
     have = prepared(cell := parse_cell(f"{TEACHER}/resnet8.mse.s0-fine"), recipe(cell))
-    index = kept(cell)
+    index = kept(cell.teacher, cell.stage.selection)
     right = have.examples.labels.numpy() == have.clean
     assert manifest["kept"] == len(index) / 898
     assert manifest["precision"] == right[index].mean() > 0.6
@@ -166,7 +166,7 @@ def test_a_link_of_a_chain_selects_by_what_it_learnt_from_and_judges_all(taught:
     train(link)
     second = select(link)
     train(f"{link}/resnet8.mse.s0-fine")
-    one, other = (kept(parse_cell(f"{above}/resnet8.mse.s0-fine")) for above in (TEACHER, link))
+    one, other = (kept(parse_cell(above), parse_selection("fine")) for above in (TEACHER, link))
     assert np.setdiff1d(other, one).size  # what the first left out may come back
     assert second["name"] == f"selections/{link.removeprefix('results/')}/fine"
 

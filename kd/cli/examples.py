@@ -21,6 +21,7 @@ EXAMPLES = {
     "labels": "kd labels cifar100+sym0.4",
     "train": f"kd train {_STUDENT} --configfile workflow/studies/demo.yaml",
     "select": f"kd select {_TEACHER} fine",
+    "relation": f"kd relation {_TEACHER} maps",
     "bank": f"kd bank {_TEACHER} --needs 0:20",
     "answers": f"kd answers {_STUDENT}",
     "propose": "kd propose best 1",

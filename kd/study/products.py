@@ -6,7 +6,8 @@
 | labels   | its training labels made wrong      | data/NAME+NOISE/                              | labels   |
 | network  | a trained network, or an ensemble   | results/CELL/                                 | train    |
 | selection| what a teacher selects to learn from| selections/CELL/SELECTION/                    | select   |
-| proposal | the settings of a round            | search/NAME/round-2.json                      | propose  |
+| relation | how a teacher relates classes       | relations/CELL/RELATION/                      | relation |
+| proposal | the settings of a round             | search/NAME/round-2.json                      | propose  |
 | trial    | the score of one of them            | search/NAME/round-2.3.json                    | trial    |
 | bank     | a teacher's logits, pre-logits      | banks/CELL/                                   | bank     |
 | release  | the absence of that bank            |                                               | release  |
@@ -30,8 +31,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kd.core.files import MANIFEST
-from kd.study.cells import ANSWERS, BANKS, DATA, REPORTS, RESULTS, SEARCH, SELECTIONS, STATE, Cell, spell_selection
-from kd.study.values import Selected
+from kd.study.cells import (
+    ANSWERS,
+    BANKS,
+    DATA,
+    RELATIONS,
+    REPORTS,
+    RESULTS,
+    SEARCH,
+    SELECTIONS,
+    STATE,
+    Cell,
+    spell_related,
+    spell_selection,
+)
+from kd.study.values import Related, Selected
 
 RELEASED = "released"  # the first part of a release's name, which only stamps use
 MANIFESTS = "manifests"
@@ -41,6 +55,7 @@ RULES = {  # the rule, and verb, that makes each kind
     "labels": "labels",
     "network": "train",
     "selection": "select",
+    "relation": "relation",
     "proposal": "propose",
     "trial": "trial",
     "bank": "bank",
@@ -55,7 +70,7 @@ RULES = {  # the rule, and verb, that makes each kind
 }
 KINDS = tuple(RULES)  # in the order in which they are made
 # May be deleted at any time: kd makes it again when something that reads it is to do.
-SPARED = frozenset({"data", "labels", "selection", "bank", "answers"})
+SPARED = frozenset({"data", "labels", "selection", "relation", "bank", "answers"})
 # Small, and read by people: the judge checks every byte, not only the sizes.
 READ_BY_PEOPLE = frozenset({"proposal", "trial", "analysis", "table", "figure", "tables", "verdict", "page"})
 
@@ -106,7 +121,7 @@ class Product(NamedTuple):
                 return Path(STATE, rest, "bank.lock")
             case "answers":
                 return Path(STATE, rest, "answers.lock")
-            case "selection":
+            case "selection" | "relation":
                 return Path(STATE, f"{rest}.lock")
         return Path(STATE, top, f"{rest}.lock")
 
@@ -125,7 +140,7 @@ class Product(NamedTuple):
     def cell(self) -> str:
         """Path of the network that it is, or belongs to."""
         below = self.name.partition("/")[2]
-        return f"{RESULTS}/{below.rpartition('/')[0] if self.kind == 'selection' else below}"
+        return f"{RESULTS}/{below.rpartition('/')[0] if self.kind in ('selection', 'relation') else below}"
 
     def __str__(self) -> str:
         return self.name
@@ -154,6 +169,11 @@ def bank(teacher: Cell) -> Product:
 def selection(teacher: Cell, by: Selected) -> Product:
     """The examples that a teacher selects for its students."""
     return Product("selection", f"{SELECTIONS}/{teacher.name}/{spell_selection(by)}")
+
+
+def relation(teacher: Cell, by: Related) -> Product:
+    """The relation between classes that students of a teacher read."""
+    return Product("relation", f"{RELATIONS}/{teacher.name}/{spell_related(by)}")
 
 
 def proposal(search: str, number: int) -> Product:
@@ -244,8 +264,9 @@ def owner(path: str) -> str | None:
         return f"{SEARCH}/{found[1]}{found[2]}"
     if top == DATA and rest:
         return f"{DATA}/{parts[0]}"
-    if top == SELECTIONS and len(parts) > 3:
-        return "/".join([top, *(parts if re.fullmatch(r"[a-z]+[0-9.]*", parts[-1]) else parts[:-1])])
+    if top in (SELECTIONS, RELATIONS) and len(parts) > 3:
+        word = r"[a-z]+[0-9.]*"
+        return "/".join([top, *(parts if re.fullmatch(f"{word}(-{word})*", parts[-1]) else parts[:-1])])
     if top in (RESULTS, BANKS, ANSWERS) and len(parts) > 2:
         if not re.search(r"\.s\d[\d+]*(?:-\w[\w.]*)*$", parts[-1]):  # a file of the cell
             parts = parts[:-1]
