@@ -123,6 +123,8 @@ def test_a_selection_that_cannot_be_is_refused_with_its_key_and_what_is_allowed(
         ("resnet8.ce.s0/resnet8.mse.s0-fine0", "got '0'; allowed is a number above 0"),
         ("resnet8.ce.s0/resnet8.mse.s0-smallloss", "got no share"),
         ("resnet8.ce.s0+1/resnet8.mse.s0-fine", "is an ensemble, but only one network can select"),
+        ("resnet8.ce.s0/resnet8.mse.s0+1-fine", r"s0\+1-fine is an ensemble, but only a single network learns from"),
+        ("resnet8.ce.s0/resnet14+resnet8.mse.s0-fine/resnet8.mse.s0", "is an ensemble, but only a single network"),
     ],
 )
 def test_a_path_that_selects_otherwise_than_canonically_is_refused(stages: str, message: str) -> None:

@@ -72,6 +72,10 @@ def parse_cell(path: str | Path) -> Cell:
     if cell.stages[0].needs_teacher:
         raise ConfigError(f"{path}: {cell.stages[0]} needs a teacher: put its directory inside the teacher's")
     for before, after in itertools.pairwise(cell.stages):
+        if after.selection and after.is_ensemble:
+            raise ConfigError(
+                f"{path}: {after} is an ensemble, but only a single network learns from a selection; name one member"
+            )
         if after.selection and before.is_ensemble:
             raise ConfigError(f"{path}: {before} is an ensemble, but only one network can select")
         demand_said(before, after.objective.looks_at, path)
