@@ -186,13 +186,15 @@ def _parser() -> argparse.ArgumentParser:
     added = verb(make.score)
     added.add_argument("cell", help="path of a cell: results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/...")
     _add_resources(added, trains=False)
-    for function in (make.train, make.select, make.bank, make.answers):
+    for function in (make.train, make.select, make.relation, make.bank, make.answers):
         added = verb(function)
         added.add_argument("cell", help="path of a cell: results/DATASET/PROTOCOL/NETWORK.OBJECTIVE.sSEED/...")
         added.add_argument("--recipe", metavar="JSON", help="protocol and dataset, instead of config.yaml")
         _add_resources(added, trains=function is make.train)
         if function is make.select:
             added.add_argument("selection", help="as a path spells it, such as fine, fine0.7 or smallloss0.6")
+        elif function is make.relation:
+            added.add_argument("relation", help="as a path spells it, such as maps, logits or maps-frac0.1-fine")
         elif function is make.train:
             added.add_argument("--fresh", action="store_true", help="discard the saved state")
         elif function is make.bank:
@@ -244,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("-n", "--dry-run", action="store_true", help="say what would be deleted, and delete nothing")
     added.add_argument("-y", "--yes", action="store_true", help="do not ask")
     added = verb(one.prune)
-    added.add_argument("kinds", nargs="*", metavar="KIND", help="banks, answers or states; default: all three")
+    added.add_argument("kinds", nargs="*", metavar="KIND", help="banks, relations, answers or states; default: all")
     added.add_argument("--days", type=float, default=0, help="only what was not written for so many days")
     added.add_argument("--study", help="only what is of a study: a file, or a name in workflow/studies/")
     added.add_argument("-n", "--dry-run", action="store_true", help="say what would be freed, and free nothing")

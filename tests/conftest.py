@@ -22,6 +22,7 @@ from kd.core import files
 from kd.jobs import answers as jobs_answers
 from kd.jobs import bank as jobs_bank
 from kd.jobs import data as jobs_data
+from kd.jobs import relation as jobs_relation
 from kd.jobs import train as jobs_train
 from kd.jobs.places import Resources
 from kd.study import expansion, products
@@ -44,7 +45,7 @@ os.environ["KD_OUTPUT"] = "snakemake"  # tests count the jobs that Snakemake tel
 # Files whose tests start processes or train. `make check` leaves them out. In other files a mark on the test says so.
 TAKE_TIME = re.compile(
     "test_(analyses|answers|bank|bench|by_hand|controllers|ensembles|failures|faults|figures|flips|golden|gpu|judge|left_clean|main|"
-    "ikl|objective|page|patches|peers|plugins|project|report|search|signals|slurm|slurm_answers|stages|startup|states|status|storage|streamed|"
+    "ikl|objective|page|patches|peers|plugins|project|relations|report|search|signals|slurm|slurm_answers|stages|startup|states|status|storage|streamed|"
     "table|targets|upgrades|verdict|weights|wkd|workflow)"
 )
 
@@ -183,6 +184,13 @@ def answer(cell: str | Cell, made: Study | None = None) -> dict:
     cell, given = parse_cell(str(cell)), recipe(cell, made)
     jobs_answers.answers(Judge.of_recipe(given), cell, given, Resources())
     return manifest(products.answers(cell))
+
+
+def relate(student: str | Cell, made: Study | None = None) -> dict:
+    """Publish the relation between classes that a student reads; return its manifest."""
+    student, given = parse_cell(str(student)), recipe(student, made)
+    jobs_relation.relation(Judge.of_recipe(given), student.teacher, student.related, given, Resources())
+    return manifest(products.relation(student.teacher, student.related))
 
 
 def manifest(product: Product) -> dict:

@@ -42,7 +42,7 @@ LONG = 600.0  # seconds after which a run hangs that nobody disturbs
 EXPERIMENT = {"teacher": "resnet14", "student": "resnet8", "label_noise": {"file": "theirs"}}
 SELECTION = {"student_selection": {"small_loss": 0.97}}
 EXPERIMENTS = {
-    "noisy": {**EXPERIMENT, **SELECTION, "loss": ["ce", "mse"], "figure": ["dots", "fidelity"]},
+    "noisy": {**EXPERIMENT, **SELECTION, "loss": ["ce", "wkd_l"], "figure": ["dots", "fidelity"]},
     "chain": {"path": ["resnet14", "resnet8", "resnet8"], "loss": ["mse"], "figure": "chains"},
 }
 

@@ -152,8 +152,10 @@ def _cells(draw: st.DrawFn) -> Cell:
     stages = [Stage("wrn-16-2", draw(first), 0), *draw(st.lists(stage, max_size=3))]
     by = st.sampled_from([None, Selected("fine", 0.5), Selected("fine_printed", 0.7), Selected("small_loss", 0.25)])
     for n in range(1, len(stages)):
-        if not stages[n - 1].is_ensemble:
+        if not (stages[n - 1].is_ensemble or stages[n].is_ensemble):
             stages[n] = dataclasses.replace(stages[n], selection=draw(by))
+        if stages[n - 1].is_ensemble and stages[n].objective.looks_at - {"logits"}:  # which an ensemble does not have
+            stages[n] = dataclasses.replace(stages[n], objective=LossChoice("mse"))
     return cells.canonical(dataset, "paper", tuple(stages))
 
 

@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT
 
 BEFORE = dict.fromkeys(("bank", "live", "bf16"), "c780ce8")  # objectives were functions of logits
+BEFORE["relation"] = "290cc64"  # each student measured the relation between classes itself
 BEFORE["compiled"] = "49aaa93"  # a compiled step has the gradients of batch norm
 DRIVER = """
 import sys
@@ -30,6 +31,7 @@ KINDS = {
     "bank": {},
     "live": {"teacher": "online"},
     "bf16": {"precision": "bf16"},
+    "relation": {},
     "compiled": {"compile": "always"},
 }
 CELLS = {
@@ -44,6 +46,10 @@ CELLS = {
     ],
     "live": [f"{TEACHER}/resnet8.kl-tau3.s0"],
     "bf16": [f"{TEACHER}/resnet8.kl-tau3.s0"],
+    "relation": [
+        *(f"{TEACHER}/resnet8.{ending}" for ending in ("wkd_l.s0", "wkd_l-relationlogits.s0", "wkd_l.s0-frac0.5")),
+        "results/digits/golden/resnet14.ce.s0+1-meanprob/resnet8.wkd_l-tau2-relationlogits.s0",
+    ],
     "compiled": [f"{TEACHER}/resnet8.mse.s0"],
 }
 

@@ -123,6 +123,8 @@ def test_a_selection_that_cannot_be_is_refused_with_its_key_and_what_is_allowed(
         ("resnet8.ce.s0/resnet8.mse.s0-fine0", "got '0'; allowed is a number above 0"),
         ("resnet8.ce.s0/resnet8.mse.s0-smallloss", "got no share"),
         ("resnet8.ce.s0+1/resnet8.mse.s0-fine", "is an ensemble, but only one network can select"),
+        ("resnet8.ce.s0/resnet8.mse.s0+1-fine", r"s0\+1-fine is an ensemble, but only a single network learns from"),
+        ("resnet8.ce.s0/resnet14+resnet8.mse.s0-fine/resnet8.mse.s0", "is an ensemble, but only a single network"),
     ],
 )
 def test_a_path_that_selects_otherwise_than_canonically_is_refused(stages: str, message: str) -> None:
@@ -136,7 +138,7 @@ def test_a_path_that_selects_otherwise_than_canonically_is_refused(stages: str, 
 def test_a_selection_says_what_it_kept_and_how_well_against_the_known_noise(taught: Path) -> None:
     manifest = select(TEACHER)
     have = prepared(cell := parse_cell(f"{TEACHER}/resnet8.mse.s0-fine"), recipe(cell))
-    index = kept(cell)
+    index = kept(cell.teacher, cell.stage.selection)
     right = have.examples.labels.numpy() == have.clean
     assert manifest["kept"] == len(index) / 898
     assert manifest["precision"] == right[index].mean() > 0.6
@@ -166,7 +168,7 @@ def test_a_link_of_a_chain_selects_by_what_it_learnt_from_and_judges_all(taught:
     train(link)
     second = select(link)
     train(f"{link}/resnet8.mse.s0-fine")
-    one, other = (kept(parse_cell(f"{above}/resnet8.mse.s0-fine")) for above in (TEACHER, link))
+    one, other = (kept(parse_cell(above), parse_selection("fine")) for above in (TEACHER, link))
     assert np.setdiff1d(other, one).size  # what the first left out may come back
     assert second["name"] == f"selections/{link.removeprefix('results/')}/fine"
 

@@ -24,6 +24,7 @@ from made.whole import (
     MEASURES,
     PAGE,
     PROPOSAL,
+    RELATION,
     RELEASE,
     REPORTS,
     SCORES,
@@ -48,7 +49,8 @@ MADE_FROM = {
     TEACHER: [DATA, LABELS],
     BANK: [DATA, TEACHER],  # which is gone: the study keeps none
     SELECTION: [DATA, LABELS, TEACHER],
-    STUDENT: [DATA, LABELS, TEACHER, SELECTION, BANK],
+    RELATION: [DATA, LABELS, TEACHER, SELECTION],
+    STUDENT: [DATA, LABELS, TEACHER, SELECTION, RELATION, BANK],
     PROPOSAL: [],
     TRIAL: [DATA, LABELS, PROPOSAL],  # and its network, which it trains itself
     RELEASE: [STUDENT],
@@ -71,6 +73,7 @@ TARGETS = {  # a file of each
     TEACHER: f"{TEACHER}/metrics.csv",
     BANK: f"{BANK}/manifest.json",
     SELECTION: f"{SELECTION}/kept.npy",
+    RELATION: f"{RELATION}/relation.npy",
     STUDENT: f"{STUDENT}/model.safetensors",
     PROPOSAL: f"{PROPOSAL}.json",
     TRIAL: f"{TRIAL}.json",

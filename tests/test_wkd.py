@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import sklearn.datasets
 import torch
-from conftest import prepare, recipe, study, train
+from conftest import prepare, recipe, relate, study, train
 from made.course import DTYPES, built, course, logits_of, random_logits, valued, vectors
 from made.fitting import CPU, HEADER, made_examples, network, plan, same
 from torch import Tensor, nn
@@ -21,12 +21,13 @@ from kd.losses import wkd
 from kd.losses.hard import ce
 from kd.losses.objective import Batch, Objective
 from kd.losses.spec import Needs
-from kd.losses.wkd import class_features, distance_of_statistics, kernel_alignment
+from kd.losses.wkd import distance_of_statistics
 from kd.machine.state import State
 from kd.models.output import Output
 from kd.study.paths import parse_cell
 from kd.train import lesson, material
 from kd.train.fit import History, fit
+from kd.train.relating import class_features, kernel_alignment
 from kd.train.teachers import LiveTeacher
 
 VECTORS = vectors("wkd")
@@ -74,8 +75,7 @@ def test_alignment_and_cost_equal_the_vectors_and_are_symmetric_with_an_empty_di
     features = [torch.tensor(each, dtype=torch.float64) for each in VECTORS["class_features"]]
     found = kernel_alignment(features)
     torch.testing.assert_close(found, torch.tensor(VECTORS["alignment"], dtype=torch.float64), rtol=1e-10, atol=1e-12)
-    told = Output(torch.cat(features), maps=())
-    cost = built("wkd_l", course(4, told=told, labels=torch.arange(4).repeat_interleave(3)), **LOGITS).cost
+    cost = built("wkd_l", course(4, relation=found), **LOGITS).cost
     torch.testing.assert_close(cost, torch.tensor(VECTORS["cost"], dtype=torch.float64), rtol=1e-10, atol=1e-12)
     assert cost.equal(cost.T)
     assert cost.diagonal().count_nonzero() == 0
@@ -133,7 +133,7 @@ def test_the_distance_falls_to_nothing_in_the_last_share_of_the_epochs(epochs: i
 )
 def test_a_class_of_too_few_examples_is_an_error_that_names_it(labels: list[int], least: str) -> None:
     told = Output(torch.randn(len(labels), max(labels) + 1))
-    with pytest.raises(ConfigError, match=f"wkd_l: {least} training examples"):
+    with pytest.raises(ConfigError, match=f"relation between classes: {least} training examples"):
         class_features([(told, torch.tensor(labels))], max(labels) + 1, "logits")
 
 
@@ -243,13 +243,16 @@ def test_a_network_of_another_family_learns_and_an_ensemble_says_its_common_logi
     teacher = "results/digits/quick/resnet8.ce.s0"
     for cell in (teacher, "results/digits/quick/resnet8.ce.s1", f"{teacher}+1"):
         train(cell)
+    relate(f"{teacher}/wrn-10-1.wkd_l.s0")
     for taught in (f"{teacher}/wrn-10-1.wkd_l.s0", f"{teacher}/wrn-10-1.wkd_f.s0"):
         assert train(taught)["status"] == "ok"
         weights = safetensors.torch.load_file(f"{taught}/model.safetensors")
         assert weights.keys() == models.build("wrn-10-1", 10, 1).state_dict().keys()
-    assert train(f"{teacher}+1/resnet8.wkd_l-relationlogits.s0")["status"] == "ok"
-    with pytest.raises(ConfigError, match="looks at the maps of its teacher, which an ensemble does not have"):
-        train(f"{teacher}+1/resnet8.wkd_l.s0")
+    common = f"{teacher}+1/resnet8.wkd_l-relationlogits.s0"
+    relate(common)
+    assert train(common)["status"] == "ok"
+    with pytest.raises(ConfigError, match=r"resnet8\.ce\.s0\+1 is an ensemble, which does not have the maps"):
+        parse_cell(f"{teacher}+1/resnet8.wkd_l.s0")
 
 
 def test_what_a_teacher_says_is_told_of_all_that_is_learnt_from(project: Path) -> None:

@@ -22,6 +22,7 @@ EXAMPLES = {
     "testset": "kd testset cifar10@fog",
     "train": f"kd train {_STUDENT} --configfile workflow/studies/demo.yaml",
     "select": f"kd select {_TEACHER} fine",
+    "relation": f"kd relation {_TEACHER} maps",
     "bank": f"kd bank {_TEACHER} --needs 0:20",
     "answers": f"kd answers {_STUDENT}",
     "score": f"kd score {_STUDENT}",

@@ -1,4 +1,4 @@
-"""Verbs that make data, labels, networks, selections, trials, banks, answers, scores. Snakemake's rules call them."""
+"""Verbs that make data, networks, and what is said of or by networks. Snakemake's rules call them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from kd.study.config import Recipe, Study
 from kd.study.expansion import recipe
 from kd.study.judge import Judge
 from kd.study.needs import Need
-from kd.study.paths import parse_cell, parse_dataset, parse_selection
+from kd.study.paths import parse_cell, parse_dataset, parse_related, parse_selection
 from kd.study.products import Product
+from kd.study.values import Related
 
 
 def data(options: argparse.Namespace) -> None:
@@ -207,6 +208,22 @@ def select(options: argparse.Namespace) -> None:
         job.select(judge, cell, by, given, resources_of(options), options.stamp)
 
 
+def relation(options: argparse.Namespace) -> None:
+    """Find how alike a network finds each two classes, for its students whose loss asks for that."""
+    request = asked(options)
+    cell = parse_cell(options.cell)
+    _relate(cell, parse_related(options.relation), recipe_of(request, cell), options, options.stamp)
+
+
+def _relate(teacher: Cell, by: Related, given: Recipe, options: argparse.Namespace, stamp: Path | None = None) -> None:
+    judge = Judge.of_recipe(given)
+    if not making.done(judge, products.relation(teacher, by), stamp):
+        _prepare_to_train(options)
+        from kd.jobs import relation as job
+
+        job.relation(judge, teacher, by, given, resources_of(options), stamp)
+
+
 def propose(options: argparse.Namespace) -> None:
     """Propose the settings that a round of a search tries, from the scores of the rounds before it."""
     study = study_of(options)
@@ -235,8 +252,11 @@ def trial(options: argparse.Namespace) -> int:
     # A network that teaches in the study may be that cell too; of any other nobody asks for a stamp.
     stamped = options.stamp is not None and network in judge.everything
     stamp = Path(network.stamp(str(options.stamp.parents[2]))) if stamped else None
+    is_first = os.environ.get("RANK", "0") == "0"
+    if is_first and cell.related:  # which relation was not known before the round was proposed, so no rule made it
+        _relate(cell.teacher, cell.related, given, options)
     training.train(Judge.of_recipe(given), cell, given, resources_of(options), stamp=stamp)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first:
         job.trial(judge.again(), product, options.stamp)
     return 0
 

@@ -66,7 +66,7 @@ def import_(options: argparse.Namespace) -> int:
 
 
 def prune(options: argparse.Namespace) -> None:
-    """Free the disk of banks, answers or saved states, by age or study; print what, and ask first. No network goes."""
+    """Free the disk of what comes back (banks, answers, states), by age or study; print what, and ask first."""
     from kd.study.expansion import all_cells
     from kd.study.prune import prune
 

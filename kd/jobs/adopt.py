@@ -62,7 +62,7 @@ class Candidate:
 
     @property
     def made_from(self) -> list[Product]:
-        """Return its data, its labels, and all networks before it in its lineage."""
+        """Return its data and labels, what was published for it, and all networks before it in its lineage."""
         led = [cell for cell in self.cell.lineage if cell != self.cell]
         read = [one for one in self.judge.inputs(products.network(self.cell)) if one.kind != "network"]
         return [*read, *map(products.network, led)]

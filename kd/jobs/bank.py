@@ -46,7 +46,8 @@ def bank(
 def teacher_of(cell: Cell, recipe: Recipe, have: Prepared, where: Place) -> Teacher:
     """Return the teacher of `cell`: a bank or a live network, or several of them for an ensemble."""
     have = have if cell.stage.fraction == 1 and not cell.stage.selection else _behind_bank(cell, recipe)
-    return together([_voice(member, cell, recipe, have, where) for member in cell.teacher.members], cell)
+    voices = [_voice(member, cell, recipe, have, where) for member in cell.teacher.members]
+    return together(voices, cell.teacher, cell.stage.objective.tau)
 
 
 def _voice(teacher: Cell, student: Cell, recipe: Recipe, have: Prepared, where: Place) -> Teacher:

@@ -30,7 +30,7 @@ from kd.jobs import making
 from kd.machine.hours import CALIBRATED, Speeds, kinds
 from kd.machine.room import Size, Sizes
 from kd.study import products
-from kd.study.cells import MEAN_LOGIT, Cell, DatasetChoice, Stage, canonical
+from kd.study.cells import MEAN_LOGIT, Cell, DatasetChoice, Stage, canonical, spell_related
 from kd.study.config import Recipe, Study
 from kd.study.expansion import recipe
 from kd.study.judge import Judge
@@ -101,15 +101,20 @@ def _tried(study: Study, cell: Cell, size: Size) -> str | None:
         given["dataset"] = {**source, "folder": str(here())} if source.get("folder") else given["dataset"]
         on_disk(CALIBRATED).mkdir(parents=True, exist_ok=True)
         _prepare(one, given, size, study.protocol.batch)
-        command = [sys.executable, "-m", "kd", "train", one.path, "--recipe", json.dumps(given)]
-        package = str(Path(kd.__file__).parent.parent)
-        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-        ran = subprocess.run(
-            command, cwd=here() / CALIBRATED, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE
-        )
-        if ran.returncode:
-            return f"failed: {ran.stderr.decode(errors='replace').strip().splitlines()[-1:]}"
+        first = [["relation", one.teacher.path, spell_related(one.related)]] if one.related else []
+        for arguments in (*first, ["train", one.path]):
+            if why := _failed([*arguments, "--recipe", json.dumps(given)]):
+                return why
     return None
+
+
+def _failed(arguments: list[str]) -> str | None:
+    """Run a verb in the calibration's project; return why it failed, or None."""
+    package = str(Path(kd.__file__).parent.parent)
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    where = {"cwd": here() / CALIBRATED, "env": {**os.environ, "PYTHONPATH": path}}
+    ran = subprocess.run([sys.executable, "-m", "kd", *arguments], **where, stderr=subprocess.PIPE)
+    return f"failed: {ran.stderr.decode(errors='replace').strip().splitlines()[-1:]}" if ran.returncode else None
 
 
 def _prepare(cell: Cell, given: dict, size: Size, batch: int) -> None:

@@ -71,4 +71,4 @@ def _arguments(product: Product, resources: Sequence[str]) -> list[str]:
     verb, last = RULES[product.kind], product.name.rpartition("/")[2]
     if product.kind == "network":
         return [verb, product.cell, *resources]
-    return [verb, product.cell, last] if product.kind == "selection" else [verb, last]
+    return [verb, product.cell, last] if product.kind in ("selection", "relation") else [verb, last]

@@ -88,7 +88,7 @@ def _published(judge: Judge, weights: bool) -> Iterator[Entry]:
     found = dict.fromkeys(one for one in judge.everything if one.kind not in _LEFT_OUT)
     for product in found:
         manifest = judge.manifest(product)
-        if manifest is None:  # data, labels and selections may be deleted
+        if manifest is None:  # data, labels, selections and relations may be deleted
             continue
         yield Entry(str(product.manifest), product.manifest)
         for name, digest in manifest["files"].items() if product.kind not in ("data", "testset") else ():
@@ -126,7 +126,7 @@ def _readme(study: Study, command: str, entries: Iterable[Entry]) -> str:
 | table, curves, means, comparisons, verdict, figures, page | reports/{study.study}/ |
 | recipe, numbers and digests of each network, its metrics by epoch | results/, a folder for each |
 | weights | {"model.safetensors in each of these folders" if weights else "not packed"} |
-| what the data are; wrong labels and selections themselves | data/, selections/ |
+| what the data are; wrong labels, selections and relations themselves | data/, selections/, relations/ |
 | the study, its command and the code | study/; `{command}`; `{commit()}` |
 | versions of all packages of the environment that packed this | versions.txt |
 """

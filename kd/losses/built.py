@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kd.losses.kl import COMPARED
-from kd.losses.spec import LABELS_ALONE, Choice, Later, Loss, Needs, Number, Whole
+from kd.losses.spec import LABELS_ALONE, RELATED, Choice, Later, Loss, Needs, Number, Whole
 from kd.losses.warmup import WARMUP
 
 _MAPS = frozenset({"logits", "maps"})
@@ -131,11 +131,12 @@ LOSSES = {
             "rest": Number(600.0),
             "target": Number(1.0, low=0),
             "kappa": Number(1.0),
-            "relation": Choice("maps", ("maps", "logits")),
+            "relation": Choice("maps", RELATED),
             "regularisation": Number(0.05, low=1e-3),
             "iterations": Whole(10, high=100_000),
             "decay": Number(0.375, low=0, high=1),  # share of the epochs: the last 90 of 240
         },
+        needs=Needs(relation="relation"),
         build=Later("kd.losses.wkd", "WkdL"),
     ),
     "wkd_f": Loss(

@@ -36,3 +36,4 @@ def sum_logit(logits: Tensor, tau: float = 1.0) -> Tensor:
 
 # The first is what an ensemble is unless told otherwise.
 ENSEMBLES = {"mean_logit": mean_logit, "mean_prob": mean_prob, "sum_logit": sum_logit}
+AT_TAU = frozenset({"mean_prob"})  # of these tau changes more than a student's own softmax

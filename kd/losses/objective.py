@@ -51,6 +51,8 @@ class Course:
     # What the teacher, or several that teach as one, says beside logits ("maps", ...) of all that is learnt from, as
     # images are: batches, each with its labels. Asked again it is run again.
     told: Callable[[str], Iterator[tuple[Output, Tensor]]] | None = None
+    # Between classes, [K, K] float32, as the teacher sees it: published before, where `needs.relation` asks for it.
+    relation: Callable[[], Tensor] | None = None
     train: Tensor | None = None  # [n] numbers of the examples that are learnt from; all where None
 
 

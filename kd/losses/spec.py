@@ -137,6 +137,7 @@ class Choice:
 
 OUTPUTS = ("logits", "prelogits", "maps", "edges", "cams")  # what a network can say; kd.models.output has the shapes
 STORED = OUTPUTS[:2]  # of these a bank can hold those of a teacher
+RELATED = ("maps", "logits")  # by one of these a teacher relates classes: kd.train.relating
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class Needs:
     """What a loss looks at: outputs of the student and of the teacher, and in how many views of each image.
 
     Views after the first are `strong` where the loss compares weak and strong ones: see kd.data.randaugment. The
-    teacher answers for `another` image of the same class, if so: see kd.data.classmates.
+    teacher answers for `another` image of the same class, if so: see kd.data.classmates. `relation` is the
+    hyperparameter that says by which of RELATED the teacher relates classes, where the loss reads that.
     """
 
     student: frozenset[str] = frozenset({"logits"})
@@ -152,6 +154,7 @@ class Needs:
     views: int = 1
     strong: bool = False
     another: bool = False
+    relation: str | None = None
 
     @property
     def from_bank(self) -> bool:
@@ -215,6 +218,9 @@ class Loss:
     def __post_init__(self) -> None:
         if (self.function is None) == (self.build is None):
             raise ValueError("a loss is a function or is built: give one of the two")
+        chosen = self.parameters.get(self.needs.relation)
+        if self.needs.relation and not (isinstance(chosen, Choice) and {*chosen.options} <= {*RELATED}):
+            raise ValueError(f"needs.relation: {self.needs.relation} is no choice of {' or '.join(RELATED)}")
         for name, parameter in self.parameters.items():
             if not re.fullmatch(_NAME, name):
                 raise ValueError(

@@ -7,7 +7,6 @@ between classes whose features it orders alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,42 +18,6 @@ from kd.models.network import BatchNorm, conv1x1
 from kd.models.output import Output
 
 _EPS = 1e-8  # as the reference adds it to costs and to what it divides by
-_TINY = 1e-30  # for 0 / 0, where all rows of a class are alike
-
-
-def kernel_alignment(features: Sequence[Tensor]) -> Tensor:
-    """Return linear CKA between each two of K features [n, D], [K, K]: row r of one is compared with row r of others.
-
-    ||Y^T X||_F^2 / (||X^T X||_F ||Y^T Y||_F), columns centred (Kornblith et al., arXiv 1905.00414).
-    """
-    centred = [one - one.mean(0) for one in features]
-    found = torch.eye(len(centred), dtype=centred[0].dtype)
-    own = [(one.T @ one).norm() for one in centred]
-    for i, one in enumerate(centred):
-        for j, other in enumerate(centred[:i]):
-            found[i, j] = found[j, i] = (other.T @ one).square().sum() / (own[i] * own[j]).clamp(min=_TINY)
-    return found
-
-
-def class_features(told: Iterable[tuple[Output, Tensor]], classes: int, relation: str) -> list[Tensor]:
-    """Return what the teacher says of the examples of each class, as many of each: K features [n, D].
-
-    `relation` is logits, a row an image, or maps, a row a pixel of its last map. Raises ConfigError where a class has
-    fewer than two examples.
-    """
-    rows, labels = [], []
-    for said, truth in told:
-        rows.append(said.maps[-1].flatten(2).mT if relation == "maps" else said.logits[:, None])
-        labels.append(truth)
-    every, truth = torch.cat(rows), torch.cat(labels)
-    counts = truth.bincount(minlength=classes)
-    least = int(counts.min())
-    if least < 2:
-        raise ConfigError(
-            f"loss wkd_l: class {int(counts.argmin())} has {least} training examples; the relation between classes is "
-            "measured on at least 2 of each"
-        )
-    return [every[truth == number][:least].flatten(0, 1) for number in range(classes)]
 
 
 def transport(
@@ -88,7 +51,7 @@ class WkdL(Objective):
         rest: float,
         target: float,
         kappa: float,
-        relation: str,
+        relation: str,  # by which the course has it
         regularisation: float,
         iterations: int,
         decay: float,
@@ -98,8 +61,7 @@ class WkdL(Objective):
         self._regularisation, self._iterations = regularisation, iterations
         self._falls = max(1, round(decay * course.epochs)) if decay else 0
         self._begins = course.epochs - self._falls
-        alike = kernel_alignment(class_features(course.told(relation), course.classes, relation))
-        self.register_buffer("cost", 1 - (-kappa * (1 - alike)).exp())
+        self.register_buffer("cost", 1 - (-kappa * (1 - course.relation())).exp())
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the values [B]."""

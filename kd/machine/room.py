@@ -14,7 +14,7 @@ from kd.core.errors import KdError, StorageError
 from kd.core.project import on_disk
 from kd.data import DATASETS, Source, source_of
 from kd.study import products
-from kd.study.cells import ANSWERS, BANKS, DATA, RESULTS, Cell
+from kd.study.cells import ANSWERS, BANKS, DATA, RELATIONS, RESULTS, Cell
 from kd.study.config import Study
 from kd.study.expansion import analysed, augmentation, taught_by
 from kd.study.needs import FILES, unmet
@@ -44,7 +44,7 @@ def shape_of(cell: Cell) -> Shape:
 
 
 def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, int] | None = None) -> Mapping[str, int]:
-    """Return {top folder: bytes} that training `cells` adds below data/, results/, banks/ and answers/.
+    """Return {top folder: bytes} that training `cells` adds below data/, results/, relations/, banks/ and answers/.
 
     `published` has the sizes of trained cells; a new cell of the same shape takes as much. For other shapes the network
     is built on torch's meta device. Data, banks and answers are left out if the number of examples is not known yet
@@ -64,6 +64,9 @@ def disk_bytes(cells: Iterable[Cell], study: Study, published: Mapping[Shape, in
     for cell in cells:
         if shape_of(cell) not in (published or {}):
             needed[RESULTS] += _MANIFEST + _ROW * cell.epochs(study.protocol)
+    for one, name in {products.relation(c.teacher, c.related): c.dataset.name for c in cells if c.related}.items():
+        if sizes[name] and not on_disk(one.manifest).exists():
+            needed[RELATIONS] += _MANIFEST + 4 * sizes[name].classes ** 2
     for teacher, students in with_banks(cells, study).items():
         needed[BANKS] += _bank_bytes(teacher, students, study, sizes)
     needed[ANSWERS] = sum(_answer_bytes(cell, sizes) for cell in _unanswered(study))

@@ -28,14 +28,14 @@ from decimal import Decimal
 from functools import cached_property
 
 from kd import data, losses
+from kd.losses.ensembles import AT_TAU
 from kd.losses.spec import STORED
 from kd.study.config import OwnTraining, Protocol, with_own
 from kd.study.needs import Need
-from kd.study.values import LossChoice, Noise, Own, Selected
+from kd.study.values import LossChoice, Noise, Own, Related, Selected
 
 RESULTS, STATE, BANKS, ANSWERS, DATA, REPORTS, LOGS = "results", "state", "banks", "answers", "data", "reports", "logs"
-SCORES = "scores"
-SELECTIONS, SEARCH = "selections", "search"
+SELECTIONS, RELATIONS, SCORES, SEARCH = "selections", "relations", "scores", "search"
 TEACHERS = "teachers"  # the table lists the networks that teach under this experiment
 
 
@@ -191,6 +191,13 @@ def spell_selection(chosen: Selected) -> str:
     return _word(chosen.name) + ("" if chosen.amount == default else spell(chosen.amount))
 
 
+def spell_related(by: Related) -> str:
+    """Return the spelling of a relation between classes, such as `maps` or `logits-tau8-frac0.1-fine`."""
+    tau = [f"tau{spell(by.tau)}"] if by.tau is not None else []
+    share = [f"frac{spell(by.fraction)}"] if by.fraction < 1 else []
+    return "-".join([by.output, *tau, *share, *([spell_selection(by.selection)] if by.selection else [])])
+
+
 @dataclass(frozen=True)
 class Cell:
     """A network to train: its dataset, protocol and lineage. The cell trains the last stage of its lineage.
@@ -235,6 +242,15 @@ class Cell:
     def stage(self) -> Stage:
         """Stage that this cell trains."""
         return self.stages[-1]
+
+    @property
+    def related(self) -> Related | None:
+        """The relation between classes that it reads, None if its loss reads none, or if it is an ensemble."""
+        by = self.stage.objective.relation
+        if by is None or self.teacher is None:
+            return None
+        tau = self.stage.objective.tau if self.teacher.stage.ensemble in AT_TAU else None
+        return Related(by, tau, self.stage.fraction, self.stage.selection)
 
     def reads_banks(self, protocol: Protocol) -> bool:
         """Whether it reads its teacher's answers from banks. If not, it has no teacher, or runs it in each step."""

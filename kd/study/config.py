@@ -839,7 +839,7 @@ class Study(Model):
             raise ValueError(f"{key}: {error}" if own else f"{key}: protocol.{error}") from None
 
     def _check_loss(self, key: str, chosen: LossChoice, ensembles: bool) -> None:
-        if ensembles and chosen.needs.teacher - {"logits"}:
+        if ensembles and chosen.looks_at - {"logits"}:
             raise ValueError(f"{key} looks at more of a teacher than its logits, which an ensemble does not have")
         if self.gpus_per_cell > 1 and losses.LOSSES[chosen.loss].batchwise:
             raise ValueError(

@@ -12,13 +12,16 @@ from pathlib import Path
 from kd.core import files
 from kd.core.errors import Busy, ConfigError
 from kd.core.project import on_disk
-from kd.study.cells import ANSWERS, BANKS, LOGS, REPORTS, RESULTS, SCORES, SEARCH, SELECTIONS, STATE
+from kd.study.cells import ANSWERS, BANKS, LOGS, RELATIONS, REPORTS, RESULTS, SCORES, SEARCH, SELECTIONS, STATE
 from kd.study.paths import demand_cell
 from kd.study.products import RELEASED, Product
 from kd.study.stamps import TOP
 from kd.study.values import NAME
 
 log = logging.getLogger("kd")
+
+# What is published of a cell lies in each of these.
+_OF_CELLS = (RESULTS, SELECTIONS, RELATIONS, BANKS, ANSWERS, SCORES)
 
 
 def delete(what: str, dry: bool = False, yes: bool = False) -> None:
@@ -81,13 +84,12 @@ def _trees(what: str) -> list[Path]:
     top, _, name = what.partition("/")
     if top == RESULTS:
         demand_cell(what)  # checks the form alone, because the plug-in of its network may be gone
-        trees = [Path(tree, name) for tree in (RESULTS, SELECTIONS, BANKS, ANSWERS, SCORES, STATE, LOGS, "benchmarks")]
-        trees += [Path(top, SELECTIONS, name) for top in (LOGS, "benchmarks")]
+        trees = [Path(tree, name) for tree in (*_OF_CELLS, STATE, LOGS, "benchmarks")]
+        trees += [Path(top, of, name) for top in (LOGS, "benchmarks") for of in (SELECTIONS, RELATIONS)]
         for ending in (".log", ".bank.log", ".answers.log", ".scores.log", ".release.log"):
             trees.append(Path(LOGS, name + ending))
-        for ending in (".tsv", ".bank.tsv", ".answers.tsv", ".scores.tsv"):
-            trees.append(Path("benchmarks", name + ending))
-        stamped = [f"{tree}/{name}" for tree in (RESULTS, SELECTIONS, BANKS, ANSWERS, SCORES, RELEASED)]
+        trees += [Path("benchmarks", name + ending) for ending in (".tsv", ".bank.tsv", ".answers.tsv", ".scores.tsv")]
+        stamped = [f"{tree}/{name}" for tree in (*_OF_CELLS, RELEASED)]
     elif top in (REPORTS, SEARCH) and re.fullmatch(NAME, name):
         trees = [Path(what), Path(LOGS, what), Path("benchmarks", what), Path(STATE, what)]
         stamped = [what]
@@ -105,7 +107,7 @@ def _files(place: Path) -> Iterable[Path]:
 
 
 def _manifests(tree: Path) -> Iterable[Path]:
-    if tree.parts[0] in (RESULTS, SELECTIONS, BANKS, ANSWERS, SCORES):
+    if tree.parts[0] in _OF_CELLS:
         yield from files.below(tree, f"**/{files.MANIFEST}")
     elif tree.parts[0] in (REPORTS, SEARCH):
         yield from files.below(tree / "manifests", "**/*.json")

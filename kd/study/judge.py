@@ -4,11 +4,11 @@ Snakemake, `kd plan`, `kd status`, `kd verify` and every verb ask it; nothing el
 
 A product is *current* if it is complete, if the current code and recipe made it, and if its inputs have not changed.
 Complete means: the manifest is intact and its files exist with the sizes that it names; of what people read, the bytes
-are checked, too. Data, labels, selections, answers and banks may be deleted at any time: while one is gone, it counts
+are checked, too. Data, labels, selections, relations, answers and banks may be deleted: while one is gone, it counts
 as what the manifests of the products made from it say of it.
 
 A product is *to do* if it is not current, or if one of its inputs is to do: its verb judges again, and mostly returns
-at once. Data, labels, selections, banks and answers are to do only if something that is to do asks for them.
+at once. What may be deleted is to do only if something that is to do asks for it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from kd.study.adopted import Adopted
 from kd.study.cells import Cell, DatasetChoice
 from kd.study.config import Protocol, Recipe, Study
 from kd.study.needs import Need, unmet
-from kd.study.paths import parse_cell, parse_dataset, parse_selection
+from kd.study.paths import parse_cell, parse_dataset, parse_related, parse_selection
 from kd.study.products import READ_BY_PEOPLE, SPARED, Product
 from kd.study.recipes import UNREADABLE, changed, plain, since
 from kd.study.search import SAMPLERS, SCORE
@@ -140,7 +140,7 @@ class Judge:
             return (*map(products.network, self.cells), *map(products.scores, self.tested))
         cell = self._cell(product)
         led = [cell.teacher] if cell.teacher else cell.members if cell.is_ensemble else []
-        return (*_read_data(cell.dataset), *map(products.network, led), *_selected_for(cell))
+        return (*_read_data(cell.dataset), *map(products.network, led), *_told_to(cell))
 
     def asks_for(self, product: Product) -> tuple[Product, ...]:
         """Return what must exist before a product can be made: its inputs, and the banks of its teachers.
@@ -338,6 +338,13 @@ class Judge:
         inputs = (*_read_data(teacher.dataset), products.network(teacher), *_selected_for(teacher))
         return Expected(values, code, inputs)
 
+    def _expected_relation(self, product: Product) -> Expected:
+        teacher, by = self._cell(product), parse_related(product.name.rpartition("/")[2])
+        values = {"relation": by.output, "heldout": self.recipe_of(teacher).protocol.heldout}
+        chosen = (products.selection(teacher, by.selection),) if by.selection else ()
+        inputs = (*_read_data(teacher.dataset), products.network(teacher), *chosen)
+        return Expected(values, staleness.code_behind_relation(teacher), inputs)
+
     def _expected_proposal(self, product: Product) -> Expected:
         name, number, _ = product.slot
         search = self.study.searches[name]
@@ -515,7 +522,7 @@ class Judge:
         found += dict.fromkeys(products.data(cell.dataset.name) for cell in self.cells)
         found += dict.fromkeys(products.labels(cell.dataset.labelled) for cell in self.cells if cell.dataset.noise)
         found += self.testsets
-        found += dict.fromkeys(one for cell in self.cells for one in (*_selected_for(cell), products.network(cell)))
+        found += dict.fromkeys(one for cell in self.cells for one in (*_told_to(cell), products.network(cell)))
         found += map(products.bank, teachers)
         for search in study.searches:
             for number, trials in itertools.groupby(self.trials(search), lambda one: one.slot[1]):
@@ -679,6 +686,11 @@ def _selected_for(cell: Cell) -> tuple[Product, ...]:
     return (products.selection(cell.teacher, cell.stage.selection),) if cell.stage.selection else ()
 
 
+def _told_to(cell: Cell) -> tuple[Product, ...]:
+    """Return what a teacher publishes for a cell: the selection that it learns from, and how classes are related."""
+    return (*_selected_for(cell), *([products.relation(cell.teacher, cell.related)] if cell.related else []))
+
+
 def _bank_of(product: Product) -> Product:
     return Product("bank", f"{cells.BANKS}/{product.name.partition('/')[2]}")
 
@@ -696,6 +708,7 @@ def _role(product: Product, one: Product) -> str:
     if one.kind == "network" and product.kind == "network":
         return "its teacher" if product.name.startswith(f"{one.name}/") else "a member"
     named = {"network": "a network", "data": "its data", "labels": "its labels", "selection": "its selection"}
+    named |= {"relation": "its relation between classes"}
     named |= {"trial": "an earlier trial" if product.kind == "proposal" else "a trial", "proposal": "its proposal"}
     return named.get(one.kind, f"the {one.kind}")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from kd import data, losses, models
 from kd.core.errors import ConfigError, nearest
+from kd.losses.spec import RELATED
 from kd.study.cells import (
     COMBINATIONS,
     MEAN_LOGIT,
@@ -21,13 +23,17 @@ from kd.study.cells import (
     stage,
 )
 from kd.study.config import own_training
-from kd.study.values import NAME, WEIGHTS, LossChoice, Noise, Own, Selected, imported, loss_choice, selected
+from kd.study.values import NAME, WEIGHTS, LossChoice, Noise, Own, Related, Selected, imported, loss_choice, selected
 
 _BY = "|".join(sorted(SELECTED, reverse=True))  # a longer name comes before a shorter one that it begins with
 _STAGE = re.compile(
     r"(?P<networks>[a-z0-9+-]+)\.(?P<objective>.+)\.s(?P<seeds>[0-9]{1,9}(?:\+[0-9]{1,9})*)"
     rf"(?:-(?!schedule|optimizer|{_BY})(?P<ensemble>[a-z]+))?(?P<own>(?:-(?:{'|'.join(OWN)})[a-z0-9.+]+)*)"
     r"(?:-epochs(?P<epochs>[0-9]{1,9}))?(?:-frac(?P<fraction>[0-9.]+))?"
+    rf"(?:-(?P<selection>(?:{_BY})[0-9.]*))?"
+)
+_RELATED = re.compile(
+    rf"(?P<output>{'|'.join(RELATED)})(?:-tau(?P<tau>[0-9.]+|inf))?(?:-frac(?P<fraction>[0-9.]+))?"
     rf"(?:-(?P<selection>(?:{_BY})[0-9.]*))?"
 )
 _TOKENS = re.compile("-(?=[a-z])")  # a dash before a digit is a minus
@@ -66,8 +72,13 @@ def parse_cell(path: str | Path) -> Cell:
     if cell.stages[0].needs_teacher:
         raise ConfigError(f"{path}: {cell.stages[0]} needs a teacher: put its directory inside the teacher's")
     for before, after in itertools.pairwise(cell.stages):
+        if after.selection and after.is_ensemble:
+            raise ConfigError(
+                f"{path}: {after} is an ensemble, but only a single network learns from a selection; name one member"
+            )
         if after.selection and before.is_ensemble:
             raise ConfigError(f"{path}: {before} is an ensemble, but only one network can select")
+        demand_said(before, after.objective.looks_at, path)
     return cell
 
 
@@ -134,6 +145,26 @@ def parse_selection(text: str) -> Selected:
         return selected(SELECTED[match[1]], match[2] or None)
     except ValueError as error:
         raise ConfigError(f"{text!r}: {error}") from None
+
+
+def parse_related(text: str) -> Related:
+    """Read `maps` or `logits-tau8-frac0.1-fine`. Raises ConfigError that names what is wrong."""
+    match = _RELATED.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r}: no such relation; expected {' or '.join(RELATED)}, maps-frac0.1 or maps-fine")
+    try:
+        tau = losses.Number(infinite=True).check(match["tau"]) if match["tau"] else None
+    except ValueError as error:
+        raise ConfigError(f"{text!r}: tau: {error}") from None
+    fraction = _share(match["fraction"], text) if match["fraction"] else 1.0
+    selection = parse_selection(match["selection"]) if match["selection"] else None
+    return Related(match["output"], tau, fraction, selection)
+
+
+def demand_said(teacher: Stage, outputs: Iterable[str], where: object) -> None:
+    """Raise ConfigError that begins with `where` if a teacher lacks one of these outputs: an ensemble has logits."""
+    if teacher.is_ensemble and (more := {*outputs} - {"logits"}):
+        raise ConfigError(f"{where}: {teacher} is an ensemble, which does not have the {' and '.join(sorted(more))}")
 
 
 def _parse_own(text: str, where: str) -> Own:

@@ -7,7 +7,8 @@
 | testset  | other images of its classes         | data/NAME@TEST/                               | testset  |
 | network  | a trained network, or an ensemble   | results/CELL/                                 | train    |
 | selection| what a teacher selects to learn from| selections/CELL/SELECTION/                    | select   |
-| proposal | the settings of a round            | search/NAME/round-2.json                      | propose  |
+| relation | how a teacher relates classes       | relations/CELL/RELATION/                      | relation |
+| proposal | the settings of a round             | search/NAME/round-2.json                      | propose  |
 | trial    | the score of one of them            | search/NAME/round-2.3.json                    | trial    |
 | bank     | a teacher's logits, pre-logits      | banks/CELL/                                   | bank     |
 | release  | the absence of that bank            |                                               | release  |
@@ -36,6 +37,7 @@ from kd.study.cells import (
     ANSWERS,
     BANKS,
     DATA,
+    RELATIONS,
     REPORTS,
     RESULTS,
     SCORES,
@@ -43,9 +45,10 @@ from kd.study.cells import (
     SELECTIONS,
     STATE,
     Cell,
+    spell_related,
     spell_selection,
 )
-from kd.study.values import Selected
+from kd.study.values import Related, Selected
 
 RELEASED = "released"  # the first part of a release's name, which only stamps use
 MANIFESTS = "manifests"
@@ -56,6 +59,7 @@ RULES = {  # the rule, and verb, that makes each kind
     "testset": "testset",
     "network": "train",
     "selection": "select",
+    "relation": "relation",
     "proposal": "propose",
     "trial": "trial",
     "bank": "bank",
@@ -71,7 +75,7 @@ RULES = {  # the rule, and verb, that makes each kind
 }
 KINDS = tuple(RULES)  # in the order in which they are made
 # May be deleted at any time: kd makes it again when something that reads it is to do.
-SPARED = frozenset({"data", "labels", "testset", "selection", "bank", "answers", "scores"})
+SPARED = frozenset({"data", "labels", "testset", "selection", "relation", "bank", "answers", "scores"})
 # Small, and read by people: the judge checks every byte, not only the sizes.
 READ_BY_PEOPLE = frozenset({"proposal", "trial", "analysis", "table", "figure", "tables", "verdict", "page"})
 
@@ -122,7 +126,7 @@ class Product(NamedTuple):
                 return Path(STATE, rest, "bank.lock")
             case "answers" | "scores":
                 return Path(STATE, rest, f"{self.kind}.lock")
-            case "selection":
+            case "selection" | "relation":
                 return Path(STATE, f"{rest}.lock")
         return Path(STATE, top, f"{rest}.lock")
 
@@ -141,7 +145,7 @@ class Product(NamedTuple):
     def cell(self) -> str:
         """Path of the network that it is, or belongs to."""
         below = self.name.partition("/")[2]
-        return f"{RESULTS}/{below.rpartition('/')[0] if self.kind == 'selection' else below}"
+        return f"{RESULTS}/{below.rpartition('/')[0] if self.kind in ('selection', 'relation') else below}"
 
     def __str__(self) -> str:
         return self.name
@@ -175,6 +179,11 @@ def bank(teacher: Cell) -> Product:
 def selection(teacher: Cell, by: Selected) -> Product:
     """The examples that a teacher selects for its students."""
     return Product("selection", f"{SELECTIONS}/{teacher.name}/{spell_selection(by)}")
+
+
+def relation(teacher: Cell, by: Related) -> Product:
+    """The relation between classes that students of a teacher read."""
+    return Product("relation", f"{RELATIONS}/{teacher.name}/{spell_related(by)}")
 
 
 def proposal(search: str, number: int) -> Product:
@@ -270,8 +279,9 @@ def owner(path: str) -> str | None:
         return f"{SEARCH}/{found[1]}{found[2]}"
     if top == DATA and rest:
         return f"{DATA}/{parts[0]}"
-    if top == SELECTIONS and len(parts) > 3:
-        return "/".join([top, *(parts if re.fullmatch(r"[a-z]+[0-9.]*", parts[-1]) else parts[:-1])])
+    if top in (SELECTIONS, RELATIONS) and len(parts) > 3:
+        word = r"[a-z]+[0-9.]*"
+        return "/".join([top, *(parts if re.fullmatch(f"{word}(-{word})*", parts[-1]) else parts[:-1])])
     if top in (RESULTS, BANKS, ANSWERS, SCORES) and len(parts) > 2:
         if not re.search(r"\.s\d[\d+]*(?:-\w[\w.]*)*$", parts[-1]):  # a file of the cell
             parts = parts[:-1]

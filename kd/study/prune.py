@@ -14,13 +14,14 @@ from typing import NamedTuple
 from kd.core import files
 from kd.core.errors import Busy, ConfigError, nearest
 from kd.core.project import named, on_disk
-from kd.study.cells import ANSWERS, BANKS, RESULTS, STATE
+from kd.study.cells import ANSWERS, BANKS, RELATIONS, RESULTS, STATE
 from kd.study.delete import agrees
 from kd.study.paths import demand_cell
 from kd.study.products import Product
 
 KINDS = {  # what may be freed, and what its loss costs
     "banks": "a teacher answers its students' views again, when one is to be trained",
+    "relations": "a teacher relates classes again, when a student that reads it is to be trained",
     "answers": "a network answers again, when a figure that shows them is drawn anew",
     "states": "a training that was stopped begins anew",
 }
@@ -29,7 +30,7 @@ _SHOWN = 20  # of each kind; the rest is counted
 
 
 class Prunable(NamedTuple):
-    """A bank, the answers of a network, or one saved state: where it is, its size and its age."""
+    """A bank, a relation, the answers of a network, or one saved state: where it is, its size and its age."""
 
     kind: str
     product: Product  # whose lock guards it
@@ -69,20 +70,20 @@ def prune(kinds: Collection[str], days: float, cells: Collection[str] | None, dr
 
 def _found(kinds: Collection[str]) -> Iterator[Prunable]:
     now = time.time()
-    for top, of in ((BANKS, "bank"), (ANSWERS, "answers")):
+    for top, of in ((BANKS, "bank"), (RELATIONS, "relation"), (ANSWERS, "answers")):
         for folder, _, names in os.walk(on_disk(top)) if top in kinds else ():
-            name = named(Path(folder))
-            if names and _is_cell(Path(*name.parts[1:])):
-                yield _measured(top, Product(of, str(name)), name, names, now)
+            product = Product(of, str(named(Path(folder))))
+            if names and _is_cell(product.cell):
+                yield _measured(top, product, product.folder, names, now)
     for run in files.below(Path(STATE), "**/run-*") if "states" in kinds else ():
-        cell = Path(*run.parts[1:-1])
-        if re.fullmatch("run-[0-9a-f]{12}", run.name) and _is_cell(cell):
-            yield _measured("states", Product("network", f"{RESULTS}/{cell}"), run, os.listdir(on_disk(run)), now)
+        product = Product("network", f"{RESULTS}/{Path(*run.parts[1:-1])}")
+        if re.fullmatch("run-[0-9a-f]{12}", run.name) and _is_cell(product.cell):
+            yield _measured("states", product, run, os.listdir(on_disk(run)), now)
 
 
-def _is_cell(cell: Path) -> bool:
+def _is_cell(path: str) -> bool:
     with contextlib.suppress(ConfigError):
-        return bool(demand_cell(Path(RESULTS, cell)))
+        return bool(demand_cell(path))
     return False
 
 

@@ -39,6 +39,11 @@ def code_behind_selection(teacher: Cell, by: Selected) -> str:
     return code_digest(data.SELECTIONS[by.name].module, "kd.train.selecting", models.module_of(teacher.stage.network))
 
 
+def code_behind_relation(teacher: Cell) -> str:
+    """Return the digest of the code that finds how `teacher` relates classes."""
+    return code_digest("kd.train.relating", *map(models.module_of, teacher.stage.networks))
+
+
 def code_behind_answers(cell: Cell) -> str:
     """Return the digest of the code that decides what the network of `cell` answers."""
     return code_digest("kd.measure.answers", *map(models.module_of, cell.stage.networks))

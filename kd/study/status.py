@@ -16,7 +16,19 @@ from kd.core.heartbeat import Beat
 from kd.core.project import named, on_disk
 from kd.core.threads import each
 from kd.study import adopted, products
-from kd.study.cells import ANSWERS, BANKS, DATA, LOGS, REPORTS, RESULTS, SCORES, SEARCH, SELECTIONS, Cell
+from kd.study.cells import (
+    ANSWERS,
+    BANKS,
+    DATA,
+    LOGS,
+    RELATIONS,
+    REPORTS,
+    RESULTS,
+    SCORES,
+    SEARCH,
+    SELECTIONS,
+    Cell,
+)
 from kd.study.expansion import all_cells, analysed, taught_by
 from kd.study.judge import ABSENT, Judge
 from kd.study.products import MANIFESTS, Product
@@ -29,7 +41,7 @@ _THREADS = min(8, os.cpu_count() or 1)  # that read files and compute digests
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a piece of work stands: a cell, a dataset, a selection, a bank, a cell's answers or its scores."""
+    """Where a piece of work stands: a cell, a dataset, a selection, a relation, a bank, a cell's answers or scores."""
 
     name: str
     status: str  # one of STATUSES
@@ -46,7 +58,7 @@ class Standing:
 
 
 def standings(judge: Judge) -> tuple[list[Standing], list[Standing]]:
-    """Return the standings of all cells, and of what else runs or has failed, as data, banks and answers."""
+    """Return the standings of all cells, and those of all that is made for them that run or have failed."""
     cells = all_cells(judge.study)
     judge.look_at(judge.everything)
     trials = [one for one in judge.everything if one.kind == "trial"]
@@ -56,7 +68,7 @@ def standings(judge: Judge) -> tuple[list[Standing], list[Standing]]:
     of_cells += [Standing(one.name, "waiting") for one in trials if judge.tried(one) is None]
     names = dict.fromkeys(name for cell in cells for name in (cell.dataset.name, cell.dataset.labelled))
     others = [_work(products.data(name), f"{LOGS}/{DATA}/{name}.log") for name in names]
-    chosen = [one for one in judge.everything if one.kind in ("testset", "selection", "proposal", "trial")]
+    chosen = [one for one in judge.everything if one.kind in ("testset", "selection", "relation", "proposal", "trial")]
     others += [_work(one, f"{LOGS}/{one.name}.log") for one in chosen]
     others += [_work(products.bank(t), f"{LOGS}/{t.name}.bank.log") for t in taught_by(cells)]
     others += [_work(products.answers(c), f"{LOGS}/{c.name}.answers.log") for c in analysed(judge.study)]
@@ -139,7 +151,7 @@ def faulty() -> tuple[int, list[tuple[Path, StorageError]]]:
     It reads every byte and compares it with the digests in the manifests. For folders of images it compares the names
     and sizes of their files.
     """
-    tops = (RESULTS, DATA, SELECTIONS, SEARCH, BANKS, ANSWERS, SCORES, REPORTS)
+    tops = (RESULTS, DATA, SELECTIONS, RELATIONS, SEARCH, BANKS, ANSWERS, SCORES, REPORTS)
     manifests = [path for top in tops for path in _manifests(Path(top))]
     manifests += [path for path in [adopted.FILE] if on_disk(path).exists()]
     wrong = each(_wrong_with, manifests, _THREADS)  # hashing releases the GIL, so threads help

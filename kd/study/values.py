@@ -52,6 +52,21 @@ class LossChoice(NamedTuple):
         return losses.Needs(teacher=frozenset()) if self.weights else losses.LOSSES[self.loss].needs
 
     @property
+    def tau(self) -> float:
+        """The temperature at which it asks several networks that teach as one; 1 where it has none."""
+        return self.resolved.get("tau", 1.0)
+
+    @property
+    def relation(self) -> str | None:
+        """By which output of the teacher it relates classes, None if it does not."""
+        return self.resolved[self.needs.relation] if self.needs.relation else None
+
+    @property
+    def looks_at(self) -> frozenset[str]:
+        """The outputs of the teacher that it looks at, or by which it relates classes."""
+        return self.needs.teacher | {*filter(None, [self.relation])}
+
+    @property
     def logs(self) -> frozenset[str]:
         """Names of the metrics that the loss adds to each epoch."""
         return frozenset() if self.weights else losses.LOSSES[self.loss].logs
@@ -79,6 +94,18 @@ class Selected(NamedTuple):
 
     name: str
     amount: float
+
+
+class Related(NamedTuple):
+    """Which relation between classes is read: by which output of a teacher, on which of the examples.
+
+    `tau` is the temperature of who asks, where a teacher's logits depend on it. `fraction` is class-balanced.
+    """
+
+    output: str
+    tau: float | None = None
+    fraction: float = 1.0
+    selection: Selected | None = None
 
 
 _REPR = reprlib.Repr()

@@ -6,10 +6,10 @@ import copy
 import functools
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kd import losses, models
 from kd.core.errors import ConfigError
@@ -19,15 +19,14 @@ from kd.losses.objective import Course, Objective, Pure
 from kd.models.output import Output
 from kd.study.cells import Cell, spell_objective
 from kd.study.config import Protocol, demand_agreement
-from kd.train.material import Prepared
+from kd.train.material import Prepared, relation_of
 from kd.train.plan import Plan
 from kd.train.published import load_network
-from kd.train.teachers import LiveTeacher, together
+from kd.train.told import told
 
 log = logging.getLogger("kd")
 
 _CPU = torch.device("cpu")
-_TOLD = 256  # images at a time of which a teacher says something before the first step
 _OF_THE_PROTOCOL = {"batch", "lr", "momentum", "nesterov", "weight_decay", "decay_1d", "schedule", "gamma"}
 _OF_THE_PROTOCOL |= {"optimizer", "betas", "warmup", "ema", "swa"}
 
@@ -102,22 +101,10 @@ def course_of(cell: Cell, protocol: Protocol, have: Prepared, device: torch.devi
         teacher=(lambda: load_network(teacher, have)) if teacher else None,
         student_shapes=functools.partial(shapes, student, needs.student),
         teacher_shapes=functools.partial(shapes, teacher.stage.network, needs.teacher) if teacher else None,
-        told=functools.partial(_told, cell, have, device) if teachers else None,
+        told=functools.partial(told, cell.teacher, cell.stage.objective.tau, have, device) if teachers else None,
+        relation=functools.partial(relation_of, cell) if cell.related else None,
         train=have.examples.train,
     )
-
-
-@torch.no_grad()
-def _told(cell: Cell, have: Prepared, device: torch.device, more: str) -> Iterator[tuple[Output, Tensor]]:
-    """Yield what the teacher of a cell says of the examples learnt from, as images are, with labels [B]; on the CPU."""
-    if more != "logits" and cell.teacher.is_ensemble:
-        raise ConfigError(f"{cell}: its loss looks at the {more} of its teacher, which an ensemble does not have")
-    says = {"logits", more}
-    voices = [LiveTeacher(load_network(one, have), device, "fp32", says) for one in cell.teacher.members]
-    teacher, examples = together(voices, cell), have.examples
-    labels = examples.labels[examples.train].split(_TOLD)
-    for truth, images in zip(labels, examples.plain("train", examples.train, _TOLD), strict=True):
-        yield teacher.output(truth, truth, images.to(device)).mapped(Tensor.cpu), truth
 
 
 def demand_examples(train: int, batch: int, processes: int) -> None:

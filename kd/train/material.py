@@ -18,11 +18,14 @@ from kd.data.arrays import load_array, open_dataset, open_labels
 from kd.data.examples import Examples, tensor
 from kd.data.splits import hold_out, subset
 from kd.data.views import Views
-from kd.study.cells import DATA, SELECTIONS, Cell, spell_selection
+from kd.study import products
+from kd.study.cells import DATA, Cell
 from kd.study.config import Recipe
 from kd.study.expansion import augmentation
+from kd.study.values import Selected
 
 KEPT = "kept.npy"  # in the folder of a selection
+RELATION = "relation.npy"  # in the folder of a relation between classes
 QUALITY = ("kept", *data.MEASURES, *(f"{name}_by_class" for name in data.MEASURES), "teacher_epochs")  # in its manifest
 
 
@@ -44,11 +47,14 @@ class Prepared:
         return len(self.class_names)
 
 
-def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers: int = 0) -> Prepared:
+def prepared(
+    cell: Cell, recipe: Recipe, fraction: float | None = None, workers: int = 0, by: Selected | None = None
+) -> Prepared:
     """Open the data that `cell` learns from, memory-mapped, or another `fraction` of them.
 
-    Where its teacher selected for it, it learns from what was kept; another fraction is of all. Where the data are
-    streamed, `workers` processes will decode them. Raises StorageError when they are damaged or not there.
+    Where its teacher selected for it, it learns from what was kept; another fraction is of all, or of what `cell`
+    itself selects `by`. Where the data are streamed, `workers` processes will decode them. Raises StorageError when
+    they are damaged or not there.
     """
     source = data.source_of(cell.dataset.name, recipe.declared)
     protocol = recipe.protocol
@@ -66,8 +72,9 @@ def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers:
     # Chosen by the clean labels: the same examples are held out, or left out, at every noise and fraction.
     train, heldout = hold_out(dataset.train_labels, protocol.heldout)
     train = subset(dataset.train_labels, cell.fraction if fraction is None else fraction, among=train)
-    if cell.stage.selection and fraction is None:
-        train = np.intersect1d(train, kept(cell), assume_unique=True)
+    selector, by = (cell.teacher, cell.stage.selection) if fraction is None else (cell, by)
+    if by:
+        train = np.intersect1d(train, kept(selector, by), assume_unique=True)
     parts = {
         "labels": tensor(given),
         "train": tensor(train),
@@ -84,11 +91,20 @@ def prepared(cell: Cell, recipe: Recipe, fraction: float | None = None, workers:
     return Prepared(examples, dataset.train_labels, names, realised_rate, channels, grid, digests)
 
 
-def kept(cell: Cell) -> np.ndarray:
-    """Return the sorted indices of the examples that the teacher of `cell` selected for it."""
-    folder = Path(SELECTIONS, cell.teacher.name, spell_selection(cell.stage.selection))
+def kept(teacher: Cell, by: Selected) -> np.ndarray:
+    """Return the sorted indices of the examples that `teacher` selected for its students."""
+    return _array_in(products.selection(teacher, by).folder, KEPT)
+
+
+def relation_of(cell: Cell) -> torch.Tensor:
+    """Return the relation between classes [K, K] that `cell` reads of its teacher."""
+    return tensor(_array_in(products.relation(cell.teacher, cell.related).folder, RELATION))
+
+
+def _array_in(folder: Path, name: str) -> np.ndarray:
+    """Return an array that is published in `folder`, every byte checked. Raises Damaged when one has changed."""
     verified(folder)
-    return load_array(folder / KEPT)
+    return load_array(folder / name)
 
 
 def _digest(array: np.ndarray) -> str:

@@ -98,11 +98,9 @@ class Ensemble:
         return Output(self._combine(said, self._tau))
 
 
-def together(voices: Sequence[Teacher], cell: Cell) -> Teacher:
-    """Return what answers for the teacher of a cell, whose members answer as `voices`."""
-    if not cell.teacher.is_ensemble:
-        return voices[0]
-    return Ensemble(voices, cell.teacher.stage.ensemble, cell.stage.objective.resolved.get("tau", 1.0))
+def together(voices: Sequence[Teacher], teacher: Cell, tau: float) -> Teacher:
+    """Return what answers for a teacher whose members answer as `voices`; `tau` is the temperature of who asks."""
+    return Ensemble(voices, teacher.stage.ensemble, tau) if teacher.is_ensemble else voices[0]
 
 
 @contextlib.contextmanager

@@ -28,12 +28,19 @@ def logits_of(inputs: dict, dtype: torch.dtype = torch.float64) -> tuple[Tensor,
     return *(torch.tensor(inputs[key], dtype=dtype) for key in ("student", "teacher")), torch.tensor(inputs["labels"])
 
 
-def course(classes: int, epochs: int = 10, told: Output | None = None, labels: Tensor | None = None) -> Course:
-    """Return a course of examples to which the teacher answers `told`."""
+def course(
+    classes: int,
+    epochs: int = 10,
+    told: Output | None = None,
+    labels: Tensor | None = None,
+    relation: Tensor | None = None,
+) -> Course:
+    """Return a course of examples to which the teacher answers `told`, and between whose classes is this relation."""
     labels = torch.arange(2 * classes) % classes if labels is None else labels
     said = Output(torch.randn(len(labels), classes, generator=torch.Generator().manual_seed(3)))
     shapes = lambda: Output(torch.empty(1, classes), maps=(torch.empty(1, 6, 4, 4),))  # noqa: E731
     given = {"student_shapes": shapes, "teacher_shapes": shapes, "told": lambda more: iter([(told or said, labels)])}
+    given["relation"] = lambda: torch.eye(classes) if relation is None else relation
     return Course(0, labels, classes, 4, 5, epochs, lambda: None, lambda: None, **given)
 
 

@@ -32,7 +32,7 @@ from made.project import Project
 # publishing, and one before the stamp.
 POINTS = ("begin", "work", "publish:1", "published", "stamp")
 HIDDEN = ("manifest.json", "timings.csv")  # they hold times, so they differ each time
-TREES = ("data", "results", "selections", "search", "banks", "answers", "scores", "reports")
+TREES = ("data", "results", "selections", "relations", "search", "banks", "answers", "scores", "reports")
 
 
 SEARCH = {
@@ -45,7 +45,7 @@ SEARCH = {
 
 
 def whole(size: int, **keys: object) -> dict:
-    """A study with every rule: images of this size, labels from a file, a further test set, a selection, a search."""
+    """A study with every rule: images of this size, labels from a file, a further test set, a selection, a relation."""
     return {
         "study": "whole",
         "dataset": "mine",
@@ -61,7 +61,7 @@ def whole(size: int, **keys: object) -> dict:
                 "student": "resnet8",
                 "label_noise": {"file": "theirs"},
                 "student_selection": {"small_loss": 0.97},
-                "loss": ["mse"],
+                "loss": ["wkd_l"],
                 "figure": ["dots", "fidelity"],
             }
         },
@@ -212,6 +212,7 @@ def command(product: Product) -> list[str]:
         "testset": [rest],
         "network": [product.name],
         "selection": [product.cell, last],
+        "relation": [product.cell, last],
         "bank": [product.cell],
         "release": [product.cell],
         "proposal": ["best", "1"],
@@ -234,6 +235,7 @@ _SERVER.set_forkserver_preload(
         "kd.jobs.train",
         "kd.jobs.score",
         "kd.jobs.select",
+        "kd.jobs.relation",
         "kd.jobs.search",
         "kd.report.table",
         "kd.report.page",

@@ -75,6 +75,8 @@ def command(product: Product) -> list[str]:
             return [verb, last]
         case "network" | "bank" | "release" | "answers" | "scores":
             return [verb, product.cell]
+        case "selection" | "relation":
+            return [verb, product.cell, last]
         case "analysis":
             return [verb, *last.split(".")]
         case "figure":

@@ -23,10 +23,10 @@ STUDY = {
         "noisy": {
             "teacher": "resnet8",
             "student": "resnet8",
-            "fraction": 0.05,
+            "fraction": 0.1,
             "label_noise": {"symmetric": 0.4},
             "student_selection": {"small_loss": 0.97},
-            "loss": [{"kl": {"tau": 3}}],
+            "loss": ["wkd_l"],
             "figure": ["dots", "fidelity"],
         }
     },
@@ -45,10 +45,10 @@ def _image(brightness: int) -> bytes:
 
 FILES = {"config.yaml": json.dumps(STUDY).encode(), "online.yaml": json.dumps(ONLINE).encode()}
 FILES |= {f"grey/{digit}/0.png": _image(20 * digit) for digit in range(10)}
-TEACHER = "results/digits+sym0.4+frac0.05/quick/resnet8.ce.s0"
-STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0-smallloss0.97"
+TEACHER = "results/digits+sym0.4+frac0.1/quick/resnet8.ce.s0"
+STUDENT = f"{TEACHER}/resnet8.wkd_l.s0-smallloss0.97"
 BY_ONLINE = ("--configfile", "online.yaml")
-PUBLISHED = ("data", "results", "selections", "search", "banks", "answers", "scores", "reports")
+PUBLISHED = ("data", "results", "selections", "relations", "search", "banks", "answers", "scores", "reports")
 _STAMPS = "state/stamps/q-0123456789abcdef"
 
 
@@ -81,6 +81,7 @@ VERBS = (
     _stamped("testset", "testset", "digits@grey"),
     _stamped("train a teacher", "train", TEACHER),
     _stamped("select", "select", TEACHER, "smallloss0.97"),
+    _stamped("relate", "relation", TEACHER, "maps-smallloss0.97"),
     _stamped("fill a bank", "bank", TEACHER, "--needs", "0:1"),
     _stamped("grow a bank", "bank", TEACHER, "--needs", "1:1", "1:1:prelogits"),
     _stamped("train a student", "train", STUDENT),
@@ -88,6 +89,7 @@ VERBS = (
     _stamped("trial", "trial", "best", "1", "1"),
     Verb("train the teacher of online", ("train", _online(TEACHER), *BY_ONLINE)),
     Verb("select for online", ("select", _online(TEACHER), "smallloss0.97", *BY_ONLINE)),
+    Verb("relate for online", ("relation", _online(TEACHER), "maps-smallloss0.97", *BY_ONLINE)),
     Verb("train by a teacher online", ("train", _online(STUDENT), *BY_ONLINE)),
     _stamped("answers of the teacher", "answers", TEACHER),
     _stamped("answers of the student", "answers", STUDENT),

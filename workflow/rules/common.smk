@@ -16,7 +16,7 @@ from kd.jobs import making
 from kd.report import figures as kd_figures
 from kd.study import console, controllers, expansion, stamps
 from kd.study.judge import replaced, told
-from kd.study.paths import parse_dataset, parse_selection
+from kd.study.paths import parse_dataset, parse_related, parse_selection
 
 if set("{}") & set(str(workflow.basedir)):
     raise SystemExit(

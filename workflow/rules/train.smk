@@ -1,4 +1,5 @@
 # results/CELL: a trained network. selections/CELL: the examples that it selects for its students.
+# relations/CELL: how alike it finds each two classes, for those of its students whose loss asks for that.
 # banks/CELL: the outputs of a network that teaches, for all its students.
 
 
@@ -49,6 +50,30 @@ rule select:
         recipe=lambda w: recipe(CELLS[w.cell]),
     shell:
         "python -m kd select results/{wildcards.cell:q} {wildcards.selection:q} --recipe {params.recipe:q}"
+        " --stamp {output.stamp:q} --threads {threads} --cells-per-gpu {resources.cells_per_gpu}"
+        " &>> {log:q} || ended $? {log:q}"
+
+
+rule relation:
+    input:
+        lambda w: wanted(products.relation(CELLS[w.cell], parse_related(w.relation))),
+    output:
+        stamp=update(f"{STAMPS}/relations/{{cell}}/{{relation}}.stamp"),
+    log:
+        "logs/relations/{cell}/{relation}.log",
+    benchmark:
+        "benchmarks/relations/{cell}/{relation}.tsv"
+    wildcard_constraints:
+        relation=r"[a-z]+(-[a-z]+[0-9.]*)*",
+    conda:
+        "../envs/kd.yaml"
+    threads: 1
+    resources:
+        cells_per_gpu=STUDY.cells_per_gpu,
+    params:
+        recipe=lambda w: recipe(CELLS[w.cell]),
+    shell:
+        "python -m kd relation results/{wildcards.cell:q} {wildcards.relation:q} --recipe {params.recipe:q}"
         " --stamp {output.stamp:q} --threads {threads} --cells-per-gpu {resources.cells_per_gpu}"
         " &>> {log:q} || ended $? {log:q}"
 
