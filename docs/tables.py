@@ -63,7 +63,7 @@ def _of(losses: dict[str, Loss]) -> str:
 
 def _made(loss: Loss) -> Callable:
     """Return the function or class that a loss is."""
-    return loss.function or loss.build.function
+    return loss.function or getattr(loss.build, "function", None) or loss.build.imported
 
 
 def _told(made: Callable) -> tuple[str, str]:

@@ -113,6 +113,7 @@ def test_every_verb_says_and_makes_from_elsewhere_what_it_does_inside(folders, b
     monkeypatch.setattr(kd.train.fit, "time", SimpleNamespace(monotonic=lambda: next(seconds)))  # it is in the table
     monkeypatch.setattr(kd.measure.inference, "_milliseconds", lambda network, shape: 1.0)  # so is this
     for folder, (name, content) in itertools.product(folders, tiny.FILES.items()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     for verb in tiny.VERBS:
         there, here = both(*verb.arguments)

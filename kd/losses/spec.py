@@ -312,13 +312,13 @@ class Later:
         self.__module__, self._name = module, name
 
     @property
-    def function(self) -> Callable:
-        """What builds it, imported."""
+    def imported(self) -> Callable:
+        """What builds it."""
         return getattr(importlib.import_module(self.__module__), self._name)
 
     def __call__(self, course: object, **hyperparameters: object) -> object:
         """Return the objective of a course."""
-        return self.function(course, **hyperparameters)
+        return self.imported(course, **hyperparameters)
 
 
 class Epochwise:
