@@ -223,7 +223,7 @@ def test_what_is_to_do_is_said_in_groups_and_what_is_trained_again_in_one_line(p
 def test_a_misspelt_target_is_refused_in_one_line_that_names_the_nearest(project: Whole) -> None:
     for wrong, right in (
         (f"{REPORTS}/figures/noisy.dot.png", DOTS),
-        (f"{TEACHER}/resnet8.mes.s0", STUDENT),
+        (f"{TEACHER}/resnet8.wdk_l.s0-smallloss0.97", STUDENT),
         ("reports/hole/table.csv", TABLE),
     ):
         said = project.run("--dry-run", wrong, code=1)
@@ -253,7 +253,7 @@ def test_forced_jobs_look_again_and_leave_what_is_current_as_it_is(project: Whol
 @pytest.mark.slow
 def test_after_touch_a_changed_loss_is_still_trained(project: Whole) -> None:
     """Times decide nothing, so there is nothing to touch."""
-    project.change("kd/losses/mse.py")
+    project.change("kd/losses/wkd.py")
     project.run("--touch")
     project.run("--touch", "--forceall")
     said = project.run("--dry-run")
