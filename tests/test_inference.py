@@ -77,6 +77,6 @@ def test_a_network_of_before_they_were_counted_has_no_multiply_accumulates() -> 
     manifest = {"realised_rate": 0.0, "epochs": 1, "status": "diverged", "seconds": 1.0, "parameters": 5}
     manifest |= dict.fromkeys(("device", "precision", "compiled", "threads", "code"), "")
     cell = parse_cell("results/digits/quick/resnet8.ce.s0")
-    row = table._row("a", cell, {cell: table.Result(cell, manifest, None)})
+    row = table._row("a", cell, {cell: table.Result(cell, manifest, None)}, ())
     assert math.isnan(row["macs"])
-    assert table._row("a", cell, {cell: table.Result(cell, manifest | {"macs": 7}, None)})["macs"] == 7
+    assert table._row("a", cell, {cell: table.Result(cell, manifest | {"macs": 7}, None)}, ())["macs"] == 7

@@ -8,13 +8,12 @@ that the file gives must agree, because most papers choose the others for each p
 from __future__ import annotations
 
 import math
-from importlib.resources import files
 
 import pandas as pd
 
-from kd.report import paper
 from kd.report.figures import wording
 from kd.report.latex import longtable
+from kd.report.paper import benchmarks
 from kd.report.statistics import SETTING, summarise
 
 ORIGINALS = (
@@ -27,9 +26,8 @@ _ASKED = ["loss", "tau", "alpha", "logits"]  # empty: whatever the study has
 
 
 def known() -> pd.DataFrame:
-    """Return the published numbers: networks, what is asked of the loss, top1, sd, source, rule, note and gain."""
-    with files(paper.__name__).joinpath("benchmarks.csv").open(encoding="utf-8") as file:
-        found = pd.read_csv(file, keep_default_na=False, na_values={"sd": [""], "tau": [""], "alpha": [""]})
+    """Return the published numbers with their gain over the student alone (points)."""
+    found = benchmarks()
     alone = found[found["loss"] == "ce"].set_index("networks")["top1"]
     student = found["networks"].str.rpartition(" > ")
     return found.assign(gain=(found["top1"] - student[2].map(alone)).where(student[1] != ""))

@@ -54,7 +54,8 @@ rule testset:
     conda:
         "../envs/kd.yaml"
     params:
+        testset=lambda w: f"{STUDY.dataset}@{w.test}",
         study=lambda w: json.dumps(VALUES),
     shell:
-        f"python -m kd testset {STUDY.dataset}@{{wildcards.test:q}} --study-json {{params.study:q}}"
-        " --stamp {output.stamp:q} &>> {log:q} || ended $? {log:q}"
+        "python -m kd testset {params.testset:q} --study-json {params.study:q} --stamp {output.stamp:q}"
+        " &>> {log:q} || ended $? {log:q}"

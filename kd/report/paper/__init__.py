@@ -1,4 +1,4 @@
-"""What Kim et al. published, as far as its numbers are known, in the words of kd's own table."""
+"""What was published: by Kim et al., as far as its numbers are known, in the words of kd's own table; and by others."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ def published() -> pd.DataFrame:
     cells = list(map(parse_cell, rows["cell"]))
     about = pd.DataFrame([setting(cell, {"realised_rate": 0.0}) | identity(cell) for cell in cells])
     return with_hyperparameters(pd.concat([rows, about], axis=1), cells)
+
+
+def benchmarks() -> pd.DataFrame:
+    """Return what papers published of the pairs of RepDistiller's tables, a row for each number.
+
+    Its columns are networks, loss, tau, alpha, logits (NaN or "" where any will do), top1 and sd (percent), source,
+    rule and note.
+    """
+    with files(__name__).joinpath("benchmarks.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file, keep_default_na=False, na_values={"sd": [""], "tau": [""], "alpha": [""]})
