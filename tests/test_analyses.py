@@ -112,6 +112,7 @@ def test_answers_are_wanted_of_experiments_with_an_analysing_figure_alone() -> N
 # -- measures ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_network_has_its_row_on_both_splits_with_the_accuracy_of_the_table(here: Path) -> None:
     found = frame("measures")
     names = {cell.path for cell in cells_of(SMALL, "inside")} | {TEACHER}

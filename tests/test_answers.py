@@ -108,6 +108,7 @@ def test_a_network_that_diverged_has_no_answers(digits: Path) -> None:
     assert Path("answers", *Path(TEACHER).parts[1:], answers.FILE).stat().st_size < 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combination", ["mean_logit", "mean_prob"])
 def test_an_ensemble_answers_as_its_members_together_and_has_no_pre_logits(digits: Path, combination: str) -> None:
     made = ensembles(combination)

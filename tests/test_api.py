@@ -173,6 +173,7 @@ def test_a_run_makes_the_table_and_the_figures(tmp_path: Path, elsewhere: Path) 
     assert all(study.figures().values())
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_run_that_fails_says_what_failed_and_why(tmp_path: Path, elsewhere: Path) -> None:
     (tmp_path / "photos/train/one").mkdir(parents=True)
@@ -235,6 +236,7 @@ def asked(project: Project, *arguments: str, code: int = 0) -> str:
     return run.stdout + run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_another_workflow_has_kd_as_a_module(tmp_path: Path) -> None:
     jobs, _ = jobs_in(asked(outer(tmp_path), "--dry-run"))
@@ -243,6 +245,7 @@ def test_another_workflow_has_kd_as_a_module(tmp_path: Path) -> None:
     assert {"distill_data", "distill_bank", "distill_collect", "distill_figure", "distill_report"} <= set(jobs)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_a_module_with_a_prefix_is_refused(tmp_path: Path) -> None:
     said = asked(outer(tmp_path, 'prefix: "below/"'), "--dry-run", code=1)
@@ -261,6 +264,7 @@ def test_another_workflow_runs_kd_to_its_table_and_goes_on_from_it(tmp_path: Pat
     assert "localrules directive" not in asked(project, "--dry-run")
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_snakefile_that_the_catalogue_asks_for_is_the_one_at_the_top(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")

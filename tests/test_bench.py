@@ -155,6 +155,7 @@ def test_the_benchmark_of_gpus_can_be_rehearsed_without_one(tmp_path) -> None:
     assert len(pd.read_csv(tmp_path / "gpu_kernels.csv")) == 25
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_gpus_runs_where_little_is_installed() -> None:
     """A machine with a GPU may have torch, torchvision and pandas and nothing else that kd's studies need."""
     absent = ("jinja2", "matplotlib", "pydantic", "safetensors", "scipy", "seaborn", "snakemake", "tqdm", "yaml")

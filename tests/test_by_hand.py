@@ -76,6 +76,7 @@ def said(capsys: pytest.CaptureFixture, *arguments: object, code: int = 0) -> st
 # -- show -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_show_says_recipe_numbers_family_and_files_of_a_network(trained: Path, capsys) -> None:
     manifest = json.loads(Path(STUDENT, "manifest.json").read_text())
     shown = said(capsys, "show", f"{STUDENT}/")
@@ -200,6 +201,7 @@ def test_compare_refuses_one_recipe_and_what_is_not_trained(trained: Path, capsy
 # -- train ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_train_by_hand_makes_first_what_is_lacking(made: Path, project: Path, capfd) -> None:
     """It says what that is, and the bytes are those of each verb called alone."""
     shutil.copy(made / "config.yaml", project)
@@ -264,6 +266,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_an_export_loads_without_kd_and_answers_the_same(trained: Path, tmp_path: Path, capsys) -> None:
     """It says of every test image what the published network says, and reaches the published accuracy."""
     folder, answers = tmp_path / "export", tmp_path / "answers.npy"
@@ -507,6 +510,7 @@ def unpacked(archive: str) -> Path:
     return Path("unpacked/small")
 
 
+@pytest.mark.slow
 def test_a_pack_has_all_that_a_paper_needs_and_is_read_without_kd(complete: Path, capsys) -> None:
     """The reader needs Python alone, and finds each byte that is another."""
     said(capsys, "pack")

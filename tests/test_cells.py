@@ -159,6 +159,7 @@ def _cells(draw: st.DrawFn) -> Cell:
     return cells.canonical(dataset, "paper", tuple(stages))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(_cells())
 def test_a_path_reads_back_as_the_cell_it_spells(cell: Cell) -> None:
@@ -205,6 +206,7 @@ def _values(draw: st.DrawFn, loss: losses.Loss) -> dict:
         assume(False)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.data())
 def test_any_objective_of_any_loss_reads_back_and_no_two_share_a_spelling(data) -> None:
@@ -275,6 +277,7 @@ def test_any_text_is_a_cell_or_refused_with_a_message(text: str) -> None:
 MUTATED = mutated_text(_cells().map(str), [*TOKENS, "weights", "0", "²", "٣", "9" * 5000, "\0", "\n", "//", "/."])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(MUTATED)
 def test_a_path_that_was_tampered_with_is_a_cell_or_refused_with_a_message(text: str) -> None:
@@ -285,6 +288,7 @@ def test_a_path_that_was_tampered_with_is_a_cell_or_refused_with_a_message(text:
         assert str(error)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(st.text(max_size=20) | mutated_text(_cells().map(lambda cell: str(cell.dataset)), [*TOKENS, "٣", "9" * 5000]))
 def test_any_text_is_a_dataset_that_reads_back_or_refused_with_a_message(text: str) -> None:

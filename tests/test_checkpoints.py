@@ -241,12 +241,14 @@ def test_a_key_may_go_as_deep_as_it_must(tmp_path: Path) -> None:
         reading(tmp_path / "w.pt", "resnet8", key="modle")
 
 
+@pytest.mark.slow
 def test_what_is_left_over_without_a_prefix_is_refused(tmp_path: Path) -> None:
     torch.save(weights("resnet8") | {"head.weight": torch.ones(2)}, tmp_path / "w.pt")
     with pytest.raises(DataError, match=r"unexpected: head\.weight"):
         reading(tmp_path / "w.pt", "resnet8")
 
 
+@pytest.mark.slow
 def test_a_name_that_codes_give_to_two_networks_is_told_apart(tmp_path: Path) -> None:
     """The ResNet-18 of CIFAR codes has another stem than torchvision's."""
     torch.save({"net": weights("resnet18-cifar", MDISTILLER), "acc": 95.1}, tmp_path / "ckpt.pth")

@@ -94,6 +94,7 @@ def test_the_stated_number_of_seeds_has_its_power_after_three_quarters_of_pilots
     assert any(few != seeds for few, seeds in stated) == (pilot < 6)
 
 
+@pytest.mark.slow
 def test_a_family_of_lines_without_difference_claims_one_in_at_most_6_of_100_and_none_from_three_pairs() -> None:
     """Eight lines of unlike spread, as often decided the one way as the other, and small ones too."""
     rng = np.random.default_rng(0)
@@ -102,6 +103,7 @@ def test_a_family_of_lines_without_difference_claims_one_in_at_most_6_of_100_and
         assert np.mean(list(map(simulation.claims_a_difference, families))) <= most
 
 
+@pytest.mark.slow
 def test_a_difference_of_interest_is_called_small_in_at_most_6_of_100_families() -> None:
     rng = np.random.default_rng(1)
     families = [simulation.family(rng, 6, simulation.SMALLEST) for _ in range(500)]

@@ -315,6 +315,7 @@ WORDS = sorted({*KEYS, *config.Experiment.model_fields, *config.Protocol.model_f
 VALUES = JSON | st.sampled_from([*WORDS, True, "inf", "nan", "1e400", -1, 0, 10**400, [], {}, [[]], "../x", "²"])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=400)
 @given(st.sampled_from(TREES).flatmap(lambda tree: mutated_tree(tree, VALUES, WORDS)))
 def test_a_study_that_was_tampered_with_is_a_study_or_refused_with_a_message(values: object) -> None:

@@ -78,6 +78,7 @@ def test_threads_are_as_told_and_the_manifest_says_so(project: Path, monkeypatch
         assert {"device", "precision", "python", "torch"} < set(here.describe())
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_peak_memory_is_the_process_s_own_and_not_that_of_who_started_it() -> None:
     ballast = bytearray(os.urandom(1 << 20) * 600)

@@ -149,6 +149,7 @@ def test_a_teacher_of_several_answers_their_combination_at_the_tau_of_who_asks(h
     torch.testing.assert_close(alone, members[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["bank", "online"])
 @pytest.mark.parametrize(("how", "tau"), [("", 3.0), ("-meanprob", 3.0), ("-sumlogit", 1.0)])
 def test_a_student_reads_the_combination_of_its_members_logits(
@@ -174,6 +175,7 @@ def test_a_student_reads_the_combination_of_its_members_logits(
     torch.testing.assert_close(asked["answer"], expected, rtol=2e-3, atol=2e-3 if where == "bank" else 1e-4)
 
 
+@pytest.mark.slow
 def test_an_ensemble_stores_no_bank_and_fills_those_of_its_members(digits: Path) -> None:
     for path in (*MEMBERS, BOTH):
         train(path)
@@ -190,6 +192,7 @@ def test_an_ensemble_stores_no_bank_and_fills_those_of_its_members(digits: Path)
 # -- what is published ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_ensemble_publishes_its_members_digests_and_accuracy_and_no_weights(digits: Path) -> None:
     made = seeds()
     manifests = train_all(made)
@@ -212,6 +215,7 @@ def test_an_ensemble_publishes_its_members_digests_and_accuracy_and_no_weights(d
     assert train(BOTH)["seconds"] == 0  # published: left alone
 
 
+@pytest.mark.slow
 def test_an_ensemble_has_its_row_in_the_table(digits: Path, tmp_path: Path) -> None:
     made = seeds(ensemble=["mean_logit", "mean_prob"], label_noise={"symmetric": 0})
     train_all(made)
@@ -233,6 +237,7 @@ def test_a_member_that_diverged_makes_the_ensemble_and_its_students_diverged(dig
     assert manifests[f"{BOTH}/resnet8.kl-tau3.s0"]["cause"] == f"its teacher {BOTH} diverged"
 
 
+@pytest.mark.slow
 def test_a_member_that_is_another_makes_the_ensemble_and_its_students_others(digits: Path) -> None:
     before = train_all(seeds())
     forge(MEMBERS[1])
@@ -245,6 +250,7 @@ def test_a_member_that_is_another_makes_the_ensemble_and_its_students_others(dig
         assert after[path]["last"] != before[path]["last"]
 
 
+@pytest.mark.slow
 def test_no_table_holds_an_ensemble_or_a_student_of_what_is_another_now(digits: Path, capsys) -> None:
     train_all(seeds())
     assert verb("collect", **two_seeds()) == 0

@@ -28,6 +28,7 @@ CASES = list(pairs(POINTS, ENDS))
 ROUNDS = int(os.environ.get("KD_ROUNDS", "1"))  # 50: every product meets every case, with what was there earlier or not
 
 
+@pytest.mark.slow
 def test_every_rule_makes_a_kind_of_product_and_every_kind_is_in_the_study(undisturbed: Undisturbed) -> None:
     assert rules(ROOT) == set(RULES)
     assert {product.kind for product in undisturbed.now.everything()} == set(products.KINDS)

@@ -213,6 +213,7 @@ def test_the_kernel_sees_data_synced_before_names_change_and_the_directory_after
 # -- disks ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_a_state_is_saved_costs_nothing(
     undisturbed: Path, small: Path, disk, meanwhile, monkeypatch, capsys, caplog
 ) -> None:
@@ -234,6 +235,7 @@ def test_a_disk_that_fills_while_a_state_is_saved_costs_nothing(
     assert content(small) == content(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_full_disk_takes_the_next_generation_in_place_of_the_older(
     undisturbed: Path, small: Path, disk, meanwhile, monkeypatch
 ) -> None:
@@ -261,6 +263,7 @@ def test_a_disk_that_fills_before_results_are_written_costs_no_epoch(
     assert content(small) == content(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_bank_that_does_not_fit_is_refused_without_a_signal(small: Path, disk, capsys) -> None:
     """Fault 6, of banks: exit 74, and no SIGBUS, whoever fills it; after making space the same command fills it."""
     assert main(["train", TEACHER]) == 0
@@ -288,6 +291,7 @@ def test_a_disk_that_is_too_small_is_refused_before_training(small: Path, disk, 
     assert not epochs_in(caplog)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", ["state", "results"])
 def test_a_read_only_folder_is_one_clear_error_before_training_and_loses_nothing(
     small: Path, disk, tree: str, capsys, caplog
@@ -309,6 +313,7 @@ def test_a_read_only_folder_is_one_clear_error_before_training_and_loses_nothing
     assert main(["train", STUDENT]) == 0
 
 
+@pytest.mark.slow
 def test_another_user_s_folder_is_one_clear_error(small: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Fault 8: permissions, met by a user who is not root."""
     if os.geteuid() != 0:
@@ -402,6 +407,7 @@ def test_a_cell_that_is_asked_for_and_damaged_is_trained_anew(
 # -- memory and workers -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "take", [lambda: bytearray(1 << 46), lambda: torch.empty(1 << 46)], ids=["Python's", "torch's"]
 )
@@ -419,6 +425,7 @@ def test_an_allocation_that_is_refused_exits_137_with_one_line_and_a_note(
     assert main(["train", TEACHER]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mebibytes", [3, 10])  # from 20 on oneDNN may be refused its own memory, and then it crashes
 def test_a_limit_on_memory_is_met_with_exit_137_one_line_and_a_note(small: Path, mebibytes: int) -> None:
     """Fault 12: ulimit -v, hit while a network is built or a step taken."""
@@ -435,6 +442,7 @@ def test_a_limit_on_memory_is_met_with_exit_137_one_line_and_a_note(small: Path,
     assert attempts.last_attempt(Path("state", *Path(TEACHER).parts[1:], "lock"))["exit"] == 137
 
 
+@pytest.mark.slow
 def test_training_has_no_worker_processes_that_could_die(small: Path, meanwhile) -> None:
     """Fault 13: nothing to lose, since images are read from memory by the process that trains."""
     children = []

@@ -180,6 +180,7 @@ def test_every_figure_draws_and_its_caption_says_what_it_owes(name: str, rows: p
     assert "nan" not in caption
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tau", "dots"])
 def test_every_mark_of_an_svg_says_its_number(name: str, tmp_path: Path) -> None:
     rows = TABLES[name][0]
@@ -193,6 +194,7 @@ def test_every_mark_of_an_svg_says_its_number(name: str, tmp_path: Path) -> None
         assert (mark if name == "tau" else f"{group['objective_name'].iloc[0]}\n{mean}") in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in ("tau", "heatmap") else [pytest.mark.slow]) for name in TABLES]
 )
@@ -248,6 +250,7 @@ def test_what_diverged_is_named_in_the_figure(name: str, rows: pd.DataFrame) -> 
     assert named == (rows["status"] == "diverged").any()
 
 
+@pytest.mark.slow
 def test_what_learns_from_a_selection_has_panels_of_its_own_and_no_line_beside_the_others() -> None:
     rows = TABLES["tau"][-1]
     figure = drawn("tau", rows)[0]
@@ -297,6 +300,7 @@ def test_the_drawn_difference_to_ce_is_paired_and_filled_where_it_is_decided(see
     assert f"difference, {'decided' if decided else 'undecided'}" in shown
 
 
+@pytest.mark.slow
 def test_tau_has_below_each_panel_the_differences_to_ce_and_no_bands() -> None:
     rows = made.noise(rates=(0.0, 0.4), taus=(1, 3))
     figure = figures.draw("tau", rows, pd.DataFrame())[0]
@@ -386,6 +390,7 @@ def named(*classes: str) -> pd.DataFrame:
     return frame
 
 
+@pytest.mark.slow
 def test_names_of_classes_are_drawn_as_they_are_written(tmp_path: Path) -> None:
     names = ["US$ vs CA$", "x$_{$y", r"\alpha_^"]
     figure, caption = figures.draw("planes", ANSWERED[0], named(*names))
@@ -401,6 +406,7 @@ def test_characters_that_no_font_has_are_named_in_the_caption(monkeypatch: pytes
     assert "No font" not in figures.draw("planes", ANSWERED[0], named("ant", "ämne", "τ"))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "TkAgg", "no such"])
 def test_figures_are_drawn_whatever_backend_the_environment_asks_for(backend: str) -> None:
     code = "from kd.report.figures import style; style.canvas(1, 1).canvas.draw(); print('drawn')"
@@ -473,6 +479,7 @@ def test_24_objectives_are_drawn_apart_and_none_is_left_out_in_silence(name: str
         assert objective in written, objective
 
 
+@pytest.mark.slow
 def test_a_loss_without_alpha_has_its_line_over_tau_and_its_row_of_a_grid(invented: pd.DataFrame) -> None:
     for name, places in (("tau", ["1", "3", "20"]), ("heatmap", ["1", "3", "20"])):
         figure, caption, _ = drawn(name, invented)
@@ -734,6 +741,7 @@ def test_same_table_same_bytes_in_every_process_without_torch(tmp_path: Path) ->
     assert len(digests[0]) == 3 * len(FIGURES)
 
 
+@pytest.mark.slow
 def test_the_users_matplotlib_settings_change_nothing(tmp_path: Path) -> None:
     import matplotlib
 

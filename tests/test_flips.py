@@ -30,6 +30,7 @@ def _table(path: Path) -> Callable[[Path], object]:
     return read_frame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [_manifest, _state, _table])
 def test_every_bit_of_a_file_that_bears_its_own_digest_counts(tmp_path: Path, write: Callable) -> None:
     """Fault 9: what a reader gets from a file with one other bit is the same as before, or a refusal by name."""

@@ -164,6 +164,7 @@ def test_every_published_file_is_named_by_one_manifest(here: Path) -> None:
     assert set(judge().everything) == set(ALL)
 
 
+@pytest.mark.slow
 def test_a_changed_byte_anywhere_in_a_manifest_makes_it_not_count(finished: Path) -> None:
     """Fault 9: also one that leaves it valid JSON."""
     generator = random.Random(0)
@@ -658,6 +659,7 @@ def test_plan_and_status_of_a_finished_study_say_that_nothing_is_to_do(finished:
         assert "nothing is to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_plan_and_status_write_nothing_where_the_user_may_not_write(half: Path) -> None:
     lines = told(to_do())

@@ -114,6 +114,7 @@ def test_a_disk_that_is_full_anywhere_in_a_verb_is_one_line_and_leaves_nothing(r
         assert main([*verb, *study]) == 0
 
 
+@pytest.mark.slow
 @ROOT_ONLY
 def test_a_log_on_a_full_disk_changes_no_exit_code(small: Path) -> None:
     with open("/dev/full", "w") as full:

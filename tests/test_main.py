@@ -106,6 +106,7 @@ def one_message(capsys, *arguments: str, codes: tuple[int, ...] = (2,)) -> None:
     assert code == 0 or (code in codes and len(messages) == 1), printed
 
 
+@pytest.mark.slow
 @ANY
 @given(st.text(max_size=20) | st.builds("{}={}".format, st.sampled_from(STUDY_KEYS), st.text(max_size=20)))
 @example("seeds=[" + "[" * 9999)
@@ -115,6 +116,7 @@ def test_any_key_and_value_is_taken_or_refused_with_one_message(small: Path, cap
     one_message(capsys, "plan", "--config", text)
 
 
+@pytest.mark.slow
 @ANY
 @given(st.text(max_size=12) | st.text("0123:²٣-", max_size=12))
 @example("0:" + "9" * 5000)
@@ -122,6 +124,7 @@ def test_any_need_is_taken_or_refused_with_one_message(small: Path, capsys, text
     one_message(capsys, "bank", TEACHER, "--needs", text, codes=(2, 74))  # 74: its data are not there
 
 
+@pytest.mark.slow
 @ANY
 @given(
     st.text(max_size=20) | JSON.map(json.dumps) | mutated_text(JSON.map(json.dumps), ["NaN", "[" * 9999, "9" * 5000])

@@ -228,6 +228,7 @@ def test_batch_norm_as_sums_is_torch_s_batch_norm(dtype, monkeypatch):
         torch.testing.assert_close(got, expected, **tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_batch_norm_has_the_gradients_of_torch_s() -> None:
@@ -292,6 +293,7 @@ def test_unknown_network_is_refused_with_the_nearest_named(name, message):
             refuse(name)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_registry_imports_without_torch_and_a_wrn_without_torchvision():
     check = (

@@ -131,6 +131,7 @@ def test_vgg_pools_a_fourth_time_in_images_of_64_pixels_alone() -> None:
         assert network.maps(torch.zeros(2, 3, size, size))[0][-1].shape[2] == last
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_documented_networks_are_those_of_the_registry() -> None:
     text = documented.DOC.read_text(encoding="utf-8")

@@ -393,6 +393,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(losses.LOSSES, kind, entry)
 
 
+@pytest.mark.slow
 def test_cells_are_trained_with_objectives_that_need_a_bank_or_the_teacher_itself(
     project: Path, registered: None
 ) -> None:
@@ -420,6 +421,7 @@ def test_a_study_may_compare_a_loss_that_reads_a_bank_with_one_that_runs_the_tea
     assert [one for one in judge.everything if one.kind == "bank"] == []
 
 
+@pytest.mark.slow
 def test_cells_that_read_logits_and_pre_logits_share_one_bank(project: Path, registered: None) -> None:
     prepare()
     teacher, spelled = "results/digits/quick/resnet14.ce.s0", "banks/digits/quick/resnet14.ce.s0"
@@ -470,6 +472,7 @@ def test_the_place_of_a_cell_on_a_gpu_has_room_for_what_its_objective_remembers(
     assert needs[1] - needs[0] == 4 * len(examples.labels) * 10
 
 
+@pytest.mark.slow
 def test_pre_logits_count_in_the_disk_that_a_study_takes(project: Path, registered: None) -> None:
     prepare()
     train("results/digits/quick/resnet14.ce.s0")

@@ -237,6 +237,7 @@ def test_a_study_compares_it_with_networks_that_have_a_teacher_and_lets_it_teach
         study(experiments={"a": {**two, "loss": {"one": {"tau": 3}}}})
 
 
+@pytest.mark.slow
 def test_what_is_published_is_a_plain_network_that_may_teach_and_its_table_has_branches_and_gate(
     project: Path,
 ) -> None:
@@ -305,6 +306,7 @@ def resnet8(weights: dict[str, Tensor], images: Tensor) -> Tensor:
     return functional.linear(x.mean((2, 3)), weights["classifier.weight"], weights["classifier.bias"])
 
 
+@pytest.mark.slow
 def test_a_stopped_cell_goes_on_to_the_same_bytes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare()
     train(FIRST)

@@ -153,6 +153,7 @@ def test_any_table_with_a_column_seed_is_judged(tmp_path: Path, kind: str) -> No
     assert "Kim" not in written["verdict.md"].decode()
 
 
+@pytest.mark.slow
 def test_the_verb_writes_beside_the_table_and_not_over_the_papers_verdict(study: Path) -> None:
     (study / "verdict.csv").write_text("the paper's")
     assert main(["verdict", str(study / "table.csv"), "--claims", str(claims(study, NEAR))]) == 0

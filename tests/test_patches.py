@@ -99,6 +99,7 @@ def test_a_published_file_that_is_asked_for_stands_for_its_stamp(tmp_path: Path)
     assert "MissingRuleException" in workflow.run("--dry-run", cell, code=1)
 
 
+@pytest.mark.slow
 def test_no_mark_of_an_incomplete_job_keeps_a_report_from_being_made(tmp_path: Path) -> None:
     workflow = Workflow(tmp_path, 'rule one:\n    output: update("one")\n    shell: "touch {output}; kill -9 $PPID"\n')
     workflow.run(code=-9)
@@ -109,6 +110,7 @@ def test_no_mark_of_an_incomplete_job_keeps_a_report_from_being_made(tmp_path: P
     assert "IncompleteFilesException" in workflow.run(*report, "--ignore-incomplete", code=1)
 
 
+@pytest.mark.slow
 def test_what_a_failed_job_published_stays(tmp_path: Path) -> None:
     workflow = Workflow(tmp_path, 'rule one:\n    output: update("one")\n    shell: "echo new > {output}; exit 1"\n')
     (tmp_path / "one").write_text("old\n")
@@ -119,6 +121,7 @@ def test_what_a_failed_job_published_stays(tmp_path: Path) -> None:
     assert workflow.text("one") == "old\n"
 
 
+@pytest.mark.slow
 def test_every_stamp_has_one_date_whatever_the_clock_says(tmp_path: Path) -> None:
     rule = 'rule one:\n    input: "STAMPS/in"\n    output: "STAMPS/out"\n    shell: "touch {output}"\n'
     workflow = Workflow(tmp_path, rule)
@@ -153,6 +156,7 @@ def test_a_dry_run_does_not_speak_of_missing_records(tmp_path: Path) -> None:
     assert about in workflow.run("--dry-run", "one")
 
 
+@pytest.mark.slow
 def test_in_a_job_on_a_node_one_cell_fails_alone(tmp_path: Path) -> None:
     workflow = Workflow(
         tmp_path,

@@ -148,6 +148,7 @@ def test_what_a_plug_in_adds_every_verb_makes_and_its_code_makes_stale(mine: Pat
     assert not judge(**NAMED).all_to_do
 
 
+@pytest.mark.slow
 def test_no_manifest_names_code_to_run(mine: Path) -> None:
     """Promise 6: what was published says by which code it was made, and not where that lies."""
     finish(**NAMED)

@@ -108,6 +108,7 @@ def test_whoever_asks_the_disk_makes_a_place_of_the_path() -> None:
     assert asked > 60
 
 
+@pytest.mark.slow
 def test_every_verb_says_and_makes_from_elsewhere_what_it_does_inside(folders, both, monkeypatch) -> None:
     seconds = itertools.count(0.0)
     monkeypatch.setattr(kd.train.fit, "time", SimpleNamespace(monotonic=lambda: next(seconds)))  # it is in the table
@@ -124,6 +125,7 @@ def test_every_verb_says_and_makes_from_elsewhere_what_it_does_inside(folders, b
         assert [path for path in made if made[path] != found[path]] == [], verb.name
 
 
+@pytest.mark.slow
 def test_what_a_study_names_lies_in_the_project(folders, both) -> None:
     """Images, kept or streamed, labels, weights, code, claims, and tables of any origin."""
     torch.manual_seed(0)

@@ -66,6 +66,7 @@ def marks(rows: pd.DataFrame) -> set[str]:
     return set(lines.loc[lines["claim"].isin(["mse_kl3", "mse_kl20"]), "registered"])
 
 
+@pytest.mark.slow
 def test_what_was_committed_before_the_first_cell_is_marked(judge: Judge) -> None:
     assert preregister(judge, None) == FILE
     content = json.loads(FILE.read_text())
@@ -84,6 +85,7 @@ def test_what_was_committed_before_the_first_cell_is_marked(judge: Judge) -> Non
     assert marks(rows[rows["seed"] < 5]) == {f"{AFTERWARDS}: 5 pairs, not 6"}
 
 
+@pytest.mark.slow
 def test_a_registered_number_of_pairs_is_judged_by_the_t_test_whoever_looked_meanwhile(judge: Judge) -> None:
     preregister(judge, None)
     commit()
@@ -100,6 +102,7 @@ def broken(rows: pd.DataFrame) -> str:
     return mark
 
 
+@pytest.mark.slow
 def test_what_is_not_committed_or_changed_after_the_first_cell_is_broken_and_says_so(judge: Judge) -> None:
     preregister(judge, None)
     rows = publish(judge)

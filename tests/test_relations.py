@@ -198,6 +198,7 @@ def test_a_class_of_one_example_is_refused_and_nothing_is_published(
     assert not product.manifest.exists()
 
 
+@pytest.mark.slow
 def test_by_hand_the_verb_finds_it_done_and_a_student_lacks_it_first(
     taught: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

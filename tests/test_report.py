@@ -100,6 +100,7 @@ def test_of_a_figure_only_what_draws_is_on_the_page(picture: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_names_from_the_study_are_escaped(picture: Path) -> None:
     evil = '</script><script>alert("x")</script></style><img src=x onerror=alert(1)>'
     table = rows().assign(experiment=evil, device=evil, dataset=evil)
@@ -112,6 +113,7 @@ def test_a_missing_picture_stops_the_page() -> None:
         report.render(STUDY, rows(), [("losses", "dots", Path("nowhere.svg"), "Dots.")])
 
 
+@pytest.mark.slow
 def test_every_experiment_has_its_sentence_and_its_means() -> None:
     page = report.render(STUDY, rows(), [])
     assert "WRN-28-4 → WRN-16-2 on cifar100 (clean labels), by CE and KL (τ = 1, 3, 5, 20, ∞; α = 0.1, 0.5, 1)" in page
@@ -143,6 +145,7 @@ def test_what_holds_for_every_figure_is_said_once(picture: Path) -> None:
     assert page.count("<p>CE has the highest mean.</p><p>The axis is cut.</p>") == 2
 
 
+@pytest.mark.slow
 def test_claims_that_nobody_measured_are_one_folded_line(picture: Path) -> None:
     lines = verdict.judged(made.losses(("wrn-16-2",)))
     missing = lines.loc[lines["verdict"] == verdict.MISSING, "sentence"]
@@ -155,6 +158,7 @@ def test_claims_that_nobody_measured_are_one_folded_line(picture: Path) -> None:
     assert "not measured</td>" not in page
 
 
+@pytest.mark.slow
 def test_the_first_sentences_say_what_is_asked_found_and_claimed(picture: Path) -> None:
     def said(table: pd.DataFrame) -> list[str]:
         page = report.render(STUDY, table, [], (picture, "The claims.", verdict.judged(table)))
@@ -186,6 +190,7 @@ def test_every_network_has_a_row_with_links_to_its_teacher_and_files() -> None:
     assert "results/cifar100%2Bsym" in report.render(STUDY, made.noise(rates=(0.2,)), [])
 
 
+@pytest.mark.slow
 def test_few_objectives_are_compared_two_by_two_on_the_page_and_many_are_not() -> None:
     page = report.render(STUDY, rows(), [])
     assert "Objectives of losses compared two by two" in page
@@ -193,6 +198,7 @@ def test_few_objectives_are_compared_two_by_two_on_the_page_and_many_are_not() -
     assert "Objectives of grid compared two by two" not in page
 
 
+@pytest.mark.slow
 def test_diverged_cells_are_listed_and_counted() -> None:
     page = report.render(STUDY, rows(), [])
     assert "1 of 66 networks diverged" in page
@@ -200,6 +206,7 @@ def test_diverged_cells_are_listed_and_counted() -> None:
     assert "2 of 3, 1 diverged" in page
 
 
+@pytest.mark.slow
 def test_differing_environments_are_pointed_out() -> None:
     """Fault 24: what the manifests tell, the page shows."""
     mixed = rows()
@@ -208,12 +215,14 @@ def test_differing_environments_are_pointed_out() -> None:
     assert "not all trained alike" not in report.render(STUDY, rows(), [])
 
 
+@pytest.mark.slow
 def test_a_cell_of_two_experiments_counts_once_in_the_totals() -> None:
     table = pd.concat([made.grid(), made.grid().assign(experiment="again")])
     assert sum(line["cells"] for line in report.environments(table.drop_duplicates("cell"))) == 48
     assert "48 networks" in report.render(STUDY, table, [])
 
 
+@pytest.mark.slow
 def test_figure_means_and_page_come_from_the_table_in_the_folder(tmp_path: Path) -> None:
     table = made.losses(("wrn-16-2",))
     table.to_parquet(tmp_path / "table.parquet")

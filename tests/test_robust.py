@@ -161,6 +161,7 @@ def test_elr_is_refused_where_several_processes_would_each_remember_a_part() -> 
         validate(values(gpus_per_cell=2, experiments={"a": chosen}))
 
 
+@pytest.mark.slow
 def test_each_trains_a_cell_with_wrong_labels_and_elr_one_that_sees_a_part(project: Path) -> None:
     prepare("digits+sym0.4")
     for objective in ("gce", "symmetric_ce", "elr"):

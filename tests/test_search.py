@@ -498,6 +498,7 @@ def test_a_search_that_loses_any_file_proposes_the_same_again(pictures: Path) ->
     assert networks() == trained
 
 
+@pytest.mark.slow
 def test_more_rounds_go_on_and_another_space_begins_anew(pictures: Path) -> None:
     finish()
     assert next(one.name for one in finish(rounds=3)) == "search/best/round-3"

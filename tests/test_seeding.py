@@ -57,6 +57,7 @@ def test_auto_begins_with_six_seeds_and_goes_on_when_they_are_trained(trained) -
     assert FIRST == PILOT
 
 
+@pytest.mark.slow
 def test_a_wider_spread_takes_more_seeds_and_a_larger_difference_takes_no_fewer(trained) -> None:
     def chosen(*of: float) -> int:
         trained(*of)
@@ -76,6 +77,7 @@ def test_auto_refuses_crossed_teachers_and_a_study_without_a_claim(trained) -> N
         seeding.resolved(STUDY | {"experiments": only})
 
 
+@pytest.mark.slow
 def test_the_spread_is_that_of_the_first_stage_with_its_degrees_of_freedom() -> None:
     rows = made.losses(("wrn-16-2",), seeds=tuple(range(15)))
     whole, line = (judged(rows, first=first).set_index("claim").loc["mse_kl3"] for first in (None, FIRST))

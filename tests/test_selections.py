@@ -150,6 +150,7 @@ def test_a_selection_says_what_it_kept_and_how_well_against_the_known_noise(taug
     assert np.array_equal(have.examples.train.numpy(), index)
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_what_was_kept_by_any_loss_and_tells_its_quality(taught: Path) -> None:
     said = select(TEACHER)
     for loss in ("mse", "gce", "elr"):
@@ -162,6 +163,7 @@ def test_a_student_learns_from_what_was_kept_by_any_loss_and_tells_its_quality(t
     assert all_of_them["last"]["train_loss"] != manifest["last"]["train_loss"]
 
 
+@pytest.mark.slow
 def test_a_link_of_a_chain_selects_by_what_it_learnt_from_and_judges_all(taught: Path) -> None:
     select(TEACHER)
     link = f"{TEACHER}/resnet8.ce.s0-fine"
@@ -193,6 +195,7 @@ def test_a_selection_that_leaves_nothing_of_a_class_is_refused_and_not_published
     assert not list(Path("selections").rglob("manifest.json"))
 
 
+@pytest.mark.slow
 def test_promise_2_a_selection_may_be_deleted_and_is_the_same_when_it_comes_back(taught: Path) -> None:
     of, student = made(), f"{TEACHER}/resnet8.mse.s0-fine"
     product = products.network(parse_cell(student))
@@ -211,6 +214,7 @@ def test_promise_2_a_selection_may_be_deleted_and_is_the_same_when_it_comes_back
     assert train(student, of)["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_selection_by_another_teacher_is_another_and_a_damaged_one_is_refused(taught: Path) -> None:
     of, student = made(), f"{TEACHER}/resnet8.mse.s0-fine"
     select(TEACHER, of=of)

@@ -106,6 +106,7 @@ def test_a_signal_in_an_import_ends_the_process_without_raising_through_it(
     assert (got, said.count("raised"), said.count(f"kd: signal {number}: ")) == (code, 0, 1)
 
 
+@pytest.mark.slow
 def test_a_signal_that_is_swallowed_comes_again(project: Path) -> None:
     running = verb("""
 try:
@@ -290,6 +291,7 @@ def test_a_step_that_does_not_end_is_ended_and_what_was_saved_stays(small: Path,
     assert got == 0
 
 
+@pytest.mark.slow
 def test_a_state_that_takes_long_to_be_saved_is_waited_for(small: Path) -> None:
     got, said = stopped("""
 signals.PATIENCE, signals.GRACE = 1.0, 1.0
@@ -353,6 +355,7 @@ def with_shared_memory(size: str, *command: str) -> subprocess.Popen:
 TRAIN_STREAMED = ["train", "results/mine/quick/resnet8.ce.s0", "--workers", "2", "--threads", "3"]
 
 
+@pytest.mark.slow
 def test_a_shared_memory_too_small_for_workers_is_refused_before_the_first_batch(streamed: Path) -> None:
     got, said = ended(with_shared_memory("4m", sys.executable, "-m", "kd", *TRAIN_STREAMED))
     assert got == 74, said
@@ -364,6 +367,7 @@ def test_a_shared_memory_too_small_for_workers_is_refused_before_the_first_batch
     assert not left_running()
 
 
+@pytest.mark.slow
 def test_a_shared_memory_that_fills_up_meanwhile_is_said_too(streamed: Path) -> None:
     code = """
 from kd.data import streamed

@@ -44,6 +44,7 @@ def digits(project: Path) -> Path:
     return project
 
 
+@pytest.mark.slow
 def test_a_teacher_its_student_and_a_student_of_that_are_one_thing(digits: Path) -> None:
     for path in (TEACHER, STUDENT, f"{STUDENT}/resnet8.mse.s1"):
         manifest = train(path)
@@ -71,6 +72,7 @@ def test_a_manifest_tells_what_was_trained_how_with_what_and_by_what(digits: Pat
     assert manifest["last"]["test_top1"] <= manifest["best_on_test"]["test_top1"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_csv_and_weights_bytes_twice(digits: Path) -> None:
     def bytes_of_all() -> dict[str, bytes]:
         for cell in all_cells(study(seeds=[0])):
@@ -112,6 +114,7 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(lesson, "objective_of", lambda *_: Pure(StopAt(step)))
 
 
+@pytest.mark.slow
 def test_promise_4_a_stopped_cell_ends_with_the_bytes_of_one_that_was_not(digits: Path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         stopped_at(patch, 20)
@@ -212,6 +215,7 @@ def test_promise_6_nothing_runs_from_a_state(digits: Path, monkeypatch) -> None:
     assert not Path("ran").exists()
 
 
+@pytest.mark.slow
 def test_a_malformed_state_is_one_message_whatever_is_wrong(tmp_path: Path) -> None:
     """Fault 53: a seal can be made anew, and what a malformed pickle raises has no common type."""
     buffer = io.BytesIO()
@@ -253,6 +257,7 @@ def test_a_student_without_its_teacher_is_refused(digits: Path) -> None:
         train(STUDENT)
 
 
+@pytest.mark.slow
 def test_a_student_fills_the_bank_it_needs_and_refills_a_retrained_teacher_s(digits: Path) -> None:
     train(TEACHER)
     train(STUDENT)
@@ -266,6 +271,7 @@ def test_a_student_fills_the_bank_it_needs_and_refills_a_retrained_teacher_s(dig
     assert refilled["identity"]["teacher"] == files.file_digest(Path(TEACHER, "model.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_bank_of_another_precision_is_filled_anew_and_its_manifest_tells_which(digits: Path) -> None:
     def precision(name: str) -> tuple[str, str]:
         made = study(protocol={"name": "quick", "epochs": 1, "teacher_precision": name, "precision": "fp32"})
@@ -280,6 +286,7 @@ def test_a_bank_of_another_precision_is_filled_anew_and_its_manifest_tells_which
     assert exact != rounded
 
 
+@pytest.mark.slow
 def test_an_online_teacher_serves_where_a_bank_does_not(digits: Path) -> None:
     online = study(protocol={"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32", "teacher": "online"})
     train(TEACHER, online)
@@ -287,6 +294,7 @@ def test_an_online_teacher_serves_where_a_bank_does_not(digits: Path) -> None:
     assert not Path("banks").exists()
 
 
+@pytest.mark.slow
 def test_teacher_and_students_learn_from_the_same_wrong_labels(digits: Path, monkeypatch) -> None:
     """Fault 25."""
     noisy = study(
@@ -320,6 +328,7 @@ def test_fraction_and_held_out_share_are_class_balanced_and_disjoint(digits: Pat
     assert "heldout_top1" in train(path, made)["last"]
 
 
+@pytest.mark.slow
 def test_a_student_of_a_fraction_reads_the_bank_of_all_and_sees_its_part_alone(digits: Path) -> None:
     train(TEACHER)
     student = f"{TEACHER}/resnet8.kl-tau3.s0-frac0.1"
@@ -376,6 +385,7 @@ def test_a_plan_holds_the_protocol_s_values(project: Path) -> None:
     assert math.isclose(planned.lr_at(30), 0.01)
 
 
+@pytest.mark.slow
 def test_a_student_with_epochs_of_its_own_runs_a_schedule_of_that_length_to_its_end(project: Path) -> None:
     prepare()
     train(TEACHER)
@@ -390,6 +400,7 @@ def test_a_student_with_epochs_of_its_own_runs_a_schedule_of_that_length_to_its_
     assert bank["holds"] == [[0, 2], [1, 4]]  # one bank, of one teacher
 
 
+@pytest.mark.slow
 def test_students_of_several_recipes_share_one_teacher_and_one_bank(project: Path) -> None:
     prepare()
     teacher = "results/digits/quick/resnet14.ls-smoothing0.2.s0"

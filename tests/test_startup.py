@@ -37,6 +37,7 @@ def printed(code: str, **environment: str) -> str:
     return run.stdout.strip()
 
 
+@pytest.mark.slow
 @glibc
 def test_memory_that_is_freed_is_used_again_without_asking_the_kernel() -> None:
     kept = int(printed(COUNT_FAULTS.format(start="from kd.core.startup import keep_memory; keep_memory()")))

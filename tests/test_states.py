@@ -177,6 +177,7 @@ def in_some_state(seed: int, undisturbed: Undisturbed, folder: Path) -> tuple[Wh
     return project, wreck.story
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 3))])
 def test_all_count_alike_what_is_to_do_and_verbs_make_it(
     seed: int, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

@@ -177,6 +177,7 @@ def test_a_stage_that_succeeds_leaves_no_note(project: Path) -> None:
     assert attempts.last_attempt(lock) is None
 
 
+@pytest.mark.slow
 def test_status_tells_what_a_person_wants_to_know(small: Path, capsys) -> None:
     main(["data", "digits"])
     main(["train", TEACHER])
@@ -273,6 +274,7 @@ def test_a_cell_that_was_copied_is_not_the_one_it_says(project: Path, capsys) ->
 # -- at scale ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_status_and_verify_look_at_thousands_of_cells_in_seconds(project: Path, monkeypatch) -> None:
     """Timed for the reader of the log only; bench/standing.py measures it."""
     many = study(seeds=list(range(500)))

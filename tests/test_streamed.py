@@ -256,6 +256,7 @@ class StopAll(StopAt):
         return super().__call__(*arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_promise_4_a_streamed_cell_ends_with_the_same_bytes_whoever_decodes(imagenet, monkeypatch) -> None:
     straight = train(TEACHER, workers=1)["files"]

@@ -71,6 +71,7 @@ def test_epochs_that_were_not_evaluated_are_empty_and_the_last_never_is(project:
         table._check_sound(cell, pd.read_csv(io.StringIO(text)), 3, 1)
 
 
+@pytest.mark.slow
 def test_promise_7_the_headline_is_the_last_epoch_with_the_best_on_test_beside(collected: Path) -> None:
     rows = pd.read_parquet(collected / "table.parquet").set_index("cell")
     row, manifest = rows.loc[STUDENT], files.read_manifest(Path(STUDENT))
@@ -93,6 +94,7 @@ def test_every_hyperparameter_has_its_column_and_what_a_loss_lacks_is_empty(coll
         assert rows.loc[[TEACHER, STUDENT], "lineage"].tolist() == ["resnet14.ce", "resnet14.ce > resnet8.kl-tau3"]
 
 
+@pytest.mark.slow
 def test_a_hyperparameter_that_bears_the_name_of_another_column_stands_apart(trained, monkeypatch, tmp_path) -> None:
     def tilted(student, teacher, labels, *, gain: float, seed: float) -> object:
         return mse(student, teacher, labels, weight=gain + seed)

@@ -180,6 +180,7 @@ def test_all_that_can_be_asked_for_by_name_needs_what_has_changed_and_no_more(pr
         assert made_by(project.run("--dry-run", rule)) == wanted, rule
 
 
+@pytest.mark.slow
 def test_a_figure_that_is_asked_for_by_name_is_drawn_anew_alone(project: Whole) -> None:
     before = manifests(project)
     project.change("kd/report/figures/dots.py")

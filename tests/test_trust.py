@@ -215,6 +215,7 @@ def test_a_message_shows_of_a_large_value_a_part(key: str) -> None:
             assert len(str(error)) < 50_000, str(error)[:1000]
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_no_verb_and_no_snakemake_reads_what_stands_for_too_much(project: Path) -> None:
     Path("config.yaml").write_text(yaml.safe_dump(SMALL))

@@ -52,6 +52,7 @@ CLEAN = ["taught", "full", "tau", "train_tau", "mse_kl1", "mse_kl3", "mse_kl5", 
 CLEAN += ["double_kl"]
 
 
+@pytest.mark.slow
 def test_what_is_built_true_holds_and_what_is_built_false_does_not() -> None:
     true, false = verdicts(built(TRUE)), verdicts(built({name: -effect for name, effect in TRUE.items()}))
     for claim in CLEAN:
@@ -94,12 +95,14 @@ def test_one_seed_is_undecided_and_what_was_not_trained_is_not_measured() -> Non
     assert few["mse_kl3"] == few["tau"] == ["not measured"]
 
 
+@pytest.mark.slow
 def test_every_claim_has_its_line_whatever_the_study() -> None:
     for rows in (built(TRUE), made.chains(), made.frame([made.cell_row("e", (("wrn-16-2", "ce", 0),))])):
         assert list(judged(rows)["claim"].unique()) == [claim.id for claim in CLAIMS]
     assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
 
 
+@pytest.mark.slow
 def test_a_diverged_network_takes_its_partner_out() -> None:
     lines = judged(made.lose(built(TRUE), "mse", 1)).set_index("claim")
     assert lines.loc["mse_kl1", ["pairs", "left_out"]].tolist() == [4, 1]
@@ -154,6 +157,7 @@ def test_what_soft_targets_recover_and_an_ensemble_leaves_is_as_reckoned_by_hand
     assert f"{taught:.2f} between {alone:.2f} and" in kept["measured"]
 
 
+@pytest.mark.slow
 def test_nothing_is_recovered_where_a_part_costs_nothing_or_its_teacher_saw_no_more() -> None:
     rows = made.fractions(parts=(0.1, 1), seeds=range(6))
     same = rows.assign(teacher_fraction=rows["teacher_fraction"].mask(rows["fraction"] < 1, 0.1))
@@ -197,6 +201,7 @@ def test_published_numbers_are_of_cells_that_kd_can_train_each_once_with_a_sourc
         assert parse_cell(path).path == path
 
 
+@pytest.mark.slow
 def test_every_published_number_of_a_verdict_is_one_of_the_csv() -> None:
     known = {f"{value:.2f}" for value in published()["value"]}
     rows = pd.concat([built(TRUE), made.grid(), made.losses(), made.chains(), made.noise()]).drop_duplicates("cell")
@@ -211,6 +216,7 @@ def test_no_number_is_known_of_mse_and_of_wrong_labels() -> None:
     assert set(lines.loc[["mse_kl3", "noise_tau", "mixed"], "published"]) == {"no number known"}
 
 
+@pytest.mark.slow
 def test_numbers_are_judged_on_the_papers_data_and_networks_alone() -> None:
     own = judged(built(TRUE)).set_index("claim")
     assert own.loc["taught", "published"] == "75.76 against 72.56"
@@ -269,6 +275,7 @@ def test_the_caption_counts_and_says_how() -> None:
         assert f"{tests} {kind} tests" in caption(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rows", [built(TRUE), pd.concat([made.losses(), made.noise(), made.chains()])], ids=["few", "all"]
 )

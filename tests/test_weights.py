@@ -62,6 +62,7 @@ def borrowing(path: str = "borrowed.safetensors", weights: dict | None = None, *
     return study(**{"weights": named, "experiments": {"imported": experiment}, **keys})
 
 
+@pytest.mark.slow
 def test_an_imported_teacher_is_published_taught_by_and_drawn_like_any_other(digits: Path) -> None:
     made = borrowing()
     manifests = {cell.path: train(cell.path, made) for cell in all_cells(made)}

@@ -143,6 +143,7 @@ def test_classes_of_which_all_is_alike_cost_something_and_no_nan() -> None:
     assert found.diagonal().equal(torch.ones(3))
 
 
+@pytest.mark.slow
 def test_a_class_of_digits_that_is_split_at_random_costs_least_to_move_between_its_halves() -> None:
     """By maps, whose rows are pixels; by logits, whose rows are images in any order, the halves are strangers."""
     said, labels = digits_of_a_trained_network()
@@ -236,6 +237,7 @@ def test_a_grid_that_does_not_part_the_maps_is_refused(grid: int) -> None:
 # -- cells ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_network_of_another_family_learns_and_an_ensemble_says_its_common_logits_and_has_no_maps(
     project: Path,
 ) -> None:

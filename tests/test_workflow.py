@@ -51,6 +51,7 @@ def test_every_study_passes_a_dry_run(path: Path, tmp_path: Path) -> None:
     assert jobs["collect"] == jobs["report"] == 1
 
 
+@pytest.mark.slow
 def test_the_study_of_record_is_cifar100(tmp_path: Path) -> None:
     project = Project(tmp_path)
     command = [sys.executable, "-m", "snakemake", "--cores", "8", "--dry-run", "--quiet", "rules"]
@@ -104,6 +105,7 @@ def test_targets_name_the_stages(tmp_path: Path) -> None:
 # -- a finished study -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finished_study_has_its_table_figures_and_page(finished: Project) -> None:
     assert set(finished.published()) == {TEACHER} | KL3 | MSE | CE
     report = finished.folder / "reports" / "small"
@@ -167,6 +169,7 @@ def test_a_comment_or_a_docstring_retrains_and_redraws_nothing(done: Project) ->
     assert "Nothing to be done" in done.run("--dry-run")
 
 
+@pytest.mark.slow
 def test_a_changed_loss_retrains_its_students_and_not_the_teachers(done: Project) -> None:
     """Fault 37."""
     done.change("kd/losses/kl.py")
@@ -232,6 +235,7 @@ def test_git_checkout_retrains_nothing(done: Project) -> None:
     assert "Nothing to be done" in done.run("--dry-run")
 
 
+@pytest.mark.slow
 def test_a_deleted_result_comes_back_alone_and_is_the_same(done: Project) -> None:
     """Fault 11; and promise 4: what comes back has the old bytes, so nothing that it taught is stale."""
     lost = sorted(KL3)[0]
@@ -272,6 +276,7 @@ def test_a_temporary_bank_goes_with_its_last_student_and_returns_for_a_new_one(d
     assert "Nothing to be done" in done.run()
 
 
+@pytest.mark.slow
 def test_the_table_refuses_and_names_what_is_missing_damaged_or_mixed(done: Project) -> None:
     """Faults 21 to 23, by hand, where no DAG has put things right before."""
     cell = sorted(KL3)[0]
@@ -640,6 +645,7 @@ def test_the_command_that_the_page_tells_is_of_its_study_and_runs(done: Project)
 # -- what a process inherits ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_jobs_run_the_python_of_snakemake_whatever_it_is_called(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     (tmp_path / "bin").mkdir()
