@@ -467,7 +467,7 @@ def invented() -> pd.DataFrame:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FIGURES if name not in {*ANALYSES, *OF_SELECTIONS}])
 def test_24_objectives_are_drawn_apart_and_none_is_left_out_in_silence(name: str, invented: pd.DataFrame) -> None:
-    shaped = {"fractions": made.in_parts, "kept": made.by_ensembles, "ranks": made.of_pairs}
+    shaped = {"fractions": made.in_parts, "kept": made.by_ensembles, "ranks": made.of_pairs, "tests": made.scored}
     if name in shaped:
         invented = shaped[name](invented)
     test_no_text_overlaps_leaves_the_page_or_is_too_small(name, invented)
@@ -707,7 +707,7 @@ tables = {{"heatmap": made.grid(taus=(1, 3), seeds=(0, 1)), "dots": made.losses(
           "cost": made.losses(("wrn-16-2",)), "selection": made.losses(("wrn-16-2",)),
           "detector": made.selections(rates=(0.2, 0.4)), "fractions": made.fractions(parts=(0.1, 1)),
           "kept": made.ensembles(seeds=(0, 1)), "ranks": made.losses(seeds=(0, 1)),
-          "inference": made.losses(("wrn-16-2", "resnet8"))}}
+          "inference": made.losses(("wrn-16-2", "resnet8")), "tests": made.scored(made.losses(("wrn-16-2",)))}}
 for name, rows in tables.items():
     figure, _ = figures.draw(name, rows, made.curves(rows, 20))
     style.save(figure, pathlib.Path({folder!r}) / f"{{name}}.tau0.5")
