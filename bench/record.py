@@ -40,6 +40,7 @@ def made(folder: Path) -> dict:
         _place(folder, f"analyses/losses.{name}", analysis(f"losses.{name}"))
     _place(folder, "curves", table())  # of which none of these figures shows anything
     found = means.means_and_comparisons(folder) | verdict.verdict(folder)
+    found = {path: content for path, content in found.items() if "originals" not in path}  # nobody published any
     for experiment, figures in DRAWN.items():
         for figure in figures:
             found |= page.draw(folder, experiment, figure)

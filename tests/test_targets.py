@@ -267,7 +267,7 @@ def test_a_part_of_what_is_to_do_can_be_asked_for(project: Whole) -> None:
     project.ask(NOW, **LR)
     assert made_by(project.run("--dry-run", "--until", f"{REPORTS}/table.csv")) == needed(TABLE, NETWORKS)
     left = made_by(project.run("--dry-run", "--omit-from", f"{REPORTS}/curves.parquet"))
-    assert left == needed(MEASURES, NETWORKS) | {RELEASE, TRIAL}
+    assert left == needed(MEASURES, NETWORKS) | {RELEASE, TRIAL, SCORES, ITS_SCORES}
     assert made_by(project.run("--dry-run", "--batch", "all=1/4")) < needed(PAGE, NETWORKS) | {RELEASE, TRIAL}
 
 
