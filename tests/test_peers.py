@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -163,7 +164,8 @@ def test_promise_4_two_processes_that_are_stopped_end_with_the_same_bytes(digits
     output, _ = run.communicate(timeout=60)
     assert run.returncode != 0
     assert time.monotonic() - began < 45  # it does not wait for who is gone
-    assert "another process that trained this cell has ended" in output
+    # The other one sees it by itself, or torchrun saw it first and ended the other one.
+    assert re.search("another process that trained this cell has ended|closing signal SIGTERM", output), output
 
     again = finished()
     assert {name: again[name] for name in ("model.safetensors", "metrics.csv")} == {
