@@ -296,13 +296,14 @@ def _digits(n: int) -> Examples:
 def fixed_costs(rounds: int) -> None:
     """The seconds of `kd train` before its first step and after its last, with 50,000 images, without compiling."""
     from kd.study.config import Protocol, Recipe  # imports pydantic, which bench.gpu must do without
+    from kd.study.judge import Judge
 
     protocol = Protocol(name="bench", epochs=1, compile="never")
     recipe = json.dumps({"protocol": protocol.model_dump(), "dataset": None, "label_file": None})
     teacher = "results/cifar100+frac0.02/bench/wrn-16-2.ce.s0"
     costs: dict[str, list[float]] = {"teacher": [], "student": []}
     with tempfile.TemporaryDirectory() as folder:
-        _write_cifar_shaped(Path(folder), Recipe.parse(json.loads(recipe)))
+        write_cifar_shaped(Path(folder), Judge.of_recipe(Recipe.parse(json.loads(recipe))))
         for seed in range(max(3, rounds // 3)):
             for name, cell in (
                 ("teacher", f"{teacher[:-1]}{seed}"),
@@ -331,21 +332,20 @@ def fixed_costs(rounds: int) -> None:
         note("import", name, median(took), "s")
 
 
-def _write_cifar_shaped(folder: Path, recipe: object) -> None:
-    """Publish data in the shape of CIFAR-100, as if kd had made them."""
+def write_cifar_shaped(folder: Path, judge: object, train: int = 50_000, test: int = 1_000) -> None:
+    """Publish data in the shape of CIFAR-100, with so many images, as if kd had made them."""
     from kd.jobs import making
     from kd.study import products
-    from kd.study.judge import Judge
 
     generator = np.random.default_rng(0)
-    shapes = {"train": 50_000, "test": 1_000}
+    shapes = {"train": train, "test": test}
     parts = {name: generator.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for name, n in shapes.items()}
     labels = {name: np.arange(n) % 100 for name, n in shapes.items()}
     names = [str(k) for k in range(100)]
     arrays = (parts["train"], labels["train"], parts["test"], labels["test"])
     made = Images(*arrays, names, (0.5,) * 3, (0.25,) * 3)
     product = products.data("cifar100")
-    write_dataset(made, folder / product.folder, making.about(Judge.of_recipe(recipe), product))
+    write_dataset(made, folder / product.folder, making.about(judge, product))
 
 
 def _peak(cell: Path) -> float:

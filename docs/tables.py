@@ -1,12 +1,13 @@
 """Write the tables of losses and selections into their pages, from the registries: python docs/tables.py.
 
-Hyperparameters, what is looked at and traits are those of the registration. The first sentence of a loss's docstring is
-its formula, and the papers that the docstring names are its sources, or those of its module if it names none. All but
-these tables is written by hand.
+Hyperparameters, what is looked at and traits are those of the registration; costs are what bench/losses.py measured.
+The first sentence of a loss's docstring is its formula, and the papers that the docstring names are its sources, or
+those of its module if it names none. All but these tables is written by hand.
 """
 
 from __future__ import annotations
 
+import csv
 import importlib
 import inspect
 import re
@@ -19,6 +20,7 @@ from kd.losses import LOSSES, Choice, Loss, Number, Whole, features
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("docs/losses.md", "docs/data.md")
+COSTS = ROOT / "bench/results/losses.csv"
 _BLOCK = re.compile(r"(<!-- (\w+): python docs/tables\.py writes this table -->\n).*?(<!-- end -->)", re.DOTALL)
 _SOURCE = re.compile(r"\b\d{4}\.\d{4,5}\b|\b(?:[A-Z]{2,} )+20\d\d\b|\b\w+/\w+ \(20\d\d\)")
 _SIGNS = {
@@ -52,13 +54,19 @@ def _features() -> str:
 
 
 def _of(losses: dict[str, Loss]) -> str:
-    made = Counter(map(_made, LOSSES.values()))
+    made, costs = Counter(map(_made, LOSSES.values())), _costs()
     rows = []
     for name, loss in losses.items():
         # What two losses share says nothing of the second.
         told = (loss.description, "") if made[_made(loss)] > 1 and name != _made(loss).__name__ else _told(_made(loss))
-        rows.append((f"`{name}`", told[0], _parameters(loss), _needs(loss), _traits(loss), told[1]))
-    return _table(("loss", "value", "hyperparameters (default; range)", "looks at", "traits", "source"), rows)
+        rows.append((f"`{name}`", told[0], _parameters(loss), _needs(loss), _traits(loss), costs[name], told[1]))
+    return _table(("loss", "value", "hyperparameters (default; range)", "looks at", "traits", "cost", "source"), rows)
+
+
+def _costs() -> dict[str, str]:
+    """Return {loss: its time for an epoch against CE's}, as `python -m bench.losses` measured it."""
+    with COSTS.open(encoding="utf-8") as file:
+        return {line["loss"]: line["epoch_against_ce"] for line in csv.DictReader(file)}
 
 
 def _made(loss: Loss) -> Callable:
@@ -104,6 +112,7 @@ def _needs(loss: Loss) -> str:
     seen = [word for output, word in _LOOKS.items() if output in needs.student | needs.teacher]
     seen += ["a weak and a strong view" if needs.strong else f"{needs.views} views"] if needs.views > 1 else []
     seen += ["another image"] if needs.another else []
+    seen += ["a relation of classes"] if needs.relation else []
     live = [] if not needs.teacher or needs.from_bank else ["teacher live"]
     return ", ".join([*seen, *live] if needs.teacher else ["no teacher", *seen])
 
