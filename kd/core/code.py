@@ -91,27 +91,23 @@ def _parted(source: str, path: Path | None) -> tuple[Sequence[Sequence[str]], st
     A start of kd digests some fifty modules, which takes longer to parse than all else that it does before it begins.
     """
     key = f"{_text('kd.core.code')}\n{source}"  # what was remembered by another parser counts for nothing
-    with contextlib.suppress(OSError, ValueError):
-        digest, _, remembered = _remembered(path).read_text(encoding="utf-8").partition("\n")
-        if digest == _sha256(key + remembered):
-            return tuple(json.loads(remembered))
+    place = path and Path(importlib.util.cache_from_source(str(path))).with_suffix(".parted")
+    if place:
+        with contextlib.suppress(OSError, ValueError):
+            digest, _, remembered = place.read_text(encoding="utf-8").partition("\n")
+            if digest == _sha256(key + remembered):
+                return tuple(json.loads(remembered))
     tree = ast.parse(source)
     # unparse, not dump: its text does not change between Python versions
     parted = tuple(_imported(tree, also_for_types=False)), ast.unparse(_Bare().visit(tree))
-    if path and not sys.dont_write_bytecode:
+    if place and not sys.dont_write_bytecode:
         with contextlib.suppress(OSError):  # like bytecode: whoever may not write parses each time
             text = json.dumps(parted)
-            new = _remembered(path).with_suffix(f".{os.getpid()}")
+            new = place.with_suffix(f".{os.getpid()}")
             new.parent.mkdir(exist_ok=True)
             new.write_text(f"{_sha256(key + text)}\n{text}", encoding="utf-8")
-            new.replace(_remembered(path))
+            new.replace(place)
     return parted
-
-
-def _remembered(path: Path | None) -> Path:
-    if path is None:
-        raise FileNotFoundError
-    return Path(importlib.util.cache_from_source(str(path))).with_suffix(".parted")
 
 
 class _Bare(ast.NodeTransformer):

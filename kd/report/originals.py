@@ -42,10 +42,10 @@ def originals(rows: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     by = ["experiment", *SETTING, "networks", "networks_name", "stages", "objectives", "objectives_name", "loss"]
     theirs = rows[(rows["dataset"] == "cifar100") & (rows["noise"] == "none") & (rows["fraction"] == 1)]
     theirs = theirs[(theirs["selection"] == "") & (theirs["stopped"] == "") & (theirs["stages"] <= 2)]
-    lines = []
+    lines, numbers = [], known().to_dict("records")
     hyperparameters = [name for name in _ASKED[1:] if name in rows]
     for line in summarise(theirs, [*by, *hyperparameters]).to_dict("records"):
-        for told in known().to_dict("records"):
+        for told in numbers:
             if told["networks"] == line["networks"] and all(_agree(told[name], line.get(name)) for name in _ASKED):
                 lines.append(
                     {name: line[name] for name in by}
