@@ -41,6 +41,15 @@ def test_it_grows_with_the_batch_the_data_and_the_bank() -> None:
     assert gpu_bytes("resnet8", 10, larger, batch=16) == need + larger.images.nbytes - small.images.nbytes
 
 
+def test_an_evaluation_holds_the_largest_activation_of_its_batch_several_times() -> None:
+    have = made_examples()  # 8x8 pixels; the widest map has 16 channels of them
+    alone, bf16, fp32 = (
+        gpu_bytes("resnet8", 10, have, 16, evaluated=n, precision=how)
+        for n, how in ((0, "fp32"), (1000, "bf16"), (1000, "fp32"))
+    )
+    assert [bf16 - alone, fp32 - alone] == [times * 1000 * 4 * 16 * 8 * 8 for times in (2, 18)]
+
+
 def test_what_an_objective_learns_and_remembers_counts_apart_from_the_student() -> None:
     class Contrasting(Objective):
         """A projection, and what it gave of each of 50,000 examples."""

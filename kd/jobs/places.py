@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from kd.core.errors import ConfigError
 from kd.losses.objective import Objective
 from kd.machine import kernels
@@ -17,8 +19,8 @@ from kd.machine.processor import processor
 from kd.machine.room import view_bytes
 from kd.study.cells import Cell
 from kd.study.config import Protocol, Recipe
-from kd.train.arithmetic import compiling_pays
-from kd.train.device import Place, place
+from kd.train.arithmetic import compiling_pays, precision_of, tune
+from kd.train.device import EVALUATION_BATCH, Place, place
 from kd.train.material import Prepared
 from kd.train.peers import ALONE, Peers
 
@@ -51,15 +53,17 @@ def place_of(
     def need() -> int:
         batch, banks = math.ceil(protocol.batch / peers.count), _bytes_of_banks(cell, protocol, have)
         built, says = (objective().to("meta"), cell.stage.objective.needs.student) if objective else (None, ())
+        precision = precision_of(protocol.precision, torch.device("cuda"))
+        more = (built, says, protocol.copies, EVALUATION_BATCH["cuda"], precision)
         return max(
-            gpu_bytes(network, have.classes, have.examples, batch, banks, built, says, protocol.copies)
-            for network in cell.stage.networks
+            gpu_bytes(network, have.classes, have.examples, batch, banks, *more) for network in cell.stage.networks
         )
 
     where = held.enter_context(
         place(protocol.precision, threads, resources.cells_per_gpu, need, peers, protocol.deterministic)
     )
     pixels = math.prod(have.examples.shape[1:]) * len(have.examples.train) * cell.epochs(protocol)
+    tune(where.device, pixels, protocol.deterministic)
     compiles = trains and compiling_pays(pixels, protocol.compile, peers.count)
     if compiles:
         try:

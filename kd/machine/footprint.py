@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kd import models
@@ -17,6 +17,9 @@ from kd.models.network import Network
 
 _FIXED = 1 << 30  # CUDA's context, the libraries' workspaces, the allocator's and the graphs' pools
 _SLACK = 1.25  # for fragmentation, and for the gradients of activations that exist at the same time
+# What an evaluation adds, in largest activations of its batch as float32: above all workspaces of convolutions. WRNs of
+# three sizes took up to 16 in float32 and up to 1 in bfloat16 on an H200 (bench/gpu.py).
+_WHILE_EVALUATED = {"fp32": 18, "bf16": 2}
 
 
 def gpu_bytes(
@@ -28,22 +31,28 @@ def gpu_bytes(
     objective: Objective | None = None,
     says: Collection[str] = (),
     copies: int = 1,
+    evaluated: int = 0,
+    precision: str = "fp32",
 ) -> int:
     """Return the GPU bytes that training `network` on `examples` takes, with banks of `bank` bytes and an objective.
 
     Counted are the weights with gradients and so many `copies` (momenta and the like), the activations that one batch
-    keeps for its backward pass, and the data, which stay on the device. The objective, built on the meta device, adds
+    keeps for its backward pass, what it takes to evaluate `evaluated` images at a time in this `precision`, and the
+    data, which stay on the device. The objective, built on the meta device, adds
     its parameters with gradients and copies, the activations of its adapters, and its buffers, which may remember every
     example. `says` names the outputs that it reads. Activations count as float32, so in bfloat16 the estimate is too
     high.
     """
     kept = _kept_by_a_step(network, classes, (batch, *examples.shape), objective, says)
+    evaluation = evaluated * _WHILE_EVALUATED[precision] * _largest_activation(network, classes, examples.shape)
     learned, held = (
         sum(tensor.nbytes for tensor in tensors)
         for tensors in ((objective.parameters(), objective.buffers()) if objective else ((), ()))
     )
     more = (copies - 1) * sum(p.nbytes for p in _shaped(network, classes, examples.shape[0]).parameters())
-    return math.ceil(_FIXED + examples.nbytes + bank + (2 + copies) * learned + held + more + _SLACK * kept)
+    return math.ceil(
+        _FIXED + examples.nbytes + bank + (2 + copies) * learned + held + more + evaluation + _SLACK * kept
+    )
 
 
 @functools.cache
@@ -71,6 +80,17 @@ def _shaped(network: str, classes: int, channels: int = 3) -> Network:
     """Build a network on the meta device: its weights have shapes but take no memory."""
     with torch.device("meta"), _NothingDrawn():
         return models.build(network, classes, channels)
+
+
+def _largest_activation(network: str, classes: int, shape: tuple[int, int, int]) -> int:
+    """Return the bytes of the largest output of a convolution, of one image [C, H, W] in float32."""
+    built, sizes = _shaped(network, classes, shape[0]).eval(), [0]
+    for layer in built.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda _, __, output: sizes.append(output.nbytes))
+    with torch.no_grad():
+        built(torch.empty(1, *shape, device="meta"))
+    return max(sizes)
 
 
 def _kept_by_a_step(

@@ -27,6 +27,16 @@ def choose_kernels(deterministic: bool) -> None:
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # torch's default rounds to 10 bits
 
 
+def tune(device: torch.device, pixels: float, deterministic: bool) -> None:
+    """Have cuDNN try its kernels and take the fastest, if a network sees so many `pixels` in all that trying pays."""
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic and pixels >= _PIXELS_THAT_PAY
+
+
+def precision_of(wanted: str, device: torch.device) -> str:
+    """Return the precision in which a device trains: fp32 or bf16 as wanted; for auto the fastest."""
+    return fastest(device) if wanted == "auto" else wanted
+
+
 def fastest(device: torch.device) -> str:
     """Return bf16 where the hardware multiplies it natively (GPU from Ampere on, CPU with AVX512-BF16 or AMX)."""
     if device.type == "cuda":

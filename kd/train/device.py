@@ -18,6 +18,8 @@ from kd.machine.shares import gpu_shares
 from kd.train import arithmetic
 from kd.train.peers import ALONE, Peers
 
+# Images at a time without gradients: as many as stay in the cache, or as fill a GPU.
+EVALUATION_BATCH = {"cpu": 128, "cuda": 1000}
 _WARM_UP = 3  # calls before a CUDA graph is recorded: libraries choose their kernels and workspaces in them
 
 
@@ -36,8 +38,8 @@ class Place:
 
     @property
     def evaluation_batch(self) -> int:
-        """Images at a time without gradients: as many as stay in the cache, or as fill a GPU."""
-        return 1000 if self.device.type == "cuda" else 128
+        """Images at a time without gradients."""
+        return EVALUATION_BATCH[self.device.type]
 
     def compiled(self, network: nn.Module, batch: int) -> Callable[[Tensor], Tensor]:
         """Return what runs `network`: compiled, if this place compiles, for whole batches of training and evaluation.
@@ -182,4 +184,4 @@ def _place(name: str, precision: str, peers: Peers = ALONE) -> Place:
         raise ConfigError(f"KD_DEVICE={name}: {str(error).splitlines()[0]}") from None
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    return Place(device, arithmetic.fastest(device) if precision == "auto" else precision, peers=peers)
+    return Place(device, arithmetic.precision_of(precision, device), peers=peers)
