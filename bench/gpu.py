@@ -1,8 +1,8 @@
 """Measure kd on a GPU: python -m bench.gpu [--parts ...]. Writes gpu.csv, gpu_kernels.csv and gpu.txt.
 
-Each part should end within eight minutes on one H200 with 16 cores. The contestants are processes that take turns, as
-in bench.loops. It needs torch, torchvision and pandas, and the training code of kd, but no Snakemake and no
-configuration.
+Each part is to end within a minute on one H200 with 16 cores, but `whole`, which trains 200 epochs. The contestants are
+processes that take turns, as in bench.loops. It needs torch, torchvision and pandas, and the training code of kd; no
+Snakemake and no configuration.
 
 `--device cpu` runs the same code on a few images without a GPU, to test that it runs. Its numbers mean nothing.
 """
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +54,14 @@ class Size:
     rows: int  # in a bank
     whole: tuple[int, int, int]  # images, test images and epochs of the cell that is trained to its end
     measured: int  # epochs from which 200 are extrapolated
-    cells: tuple[int, ...]  # numbers of cells that train at once
+    cells: int  # that train at once
     workers: int  # of a peer's loader
     side: int  # of the matrices that are multiplied
     copied: int  # bytes
 
 
-FULL = Size(12_800, 2_560, 4, 49_152, (IMAGES, 10_000, EPOCHS), 6, (1, 2, 4, 8, 16), 8, 8192, 4 << 30)
-TINY = Size(256, 128, 1, 128, (256, 128, 3), 2, (2,), 1, 256, 1 << 20)
+FULL = Size(12_800, 2_560, 2, 49_152, (IMAGES, 10_000, EPOCHS), 5, 8, 8, 8192, 4 << 30)
+TINY = Size(256, 128, 1, 128, (256, 128, 3), 2, 2, 1, 256, 1 << 20)
 
 
 class Bench:
@@ -82,9 +83,16 @@ class Bench:
         print(f"{part:40} {variant:44} {value:12.4g} {unit}", flush=True)
 
     def kd(self, name: str, student: str, processes: int = 1, **options: object) -> Contestant:
-        """Return a contestant that runs kd.train.fit: in bf16, compiled and recorded, unless `options` change that."""
+        """Return a contestant that runs kd.train.fit: in bf16, compiled, recorded and tuned, unless `options` say."""
         size = self.size
-        fixed = {"loop": "kd", "precision": "bf16", "compiles": self.is_gpu, "teacher": "none", "threads": 1}
+        fixed = {
+            "loop": "kd",
+            "precision": "bf16",
+            "compiles": self.is_gpu,
+            "tuned": True,
+            "teacher": "none",
+            "threads": 1,
+        }
         epoch = {"device": self.device, "train": size.train, "test": size.test, "epochs": size.epochs}
         images = size.train * size.epochs * options.get("cells", 1)
         return Contestant(name, student, {**fixed, **epoch, **options}, processes, images=images)
@@ -93,10 +101,14 @@ class Bench:
         """Give each contestant its turns; note and return images a second."""
         in_turns(group, self.rounds)
         for one in group:
-            self.note(part, one.name, one.rate, "images/s")
-            if "gpu" in one.memory:
-                self.note(f"{part}, memory", one.name, one.memory["gpu"], "MiB of the GPU at most, a process")
+            self.noted(part, one)
         return {one.name: one.rate for one in group}
+
+    def noted(self, part: str, one: Contestant) -> None:
+        """Note what was measured of a contestant: images a second, and the memory of its GPU."""
+        self.note(part, one.name, one.rate, "images/s")
+        if "gpu" in one.memory:
+            self.note(f"{part}, memory", one.name, one.memory["gpu"], "MiB of the GPU at most, a process")
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -104,25 +116,33 @@ class Bench:
 
 def steps(bench: Bench) -> None:
     """Training with cross-entropy and evaluation: the effect of compiler, CUDA graphs and precision."""
-    for name in bench.networks:
-        variants = {
-            "fp32, eager": {"precision": "fp32", "compiles": False, "recorded": False},
-            "fp32, compiled, recorded": {"precision": "fp32", "compiles": True},
-            "bf16, eager": {"compiles": False, "recorded": False},
-            "bf16, recorded": {"compiles": False},
-            "bf16, compiled": {"compiles": True, "recorded": False},
-            "bf16, compiled, recorded": {"compiles": True},
-            "bf16, compiled, recorded, deterministic": {"compiles": True, "deterministic": True},
-        }
-        bench.measured(f"training {name}", [bench.kd(key, name, **options) for key, options in variants.items()])
+    first, *others = bench.networks
+    plain = {"compiles": False, "recorded": False, "tuned": False}
+    every = {
+        "fp32, eager": {"precision": "fp32", **plain},
+        "fp32, compiled, recorded": {"precision": "fp32", "tuned": False},
+        "bf16, eager": plain,
+        "bf16, recorded": {"compiles": False, "tuned": False},
+        "bf16, compiled": {"recorded": False, "tuned": False},
+        "bf16, compiled, recorded": {"tuned": False},
+        "bf16, compiled, recorded, tuned": {},
+        "bf16, compiled, recorded, deterministic": {"deterministic": True, "tuned": False},
+    }
+    some = ["fp32, compiled, recorded", "bf16, eager", "bf16, compiled, recorded"]
+    variants = [(first, every), *((name, {key: every[key] for key in some}) for name in others)]
+    group = [bench.kd(key, name, **options) for name, chosen in variants for key, options in chosen.items()]
+    in_turns(group, bench.rounds)  # together: while one compiles, others can
+    for one in group:
+        bench.noted(f"training {one.student}", one)
 
 
 def bank(bench: Bench) -> None:
     """Filling the teacher's bank, compared with the forward passes alone."""
     group = []
-    loops = {"fill": ("fp32", "tf32", "bf16"), "passes": ("fp32", "bf16")}
+    loops = {"fill": ("fp32", "tf32", "bf16"), "passes": ("bf16",)}
     for loop, precision in ((loop, one) for loop, precisions in loops.items() for one in precisions):
         options = {"loop": loop, "precision": precision, "rows": bench.size.rows, "device": bench.device, "threads": 4}
+        options["tuned"] = True
         group.append(Contestant(f"{loop}, {precision}", TEACHER, options, images=bench.size.rows))
     for name, rate in bench.measured(f"bank of {TEACHER}", group).items():
         if name.startswith("fill"):
@@ -130,22 +150,36 @@ def bank(bench: Bench) -> None:
 
 
 def cell(bench: Bench) -> None:
-    """A student that reads WRN-28-4's bank: 200 epochs extrapolated from a few, and one run to its end."""
-    images, test, epochs = bench.size.whole
+    """A student that reads WRN-28-4's bank: 200 epochs, extrapolated from a few whole ones."""
+    epochs = bench.size.whole[2]
     with tempfile.TemporaryDirectory() as folder:
-        same = {"device": bench.device, "precision": "bf16", "compiles": bench.is_gpu, "threads": 4, "folder": folder}
-        same |= {"train": images, "test": test, "schedule": epochs}
-        filled, wall = _run({**same, "loop": "whole_bank", "epochs": epochs})
-        part = f"bank for one student, {epochs} epochs"
-        bench.note(part, f"{filled['rows']:,} rows, bf16", wall, "s, process and disk included")
+        rows = Path(folder, "rows.npy")
+        write_bank(rows)
         for name in bench.networks:
             short = min(bench.size.measured, epochs)
-            ran, wall = _run({**same, "loop": "whole_cell", "student": name, "epochs": short})
+            options = {"student": name, "epochs": short, "bank": str(rows), "folder": folder}
+            ran, wall = _run({**_whole(bench), "loop": "whole_cell", **options})
             _note_cell(bench, f"cell {name}, {epochs} epochs", f"from {short - 1} epochs", ran, wall, epochs)
-        ran, wall = _run({**same, "loop": "whole_cell", "student": bench.networks[0], "epochs": epochs})
+
+
+def whole(bench: Bench) -> None:
+    """The bank that a student reads in 200 epochs, and this student, each from start to exit."""
+    _, _, epochs = bench.size.whole
+    with tempfile.TemporaryDirectory() as folder:
+        same = {**_whole(bench), "folder": folder, "epochs": epochs}
+        filled, wall = _run({**same, "loop": "whole_bank"})
+        part = f"bank for one student, {epochs} epochs"
+        bench.note(part, f"{filled['rows']:,} rows, bf16", wall, "s, process and disk included")
+        ran, wall = _run({**same, "loop": "whole_cell", "student": bench.networks[0]})
         part = f"cell {bench.networks[0]}, {epochs} epochs"
         bench.note(part, "whole", wall, "s, process, saving and evaluation included")
         _note_cell(bench, part, "whole, from its epochs", ran, wall, epochs)
+
+
+def _whole(bench: Bench) -> dict:
+    images, test, epochs = bench.size.whole
+    same = {"device": bench.device, "precision": "bf16", "compiles": bench.is_gpu, "tuned": True, "threads": 4}
+    return same | {"train": images, "test": test, "schedule": epochs}
 
 
 def _note_cell(bench: Bench, part: str, variant: str, ran: dict, wall: float, epochs: int) -> None:
@@ -165,40 +199,46 @@ def _run(options: dict) -> tuple[dict, float]:
 
 
 def together(bench: Bench) -> None:
-    """Several cells at once on one GPU: as processes, as processes under MPS, or as threads with a stream each."""
-    student = bench.networks[0]
-    with tempfile.TemporaryDirectory() as folder, _mps(Path(folder)) as shared:
+    """Several cells at once on one GPU: as processes, as threads with a stream each, or in one step for all.
+
+    The processes run under NVIDIA's multi-process service where it is installed.
+    """
+    student, count = bench.networks[0], bench.size.cells
+    with tempfile.TemporaryDirectory() as folder, _mps(Path(folder)) as service:
         rows = Path(folder, "rows.npy")
         write_bank(rows)
         from_bank = {"teacher": "bank", "bank": str(rows)}
-        for count in bench.size.cells:
-            group = [
-                bench.kd("1 process", student, **from_bank),
-                bench.kd(f"{count} processes", student, count, **from_bank),
-                bench.kd(f"{count} streams", student, **from_bank, loop="together", cells=count),
-            ]
-            if shared:
-                group.append(bench.kd(f"{count} processes, MPS", student, count, **from_bank))
-                group[-1].environment = shared
-            for name, rate in bench.measured(f"{count} cells of {student} at once", group).items():
-                seconds = EPOCHS * IMAGES / rate
-                bench.note(f"{count} cells of {student} at once", f"{name}: seconds a cell of 200 epochs", seconds, "s")
+        processes = bench.kd(f"{count} processes{', MPS' if service else ''}", student, count, **from_bank)
+        processes.environment = service
+        group = [
+            bench.kd("1 process", student, **from_bank),
+            processes,
+            bench.kd(f"{count} threads, a stream each", student, **from_bank, loop="together", cells=count),
+            bench.kd(f"{count} cells in one step", student, **from_bank, loop="shared", cells=count),
+        ]
+        for name, rate in bench.measured(f"{count} cells of {student} at once", group).items():
+            seconds = EPOCHS * IMAGES / rate
+            bench.note(f"{count} cells of {student} at once", f"{name}: seconds a cell of 200 epochs", seconds, "s")
 
 
 @contextlib.contextmanager
-def _mps(folder: Path) -> Iterator[dict[str, str] | None]:
-    """Run NVIDIA's multi-process service; yield the environment for its clients, None if it is not installed."""
+def _mps(folder: Path) -> Iterator[dict[str, str]]:
+    """Run NVIDIA's multi-process service; yield the environment for its clients, empty if it is not installed."""
     control = shutil.which("nvidia-cuda-mps-control")
     if control is None or not torch.cuda.is_available():
         print("no nvidia-cuda-mps-control here: processes are measured without it")
-        yield None
+        yield {}
         return
     environment = {"CUDA_MPS_PIPE_DIRECTORY": str(folder / "pipe"), "CUDA_MPS_LOG_DIRECTORY": str(folder / "log")}
     for path in environment.values():
         Path(path).mkdir()
     subprocess.run([control, "-d"], env={**os.environ, **environment}, check=True)
     try:
-        yield environment
+        client = [sys.executable, "-c", "import torch; torch.zeros(1, device='cuda')"]
+        served = subprocess.run(client, env={**os.environ, **environment}, timeout=60, check=False).returncode == 0
+        if not served:
+            print("nvidia-cuda-mps-control serves nobody here: processes are measured without it")
+        yield environment if served else {}
     finally:
         subprocess.run([control], input="quit\n", env={**os.environ, **environment}, text=True, check=True)
 
@@ -312,6 +352,7 @@ def _profiled(bench: Bench, name: str) -> tuple[int, float, dict[str, float]]:
         "device": bench.device,
         "precision": "bf16",
         "compiles": bench.is_gpu,
+        "tuned": True,
         "teacher": "none",
         "student": name,
     }
@@ -326,7 +367,7 @@ def _kind(kernel: str) -> str:
     return next(kind for kind, names in KINDS.items() if re.search(names, kernel))
 
 
-PARTS = {part.__name__: part for part in (steps, bank, cell, together, peers, roofline)}
+PARTS = {part.__name__: part for part in (steps, bank, cell, together, peers, roofline, whole)}
 
 
 def main() -> None:
@@ -334,7 +375,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--networks", nargs="+", default=["wrn-16-2", "wrn-16-4", TEACHER])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -342,11 +383,17 @@ def main() -> None:
     bench = Bench(options.device, options.networks, options.rounds)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "gpu.txt").write_text(machine(options.device) + "\n")
+    failed = False
     for part in options.parts:
-        PARTS[part](bench)
+        try:
+            PARTS[part](bench)
+        except Exception:  # whatever it is, the other parts can be measured
+            traceback.print_exc()
+            failed = True
         write(options.out / "gpu.csv", bench.rows, by="part")  # after each part, because the next may be cut off
         if bench.kernels:
             pd.DataFrame(bench.kernels).to_csv(options.out / "gpu_kernels.csv", index=False)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

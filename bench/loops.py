@@ -7,6 +7,7 @@ every ratio compares runs that were close in time. Numbers are medians over the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -149,15 +150,15 @@ def machine(device: str = "cpu") -> str:
 
 def in_turns(group: list[Contestant], rounds: int) -> None:
     """Start all contestants, give each its turns, and end them."""
-    for contestant in group:
-        contestant.start()
-    for contestant in group:
-        contestant.wait()  # until it has warmed up and compiled; all do so at once, before the timed turns
-    for _ in range(rounds):
+    with contextlib.ExitStack() as ending:
         for contestant in group:
-            contestant.turn()
-    for contestant in group:
-        contestant.stop()
+            contestant.start()
+            ending.callback(contestant.stop)
+        for contestant in group:
+            contestant.wait()  # until it has warmed up and compiled; all do so at once, before the timed turns
+        for _ in range(rounds):
+            for contestant in group:
+                contestant.turn()
 
 
 def measured(group: list[Contestant], rounds: int) -> list[dict]:

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from kd.machine.state import State
 from kd.study.needs import Need
 from kd.train import bank
 from kd.train.device import Place
-from kd.train.fit import History, fit
+from kd.train.fit import History, Sgd, evaluate, fit
 from kd.train.plan import Plan
 from kd.train.teachers import LiveTeacher, StoredTeacher
 
@@ -116,6 +116,57 @@ def together(options: dict) -> None:
         thread.join()
 
 
+def shared(options: dict) -> None:
+    """Train several students of one bank in one step: they share its images and rows, and each has a stream."""
+    place = _place(options)
+    have = examples(options.get("train", TRAIN), options.get("test", TEST)).to(place.device)
+    teacher, made = stored(Path(options["bank"]), place.device), plan()
+    built = (network(options["student"]) for _ in range(options["cells"]))
+    students = [student.to(place.device, memory_format=torch.channels_last) for student in built]
+    forwards = [place.compiled(student, BATCH) for student in students]
+    objectives = [functools.partial(losses.LOSSES["kl"].function, tau=1.0 + number) for number in range(len(students))]
+    optimisers = [Sgd(student.parameters(), made) for student in students]
+    streams = [torch.cuda.Stream() if place.device.type == "cuda" else None for _ in students]
+    sums = torch.zeros(len(students), dtype=torch.float64, device=place.device)
+
+    def step(lr: float | Tensor, index: Tensor, view: Tensor) -> None:
+        inputs, taught = have.inputs(index, view, GRID), teacher.output(index, view).logits
+        for number, stream in enumerate(streams):
+            with _beside(stream):
+                with place.autocast():
+                    logits = forwards[number](inputs).float()
+                loss = objectives[number](logits, taught, have.labels[index])
+                loss.mean().backward()
+                optimisers[number].step(lr)
+                sums[number] += loss.detach().sum()
+        for stream in filter(None, streams):
+            torch.cuda.current_stream().wait_stream(stream)
+
+    step, state, lr = place.recorded(step), Turns(options["epochs"], turn), place.scalar(made.lr)
+    for epoch in range(10**9):
+        ((index, view, _),) = made.shown(epoch, have.train, have.labels)
+        for student in students:
+            student.train()
+        for batch in zip(index.split(BATCH), view.split(BATCH), strict=True):
+            step(lr, *batch)
+        for student, forward in zip(students, forwards, strict=True):
+            student.eval()
+            evaluate(forward, have, "test", place)
+        sums.tolist()
+        state.due(epoch_ends=True)
+
+
+@contextlib.contextmanager
+def _beside(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Work on a stream of its own, after all that was begun before."""
+    if stream is None:
+        yield
+        return
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+
+
 def plan(**changes: object) -> Plan:
     """Return the paper's plan for one epoch with cross-entropy, with these values changed."""
     values = {
@@ -161,6 +212,7 @@ def _place(options: dict) -> Place:
     device = torch.device(options.get("device", "cpu"))
     if device.type == "cuda":
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # as kd.train.device.place does
+        torch.backends.cudnn.benchmark = options.get("tuned", False)
     if options.get("deterministic"):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         torch.use_deterministic_algorithms(True)
@@ -306,11 +358,17 @@ def whole_bank(options: dict) -> None:
 
 
 def whole_cell(options: dict) -> None:
-    """Train a student that reads this bank, save its state as kd does, and write its weights."""
+    """Train a student that reads a bank, save its state as kd does, and write its weights.
+
+    The bank is the file of rows in options["bank"], or what `whole_bank` filled.
+    """
     folder, place = Path(options["folder"]), _place(options)
     objective = functools.partial(losses.LOSSES["kl"].function, tau=3.0)
     made = plan(objective=objective, epochs=options["epochs"], schedule_epochs=options["schedule"])
-    teacher = bank.open_bank(folder / "bank", _identity(options), [Need(0, options["epochs"])], GRID, place.device)
+    if options.get("bank"):
+        teacher = stored(Path(options["bank"]), place.device)
+    else:
+        teacher = bank.open_bank(folder / "bank", _identity(options), [Need(0, options["epochs"])], GRID, place.device)
     have, history, student = examples(options["train"], options["test"]), History(), network(options["student"])
     with tempfile.TemporaryDirectory(dir=folder) as own:
         fit(student, have, made, teacher, place, State(Path(own), {}), history)
@@ -325,6 +383,7 @@ def _identity(options: dict) -> bank.Identity:
 CONTESTANTS = {
     "kd": kd,
     "together": together,
+    "shared": shared,
     "peer": peer,
     "convolutions": convolutions,
     "fill": fill,

@@ -5,7 +5,9 @@ They import of kd what trains, and no configuration, so that they run where ther
 
 from __future__ import annotations
 
+import csv
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -55,11 +57,11 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def examples(n: int = 1100) -> Examples:
+def examples(n: int = 1100, tests: int = 200) -> Examples:
     """Noise in one of three colours, more of it or less, ten classes: 8 whole batches an epoch and a partial one."""
     generator = torch.Generator().manual_seed(5)
-    labels = torch.arange(n + 200) % 10
-    images = torch.randint(0, 150, (n + 200, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(n + tests) % 10
+    images = torch.randint(0, 150, (n + tests, 32, 32, 3), dtype=torch.uint8, generator=generator)
     for label in range(10):
         images[labels == label, :, :, label % 3] += 25 * (1 + label // 3)
     half, quarter = torch.full((3,), 0.4), torch.full((3,), 0.25)
@@ -213,21 +215,88 @@ def test_rows_are_what_a_cpu_computes(tmp_path: Path, teacher_precision: str, to
     assert float((ours - theirs).norm() / theirs.norm()) < tolerance
 
 
+# -- a whole study ----------------------------------------------------------------------------------------------------
+
+TAUGHT = "results/digits/short/wrn-10-2.ce.s0/wrn-10-1.kl-tau3.s0"
+CHAIN = f"{TAUGHT}/resnet8.kl-tau3.s0"
+STUDY = {
+    "study": "gpu",
+    "dataset": "digits",
+    "protocol": {"name": "short", "epochs": 20, "batch": 64, "precision": "fp32", "deterministic": True},
+    "seeds": [0],
+    "experiments": {"chain": {"path": ["wrn-10-2", "wrn-10-1", "resnet8"], "loss": {"kl": {"tau": 3}}}},
+}
+
+
+def kd(folder: Path, *words: str, device: str = "cuda:0") -> subprocess.Popen:
+    """Start a verb in a folder that holds this study and no Snakefile."""
+    pytest.importorskip("pydantic")
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(json.dumps(STUDY))
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "KD_DEVICE": device}
+    command = [sys.executable, "-m", "kd", *words]
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen) -> str:
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    return said
+
+
+def metrics(folder: Path, cell: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / cell / "metrics.csv").read_text().splitlines()))
+
+
+def test_a_chain_by_verbs_learns_what_it_learns_on_a_cpu(tmp_path: Path) -> None:
+    ended(kd(tmp_path / "gpu", "train", CHAIN))
+    ended(kd(tmp_path / "cpu", "train", CHAIN, device="cpu"))
+    for cell in (CHAIN.split("/wrn-10-1")[0], TAUGHT, CHAIN):
+        ours, theirs = (metrics(tmp_path / where, cell) for where in ("gpu", "cpu"))
+        assert float(ours[0]["train_loss"]) == pytest.approx(float(theirs[0]["train_loss"]), rel=0.05)
+        assert float(ours[-1]["test_top1"]) == pytest.approx(float(theirs[-1]["test_top1"]), abs=3)
+        manifest = json.loads((tmp_path / "gpu" / cell / "manifest.json").read_text())
+        assert manifest["device"] == torch.cuda.get_device_name(0)
+        assert manifest["memory"]["gpu_mib"] > 0
+
+
+def test_a_verb_that_is_stopped_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    ended(kd(tmp_path / "straight", "train", CHAIN))
+    ended(kd(tmp_path / "stopped", "train", TAUGHT))
+    process = kd(tmp_path / "stopped", "train", CHAIN)
+    for line in process.stderr:
+        if "epoch 2/20" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate()
+    assert process.returncode == 143
+    assert "going on from epoch" in ended(kd(tmp_path / "stopped", "train", CHAIN))
+    for name in ("metrics.csv", "model.safetensors"):
+        straight, stopped = ((tmp_path / where / CHAIN / name).read_bytes() for where in ("straight", "stopped"))
+        assert straight == stopped
+
+
 # -- memory, and the benchmark ----------------------------------------------------------------------------------------
 
 
-def test_what_a_cell_is_computed_to_need_of_a_gpu_is_what_it_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("student", ["wrn-16-2", "wrn-16-4"])
+def test_what_a_cell_is_computed_to_need_of_a_gpu_is_what_it_takes(
+    student: str, precision: str, tmp_path: Path
+) -> None:
     pytest.importorskip("pydantic")
     from kd.machine.footprint import gpu_bytes
 
-    have = examples()
-    with place("bf16", 1) as where:
+    have = examples(20_000, tests=2_000)
+    torch.cuda.empty_cache()  # of the tests before
+    with place(precision, 1) as where:
         torch.cuda.reset_peak_memory_stats()
-        student = network("wrn-16-2")
-        fit(student, have, plan(epochs=1), None, where, State(tmp_path / "state", {}), History())
+        fit(network(student), have, plan(epochs=1), None, where, State(tmp_path / "state", {}), History())
         _, total = torch.cuda.mem_get_info()
-    need = gpu_bytes("wrn-16-2", 10, have, 128, 0)
-    assert torch.cuda.max_memory_reserved() < need < 0.2 * total
+    need = gpu_bytes(student, 10, have, 128, evaluated=where.evaluation_batch, precision=precision)
+    taken = torch.cuda.max_memory_reserved() + (500 << 20)  # and CUDA's context
+    print(f"{student} {precision}: {taken >> 20} MiB taken, {need >> 20} computed")
+    assert taken < need < 0.2 * total
 
 
 def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
