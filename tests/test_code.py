@@ -73,6 +73,31 @@ def test_a_comment_a_docstring_and_layout_change_nothing(copy) -> None:
     assert digest("kd.train.fit", "kd.losses.kl") == before
 
 
+def test_how_python_would_quote_inside_an_f_string_decides_nothing(copy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.12.3 writes f"{x['a']}" with one kind of quotes, and 3.11 with two."""
+
+    def refused(*_: object) -> None:
+        raise AssertionError("an f-string is written by Python")
+
+    monkeypatch.setattr(ast._Unparser, "visit_JoinedStr", refused)
+    folder, digest = copy
+    assert 'f"' in (folder / "train" / "fit.py").read_text()
+    assert digest(*CELL) == code_digest(*CELL)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("{x!r}", "{x!s}"), ("{x:3}", "{x:4}"), ("{x:{y}}", "{x:{z}}"), ("{x}.", "{x}"), ("{x}{y}", "{y}{x}")],
+)
+def test_what_an_f_string_says_decides(copy, one: str, other: str) -> None:
+    folder, _ = copy
+    found = []
+    for text in (one, other):
+        (folder / "losses" / "new.py").write_text(f"def said(x, y, z):\n    return f'{text}'\n")
+        found += digests(folder, ("kd.losses.new",))
+    assert found[0] != found[1]
+
+
 def test_a_changed_loss_changes_its_students_and_not_their_teachers(copy) -> None:
     folder, digest = copy
     teacher, student = digest("kd.train.fit", "kd.losses.hard"), digest("kd.train.fit", "kd.losses.kl")

@@ -98,7 +98,7 @@ def _parted(source: str, path: Path | None) -> tuple[Sequence[Sequence[str]], st
             if digest == _sha256(key + remembered):
                 return tuple(json.loads(remembered))
     tree = ast.parse(source)
-    # unparse, not dump: its text does not change between Python versions
+    # unparse, not dump: of all but f-strings its text is the same in every Python
     parted = tuple(_imported(tree, also_for_types=False)), ast.unparse(_Bare().visit(tree))
     if place and not sys.dont_write_bytecode:
         with contextlib.suppress(OSError):  # like bytecode: whoever may not write parses each time
@@ -111,14 +111,26 @@ def _parted(source: str, path: Path | None) -> tuple[Sequence[Sequence[str]], st
 
 
 class _Bare(ast.NodeTransformer):
-    """Strip a module of its docstrings and of its imports from kd."""
+    """Strip a module of its docstrings and of its imports from kd, and make calls of its f-strings.
+
+    Some releases of Python 3.12 and 3.13 write an f-string with other quotes inside than those before and after them.
+    """
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.Call:
+        """Make a call of an f-string, with its parts as arguments."""
+        return ast.Call(ast.Name("f"), [self.visit(part) for part in node.values], [])
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.Call:
+        """Make a call of a part in braces, with its value, conversion and format as arguments."""
+        form = self.visit(node.format_spec) if node.format_spec else ast.Constant(None)
+        return ast.Call(ast.Name("braces"), [self.visit(node.value), ast.Constant(node.conversion), form], [])
 
     def visit(self, node: ast.AST) -> ast.AST | None:
         if _is_of_kd(node) or _is_for_types(node):
             return None
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
-        return self.generic_visit(node)
+        return super().visit(node)
 
 
 def _imported(tree: ast.AST, also_for_types: bool = True) -> Iterator[tuple[str, str, str]]:
