@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULTS)
     out = parser.parse_args().out
-    loops, parts, scale = (pd.read_csv(out / f"{name}.csv") for name in ("loops", "parts", "scale"))
+    loops, parts, scale, gpu = (pd.read_csv(out / f"{name}.csv") for name in ("loops", "parts", "scale", "gpu"))
     machine = (out / "machine.txt").read_text().strip()
     growth = grown(loops)
     growth.to_csv(out / "growth.csv", index=False)
@@ -48,6 +48,10 @@ def main() -> None:
         parts.to_markdown(index=False) + "\n",
         "## Studies by size\n",
         scale.to_markdown(index=False) + "\n",
+        "## On a GPU\n",
+        f"{(out / 'gpu.txt').read_text().strip()}\n\n`bench/gpu.sh` measures it. Training includes the evaluation of a fifth "
+        "as many images; medians of 3 rounds of contestants that took turns.\n",
+        gpu[~gpu.part.str.endswith(", memory")].to_markdown(index=False) + "\n",
     ]
     (out / "RESULTS.md").write_text("\n".join(sections))
     with style.paper():
