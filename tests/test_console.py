@@ -65,6 +65,7 @@ def test_at_the_end_the_claims_of_the_study_are_said_with_what_was_found(shown: 
             ("b", "MSE is above KL", "confirmatory", 0.5, -1.0, 2.0, "", "undecided", "noisy"),
             ("c", "ONE is above CE", "confirmatory", None, None, None, "points", "not measured", "–"),
             ("d", "CE is above ONE", "exploratory", 1.0, 0.0, 2.0, "points", "undecided", "x"),
+            ("e", "KL is above ONE", "confirmatory", 1.25, None, None, "points", "undecided", "of one seed"),
         ],
         columns=["claim", "sentence", "kind", "difference", "low", "high", "unit", "verdict", "setting"],
     )
@@ -76,7 +77,8 @@ def test_at_the_end_the_claims_of_the_study_are_said_with_what_was_found(shown: 
         "  holds           KL is above CE: +12.3 points (+9 to +15.2)",
         "  does not hold   MSE is above KL, clean: -1.5 (-2 to -1)",
         "  undecided       MSE is above KL, noisy: +0.5 (-1 to +2)",
-        "  5 lines of the verdict: 2 undecided, 1 holds, 1 does not hold, 1 not measured",
+        "  undecided       KL is above ONE: +1.25 points (no interval)",
+        "  6 lines of the verdict: 3 undecided, 1 holds, 1 does not hold, 1 not measured",
     ]
 
 

@@ -194,13 +194,18 @@ def _found(verdict: Path) -> Iterable[str]:
         lines = list(csv.DictReader(io.StringIO(files.content_of(verdict).decode())))
         for line in lines:
             if line["kind"] == "confirmatory" and line["difference"]:
-                difference, low, high = (f"{float(line[key]):+.3g}" for key in ("difference", "low", "high"))
+                difference, *ends = (_signed(line[key]) for key in ("difference", "low", "high"))
+                interval = " to ".join(ends) if all(ends) else "no interval"
                 setting = line["setting"] if sum(one["claim"] == line["claim"] for one in lines) > 1 else ""
                 unit = f" {line['unit']}" if line["unit"] else ""
                 sentence = ", ".join(filter(None, [line["sentence"], setting]))
-                yield f"  {line['verdict']:<15} {sentence}: {difference}{unit} ({low} to {high})"
+                yield f"  {line['verdict']:<15} {sentence}: {difference}{unit} ({interval})"
         counts = Counter(line["verdict"] for line in lines)
         yield f"  {len(lines)} lines of the verdict: {', '.join(f'{n} {word}' for word, n in counts.most_common())}"
+
+
+def _signed(number: str) -> str:
+    return f"{float(number):+.3g}" if number else ""
 
 
 def _last_line(log: str) -> str:
