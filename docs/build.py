@@ -47,6 +47,7 @@ PAGES = {
     "Results": {
         "Results": "docs/results.md",
         "Of record": "reports/record/README.md",
+        "Of record, on a GPU": "reports/record_gpu/README.md",
         "Speed": "bench/results/RESULTS.md",
     },
     "Inside": {
