@@ -70,6 +70,13 @@ def test_a_cell_waits_for_a_slot_and_takes_the_one_that_is_freed(project: Path, 
     waiting.close()
 
 
+def test_cells_share_a_gpu_at_once_where_the_service_for_that_runs(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert not shares.served()
+    (tmp_path / "control").touch()
+    assert shares.served()
+
+
 def test_threads_are_as_told_and_the_manifest_says_so(project: Path, monkeypatch) -> None:
     """Fault 24."""
     monkeypatch.setenv("KD_DEVICE", "cpu")

@@ -17,6 +17,7 @@ from kd.machine import kernels
 from kd.machine.footprint import gpu_bytes
 from kd.machine.processor import processor
 from kd.machine.room import view_bytes
+from kd.machine.shares import served
 from kd.study.cells import Cell
 from kd.study.config import Protocol, Recipe
 from kd.train.arithmetic import compiling_pays, precision_of, tune
@@ -63,6 +64,8 @@ def place_of(
         place(protocol.precision, threads, resources.cells_per_gpu, need, peers, protocol.deterministic)
     )
     pixels = math.prod(have.examples.shape[1:]) * len(have.examples.train) * cell.epochs(protocol)
+    if where.device.type == "cuda" and resources.cells_per_gpu != 1 and not served():
+        log.warning("cells that share a GPU take turns here; to train at once they need: nvidia-cuda-mps-control -d")
     tune(where.device, pixels, protocol.deterministic)
     compiles = trains and compiling_pays(pixels, protocol.compile, peers.count)
     if compiles:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def gpu_shares(
                 held.push(trial.pop_all())
                 return taken
         time.sleep(_POLL_SECONDS)
+
+
+def served() -> bool:
+    """Say whether NVIDIA's multi-process service runs here, without which the cells that share a GPU take turns."""
+    return Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"), "control").exists()
 
 
 def _free_shares(names: list[str], sizes: list[int], held: contextlib.ExitStack, count: int) -> list[int]:
