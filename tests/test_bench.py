@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import subprocess
 import sys
 
@@ -52,11 +53,15 @@ def test_the_report_divides_what_the_loops_measured(tmp_path, monkeypatch) -> No
     pd.DataFrame(measured).to_csv(tmp_path / "loops.csv", index=False)
     for name in ("parts", "scale"):
         pd.DataFrame([{"part": "a", "value": 1}]).to_csv(tmp_path / f"{name}.csv", index=False)
+    cards = [{"part": "training", "value": 7}, {"part": "training, memory", "value": 512}]
+    pd.DataFrame(cards).to_csv(tmp_path / "gpu.csv", index=False)
     (tmp_path / "machine.txt").write_text("a machine")
+    (tmp_path / "gpu.txt").write_text("a card")
     monkeypatch.setattr(sys, "argv", ["report", "--out", str(tmp_path)])
     report.main()
     text = (tmp_path / "RESULTS.md").read_text()
     assert "a machine" in text
+    assert re.search(r"a card[^|]*\| part +\| +value \|\n[^\n]*\n\| training +\| +7 \|\n$", text)
     growth = pd.read_csv(tmp_path / "growth.csv").set_index("students")
     # 20 students of three seeds: 20 cells of 10 million images, and nearly all of 8.1 million views
     hours = (20 * 10e6 / 1000 + report.views_filled(3) * 50_000 / 150) / 3600

@@ -43,7 +43,8 @@ def gpu_shares(
 
 def served() -> bool:
     """Say whether NVIDIA's multi-process service runs here, without which the cells that share a GPU take turns."""
-    return Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"), "control").exists()
+    place = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"), "control")
+    return place.exists()
 
 
 def _free_shares(names: list[str], sizes: list[int], held: contextlib.ExitStack, count: int) -> list[int]:
