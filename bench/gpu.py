@@ -276,9 +276,10 @@ def roofline(bench: Bench) -> None:
         bench.note(part, "arithmetic", flops / 1e9, "GFLOP an image")
         bench.note(part, "memory, all fused that can be", moved / 1e6, "MB an image")
         bench.note(part, "floor", 1 / floor, "images/s")
-        images, seconds, spent = _profiled(bench, name)
+        images, seconds, spent, kernels = _profiled(bench, name)
         bench.note(part, "training and evaluation, under the profiler", images / seconds, "images/s")
         bench.note(part, "share of the floor", images / seconds * floor, "")
+        bench.note(part, "kernels", kernels / images * BATCH, "a batch of training and its share of the evaluation")
         for kind in KINDS:
             of_kind = sum(taken for kernel, taken in spent.items() if _kind(kernel) == kind)
             bench.note(part, f"time in {kind}", 100 * of_kind / seconds, "%")
@@ -330,8 +331,8 @@ def _bytes(name: str) -> float:
     return 2 * sum(3 * (x.numel() + gradient.numel()) for _, x, _, gradient in layers) + traffic(name) / BATCH
 
 
-def _profiled(bench: Bench, name: str) -> tuple[int, float, dict[str, float]]:
-    """Return (images, seconds, {kernel: seconds}) of two epochs of fit, after three epochs to warm up."""
+def _profiled(bench: Bench, name: str) -> tuple[int, float, dict[str, float], int]:
+    """Return (images, seconds, {kernel: seconds}, kernels run) of two epochs of fit, after three to warm up."""
     activity = torch.profiler.ProfilerActivity.CUDA if bench.is_gpu else torch.profiler.ProfilerActivity.CPU
     profiler = torch.profiler.profile(activities=[activity])
     times: list[float] = []
@@ -359,8 +360,9 @@ def _profiled(bench: Bench, name: str) -> tuple[int, float, dict[str, float]]:
     with contextlib.suppress(Enough):
         train_for_ever(options | {"train": bench.size.train, "test": bench.size.test}, Turns(2, pause))
     time_of = "self_device_time_total" if bench.is_gpu else "self_cpu_time_total"
-    spent = {event.key: getattr(event, time_of) / 1e6 for event in profiler.key_averages()}
-    return 2 * bench.size.train, times[2] - times[1], spent
+    found = profiler.key_averages()
+    spent = {event.key: getattr(event, time_of) / 1e6 for event in found}
+    return 2 * bench.size.train, times[2] - times[1], spent, sum(event.count for event in found)
 
 
 def _kind(kernel: str) -> str:
