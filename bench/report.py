@@ -49,8 +49,8 @@ def main() -> None:
         "## Studies by size\n",
         scale.to_markdown(index=False) + "\n",
         "## On a GPU\n",
-        f"{(out / 'gpu.txt').read_text().strip()}\n\n`bench/gpu.sh` measures it. Training includes the evaluation of a fifth "
-        "as many images; medians of 3 rounds of contestants that took turns.\n",
+        f"{(out / 'gpu.txt').read_text().strip()}\n\n`bench/gpu.sh` measures it. Training includes the evaluation of a "
+        "fifth as many images; medians of 3 rounds of contestants that took turns.\n",
         gpu[~gpu.part.str.endswith(", memory")].to_markdown(index=False) + "\n",
     ]
     (out / "RESULTS.md").write_text("\n".join(sections))
