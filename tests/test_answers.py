@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,13 @@ import torch
 from conftest import answer, prepare, recipe, study, train
 
 from kd.core import files
-from kd.core.errors import StorageError
+from kd.core.errors import Damaged, StorageError
 from kd.measure import answers
 from kd.study.config import Study
 from kd.study.expansion import all_cells
 from kd.study.paths import parse_cell
 from kd.train import material
+from kd.train.tensors import tensors_of
 
 TEACHER = "results/digits/quick/resnet14.ce.s0"
 STUDENT = f"{TEACHER}/resnet8.kl-tau3.s0"
@@ -129,3 +132,21 @@ def test_an_ensemble_answers_as_its_members_together_and_has_no_pre_logits(digit
 def ensembles(combination: str) -> Study:
     one = {"teacher": "resnet14", "teacher_seeds": "0+1", "student": "resnet8", "loss": "mse"}
     return study(protocol=PROTOCOL, seeds=[0], experiments={"e": {**one, "ensemble": combination}})
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_file_of_tensors_that_a_disk_does_not_give_is_not_called_damaged(number: int, tmp_path, monkeypatch) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "opened", failing)
+    with pytest.raises(StorageError, match=f"a.safetensors: cannot read: {os.strerror(number)}") as error:
+        tensors_of(tmp_path / "a.safetensors")
+    assert not isinstance(error.value, Damaged)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing like it", b"\xff" * 64])
+def test_a_file_of_tensors_that_is_none_is_called_damaged(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(Damaged, match="a.safetensors: damaged"):
+        tensors_of(tmp_path / "a.safetensors")

@@ -13,20 +13,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from kd.core import files
-from kd.core.errors import StorageError
-from kd.core.project import on_disk
 from kd.data.examples import Examples
 from kd.data.splits import SAMPLE, subset
 from kd.losses.ensembles import ENSEMBLES
 from kd.models.network import Network
 from kd.study.cells import ANSWERS, Cell
 from kd.train.device import Place
+from kd.train.tensors import tensors_of
 
 FILE = "answers.safetensors"
 
@@ -104,11 +101,7 @@ def manifest_of(cell: Cell) -> dict:
 
 def read(cell: Cell) -> Answers:
     """Return the published answers of a cell that did not diverge. Raises StorageError when they cannot be read."""
-    path = Path(ANSWERS, cell.name, FILE)
-    try:
-        tensors = safetensors.torch.load_file(on_disk(path))
-    except (OSError, safetensors.SafetensorError) as error:
-        raise StorageError(f"{path}: cannot read these answers: {error}; {files.AGAIN}") from error
+    tensors = tensors_of(Path(ANSWERS, cell.name, FILE))
     keys = [field.name for field in fields(Split)]
     splits = {name: Split(*(tensors.get(f"{name}.{key}") for key in keys)) for name in ("test", "train")}
     return Answers(**splits, weight=tensors.get("weight"), bias=tensors.get("bias"))

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
 from kd import models
 from kd.core import files
 from kd.core.errors import ConfigError, Damaged
-from kd.core.project import on_disk
 from kd.study.cells import Cell
 from kd.train.material import Prepared
+from kd.train.tensors import tensors_of
 
 MODEL = "model.safetensors"
 
@@ -27,12 +25,12 @@ def status_of(cell: Cell) -> str:
 
 def load_network(cell: Cell, have: Prepared) -> nn.Module:
     """Return the published network of `cell`, its weights checked against the manifest's digest."""
-    manifest = files.verified(Path(cell.path), MODEL)
-    network = models.build(cell.stage.network, have.classes, have.channels)
+    manifest, path = files.verified(Path(cell.path), MODEL), Path(cell.path, MODEL)
+    network, weights = models.build(cell.stage.network, have.classes, have.channels), tensors_of(path)
     try:
-        network.load_state_dict(safetensors.torch.load_file(on_disk(Path(cell.path, MODEL))))
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        raise Damaged(f"{Path(cell.path, MODEL)}: not the weights of a {cell.stage.network}: {error}") from error
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise Damaged(f"{path}: not the weights of a {cell.stage.network}: {error}") from error
     return seeing_its_own(network, have, manifest["recipe"].get("weights", {}))
 
 
