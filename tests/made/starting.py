@@ -78,6 +78,13 @@ class Starter:
         )
         return _program(Path(self.python).with_name("controller"), shlex.join([sys.executable, "-c", code]))
 
+    def commands(self, folder: Path) -> Path:
+        """Write the commands `kd` and `snakemake` to a folder, which fork; return it, for PATH."""
+        folder.mkdir()
+        _program(folder / "kd", shlex.join([self.python, "-m", "kd"]))
+        _program(folder / "snakemake", shlex.join([self.controller, "-m", "snakemake"]))
+        return folder
+
 
 STARTER = Starter()
 
