@@ -50,6 +50,8 @@ EXPERIMENTS = {
 class Stormy(Whole):
     """A project whose study has more for a storm to hit: a chain, two banks, cells that take more than an epoch."""
 
+    forks = False  # what is killed is found by its command
+
     def ask(self, size: int, **keys: object) -> None:
         protocol = {"name": "quick", "epochs": 3, "batch": 64, "precision": "fp32", "heldout": 0.1}
         super().ask(size, protocol=protocol, experiments=EXPERIMENTS, **keys)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -66,7 +67,7 @@ class Starter:
             self._server = server
         return self._python
 
-    @property
+    @functools.cached_property
     def controller(self) -> str:
         """A program that does what Python does with `-m snakemake` and arguments; only the jobs are forked.
 
