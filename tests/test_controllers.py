@@ -53,7 +53,7 @@ class Controller:
         self.running: subprocess.Popen | None = None
 
     def start(self, cores: int = 2, forks: bool = True) -> Controller:
-        """Start it; without `forks` each of its jobs is a process of Python's own, which can be found by its command."""
+        """Start it; without `forks` its jobs are processes of Python's own, which can be found by their commands."""
         python = STARTER.controller if forks else sys.executable
         command = [python, "-m", "snakemake", "--cores", str(cores), "--configfile", "study.yaml"]
         environment = {**self.project.environment, "KD_FAULTS": str(self.faults)}

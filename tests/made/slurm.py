@@ -108,7 +108,7 @@ class OnSlurm(Project):
         return self.said()
 
     def start(self) -> subprocess.Popen:
-        self.controller = super().start()
+        self.controller = super().start(forks=False)
         return self.controller
 
     def close(self) -> None:

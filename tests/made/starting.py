@@ -1,9 +1,10 @@
 """Start Snakemake and kd as forks of processes that have already done the slow imports.
 
 `STARTER.run` runs Snakemake. `STARTER.python` is a program to start in the place of Python; the jobs of that Snakemake
-use it, and so do the jobs of a Snakemake that `STARTER.controller` starts. Behind each is a server, this file run as a program, which forks for each order: the child does what
-`python -m snakemake` or `python -m kd` would do, with the folder, environment and arguments of the order. A server
-imports none of kd's own code, because each project folder has its own copy.
+use it, and so do the jobs of a Snakemake that `STARTER.controller` starts. Behind each is a server, this file run as a
+program, which forks for each order: the child does what `python -m snakemake` or `python -m kd` would do, with the
+folder, environment and arguments of the order. A server imports none of kd's own code, because each project folder has
+its own copy.
 """
 
 from __future__ import annotations
@@ -250,6 +251,7 @@ def run(order: dict, streams: list[int]) -> None:
     assert option == "-m"
     sys.path.insert(0, order["folder"])
     sys.orig_argv = [sys.executable, *order["arguments"]]
+    Path("/proc/self/comm").write_text(" ".join(order["arguments"][1:3])[:15])  # its command line is the server's
     sys.argv = order["arguments"][1:]
     to_its_end(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
 
