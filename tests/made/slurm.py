@@ -46,6 +46,9 @@ class OnSlurm(Project):
         ):
             note = f'        with open("events.txt", "a") as events:\n            print(f"{event}", file=events)\n'
             self.edit(f"kd/{module}.py", line, note + line)
+        # The executor asks about the jobs after 2 seconds, then after 12 more, 22, 32: most of a test would be waiting.
+        last = "\n    plugin.Executor.check_active_jobs = checked"
+        self.edit("kd/core/patches.py", last, f"        executor.next_seconds_between_status_checks = 2\n{last}")
         self.target: list[str] = []
         self.controller: subprocess.Popen | None = None
         self.profile(**{"slurm-init-seconds-before-status-checks": 2, "max-status-checks-per-second": 1})
