@@ -504,14 +504,8 @@ def epochs_in(log: Path) -> list[int]:
 @pytest.mark.slow
 def test_a_cell_trained_by_hand_is_the_one_that_snakemake_wants(tmp_path: Path) -> None:
     project = Project(tmp_path)
-
-    def kd(*arguments: str) -> None:
-        command = [sys.executable, "-m", "kd", *arguments, "--configfile", "study.yaml"]
-        subprocess.run(command, cwd=project.folder, env=project.environment, check=True, capture_output=True)
-
-    kd("data", "digits")
-    kd("train", f"results/{TEACHER}")
-    kd("train", f"results/{sorted(MSE)[0]}")
+    for verb, what in (("data", "digits"), ("train", f"results/{TEACHER}"), ("train", f"results/{sorted(MSE)[0]}")):
+        project.kd(verb, what, "--configfile", "study.yaml")
     project.run("students")
     by_hand = {name: (project.folder / "results" / name / "model.safetensors").read_bytes() for name in MSE}
     shutil.rmtree(project.folder / "results")
