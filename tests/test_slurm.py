@@ -33,8 +33,8 @@ pytestmark = [
 
 
 @pytest.fixture
-def project(finished: Project, tmp_path: Path) -> Iterator[OnSlurm]:
-    with prepared(tmp_path, finished) as made:
+def project(tmp_path: Path) -> Iterator[OnSlurm]:
+    with prepared(tmp_path) as made:
         yield made
 
 

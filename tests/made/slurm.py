@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 from conftest import ROOT
 
+from kd.__main__ import main
 from made.project import SMALL, Project
 
 ACCOUNTING = os.environ.get("KD_TEST_CLUSTER") == "accounting"
@@ -150,11 +151,12 @@ def assert_nothing_saved_was_trained_again(project: OnSlurm, epochs: int = EPOCH
 
 
 @contextlib.contextmanager
-def prepared(folder: Path, finished: Project) -> Iterator[OnSlurm]:
+def prepared(folder: Path) -> Iterator[OnSlurm]:
     """Yield a project with one cell to train and its data prepared; end all its jobs afterwards."""
     made = OnSlurm(folder)
     made.study(LONG)
     made.target = ["students"]
-    shutil.copytree(finished.folder / "data", folder / "data")
+    with contextlib.chdir(folder):
+        assert main(["data", "digits", "--configfile", "study.yaml"]) == 0
     yield made
     made.close()
