@@ -123,7 +123,14 @@ def test_a_requeued_cell_goes_on_and_has_one_writer(project: OnSlurm) -> None:
     snakemake = project.start()
     job = project.running()
     project.slurm("scontrol", "requeue", job)
-    project.slurm("scontrol", "update", f"jobid={job}", "starttime=now")
+
+    def goes_on() -> bool:
+        # When the job has ended, SLURM puts its next start two minutes off. Until then this changes nothing, and once
+        # the job is running it is refused.
+        subprocess.run(["scontrol", "update", f"jobid={job}", "starttime=now"], capture_output=True)
+        return job in project.jobs("running")
+
+    wait_for(goes_on)
     project.ended(snakemake)
     assert_nothing_saved_was_trained_again(project)
 
