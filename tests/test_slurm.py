@@ -70,11 +70,11 @@ def test_a_cell_that_fails_in_a_pack_fails_alone(tmp_path: Path) -> None:
 
 def test_a_cell_that_hits_its_time_limit_is_retried_and_goes_on(project: OnSlurm) -> None:
     """Faults 18, 19 and 45."""
-    epochs = 300
+    epochs = 150
     # A limit is a minute at least, and SLURM may notice half a minute later: each epoch waits, so that none is trained
     # for the time alone.
     note = '        with open("events.txt", "a") as events:\n'
-    project.edit("kd/machine/progress.py", note, f"        __import__('time').sleep(0.3)\n{note}")
+    project.edit("kd/machine/progress.py", note, f"        __import__('time').sleep(0.7)\n{note}")
     project.study({**LONG, "protocol": {**LONG["protocol"], "epochs": epochs}})
     project.resources("train", runtime="attempt")
     snakemake = project.start()
