@@ -351,11 +351,13 @@ def _process(path: Path, folder: str) -> Process | None:
     with contextlib.suppress(OSError):  # it has ended meanwhile
         if os.readlink(path / "cwd") == folder:
             text = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            verb = re.search(r"-m kd (\w+) ", text)
+            forked = re.match(r"kd (\w+)", (path / "comm").read_text())
             if "-m snakemake " in text:
                 return Process(int(path.name), "controller", None)
-            if verb:
-                return Process(int(path.name), "shell" if re.match(r"\S*(?:ba)?sh ", text) else "kd", verb[1])
+            if forked:
+                return Process(int(path.name), "kd", forked[1])
+            if verb := re.match(r"(?s)\S*(?:ba)?sh .*-m kd (\w+) ", text):
+                return Process(int(path.name), "shell", verb[1])
     return None
 
 

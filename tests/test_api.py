@@ -18,6 +18,7 @@ import yaml
 from conftest import ROOT, values
 from made.fitting import logits
 from made.project import SMALL, Project, jobs_in
+from made.starting import STARTER
 
 import kd
 import kd.api
@@ -164,7 +165,8 @@ time.sleep(60)
 
 
 @pytest.mark.slow
-def test_a_run_makes_the_table_and_the_figures(tmp_path: Path, elsewhere: Path) -> None:
+def test_a_run_makes_the_table_and_the_figures(tmp_path: Path, elsewhere: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "executable", STARTER.controller)
     made = Project(tmp_path / "project")
     made.study({**SMALL, "seeds": [0]})
     study = kd.open(made.folder / "study.yaml")
@@ -229,11 +231,9 @@ def outer(folder: Path, more: str = "") -> Project:
 
 
 def asked(project: Project, *arguments: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=project.folder, env=environment, capture_output=True, text=True)
-    assert run.returncode == code, run.stdout + run.stderr
-    return run.stdout + run.stderr
+    ended, output = STARTER.run(["--cores", "2", *arguments], project.folder, {**os.environ, "PYTHONPATH": str(ROOT)})
+    assert ended == code, output
+    return output
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 from conftest import ROOT
+from made.starting import STARTER
 
 import kd
 from kd.data import SELECTIONS
@@ -81,14 +82,15 @@ def test_the_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN_SLOWLY, ids=named)
 def test_the_commands_of_a_page_run_to_their_end(page: Path, tmp_path: Path) -> None:
-    run(page, tmp_path)
+    (tmp_path / "project").mkdir()
+    run(page, tmp_path / "project", STARTER.commands(tmp_path / "bin"))
 
 
-def run(page: Path, folder: Path) -> None:
-    """Run the blocks of a page that are to run, in a copy of the project."""
+def run(page: Path, folder: Path, commands_in: Path = Path(sys.executable).parent) -> None:
+    """Run the blocks of a page that are to run, in a copy of the project, with `kd` and `snakemake` of a folder."""
     for name in ("Snakefile", "config.yaml", "kd", "profiles", "workflow", "slurm"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, folder / name)
-    paths = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    paths = f"{commands_in}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": paths, "PYTHONPATH": str(folder)}
     for block in commands(page):
         if block.when != "never":

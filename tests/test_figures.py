@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -140,7 +141,7 @@ ANSWERED = [
 ]
 TABLES |= dict.fromkeys(ANALYSES, ANSWERED)
 CASES = [
-    pytest.param(name, rows, id=f"{name}-{n}", marks=[pytest.mark.slow] if n else [])
+    pytest.param((name, rows), id=f"{name}-{n}", marks=[pytest.mark.slow] if n else [])
     for name, all in TABLES.items()
     for n, rows in enumerate(all)
 ]
@@ -153,6 +154,23 @@ def drawn(name: str, rows: pd.DataFrame) -> tuple[Figure, str, list[Text]]:
         figure, caption = figures.draw(name, rows, beside(name, rows))
         _DRAWN[name, id(rows)] = figure, caption, words_on(figure)
     return _DRAWN[name, id(rows)]
+
+
+class Case(NamedTuple):
+    """A figure of a table, and what was drawn."""
+
+    name: str
+    rows: pd.DataFrame
+    figure: Figure
+    caption: str
+    words: list[Text]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Each figure of each table. Because of its scope all laws of a case follow each other, so one process draws it."""
+    name, rows = request.param
+    return Case(name, rows, *drawn(name, rows))
 
 
 def beside(name: str, rows: pd.DataFrame) -> pd.DataFrame:
@@ -169,9 +187,8 @@ def test_every_figure_has_cases() -> None:
     assert {path.stem for path in (HERE.parent / "kd/report/figures").glob("*.py")} - helpers == set(FIGURES)
 
 
-@pytest.mark.parametrize(("name", "rows"), CASES)
-def test_every_figure_draws_and_its_caption_says_what_it_owes(name: str, rows: pd.DataFrame) -> None:
-    _, caption, _ = drawn(name, rows)
+def test_every_figure_draws_and_its_caption_says_what_it_owes(case: Case) -> None:
+    rows, caption = case.rows, case.caption
     assert re.search(r"n = \d", caption)
     assert "n counts networks" in caption
     lost = (rows["status"] == "diverged").sum()
@@ -214,20 +231,20 @@ def test_a_figure_of_a_column_has_the_same_panels_one_below_another(name: str) -
         assert box.x1 <= figure.bbox.x1 + 1, text
 
 
-@pytest.mark.parametrize(("name", "rows"), CASES)
-def test_axes_are_labelled_and_accuracy_has_its_unit(name: str, rows: pd.DataFrame) -> None:
-    figure, _, _ = drawn(name, rows)
-    labels = [label for axis in figure.axes for label in (axis.get_xlabel(), axis.get_ylabel())]
-    assert name in {*ANALYSES, *OF_SELECTIONS} or any("test top-1" in label for label in labels)
+def test_axes_are_labelled_and_accuracy_has_its_unit(case: Case) -> None:
+    labels = [label for axis in case.figure.axes for label in (axis.get_xlabel(), axis.get_ylabel())]
+    assert case.name in {*ANALYSES, *OF_SELECTIONS} or any("test top-1" in label for label in labels)
     for label in labels:
         assert "top-1" not in label or "(%)" in label or "(points)" in label
-    for axis in figure.axes:
+    for axis in case.figure.axes:
         assert axis.get_xlabel() or axis.get_label() == "<colorbar>"
 
 
-@pytest.mark.parametrize(("name", "rows"), CASES)
-def test_no_text_overlaps_leaves_the_page_or_is_too_small(name: str, rows: pd.DataFrame) -> None:
-    figure, _, words = drawn(name, rows)
+def test_no_text_overlaps_leaves_the_page_or_is_too_small(case: Case) -> None:
+    assert_words_lie_apart(case.figure, case.words)
+
+
+def assert_words_lie_apart(figure: Figure, words: list[Text]) -> None:
     page = figure.bbox
     boxes = [(text.get_text(), text.get_window_extent()) for text in words]
     for text in words:
@@ -243,11 +260,9 @@ def test_no_text_overlaps_leaves_the_page_or_is_too_small(name: str, rows: pd.Da
         assert wide < 1 or tall < 1, f"{one!r} lies on {other!r}"
 
 
-@pytest.mark.parametrize(("name", "rows"), CASES)
-def test_what_diverged_is_named_in_the_figure(name: str, rows: pd.DataFrame) -> None:
-    _, _, words = drawn(name, rows)
-    named = any(re.search(r"\b\d+\s+of\s+\d+\b", text.get_text()) for text in words)
-    assert named == (rows["status"] == "diverged").any()
+def test_what_diverged_is_named_in_the_figure(case: Case) -> None:
+    named = any(re.search(r"\b\d+\s+of\s+\d+\b", text.get_text()) for text in case.words)
+    assert named == (case.rows["status"] == "diverged").any()
 
 
 @pytest.mark.slow
@@ -470,8 +485,8 @@ def test_24_objectives_are_drawn_apart_and_none_is_left_out_in_silence(name: str
     shaped = {"fractions": made.in_parts, "kept": made.by_ensembles, "ranks": made.of_pairs, "tests": made.scored}
     if name in shaped:
         invented = shaped[name](invented)
-    test_no_text_overlaps_leaves_the_page_or_is_too_small(name, invented)
     figure, caption, words = drawn(name, invented)
+    assert_words_lie_apart(figure, words)
     lines = [line.get_label() for axis in figure.axes for line in axis.lines]
     written = "\n".join([caption, *lines, *(text.get_text() for text in words)])
     hidden = {"heatmap", "tau"}  # what stands at a place of an axis has no name there

@@ -50,7 +50,7 @@ CELLS = {
         *(f"{TEACHER}/resnet8.{ending}" for ending in ("wkd_l.s0", "wkd_l-relationlogits.s0", "wkd_l.s0-frac0.5")),
         "results/digits/golden/resnet14.ce.s0+1-meanprob/resnet8.wkd_l-tau2-relationlogits.s0",
     ],
-    "compiled": [f"{TEACHER}/resnet8.mse.s0"],
+    "compiled": ["results/digits/golden/resnet8.ce.s0/resnet8.mse.s0"],
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from made.starting import STARTER
 
 NOTEBOOK = ROOT / "docs/notebook.ipynb"
 nbformat = pytest.importorskip("nbformat", reason="no nbformat: pip install -e '.[dev]'")
@@ -26,6 +27,9 @@ def test_the_notebook_runs_and_shows_four_figures(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    startup = tmp_path / "ipython/profile_default/startup"
+    startup.mkdir(parents=True)
+    (startup / "forks.py").write_text(f"import sys; sys.executable = {STARTER.controller!r}")  # the jobs of a run
     book = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(book, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in book.cells for output in cell.get("outputs", ())]

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made.project import Project
 from made.slurm import LONG, OnSlurm, assert_nothing_saved_was_trained_again, prepared, wait_for
 
 CLUSTER = os.environ.get("KD_TEST_CLUSTER")
@@ -21,8 +20,8 @@ forgetful = pytest.mark.skipif(CLUSTER != "forgetful", reason="make test-slurm s
 
 
 @pytest.fixture
-def project(finished: Project, tmp_path: Path) -> Iterator[OnSlurm]:
-    with prepared(tmp_path, finished) as made:
+def project(tmp_path: Path) -> Iterator[OnSlurm]:
+    with prepared(tmp_path) as made:
         yield made
 
 

@@ -504,14 +504,8 @@ def epochs_in(log: Path) -> list[int]:
 @pytest.mark.slow
 def test_a_cell_trained_by_hand_is_the_one_that_snakemake_wants(tmp_path: Path) -> None:
     project = Project(tmp_path)
-
-    def kd(*arguments: str) -> None:
-        command = [sys.executable, "-m", "kd", *arguments, "--configfile", "study.yaml"]
-        subprocess.run(command, cwd=project.folder, env=project.environment, check=True, capture_output=True)
-
-    kd("data", "digits")
-    kd("train", f"results/{TEACHER}")
-    kd("train", f"results/{sorted(MSE)[0]}")
+    for verb, what in (("data", "digits"), ("train", f"results/{TEACHER}"), ("train", f"results/{sorted(MSE)[0]}")):
+        project.kd(verb, what, "--configfile", "study.yaml")
     project.run("students")
     by_hand = {name: (project.folder / "results" / name / "model.safetensors").read_bytes() for name in MSE}
     shutil.rmtree(project.folder / "results")
@@ -523,48 +517,14 @@ def test_a_cell_trained_by_hand_is_the_one_that_snakemake_wants(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_the_demo_decides_its_claims_and_is_incremental(tmp_path: Path) -> None:
-    """All that a finished study promises, step by step on one real run of the demo."""
+def test_the_demo_decides_its_claims_with_the_numbers_that_are_quoted(tmp_path: Path) -> None:
     project = Project(tmp_path)
-    demo = yaml.safe_load((ROOT / "workflow" / "studies" / "demo.yaml").read_text())
-    project.study(demo)
+    project.study(yaml.safe_load((ROOT / "workflow" / "studies" / "demo.yaml").read_text()))
     project.run()
-    first = project.published()
-    assert len(first) >= 40
+    assert len(project.published()) >= 40
     assert_decided(tmp_path / "reports" / "demo" / "verdict.csv")
     assert_as_quoted(tmp_path / "reports" / "demo" / "table.parquet")
     assert "Nothing to be done" in project.run()
-
-    kl = project.folder / "kd" / "losses" / "kl.py"
-    text = kl.read_text()
-    kl.write_text("# a comment\n" + text.replace('"""', '"""Changed. ', 1))
-    assert "Nothing to be done" in project.run("--dry-run")
-    kl.write_text(text + "\nCHANGED = 1\n")
-    assert project.planned()[1] == {name for name in first if ".kl-" in name}
-    kl.write_text(text)
-    project.change("kd/report/figures/tau.py")
-    assert project.planned()[0] == Counter(figure=1, report=1, all=1)
-    project.run()
-    for tree in ("results", "data", "banks", "kd"):
-        for entry in (project.folder / tree).rglob("*"):
-            os.utime(entry)
-    assert not project.planned()[1]
-
-    demo["experiments"]["noise"]["loss"][1]["kl"]["tau"].append(5)
-    demo["experiments"]["noise"]["seeds"] = [10, 11]
-    project.study(demo)
-    new = {f"digits+sym0.6/demo/wrn-10-2.ce.s0/resnet8.kl-tau5.s{n}" for n in (10, 11)}
-    victim = sorted(new)[0]
-    running = project.start()
-    wait_for(lambda: any((project.folder / "state" / victim).glob("run-*/last.pt")), running)
-    for pid in project.processes(f"kd train results/{re.escape(victim)} "):
-        os.kill(pid, signal.SIGKILL)
-    assert running.wait(300) == 1
-    assert changed(first, project.published()) == new - {victim}
-    before = project.published()
-    project.run()
-    assert changed(before, project.published()) == {victim}
-    assert "going on from epoch" in (project.folder / "logs" / f"{victim}.log").read_text()
 
 
 @pytest.mark.slow
@@ -592,14 +552,16 @@ def test_the_study_of_imagenet_runs_to_its_figures_with_two_processes_a_cell(tmp
     project.run()
     first = project.published()
     assert not project.planned("--config", "gpus_per_cell=2", "workers=0")[1]  # what is trained stays as it is
-    project.study({**small, "seeds": [0, 1], "gpus_per_cell": 2})
+    few = {**small["experiments"]["resnet34_to_18"], "loss": ["ce", {"kl": {"tau": "inf"}}]}
+    project.study({**small, "experiments": {"resnet34_to_18": few}, "seeds": [0, 1], "gpus_per_cell": 2})
     project.run()
     new = changed(first, project.published())
+    assert len(new) == 2
     assert {name.rpartition(".")[2] for name in new} == {"s1"}
     assert all('"processes": 2' in project.published()[name] for name in new)
     table = pd.read_parquet(tmp_path / "reports" / "imagenet_small" / "table.parquet")
     assert (table.status == "ok").all()
-    assert len(table) == 2 * 4 + 1
+    assert len(table) == 2 * 2 + 1
     assert not (tmp_path / "banks").exists()
     assert sum(path.stat().st_size for path in (tmp_path / "data").rglob("*.npy")) < 10_000  # no pixels
 

@@ -27,6 +27,7 @@ from kd.study.plain_yaml import read_yaml
 from kd.study.products import Product
 from made.disk import Disk
 from made.project import Project
+from made.starting import STARTER
 
 # The points of kd.core.files.crash_point that every kind of product passes: two before the work, one halfway, one after
 # publishing, and one before the stamp.
@@ -111,9 +112,10 @@ class Whole(Project):
 
     def start(self) -> subprocess.Popen:
         """Start Snakemake in a process group of its own and leave it running."""
+        python, *arguments = self.command()
         with open(self._log, "wb") as log:
             return subprocess.Popen(
-                self.command(),
+                [STARTER.controller if self.forks else python, *arguments],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=log,

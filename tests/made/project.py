@@ -77,12 +77,12 @@ class Project:
         assert run.returncode == code, run.stdout + run.stderr
         return run.stdout + run.stderr
 
-    def start(self) -> subprocess.Popen:
-        """Start Snakemake and leave it running."""
+    def start(self, forks: bool = True) -> subprocess.Popen:
+        """Start Snakemake and leave it running; without `forks` each of its jobs is a process of Python's own."""
         log = open(self.folder / "started.log", "wb")  # noqa: SIM115 (a pipe that nobody reads would fill)
-        return subprocess.Popen(
-            self.command(), cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT
-        )
+        python, *arguments = self.command()
+        command = [STARTER.controller if forks else python, *arguments]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
 
     def logs(self) -> str:
         return "".join(f"\n--- {path}\n{path.read_text()[-1500:]}" for path in (self.folder / "logs").rglob("*.log"))

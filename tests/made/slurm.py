@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 from conftest import ROOT
 
+from kd.__main__ import main
 from made.project import SMALL, Project
 
 ACCOUNTING = os.environ.get("KD_TEST_CLUSTER") == "accounting"
@@ -46,6 +47,9 @@ class OnSlurm(Project):
         ):
             note = f'        with open("events.txt", "a") as events:\n            print(f"{event}", file=events)\n'
             self.edit(f"kd/{module}.py", line, note + line)
+        # The executor asks about the jobs after 2 seconds, then after 12 more, 22, 32: most of a test would be waiting.
+        last = "\n    plugin.Executor.check_active_jobs = checked"
+        self.edit("kd/core/patches.py", last, f"        executor.next_seconds_between_status_checks = 2\n{last}")
         self.target: list[str] = []
         self.controller: subprocess.Popen | None = None
         self.profile(**{"slurm-init-seconds-before-status-checks": 2, "max-status-checks-per-second": 1})
@@ -108,7 +112,7 @@ class OnSlurm(Project):
         return self.said()
 
     def start(self) -> subprocess.Popen:
-        self.controller = super().start()
+        self.controller = super().start(forks=False)
         return self.controller
 
     def close(self) -> None:
@@ -147,11 +151,12 @@ def assert_nothing_saved_was_trained_again(project: OnSlurm, epochs: int = EPOCH
 
 
 @contextlib.contextmanager
-def prepared(folder: Path, finished: Project) -> Iterator[OnSlurm]:
+def prepared(folder: Path) -> Iterator[OnSlurm]:
     """Yield a project with one cell to train and its data prepared; end all its jobs afterwards."""
     made = OnSlurm(folder)
     made.study(LONG)
     made.target = ["students"]
-    shutil.copytree(finished.folder / "data", folder / "data")
+    with contextlib.chdir(folder):
+        assert main(["data", "digits", "--configfile", "study.yaml"]) == 0
     yield made
     made.close()

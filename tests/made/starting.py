@@ -1,15 +1,17 @@
 """Start Snakemake and kd as forks of processes that have already done the slow imports.
 
 `STARTER.run` runs Snakemake. `STARTER.python` is a program to start in the place of Python; the jobs of that Snakemake
-use it. Behind each is a server, this file run as a program, which forks for each order: the child does what
-`python -m snakemake` or `python -m kd` would do, with the folder, environment and arguments of the order. A server
-imports none of kd's own code, because each project folder has its own copy.
+use it, and so do the jobs of a Snakemake that `STARTER.controller` starts. Behind each is a server, this file run as a
+program, which forks for each order: the child does what `python -m snakemake` or `python -m kd` would do, with the
+folder, environment and arguments of the order. A server imports none of kd's own code, because each project folder has
+its own copy.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -62,14 +64,38 @@ class Starter:
                 assert server.poll() is None
                 time.sleep(0.01)
             client = shlex.join([sys.executable, "-IS", __file__, "--ask", where])  # with -IS it starts in 15 ms
-            program.write_text(f'#!/bin/sh\nexec {client} "$@"\n')
-            program.chmod(0o755)
-            self._python = str(program)
+            self._python = _program(program, client)
             self._server = server
         return self._python
 
+    @functools.cached_property
+    def controller(self) -> str:
+        """A program that does what Python does with `-m snakemake` and arguments; only the jobs are forked.
+
+        It is a process like any other, to which a test may send signals.
+        """
+        code = (
+            f"import sys; sys.executable = {self.python!r}; sys.argv[:3] = ['snakemake'];"
+            "from snakemake.cli import main; main()"
+        )
+        return _program(Path(self.python).with_name("controller"), shlex.join([sys.executable, "-c", code]))
+
+    def commands(self, folder: Path) -> Path:
+        """Write the commands `kd` and `snakemake` to a folder, which fork; return it, for PATH."""
+        folder.mkdir()
+        _program(folder / "kd", shlex.join([self.python, "-m", "kd"]))
+        _program(folder / "snakemake", shlex.join([self.controller, "-m", "snakemake"]))
+        return folder
+
 
 STARTER = Starter()
+
+
+def _program(path: Path, command: str) -> str:
+    """Write a program that runs a command with its own arguments; return its path."""
+    path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    path.chmod(0o755)
+    return str(path)
 
 
 def _tuned() -> dict[str, str]:
@@ -225,6 +251,7 @@ def run(order: dict, streams: list[int]) -> None:
     assert option == "-m"
     sys.path.insert(0, order["folder"])
     sys.orig_argv = [sys.executable, *order["arguments"]]
+    Path("/proc/self/comm").write_text(" ".join(order["arguments"][1:3])[:15])  # its command line is the server's
     sys.argv = order["arguments"][1:]
     to_its_end(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
 
