@@ -140,7 +140,7 @@ def test_a_file_of_tensors_that_a_disk_does_not_give_is_not_called_damaged(numbe
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(files, "opened", failing)
-    with pytest.raises(StorageError, match=f"a.safetensors: cannot read: {os.strerror(number)}") as error:
+    with pytest.raises(StorageError, match=rf"a\.safetensors: cannot read: {os.strerror(number)}") as error:
         tensors_of(tmp_path / "a.safetensors")
     assert not isinstance(error.value, Damaged)
 
@@ -148,5 +148,5 @@ def test_a_file_of_tensors_that_a_disk_does_not_give_is_not_called_damaged(numbe
 @pytest.mark.parametrize("content", [b"", b"nothing like it", b"\xff" * 64])
 def test_a_file_of_tensors_that_is_none_is_called_damaged(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
-    with pytest.raises(Damaged, match="a.safetensors: damaged"):
+    with pytest.raises(Damaged, match=r"a\.safetensors: damaged"):
         tensors_of(tmp_path / "a.safetensors")
