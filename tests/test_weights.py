@@ -319,7 +319,7 @@ def test_malicious_safetensors_are_refused_as_a_published_teacher(digits: Path, 
     have = material.prepared(cell, recipe(cell, borrowing()))
     Path(TEACHER, "model.safetensors").write_bytes(malicious)
     resigned(TEACHER)
-    with frugal(), pytest.raises(StorageError, match=r"model\.safetensors: not the weights of a resnet14"):
+    with frugal(), pytest.raises(StorageError, match=r"model\.safetensors: (damaged, no|not the weights of)"):
         published.load_network(cell, have)
 
 
