@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -158,6 +162,30 @@ def test_the_benchmark_of_gpus_can_be_rehearsed_without_one(tmp_path) -> None:
     shares = measured[measured.unit == "%"].value
     assert shares.sum() == pytest.approx(100, abs=1)
     assert len(pd.read_csv(tmp_path / "gpu_kernels.csv")) == 25
+
+
+@pytest.mark.slow
+def test_the_study_of_record_of_a_gpu_can_be_rehearsed_without_one(tmp_path: Path) -> None:
+    """bench/gpu.sh trains a study by verbs alone, and packs what it published."""
+    study = {
+        "study": "rehearsed",
+        "dataset": "digits",
+        "protocol": {"name": "short", "epochs": 1, "batch": 64, "precision": "fp32", "teacher_precision": "tf32"},
+        "seeds": [0],
+        "teacher_seeds": "matched",
+        "experiments": {"losses": {"teacher": "resnet8", "student": "resnet8", "loss": ["ce", "mse"]}},
+    }
+    (tmp_path / "study.yaml").write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in study.items()))
+    words = {"KD_DEVICE": "cpu", "KD_SEEDS": "3", "KD_STUDY": "study.yaml", "KD_WORK": "work", "PYTHON": sys.executable}
+    named = {key: str(tmp_path / text) if key in ("KD_STUDY", "KD_WORK") else text for key, text in words.items()}
+    command = [ROOT / "bench/gpu.sh", tmp_path / "out", "record"]
+    subprocess.run(command, env={**os.environ, **named}, check=True)
+    parts = sorted((tmp_path / "out").glob("record.tgz.*"))
+    with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts))) as packed:
+        networks = {name.rpartition("/")[0] for name in packed.getnames() if name.endswith("/manifest.json")}
+    teacher = "results/digits/short/resnet8.ce.s3"
+    assert networks == {teacher, f"{teacher}/resnet8.mse.s3"}
+    assert "exit 0" in (tmp_path / "out/gpu.log").read_text()
 
 
 @pytest.mark.slow
