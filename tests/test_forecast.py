@@ -14,6 +14,7 @@ from kd.cli.forecast import Forecast
 from kd.core import files, heartbeat
 from kd.core.heartbeat import Beat
 from kd.jobs import making
+from kd.machine import hours
 from kd.machine.hours import Speeds, Task, critical_path, images, numbers_at_once, wall_clock
 from kd.machine.room import Size, Sizes
 from kd.study import products
@@ -174,3 +175,13 @@ def test_calibrate_trains_a_little_of_each_network_and_publishes_nothing(project
     assert {path.name for path in project.iterdir()} == {"config.yaml", "state"}
     planned(capsys)  # knows it still
     assert "hours not known" not in planned(capsys)
+
+
+def test_timings_of_which_a_bit_is_flipped_are_not_read(tmp_path: Path) -> None:
+    whole = b"epoch,seconds\n1,9.0\n2,1.0\n3,1.0\n"
+    manifest = {"files": {"timings.csv": files.sha256(whole)}, "seconds": 12.0, "epochs": 3}
+    for content, seconds in ((whole, 1.0), (whole.replace(b"2,", b"2\x0c"), 4.0), (whole.replace(b"1.0", b"3.0"), 4.0)):
+        (tmp_path / "timings.csv").write_bytes(content)
+        assert hours._epoch_seconds(tmp_path, manifest) == seconds
+    (tmp_path / "timings.csv").unlink()
+    assert hours._epoch_seconds(tmp_path, manifest) == 4.0
