@@ -85,14 +85,7 @@ class Bench:
     def kd(self, name: str, student: str, processes: int = 1, **options: object) -> Contestant:
         """Return a contestant that runs kd.train.fit: in bf16, compiled, recorded and tuned, unless `options` say."""
         size = self.size
-        fixed = {
-            "loop": "kd",
-            "precision": "bf16",
-            "compiles": self.is_gpu,
-            "tuned": True,
-            "teacher": "none",
-            "threads": 1,
-        }
+        fixed = {"loop": "kd", "precision": "bf16", "compiles": self.is_gpu, "teacher": "none", "threads": 1}
         epoch = {"device": self.device, "train": size.train, "test": size.test, "epochs": size.epochs}
         images = size.train * size.epochs * options.get("cells", 1)
         return Contestant(name, student, {**fixed, **epoch, **options}, processes, images=images)
@@ -126,7 +119,7 @@ def steps(bench: Bench) -> None:
         "bf16, compiled": {"recorded": False, "tuned": False},
         "bf16, compiled, recorded": {"tuned": False},
         "bf16, compiled, recorded, tuned": {},
-        "bf16, compiled, recorded, deterministic": {"deterministic": True, "tuned": False},
+        "bf16, compiled, recorded, deterministic": {"deterministic": True},
     }
     some = ["fp32, compiled, recorded", "bf16, eager", "bf16, compiled, recorded"]
     variants = [(first, every), *((name, {key: every[key] for key in some}) for name in others)]
@@ -142,7 +135,6 @@ def bank(bench: Bench) -> None:
     loops = {"fill": ("fp32", "tf32", "bf16"), "passes": ("bf16",)}
     for loop, precision in ((loop, one) for loop, precisions in loops.items() for one in precisions):
         options = {"loop": loop, "precision": precision, "rows": bench.size.rows, "device": bench.device, "threads": 4}
-        options["tuned"] = True
         group.append(Contestant(f"{loop}, {precision}", TEACHER, options, images=bench.size.rows))
     for name, rate in bench.measured(f"bank of {TEACHER}", group).items():
         if name.startswith("fill"):
@@ -178,7 +170,7 @@ def whole(bench: Bench) -> None:
 
 def _whole(bench: Bench) -> dict:
     images, test, epochs = bench.size.whole
-    same = {"device": bench.device, "precision": "bf16", "compiles": bench.is_gpu, "tuned": True, "threads": 4}
+    same = {"device": bench.device, "precision": "bf16", "compiles": bench.is_gpu, "threads": 4}
     return same | {"train": images, "test": test, "schedule": epochs}
 
 
@@ -353,7 +345,6 @@ def _profiled(bench: Bench, name: str) -> tuple[int, float, dict[str, float], in
         "device": bench.device,
         "precision": "bf16",
         "compiles": bench.is_gpu,
-        "tuned": True,
         "teacher": "none",
         "student": name,
     }

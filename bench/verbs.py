@@ -31,10 +31,10 @@ def main() -> None:
         return code
 
     cells = sorted(kd.open(options.study).cells(), key=lambda cell: len(cell.stages))
+    failed = [verb("data", name) for name in {str(cell.dataset) for cell in cells}]
     for _, generation in itertools.groupby(cells, key=lambda cell: len(cell.stages)):
         made = list(generation)
         teachers = {cell.teacher.path for cell in made if cell.teacher and cell.stage.objective.needs_teacher}
-        failed = [verb("data", name) for name in {str(cell.dataset) for cell in made}]
         failed += [verb("bank", path, *shares) for path in sorted(teachers)]
         with ThreadPoolExecutor(options.at_once) as pool:
             failed += pool.map(lambda path: verb("train", path, *shares), [cell.path for cell in made])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
+import math
 import sys
 import tempfile
 import threading
@@ -27,7 +27,7 @@ from kd.losses.objective import Pure
 from kd.losses.spec import Needs
 from kd.machine.state import State
 from kd.study.needs import Need
-from kd.train import bank
+from kd.train import arithmetic, bank
 from kd.train.device import Place
 from kd.train.fit import History, Sgd, evaluate, fit
 from kd.train.plan import Plan
@@ -210,12 +210,9 @@ class Turns(State):
 def _place(options: dict) -> Place:
     """Return a contestant's place. On a GPU its steps are recorded as CUDA graphs, unless its options say otherwise."""
     device = torch.device(options.get("device", "cpu"))
-    if device.type == "cuda":
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # as kd.train.device.place does
-        torch.backends.cudnn.benchmark = options.get("tuned", False)
-    if options.get("deterministic"):
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-        torch.use_deterministic_algorithms(True)
+    deterministic = options.get("deterministic", False)
+    arithmetic.choose_kernels(deterministic)
+    arithmetic.tune(device, math.inf if options.get("tuned", True) else 0, deterministic)
     kind = Place if options.get("recorded", True) else Unrecorded
     return kind(device, options["precision"], options.get("compiles", False))
 

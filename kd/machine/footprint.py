@@ -38,10 +38,9 @@ def gpu_bytes(
 
     Counted are the weights with gradients and so many `copies` (momenta and the like), the activations that one batch
     keeps for its backward pass, what it takes to evaluate `evaluated` images at a time in this `precision`, and the
-    data, which stay on the device. The objective, built on the meta device, adds
-    its parameters with gradients and copies, the activations of its adapters, and its buffers, which may remember every
-    example. `says` names the outputs that it reads. Activations count as float32, so in bfloat16 the estimate is too
-    high.
+    data, which stay on the device. The objective, built on the meta device, adds its parameters with gradients and
+    copies, the activations of its adapters, and its buffers, which may remember every example. `says` names the outputs
+    that it reads. Activations count as float32, so in bfloat16 the estimate is too high.
     """
     kept = _kept_by_a_step(network, classes, (batch, *examples.shape), objective, says)
     evaluation = evaluated * _WHILE_EVALUATED[precision] * _largest_activation(network, classes, examples.shape)
