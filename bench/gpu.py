@@ -12,15 +12,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -31,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import RESULTS, write
 from bench.loops import Contestant, in_turns, machine
+from bench.mps import service
 from bench.parts import interleaved, traffic
 from bench.worker import BATCH, GRID, IMAGES, TEACHER, Turns, layers_of, network, train_for_ever, write_bank
 
@@ -196,12 +195,12 @@ def together(bench: Bench) -> None:
     The processes run under NVIDIA's multi-process service where it is installed.
     """
     student, count = bench.networks[0], bench.size.cells
-    with tempfile.TemporaryDirectory() as folder, _mps(Path(folder)) as service:
+    with tempfile.TemporaryDirectory() as folder, service(Path(folder)) as served:
         rows = Path(folder, "rows.npy")
         write_bank(rows)
         from_bank = {"teacher": "bank", "bank": str(rows)}
-        processes = bench.kd(f"{count} processes{', MPS' if service else ''}", student, count, **from_bank)
-        processes.environment = service
+        processes = bench.kd(f"{count} processes{', MPS' if served else ''}", student, count, **from_bank)
+        processes.environment = served
         group = [
             bench.kd("1 process", student, **from_bank),
             processes,
@@ -211,28 +210,6 @@ def together(bench: Bench) -> None:
         for name, rate in bench.measured(f"{count} cells of {student} at once", group).items():
             seconds = EPOCHS * IMAGES / rate
             bench.note(f"{count} cells of {student} at once", f"{name}: seconds a cell of 200 epochs", seconds, "s")
-
-
-@contextlib.contextmanager
-def _mps(folder: Path) -> Iterator[dict[str, str]]:
-    """Run NVIDIA's multi-process service; yield the environment for its clients, empty if it is not installed."""
-    control = shutil.which("nvidia-cuda-mps-control")
-    if control is None or not torch.cuda.is_available():
-        print("no nvidia-cuda-mps-control here: processes are measured without it")
-        yield {}
-        return
-    environment = {"CUDA_MPS_PIPE_DIRECTORY": str(folder / "pipe"), "CUDA_MPS_LOG_DIRECTORY": str(folder / "log")}
-    for path in environment.values():
-        Path(path).mkdir()
-    subprocess.run([control, "-d"], env={**os.environ, **environment}, check=True)
-    try:
-        client = [sys.executable, "-c", "import torch; torch.zeros(1, device='cuda')"]
-        served = subprocess.run(client, env={**os.environ, **environment}, timeout=60, check=False).returncode == 0
-        if not served:
-            print("nvidia-cuda-mps-control serves nobody here: processes are measured without it")
-        yield environment if served else {}
-    finally:
-        subprocess.run([control], input="quit\n", env={**os.environ, **environment}, text=True, check=True)
 
 
 def peers(bench: Bench) -> None:

@@ -34,21 +34,12 @@ measured() { # the parts of bench.gpu that are given
   tar cz -C "$work" kernels >"$out/kernels.tgz"
 }
 
-shared() { # NVIDIA's service, under which processes of one GPU train at once
-  [ "${KD_DEVICE:-}" != cpu ] && nvidia-cuda-mps-control -d 2>/dev/null || return
-  timeout 60 "$python" -c "import torch; torch.zeros(1, device='cuda')" && return
-  echo quit | nvidia-cuda-mps-control
-  return 1
-}
-
 record() { # KD_SEEDS names those of this time, such as 1,2
   local folder=$work/record study=${KD_STUDY:-$here/workflow/studies/record-gpu.yaml}
   mkdir -p "$folder/data"
   sed "s/^seeds: .*/seeds: [${KD_SEEDS:-0}]/" "$study" >"$folder/config.yaml"
   [ -f "$images" ] && [ ! -d "$folder/data/tinyimagenet32-100" ] && tar xf "$images" -C "$folder/data"
-  shared || echo "networks of one generation take turns: no MPS here"
   (cd "$folder" && limited "${KD_RECORD_SECONDS:-330}" record "$python" -m bench.verbs config.yaml --at-once 3)
-  echo quit | nvidia-cuda-mps-control 2>/dev/null
   tar c -C "$folder" results | gzip -1 | split -b 15M - "$out/record.tgz."
 }
 
