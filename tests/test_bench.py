@@ -133,6 +133,7 @@ def test_parts_are_measured_and_written(tmp_path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("KD_ROUNDS" not in os.environ, reason="a minute of compiling: with KD_ROUNDS=1")
 def test_a_classifier_in_float32_is_measured_beside_one_in_bf16(tmp_path) -> None:
     command = [sys.executable, "-m", "bench.classifier", "--networks", "resnet8", "--steps", "2", "--rounds", "1"]
     subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, check=True)

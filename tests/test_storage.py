@@ -12,4 +12,4 @@ from made.sweeps import swept
 @pytest.mark.slow
 def test_a_storage_call_that_fails_leaves_nothing_torn_and_the_same_verb_heals_it() -> None:
     """Faults 2, 5, 6 and 8: whichever call it is, and whether it is refused or the process is killed there."""
-    assert ", 0 wrong" in swept("storage_sweep.py", "--seconds", "40", "--seed", "1")
+    assert ", 0 wrong" in swept("storage_sweep.py", "--seconds", "20", "--seed", "1")

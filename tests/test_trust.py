@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import yaml
 from conftest import ROOT
 from made.imagenet import picture
 from made.project import SMALL
+from made.starting import STARTER
 
 from kd import models
 from kd.__main__ import main
@@ -230,7 +230,7 @@ def test_no_verb_and_no_snakemake_reads_what_stands_for_too_much(project: Path) 
 
 
 def snakemake(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    command = [STARTER.controller, "-m", "snakemake", "--cores", "2", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "KD_DEVICE": "cpu"})
 
 
