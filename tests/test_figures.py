@@ -88,6 +88,8 @@ TABLES = {
         made.losses(("wrn-16-2", "wrn-16-4"), ["ce", "kl-tau3", "mse"], seeds=(0,)),
         made.lose(made.lose(made.losses(), "mse", 0, 1, 2), "kl-tau3", 1),
         made.losses(("wrn-16-2", "wrn-16-4"), ["kl-tau1", "kl-tau3", "mse"], **SMALL),
+        made.lose(made.losses(("wrn-16-2",)), "mse", 1),
+        made.losses(("wrn-16-2",), ["kl-tau1", "kl-tau3", "mse"]),
     ],
     "curves": [
         made.losses(("resnet8",), ["ce", "kl-tau3", "mse"], **SMALL),
@@ -628,7 +630,12 @@ _LEARNT |= {"part", "parts without all", "ensemble", "pairs", "of others"}
 FILLED = {name: {*EXPERIMENTS} for name in FIGURES} | dict.fromkeys(["chains", *ANALYSES], _LEARNT)
 FILLED |= {"heatmap": {"taus", "alphas", "no tau at one alpha"}, "tau": {"taus"}}
 FILLED |= {"memorised": {"noisy", "selected"}, "gaps": {"akl"}, "detector": {"selected"}}
-FILLED |= {"fractions": {"part"}, "kept": {"ensemble"}, "ranks": {"pairs"}, "tests": {"alone", "students"}}
+FILLED |= {
+    "fractions": {"part"},
+    "kept": {"ensemble"},
+    "ranks": {"pairs", "students", "taus"},
+    "tests": {"alone", "students"},
+}
 
 
 def from_experiment(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -11,6 +11,7 @@ from made import table as made
 from scipy import optimize
 
 from kd.core.errors import DataError
+from kd.report import figures
 from kd.report.mixed import mixed, over_pairs, ranks
 from kd.report.statistics import against, side
 
@@ -101,5 +102,20 @@ def test_ranks_are_demsars_and_equal_objectives_differ_in_five_of_100() -> None:
     equal = [ranks(pd.DataFrame(rng.normal(size=(10, 5)))) for _ in range(300)]
     apart = np.mean([one.means.iloc[-1] - one.means.iloc[0] > one.critical for one in equal])
     assert 0 < apart < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
-    with pytest.raises(DataError, match="ranks of 2 objectives over 3 pairs"):
+    with pytest.raises(DataError, match="ranks of 2 objectives over 3 blocks"):
         ranks(table[["a", "b"]])
+
+
+def test_the_figure_of_one_pair_ranks_within_its_seeds() -> None:
+    rows = made.losses(("wrn-16-2",))
+    figure, caption = figures.draw("ranks", rows, pd.DataFrame())
+    assert "Objectives over seeds" in caption
+    left = figure.axes[0]
+    assert left.get_xlabel() == "mean rank by test top-1 (%), n = 3 seeds"
+    names = [text.get_text() for text in left.get_yticklabels()]
+    means = [line.get_xdata()[0] for line in left.lines if len(line.get_xdata()) == 1]
+    accuracy = rows.pivot_table(index="seed", columns="objective_name", values="test_top1")
+    wanted = accuracy.rank(axis=1, ascending=False).mean()
+    assert dict(zip(names, means, strict=True)) == pytest.approx(wanted.to_dict())
+    gap = against(*(side(rows[rows["objective_name"] == name]) for name in (names[0], "CE")))
+    assert f"{gap.effect:+.2f}" in caption

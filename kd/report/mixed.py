@@ -67,25 +67,26 @@ def over_pairs(frames: Sequence[pd.DataFrame], a: str, b: str) -> Mixed | None:
 
 
 class Ranks(NamedTuple):
-    """Mean ranks over pairs of networks (1 is best), the critical difference at 0.05, and Friedman's p."""
+    """Mean ranks over blocks (1 is best), the critical difference at 0.05, and Friedman's p."""
 
     means: pd.Series
     critical: float
     p: float
-    pairs: int
+    blocks: int
 
 
 def ranks(accuracy: pd.DataFrame) -> Ranks:
-    """Rank objectives (columns) within pairs of networks (rows) by accuracy [pairs, objectives], without gaps.
+    """Rank objectives (columns) within blocks (rows) by accuracy [blocks, objectives], without gaps.
 
-    Two objectives differ where their mean ranks are further apart than the critical difference (Nemenyi's test; Demsar
-    2006). Raises DataError unless there are two pairs and three objectives.
+    A block is a pair of networks, or a seed of one pair. Two objectives differ where their mean ranks are further apart
+    than the critical difference (Nemenyi's test; Demsar 2006). Raises DataError unless there are two blocks and three
+    objectives.
     """
-    pairs, count = accuracy.shape
-    if pairs < 2 or count < 3 or accuracy.isna().any(axis=None):
-        raise DataError(f"ranks of {count} objectives over {pairs} pairs: three and two are needed, without gaps")
+    blocks, count = accuracy.shape
+    if blocks < 2 or count < 3 or accuracy.isna().any(axis=None):
+        raise DataError(f"ranks of {count} objectives over {blocks} blocks: three and two are needed, without gaps")
     places = accuracy.rank(axis=1, ascending=False)
     apart = float(stats.studentized_range.ppf(0.95, count, np.inf)) / math.sqrt(2)
     p = float(stats.friedmanchisquare(*(accuracy[name] for name in accuracy)).pvalue)
-    critical = apart * math.sqrt(count * (count + 1) / (6 * pairs))
-    return Ranks(places.mean().sort_values(kind="stable"), critical, p, pairs)
+    critical = apart * math.sqrt(count * (count + 1) / (6 * blocks))
+    return Ranks(places.mean().sort_values(kind="stable"), critical, p, blocks)

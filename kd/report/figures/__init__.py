@@ -105,9 +105,11 @@ def _has_own_ensembles(experiment: Any, study: Any) -> bool:
     return _teaches_beside_ce(experiment) and together and own
 
 
-_PAIRS = Need(
-    "several pairs of networks and three losses",
-    lambda experiment, study: len(experiment.networks) > 1 and len(experiment.loss) > 2,
+_BLOCKS = Need(
+    "several pairs of networks or seeds, and three losses",
+    lambda experiment, study: (
+        len(experiment.loss) > 2 and (len(experiment.networks) > 1 or len(experiment.seeds or study.seeds) > 1)
+    ),
 )
 _FRACTIONS = Need("ce and a loss that learns from a teacher, with student_fraction 1 and others", _has_fractions)
 _OWN_ENSEMBLES = Need(
@@ -148,9 +150,9 @@ FIGURES: dict[str, Figure] = {
         needs=_OWN_ENSEMBLES,
     ),
     "ranks": Figure(
-        "objectives over pairs of networks: mean ranks with the critical difference, differences by a mixed model",
+        "objectives over pairs of networks, or seeds: mean ranks with the critical difference, and differences",
         "kd.report.figures.ranks",
-        needs=_PAIRS,
+        needs=_BLOCKS,
     ),
     "curves": Figure(
         "learning curves by objective: test and train top-1 per epoch", "kd.report.figures.curves", needs=_EVALUATED

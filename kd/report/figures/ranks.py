@@ -3,6 +3,7 @@
 On the left bars are half a critical difference long to each side, so that two objectives differ where their bars do not
 overlap: the critical-difference diagram (Demsar 2006), with a line for each name. On the right each objective is
 compared with CE, or the first, by a mixed model in which the pair of networks is a random effect (kd.report.mixed).
+Of one pair of networks the seeds of its students take the place of pairs, and differences are paired by seed.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from matplotlib.figure import Figure
 
 from kd.report.figures import naming, style, wording
 from kd.report.figures.dots import ROW, label_rows
-from kd.report.mixed import Mixed, Ranks, over_pairs, ranks
-from kd.report.statistics import finished, settings
+from kd.report.mixed import Ranks, over_pairs, ranks
+from kd.report.statistics import Paired, against, finished, settings, side
 
+_PAIRS, _SEEDS = "pairs of networks", "seeds"  # what objectives are ranked within
 _OF = ["dataset", "noise", "noise_rate", "fraction", "protocol"]  # pairs of networks that share these are compared
 
 
@@ -29,7 +31,7 @@ def draw(rows: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         accuracy, used = _accuracy(frames), wording.union(frames)
         found = ranks(accuracy)
         looks = used.drop_duplicates("objective_name").set_index("objective_name")["look"]
-        _ranked(left, found, looks)
+        _ranked(left, frames, found, looks)
         _compared(right, frames, accuracy, found, looks)
         style.head(left, title, 2, *wording.odd(used, style.usual_n(used, ["objective_name"])))
         for axis in (left, right):
@@ -42,35 +44,52 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Say how objectives rank, which are not told apart, and how each stands against the one they are compared with."""
     panels = _panels(rows)
     used = wording.union(frame for _, frames in panels for frame in frames)
+    over = dict.fromkeys(_blocks(frames) for _, frames in panels)
+    right = {
+        _PAIRS: "the interval of a mixed model in which the pair is a random effect",
+        _SEEDS: "their 95 % interval, paired by seed",
+    }
     shows = (
-        f"Objectives over pairs of networks ({wording.where(used)}). Left: mean ranks by the mean test top-1 of each "
-        "pair, 1 is best; two objectives differ at 0.05 (Nemenyi) where their bars, a critical difference long, do not "
-        "overlap. Right: differences in points; dots are pairs of networks, marks their means with the interval of a "
-        "mixed model in which the pair is a random effect."
+        f"Objectives over {' or '.join(over)} ({wording.where(used)}). Left: mean ranks by test top-1, 1 is best; two "
+        "objectives differ at 0.05 (Nemenyi) where their bars, a critical difference long, do not overlap. Right: "
+        f"differences in points; dots are {' or '.join(over)}, marks their means with "
+        f"{' or '.join(right[one] for one in over)}."
     )
     return wording.compose(shows, [title for title, _ in panels], [_said(frames) for _, frames in panels], used)
 
 
 def _panels(rows: pd.DataFrame) -> list[tuple[str, list[pd.DataFrame]]]:
-    """Return (title, the frame of each pair of networks) for each kind of data with pairs and objectives enough."""
+    """Return (title, the frame of each pair of networks) for each kind of data with blocks and objectives enough."""
     groups: dict[tuple, list[tuple[dict, pd.DataFrame]]] = {}
     for key, frame in settings(rows):
         groups.setdefault(tuple(key[column] for column in _OF), []).append((key, frame))
     found = [group for group in groups.values() if _enough([frame for _, frame in group])]
     if not found:
-        raise wording.nothing("ranks", "several pairs of networks and three losses", rows)
-    titles = naming.titles([{**group[0][0], "networks": "", "networks_name": "", "student": ""} for group in found])
+        raise wording.nothing("ranks", "several pairs of networks or seeds, and three losses", rows)
+    unnamed = {"networks": "", "networks_name": "", "student": ""}
+    titles = naming.titles([group[0][0] | (unnamed if len(group) > 1 else {}) for group in found])
     return [(title, [frame for _, frame in group]) for title, group in zip(titles, found, strict=True)]
 
 
 def _enough(frames: list[pd.DataFrame]) -> bool:
-    return len(frames) > 1 and len(_accuracy(frames).columns) > 2
+    blocks, objectives = _accuracy(frames).shape
+    return blocks > 1 and objectives > 2
+
+
+def _blocks(frames: list[pd.DataFrame]) -> str:
+    """Return what objectives are ranked within."""
+    return _PAIRS if len(frames) > 1 else _SEEDS
 
 
 def _accuracy(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return the mean test top-1 (percent) of each pair and objective, of the objectives that every pair has."""
-    means = [finished(frame).groupby("objective_name", sort=False)["test_top1"].mean() for frame in frames]
-    return pd.DataFrame(means).dropna(axis=1).reset_index(drop=True)
+    """Return the mean test top-1 (percent) of each block and objective, of the objectives that every block has."""
+    if len(frames) > 1:
+        found = [finished(frame).groupby("objective_name", sort=False)["test_top1"].mean() for frame in frames]
+    else:
+        (frame,) = frames
+        means = finished(frame).groupby(["seed", "objective_name"], sort=False)["test_top1"].mean().unstack(sort=False)
+        found = [row for _, row in means.sort_index().iterrows()]
+    return pd.DataFrame(found).dropna(axis=1).reset_index(drop=True)
 
 
 def _other(frames: list[pd.DataFrame], accuracy: pd.DataFrame) -> str:
@@ -79,12 +98,12 @@ def _other(frames: list[pd.DataFrame], accuracy: pd.DataFrame) -> str:
     return next((name for name in known if name in accuracy), accuracy.columns[0])
 
 
-def _ranked(axis: Axes, found: Ranks, looks: pd.Series) -> None:
+def _ranked(axis: Axes, frames: list[pd.DataFrame], found: Ranks, looks: pd.Series) -> None:
     for place, (name, mean) in enumerate(found.means.items()):
         ends = [mean - found.critical / 2, mean + found.critical / 2]
         axis.plot(ends, [place, place], color=looks[name].color, linewidth=1.3)
         axis.plot(mean, place, marker=looks[name].marker, color=looks[name].color, markersize=5)
-    axis.set_xlabel(f"mean rank by test top-1 (%), n = {found.pairs} pairs")
+    axis.set_xlabel(f"mean rank by test top-1 (%), n = {found.blocks} {_blocks(frames).split()[0]}")
     _bare(axis, len(found.means))
 
 
@@ -97,13 +116,22 @@ def _compared(axis: Axes, frames: list[pd.DataFrame], accuracy: pd.DataFrame, fo
             continue
         look, gaps = looks[name], accuracy[name] - accuracy[other]
         axis.plot(gaps, [place + 0.26] * len(gaps), "o", color=look.color, markersize=2)
-        mean = over_pairs(frames, name, other)
-        if mean is not None and mean.mean.tested:
-            axis.plot([mean.mean.low, mean.mean.high], [place, place], color=look.color, linewidth=1.3)
-        effect = gaps.mean() if mean is None else mean.mean.effect
+        mean = _difference(frames, name, other)
+        if mean is not None and mean.tested:
+            axis.plot([mean.low, mean.high], [place, place], color=look.color, linewidth=1.3)
+        effect = gaps.mean() if mean is None else mean.effect
         axis.plot(effect, place, marker=look.marker, color=look.color, markersize=5)
     axis.set_xlabel(f"points against {other}")
     _bare(axis, len(found.means))
+
+
+def _difference(frames: list[pd.DataFrame], name: str, other: str) -> Paired | None:
+    """Return the mean difference of two objectives; None over pairs of networks that share fewer than two seeds."""
+    if len(frames) > 1:
+        found = over_pairs(frames, name, other)
+        return found and found.mean
+    (frame,) = frames
+    return against(*(side(frame[frame["objective_name"] == which]) for which in (name, other)))
 
 
 def _bare(axis: Axes, count: int) -> None:
@@ -115,19 +143,22 @@ def _bare(axis: Axes, count: int) -> None:
 
 def _said(frames: list[pd.DataFrame]) -> str:
     accuracy, every = _accuracy(frames), wording.objectives(wording.union(frames), frames)
-    found, other = ranks(accuracy), _other(frames, accuracy)
-    first = f"{found.means.index[0]} ranks first of {len(found.means)} (n = {found.pairs} pairs of networks)"
+    found, other, blocks = ranks(accuracy), _other(frames, accuracy), _blocks(frames)
+    first = f"{found.means.index[0]} ranks first of {len(found.means)} (n = {found.blocks} {blocks})"
     best = f"mean rank {found.means.iloc[0]:.1f}"
     apart = f"{best}, critical difference {found.critical:.2f}, Friedman {wording.p_words(found.p)}"
-    against = [_words(name, other, over_pairs(frames, name, other)) for name in found.means.index if name != other]
+    compared = [_words(frames, name, other) for name in found.means.index if name != other]
     left = [name for name in every if name not in accuracy]
-    out = [f"not in every pair, and left out: {', '.join(left)}"] if left else []
-    return "; ".join([f"{first}: {apart}", *against, *out])
+    out = [f"not in every one of the {blocks}, and left out: {', '.join(left)}"] if left else []
+    return "; ".join([f"{first}: {apart}", *compared, *out])
 
 
-def _words(name: str, other: str, found: Mixed | None) -> str:
-    if found is None:
+def _words(frames: list[pd.DataFrame], name: str, other: str) -> str:
+    mean = _difference(frames, name, other)
+    if mean is None:
         return f"{name}: fewer than two seeds that every pair has"
-    spread = f"sd {found.between:.2f} between pairs, {found.within:.2f} between {found.seeds} seeds"
-    gap = wording.interval_words(found.mean.effect, found.mean.low, found.mean.high)
-    return f"{name} {gap} against {other} ({spread})"
+    gap = f"{name} {wording.interval_words(mean.effect, mean.low, mean.high)} against {other}"
+    mixed = over_pairs(frames, name, other)
+    if mixed is None:
+        return gap
+    return f"{gap} (sd {mixed.between:.2f} between pairs, {mixed.within:.2f} between {mixed.seeds} seeds)"
