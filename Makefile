@@ -44,7 +44,7 @@ test-slurm: .venv/installed # as root on Debian: a SLURM on this machine, one th
 storm: .venv/installed # an hour of kills, full disks and deleted files; as root on Linux, for it mounts a small disk
 	$(BIN)/python tests/storm.py --seconds 3600 --seed $$(date +%s)
 	$(BIN)/python tests/storage_sweep.py # hours: every storage call of every verb fails
-	$(BIN)/python tests/flip_sweep.py # hours: every byte of what is small, 500 bits of what is large
+	$(BIN)/python tests/flip_sweep.py --most 8 # an hour: of each file, before each verb that reads it
 
 bench: .venv/installed # an hour's half, on a machine that does nothing else
 	$(BIN)/python -m bench.loops

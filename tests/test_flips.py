@@ -54,5 +54,5 @@ def test_every_bit_of_a_file_that_bears_its_own_digest_counts(tmp_path: Path, wr
 
 @pytest.mark.slow
 def test_no_verb_takes_a_flipped_bit_for_what_was_there() -> None:
-    """Fault 9: as many bits of each file as there is time; `python tests/flip_sweep.py` flips them all."""
+    """Fault 9: as many bits of each file as there is time; `make storm` flips eight of each before each reader."""
     assert " flips of " in swept("flip_sweep.py", "--seconds", "20")
