@@ -740,6 +740,16 @@ assert "torch" not in sys.modules
 """
 
 
+def test_the_figure_of_costs_says_seconds_and_memory_of_each_objective() -> None:
+    rows = made.losses(("wrn-16-2",), ["ce", "mse"])
+    rows.loc[rows["loss"] == "mse", "memory_mib"] = 1500.0
+    _, caption = figures.draw("cost", rows, pd.DataFrame())
+    assert re.search(r"CE .*% after [\d.]+ min, 900 MiB, 700 MiB on the GPU \(n = 3\)", caption)
+    assert re.search(r"MSE .*% after [\d.]+ min, [\d.]+ of them its own, 1,500 MiB, 700 MiB on the GPU", caption)
+    _, unknown = figures.draw("cost", rows.drop(columns=["memory_mib", "gpu_memory_mib"]), pd.DataFrame())
+    assert "MiB," not in unknown
+
+
 @pytest.mark.slow
 @pytest.mark.process
 def test_same_table_same_bytes_in_every_process_without_torch(tmp_path: Path) -> None:

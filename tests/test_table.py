@@ -132,6 +132,8 @@ def test_the_seconds_of_a_lineage_are_those_of_a_network_and_of_all_that_led_to_
     rows = pd.read_csv(collected / "table.csv").set_index("cell")
     student, teacher = (rows.loc[[cell]].iloc[0] for cell in (STUDENT, TEACHER))
     assert 0 < teacher.lineage_seconds == teacher.seconds
+    assert teacher.memory_mib == files.read_manifest(Path(TEACHER))["memory"]["host_mib"] > 100
+    assert math.isnan(teacher.gpu_memory_mib)  # this machine has none, or it was told to use the CPU
     assert student.lineage_seconds == pytest.approx(student.seconds + teacher.seconds)
 
 

@@ -16,11 +16,11 @@ from kd.core import files
 from kd.core.errors import ConfigError, DataError, StorageError, itemised
 from kd.core.project import on_disk
 from kd.measure.frames import Artefacts, frame_files, read_frame
-from kd.report.table import CURVES, ROWS
+from kd.report.table import CURVES, MEMORY, ROWS
 from kd.study import products
 
 # What the same network may differ in: when, where and how fast it was trained.
-_OF_MACHINES = ["seconds", "lineage_seconds", "device", "threads", "code", "compiled", "unproved"]
+_OF_MACHINES = ["seconds", "lineage_seconds", *MEMORY, "device", "threads", "code", "compiled", "unproved"]
 _SPREAD = ["experiment", "dataset", "noise", "noise_rate", "seed", "teacher_seed"]  # what the networks of a pair share
 
 

@@ -29,6 +29,7 @@ from kd.study.expansion import memberships
 from kd.study.judge import Judge
 
 ROWS, CURVES = "table", "curves"
+MEMORY = ("memory_mib", "gpu_memory_mib")
 _SHOWN = {"networks": "networks_name", "objectives": "objectives_name", "data": "dataset", "labels": "noise_name"}
 _SHOWN |= {"seed": "seed"}
 _PERCENT = {"test": "test_top1", "train": "train_top1", "best on test": "best_gap"}
@@ -143,8 +144,14 @@ def _row(experiment: str, cell: Cell, results: Mapping[Cell, Result], tests: Ite
         "objective_parameters": manifest.get("objective_parameters", 0),
         "seconds": manifest["seconds"],
         "lineage_seconds": sum(results[one].manifest["seconds"] for one in cell.lineage),
+        **_memory(manifest.get("memory") or {}),
         **{key: manifest[key] for key in ("device", "precision", "compiled", "threads", "code")},
     }
+
+
+def _memory(peak: Mapping[str, int]) -> dict[str, float]:
+    """Return the most memory (MiB) that the process and its GPU held; NaN for what is not known."""
+    return {column: peak.get(key, math.nan) for column, key in zip(MEMORY, ("host_mib", "gpu_mib"), strict=True)}
 
 
 def _percent(value: float) -> str:

@@ -188,7 +188,7 @@ class Whole(Project):
 
 
 _SECONDS = re.compile(r'(?:data-value="\d+">)?\b\d+(?:\.\d+)? (?:s|min)\b')  # of a page, as said and as sorted by
-VARY = ["seconds", "lineage_seconds", "milliseconds"]  # columns of a table that differ each time
+VARY = ["seconds", "lineage_seconds", "milliseconds", "memory_mib"]  # columns of a table that differ each time
 
 
 def _digest(path: Path) -> str:

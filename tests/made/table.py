@@ -74,6 +74,8 @@ def cell_row(
         "train_recovered": 30 + 3 * rng.random() if noise_rate else math.nan,
         **_costs(stages[-1][0]),
         "seconds": seconds + 30 * rng.random(),
+        "memory_mib": 900.0,
+        "gpu_memory_mib": 700.0,
         "device": "one GPU",
         "precision": "bf16",
         "threads": 4,

@@ -15,6 +15,7 @@ from kd.report.statistics import finished, summarise
 
 _LINE = 0.16  # inches that a line of the legend takes
 _UNITS = {"h": 3600.0, "min": 60.0, "s": 1.0}
+_MEMORY = {"memory_mib": "", "gpu_memory_mib": " on the GPU"}
 _MACHINE = ["device", "precision", "threads"]
 
 
@@ -40,7 +41,8 @@ def caption(rows: pd.DataFrame, curves: pd.DataFrame) -> str:
     shows = (
         f"Test top-1 against the time that training took ({wording.where(used)}): of a network and of all that led to "
         "it, filled, and of the network alone, hollow. Marks are means, bars their intervals, small dots seeds; what "
-        "took nearly equal time is moved apart. What it took to fill the bank of a teacher is not in it."
+        "took nearly equal time is moved apart. What it took to fill the bank of a teacher is not in it. MiB are the "
+        "most memory that the process of a training held, Python and its libraries included."
     )
     said = [_said(frame) for _, frame in panels]
     cut = wording.cut(_ends(frame)[0] for _, frame in panels)
@@ -118,8 +120,15 @@ def _said(frame: pd.DataFrame) -> str:
         own = ok[ok["objective_name"] == name]
         whole, alone = (own[key].mean() / _UNITS[unit] for key in ("lineage_seconds", "seconds"))
         less = f", {alone:.1f} of them its own" if alone < whole else ""
-        parts.append(f"{name} {wording.half_words(line)} % after {whole:.1f} {unit}{less} ({counted})")
+        held = "".join(f", {mib:,.0f} MiB{where}" for where, mib in _memory(own).items())
+        parts.append(f"{name} {wording.half_words(line)} % after {whole:.1f} {unit}{less}{held} ({counted})")
     return "; ".join(parts)
+
+
+def _memory(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the mean of the most memory (MiB) that trainings held, by where they held it, as far as it is known."""
+    peaks = {where: rows[name].mean() for name, where in _MEMORY.items() if name in rows}
+    return {where: peak for where, peak in peaks.items() if peak > 0}
 
 
 def _imported(rows: pd.DataFrame) -> str:
