@@ -14,6 +14,8 @@ import contextlib
 import functools
 import gc
 import json
+import logging
+import multiprocessing.util
 import os
 import runpy
 import select
@@ -27,9 +29,10 @@ import tempfile
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 
 class Starter:
@@ -114,8 +117,7 @@ def serve_snakemake() -> None:
     from snakemake.workflow import Workflow
 
     snakemake.cli.get_argument_parser()  # imports all plugins
-    warm_pydantic()
-    gc.freeze()  # a fork that looks for garbage would else copy every page of what was imported here
+    prepare_to_fork()
     orders = os.fdopen(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for line in orders:
@@ -130,11 +132,16 @@ def serve_snakemake() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-def warm_pydantic() -> None:
-    """Have pydantic import what it imports at the first model, and look for plugins in all that is installed."""
+def prepare_to_fork() -> None:
+    """Have forks start and end fast: what was imported here is neither searched for garbage nor taken apart by them."""
     import pydantic
 
-    pydantic.create_model("First", value=(int | None, 0))
+    pydantic.create_model("First", value=(int | None, 0))  # now it imports the rest of itself, and looks for plug-ins
+    atexit._clear()  # those of torch and others take 0.1 s
+    weakref.finalize._registry.clear()
+    for each in (logging.shutdown, weakref.finalize._exitfunc, multiprocessing.util._exit_function):
+        atexit.register(each)
+    gc.freeze()
 
 
 def become(order: dict, streams: list[int]) -> None:
@@ -201,46 +208,70 @@ _IMPORTED = [
 ]
 
 
+class Served(NamedTuple):
+    """An order at work: its process, and the client that waits for it."""
+
+    pid: int
+    client: socket.socket
+
+    def told(self) -> None:
+        """Pass on a signal that the client sent; kill the process if the client has died."""
+        said = b""
+        with contextlib.suppress(OSError):
+            said = self.client.recv(1)
+        os.kill(self.pid, next(iter(said), signal.SIGKILL))
+
+    def ended(self) -> None:
+        """Report to the client how the process ended."""
+        with self.client, contextlib.suppress(OSError):  # the client may have gone
+            self.client.sendall(b"%d" % os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]))
+
+
 def serve_python(where: str) -> None:
-    """Run Python for each connection until stdin ends; each run is a process of its own, with a keeper beside it."""
+    """Run Python for each connection, in a process of its own, until stdin ends and no process is left."""
     for name in _IMPORTED:
         __import__(name)
-    warm_pydantic()
-    gc.freeze()
+    prepare_to_fork()
+    at_work: dict[int, Served] = {}  # by a file descriptor of the process
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(where + ".new")
         server.listen()
         os.rename(where + ".new", where)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers
-        while server not in (ready := select.select([server, 0], [], [])[0]) or 0 not in ready:
-            if server not in ready:
-                return
-            connection, _ = server.accept()
-            if os.fork() == 0:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                server.close()
-                keep(connection)
-            connection.close()
+        orders: list = [server, 0]
+        while orders or at_work:
+            clients = [one.client for one in at_work.values()]
+            ready = select.select([*orders, *at_work, *clients], [], [])[0]
+            for process in [process for process, one in at_work.items() if {process, one.client} & {*ready}]:
+                if process in ready:
+                    at_work.pop(process).ended()
+                    os.close(process)
+                else:
+                    at_work[process].told()
+            if server in ready:
+                client, _ = server.accept()
+                if pid := begun(
+                    client, [server.fileno(), *at_work, *(one.client.fileno() for one in at_work.values())]
+                ):
+                    at_work[os.pidfd_open(pid)] = Served(pid, client)
+            elif 0 in ready:
+                orders = []
 
 
-def keep(connection: socket.socket) -> None:
-    """Run a client's order; pass on its signals, kill the run if the client dies, and report how the run ended."""
-    text, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+def begun(client: socket.socket, of_server: list[int]) -> int | None:
+    """Start a client's order in a process that holds no file of the server; return its number, None if it has gone."""
+    text, streams, _, _ = socket.recv_fds(client, 1 << 20, 3)
     while not text.endswith(b"\n"):
-        text += connection.recv(1 << 20)
-    child = os.fork()
-    if child == 0:
-        connection.close()
+        if not (more := client.recv(1 << 20)):
+            return None
+        text += more
+    pid = os.fork()
+    if pid == 0:
+        for file in (client.detach(), *of_server):
+            os.close(file)
         run(json.loads(text), streams)
     for stream in streams:
         os.close(stream)
-    process = os.pidfd_open(child)
-    while process not in (ready := select.select([connection, process], [], [])[0]):
-        if connection in ready:
-            os.kill(child, next(iter(connection.recv(1)), signal.SIGKILL))
-    with contextlib.suppress(OSError):  # the client has gone
-        connection.sendall(b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    os._exit(0)
+    return pid
 
 
 def run(order: dict, streams: list[int]) -> None:
