@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := workflow/studies/demo.yaml
+ON_SLURM := tests/test_slurm.py tests/test_slurm_answers.py
 
 unexport PYTHONDONTWRITEBYTECODE # tests start kd thousands of times: it must not be compiled each time
 
@@ -35,11 +36,11 @@ test-lowest: .venv/installed # with the oldest Snakemake that pyproject.toml all
 test-slurm: .venv/installed # as root on Debian: a SLURM on this machine, one that forgets jobs, one with accounting
 	tests/cluster.sh install
 	tests/cluster.sh start
-	KD_TEST_CLUSTER=plain $(BIN)/pytest -n 4 --dist worksteal -m slurm; code=$$?; tests/cluster.sh stop; exit $$code
+	KD_TEST_CLUSTER=plain $(BIN)/pytest -n 4 --dist worksteal -m slurm $(ON_SLURM); code=$$?; tests/cluster.sh stop; exit $$code
 	tests/cluster.sh start --forgetful
-	KD_TEST_CLUSTER=forgetful $(BIN)/pytest -n 3 -m slurm -k forgot; code=$$?; tests/cluster.sh stop; exit $$code
+	KD_TEST_CLUSTER=forgetful $(BIN)/pytest -n 3 -m slurm -k forgot $(ON_SLURM); code=$$?; tests/cluster.sh stop; exit $$code
 	tests/cluster.sh start --accounting
-	KD_TEST_CLUSTER=accounting $(BIN)/pytest -m slurm -k accounting; code=$$?; tests/cluster.sh stop; exit $$code
+	KD_TEST_CLUSTER=accounting $(BIN)/pytest -m slurm -k accounting $(ON_SLURM); code=$$?; tests/cluster.sh stop; exit $$code
 
 storm: .venv/installed # an hour of kills, full disks and deleted files; as root on Linux, for it mounts a small disk
 	$(BIN)/python tests/storm.py --seconds 3600 --seed $$(date +%s)
