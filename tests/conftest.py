@@ -50,6 +50,15 @@ TAKE_TIME = re.compile(
 )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the test processes of a session share the server that starts kd for them."""
+    from made import starting  # here, because what is made imports this file
+
+    several = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    if several and "not process" not in config.option.markexpr:
+        os.environ[starting.SHARED] = starting.STARTER.begin()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if TAKE_TIME.fullmatch(item.path.stem):

@@ -34,13 +34,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+SHARED = "KD_TEST_PYTHON"  # the program of a server that all test processes of a session share
+
 
 class Starter:
     """The servers of this process. They start at the first order and end when this process ends."""
 
     def __init__(self) -> None:
         self._snakemake: subprocess.Popen | None = None
-        self._python: str | None = None
 
     def run(
         self, arguments: list[str], folder: Path, environment: dict[str, str], forks: bool = True
@@ -55,21 +56,24 @@ class Starter:
             print(json.dumps(order), file=self._snakemake.stdin, flush=True)
             return int(self._snakemake.stdout.readline()), log.read()
 
-    @property
+    @functools.cached_property
     def python(self) -> str:
         """A program that does what Python does with the same arguments, but in a forked process."""
-        if self._python is None:
-            folder = tempfile.mkdtemp(prefix="kd-")
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            where, program = os.path.join(folder, "socket"), Path(folder, "python")
-            server = subprocess.Popen([sys.executable, __file__, where], stdin=subprocess.PIPE, env=_tuned())
-            while not os.path.exists(where):
-                assert server.poll() is None
-                time.sleep(0.01)
-            client = shlex.join([sys.executable, "-IS", __file__, "--ask", where])  # with -IS it starts in 15 ms
-            self._python = _program(program, client)
-            self._server = server
-        return self._python
+        program = Path(os.environ.get(SHARED) or self.begin())
+        deadline = time.monotonic() + 120
+        while not program.with_name("socket").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return str(program)
+
+    def begin(self) -> str:
+        """Start the server behind `python`, and return that program, which works as soon as the server listens."""
+        folder = Path(tempfile.mkdtemp(prefix="kd-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        where = str(folder / "socket")
+        self._server = subprocess.Popen([sys.executable, __file__, where], stdin=subprocess.PIPE, env=_tuned())
+        client = shlex.join([sys.executable, "-IS", __file__, "--ask", where])  # with -IS it starts in 15 ms
+        return _program(folder / "python", client)
 
     @functools.cached_property
     def controller(self) -> str:
@@ -81,7 +85,9 @@ class Starter:
             f"import sys; sys.executable = {self.python!r}; sys.argv[:3] = ['snakemake'];"
             "from snakemake.cli import main; main()"
         )
-        return _program(Path(self.python).with_name("controller"), shlex.join([sys.executable, "-c", code]))
+        return _program(
+            Path(self.python).with_name(f"controller-{os.getpid()}"), shlex.join([sys.executable, "-c", code])
+        )
 
     def commands(self, folder: Path) -> Path:
         """Write the commands `kd` and `snakemake` to a folder, which fork; return it, for PATH."""
