@@ -103,7 +103,7 @@ def _ranked(axis: Axes, frames: list[pd.DataFrame], found: Ranks, looks: pd.Seri
         ends = [mean - found.critical / 2, mean + found.critical / 2]
         axis.plot(ends, [place, place], color=looks[name].color, linewidth=1.3)
         axis.plot(mean, place, marker=looks[name].marker, color=looks[name].color, markersize=5)
-    axis.set_xlabel(f"mean rank by test top-1 (%), n = {found.blocks} {_blocks(frames).split()[0]}")
+    axis.set_xlabel(f"mean rank by test top-1 (%), n = {found.blocks} {'pairs' if len(frames) > 1 else 'seeds'}")
     _bare(axis, len(found.means))
 
 
