@@ -37,7 +37,7 @@ def at_work(lock: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _noted(path: Path) -> Iterator[None]:
     note = {
-        "began": round(time.time(), 3),
+        "began": time.time(),  # to the last digit: a heartbeat of the same millisecond is not older
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
@@ -46,7 +46,7 @@ def _noted(path: Path) -> Iterator[None]:
     def ended(error: BaseException) -> None:
         code = error.exit_code if isinstance(error, STOPS) else 1
         with contextlib.suppress(StorageError):  # the disk may be full: the first error must stay the one that is seen
-            _write(path, note | {"ended": round(time.time(), 3), "exit": code, "cause": _cause(error)})
+            _write(path, note | {"ended": time.time(), "exit": code, "cause": _cause(error)})
 
     reserve = mmap.mmap(-1, _RESERVE)
     _write(path, note)
