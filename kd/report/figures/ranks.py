@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from kd.report.figures import naming, style, wording
 from kd.report.figures.dots import ROW, label_rows
-from kd.report.mixed import Ranks, over_pairs, ranks
+from kd.report.mixed import Mixed, Ranks, over_pairs, ranks
 from kd.report.statistics import Paired, against, finished, settings, side
 
 _PAIRS, _SEEDS = "pairs of networks", "seeds"  # what objectives are ranked within
@@ -116,7 +116,7 @@ def _compared(axis: Axes, frames: list[pd.DataFrame], accuracy: pd.DataFrame, fo
             continue
         look, gaps = looks[name], accuracy[name] - accuracy[other]
         axis.plot(gaps, [place + 0.26] * len(gaps), "o", color=look.color, markersize=2)
-        mean = _difference(frames, name, other)
+        mean, _ = _difference(frames, name, other)
         if mean is not None and mean.tested:
             axis.plot([mean.low, mean.high], [place, place], color=look.color, linewidth=1.3)
         effect = gaps.mean() if mean is None else mean.effect
@@ -125,13 +125,16 @@ def _compared(axis: Axes, frames: list[pd.DataFrame], accuracy: pd.DataFrame, fo
     _bare(axis, len(found.means))
 
 
-def _difference(frames: list[pd.DataFrame], name: str, other: str) -> Paired | None:
-    """Return the mean difference of two objectives; None over pairs of networks that share fewer than two seeds."""
+def _difference(frames: list[pd.DataFrame], name: str, other: str) -> tuple[Paired | None, Mixed | None]:
+    """Return the mean difference of two objectives, and over pairs of networks the mixed model that it is of.
+
+    Both are None for pairs of networks that share fewer than two seeds.
+    """
     if len(frames) > 1:
-        found = over_pairs(frames, name, other)
-        return found and found.mean
+        model = over_pairs(frames, name, other)
+        return model and model.mean, model
     (frame,) = frames
-    return against(*(side(frame[frame["objective_name"] == which]) for which in (name, other)))
+    return against(*(side(frame[frame["objective_name"] == which]) for which in (name, other))), None
 
 
 def _bare(axis: Axes, count: int) -> None:
@@ -154,11 +157,10 @@ def _said(frames: list[pd.DataFrame]) -> str:
 
 
 def _words(frames: list[pd.DataFrame], name: str, other: str) -> str:
-    mean = _difference(frames, name, other)
+    mean, model = _difference(frames, name, other)
     if mean is None:
         return f"{name}: fewer than two seeds that every pair has"
     gap = f"{name} {wording.interval_words(mean.effect, mean.low, mean.high)} against {other}"
-    mixed = over_pairs(frames, name, other)
-    if mixed is None:
+    if model is None:
         return gap
-    return f"{gap} (sd {mixed.between:.2f} between pairs, {mixed.within:.2f} between {mixed.seeds} seeds)"
+    return f"{gap} (sd {model.between:.2f} between pairs, {model.within:.2f} between {model.seeds} seeds)"
